@@ -1,0 +1,66 @@
+"""Names to things: spaces, backends and algorithms, built in or registered by a plug-in."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .errors import InvalidInput, UnknownName
+
+_TARGETS: dict[str, dict[str, str | Any]] = {
+    "space": {
+        "resnet_cifar": "hwsearch.spaces.resnet_cifar:build",
+        "resnet_digits": "hwsearch.spaces.resnet_digits:build",
+    },
+    "backend": {
+        "roofline": "hwsearch.backends.base:Roofline",
+        "onnxruntime": "hwsearch.backends.onnxruntime:OnnxRuntime",
+    },
+    "algorithm": {
+        "random": "hwsearch.algorithms.base:RandomSearch",
+        "evolution": "hwsearch.algorithms.evolution:Evolution",
+    },
+}
+
+
+def register(what: str, name: str, target: str | Any) -> None:
+    """Add a plug-in.
+
+    Args:
+        what: ``"space"``, ``"backend"`` or ``"algorithm"``.
+        name: the name by which users ask for it.
+        target: a callable that makes the thing, or ``"module:attribute"``, imported when first asked for.
+
+    Raises:
+        InvalidInput: the name is taken by something else.
+    """
+    known = _kind(what)
+    if known.setdefault(name, target) != target:
+        raise InvalidInput(f"The {what} {name!r} is already registered, as {known[name]!r}.")
+
+
+def names(what: str) -> tuple[str, ...]:
+    """The registered names of a kind, sorted."""
+    return tuple(sorted(_kind(what)))
+
+
+def make(what: str, name: str, **options: Any) -> Any:
+    """Make the registered thing called ``name``.
+
+    Raises:
+        UnknownName: there is no such name.
+    """
+    known = _kind(what)
+    if name not in known:
+        raise UnknownName(what, name, known)
+    target = known[name]
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        target = getattr(import_module(module), attribute)
+    return target(**options)
+
+
+def _kind(what: str) -> dict[str, str | Any]:
+    if what not in _TARGETS:
+        raise UnknownName("kind of plug-in", what, _TARGETS)
+    return _TARGETS[what]

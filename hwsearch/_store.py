@@ -1,0 +1,141 @@
+"""Files that survive ``kill -9``: whole-file replacement and append-only journals."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import CorruptFile, FileError, NewerVersion
+
+PathLike = str | os.PathLike[str]
+
+
+def write_atomic(path: PathLike, data: bytes) -> None:
+    """Replace ``path`` by ``data`` so that a reader sees the old file or the new one, never a part.
+
+    The parent folder is made where it is missing.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sweep(path: PathLike) -> None:
+    """Remove what writers of ``path`` that were killed have left beside it."""
+    target = Path(path)
+    for left in target.parent.glob(f".{target.name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def read_bytes(path: PathLike, what: str) -> bytes:
+    """Read a file that the user named.
+
+    Raises:
+        FileError: there is no such file, or it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise FileError(f"Cannot read {what} {os.fspath(path)}: {error.strerror or error}.") from error
+
+
+def check_header(document: object, *, format: str, version: int, path: PathLike) -> dict[str, Any]:
+    """Check that a decoded JSON document is of ``format`` and not newer than ``version``.
+
+    Raises:
+        CorruptFile: it is another kind of document.
+        NewerVersion: it was written by a newer hwsearch.
+    """
+    name = os.fspath(path)
+    if not isinstance(document, dict) or document.get("format") != format:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise CorruptFile(f"{name} is not a {format} file (its format is {found!r}).")
+    found = document.get("version")
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise CorruptFile(f"{name}: its version is {found!r}; a positive whole number was expected.")
+    if found > version:
+        raise NewerVersion(
+            f"{name} has version {found}, and this hwsearch reads {format} up to version {version}. "
+            "Update with: pip install --upgrade hwsearch"
+        )
+    return document
+
+
+def decode_json(data: bytes, path: PathLike) -> Any:
+    """Decode JSON strictly (NaN and Infinity are not JSON).
+
+    Raises:
+        CorruptFile: empty, truncated or malformed, saying where.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        why = "it is empty" if not data.strip() else str(error)
+        hint = " (NaN and Infinity are not allowed)" if b"NaN" in data or b"Infinity" in data else ""
+        raise CorruptFile(f"{os.fspath(path)} is not valid JSON: {why}{hint}.") from error
+
+
+class Journal:
+    """An append-only file of JSON lines: what was appended stays, whatever happens to the process.
+
+    A line that a killed writer left unfinished is dropped, both when reading and when appending again.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.path.exists():
+            return
+        lines = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                yield msgspec.json.decode(line)
+            except msgspec.DecodeError as error:
+                raise CorruptFile(f"{self.path}, line {number}: {error}.") from error
+
+    def append(self, record: object) -> None:
+        """Add one record and wait until it is on disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            whole = self._whole_lines(file, end)
+            if whole != end:
+                file.truncate(whole)
+            file.write(msgspec.json.encode(record) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def _whole_lines(file: Any, end: int) -> int:
+        """The length of the file up to its last line end."""
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return int(start + found + 1)
+            end = start
+        return 0
+
+    def remove(self) -> None:
+        """Delete the file, where it exists."""
+        self.path.unlink(missing_ok=True)

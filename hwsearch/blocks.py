@@ -1,0 +1,311 @@
+"""Block: what a device runs, and what it costs on paper.
+
+A block is one fused piece of a network, such as a ResNet bottleneck with its batch norms folded and its ReLUs
+fused. Its *kind* lowers to a small graph of layers (a body, and for residual kinds a shortcut), from which the counts
+here, the ONNX graphs of the backends and the torch modules are all derived.
+
+Counting rules, one way everywhere: a MAC is one multiply-accumulate of a convolution or a linear layer (ResNet50 at 224 px
+is 4.089 G); parameters count convolution weights with the scale and shift of their batch norm, and linear weights
+with their bias (ResNet50 is 25.557 M); feature maps are square and padding is ``kernel // 2``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from .errors import InvalidInput, UnknownName
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A number format for the weights and the activations of a block.
+
+    Attributes:
+        name: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int2"`` .. ``"int8"``, or mixed as ``"w4a8"``.
+        weight_bits: bits of a weight.
+        activation_bits: bits of an activation.
+        quantized: whether values are integers with a scale.
+    """
+
+    name: str
+    weight_bits: int
+    activation_bits: int
+    quantized: bool
+
+    @classmethod
+    def parse(cls, name: str) -> Precision:
+        """Read a precision's name.
+
+        Raises:
+            InvalidInput: it is none of the names above.
+        """
+        floats = {"fp32": 32, "fp16": 16, "bf16": 16}
+        if name in floats:
+            return cls(name, floats[name], floats[name], quantized=False)
+        if match := re.fullmatch(r"int([2-8])", name):
+            return cls(name, int(match[1]), int(match[1]), quantized=True)
+        if match := re.fullmatch(r"w([2-8])a([2-8])", name):
+            return cls(name, int(match[1]), int(match[2]), quantized=True)
+        raise InvalidInput(f"Unknown precision {name!r}; expected fp32, fp16, bf16, int2..int8, or w4a8 for mixed bits.")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution (with batch norm) or linear layer inside a block.
+
+    Attributes:
+        op: ``"conv"`` or ``"linear"`` (which averages over the feature map first).
+        cin, cout: channels in and out.
+        size: height and width of the input, px.
+        kernel, stride, groups: as in any convolution; 1 for a linear layer.
+        relu: whether a ReLU follows.
+    """
+
+    op: str
+    cin: int
+    cout: int
+    size: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    relu: bool = False
+
+    @property
+    def out_size(self) -> int:
+        """Height and width of the output, px."""
+        return 1 if self.op == "linear" else -(-self.size // self.stride)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, biases and batch norms left out."""
+        return self.cout * (self.cin // self.groups) * self.kernel**2
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return self.weights * self.out_size**2
+
+    @property
+    def inputs(self) -> int:
+        """Values read from the input feature map of one image."""
+        return self.cin * self.size**2
+
+    @property
+    def outputs(self) -> int:
+        """Values written to the output feature map of one image."""
+        return self.cout * self.out_size**2
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The layers of a block.
+
+    Attributes:
+        body: layers in order.
+        shortcut: ``None`` where the block is not residual; else the layers of the shortcut, empty for the identity. The sum
+            of body and shortcut goes through a ReLU.
+    """
+
+    body: tuple[Layer, ...]
+    shortcut: tuple[Layer, ...] | None = None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Body and shortcut together."""
+        return self.body + (self.shortcut or ())
+
+
+def _conv(block: Block) -> Graph:
+    return Graph((_layer(block.cin, block.cout, block.size, block.kernel, block.stride, block.groups, relu=True),))
+
+
+def _basic(block: Block) -> Graph:
+    (mid,) = block.mids
+    first = _layer(block.cin, mid, block.size, block.kernel, block.stride, block.groups, relu=True)
+    last = _layer(mid, block.cout, first.out_size, block.kernel, 1, block.groups, relu=False)
+    return Graph((first, last), _shortcut(block))
+
+
+def _bottleneck(block: Block) -> Graph:
+    mid1, mid2 = block.mids
+    reduce = _layer(block.cin, mid1, block.size, relu=True)
+    spatial = _layer(mid1, mid2, block.size, block.kernel, block.stride, block.groups, relu=True)
+    expand = _layer(mid2, block.cout, spatial.out_size)
+    return Graph((reduce, spatial, expand), _shortcut(block))
+
+
+def _head(block: Block) -> Graph:
+    return Graph((Layer("linear", block.cin, block.cout, block.size),))
+
+
+def _boundary(block: Block) -> Graph:
+    return Graph(())
+
+
+def _shortcut(block: Block) -> tuple[Layer, ...]:
+    if block.stride == 1 and block.cin == block.cout:
+        return ()
+    return (_layer(block.cin, block.cout, block.size, stride=block.stride),)
+
+
+def _layer(
+    cin: int, cout: int, size: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = False
+) -> Layer:
+    return Layer("conv", cin, cout, size, kernel, stride, groups, relu)
+
+
+_KINDS: dict[str, tuple[int, Callable[[Block], Graph]]] = {
+    "conv": (0, _conv),
+    "basic": (1, _basic),
+    "bottleneck": (2, _bottleneck),
+    "head": (0, _head),
+    "quantize": (0, _boundary),
+    "dequantize": (0, _boundary),
+}
+KINDS: tuple[str, ...] = tuple(_KINDS)
+"""The kinds of block: a plain convolution, two kinds of residual block, the classifier, and the two precision boundaries."""
+
+_KEY = re.compile(
+    r"(?P<kind>[a-z]+)-in(?P<cin>\d+)(-mid(?P<mids>\d+(x\d+)*))?-out(?P<cout>\d+)-px(?P<size>\d+)"
+    r"-k(?P<kernel>\d+)-s(?P<stride>\d+)-g(?P<groups>\d+)-(?P<precision>\w+)"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fused piece of a network.
+
+    Attributes:
+        kind: one of :data:`KINDS`.
+        cin, cout: channels in and out.
+        size: height and width of the input feature map, px.
+        mids: widths inside the block (one for ``basic``, two for ``bottleneck``, none for the others).
+        kernel, stride, groups: of the block's spatial convolutions.
+        precision: the number format inside the block. ``quantize`` and ``dequantize`` carry that of the quantised side.
+
+    Raises:
+        InvalidInput: a shape that no network has.
+    """
+
+    kind: str
+    cin: int
+    cout: int
+    size: int
+    mids: tuple[int, ...] = ()
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise UnknownName("block kind", self.kind, _KINDS)
+        wanted = _KINDS[self.kind][0]
+        if len(self.mids) != wanted:
+            raise InvalidInput(f"A {self.kind} block has {wanted} mid width(s), and {len(self.mids)} were given: {self.mids}.")
+        for name in ("cin", "cout", "size", "kernel", "stride", "groups"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"Block {self.kind}: {name} must be at least 1, not {getattr(self, name)}.")
+        if any(mid < 1 for mid in self.mids):
+            raise InvalidInput(f"Block {self.kind}: mid widths must be at least 1, not {self.mids}.")
+        for layer in self.graph.layers:
+            if layer.cin % layer.groups or layer.cout % layer.groups:
+                raise InvalidInput(f"Block {self.key}: {layer.cin} -> {layer.cout} channels cannot be split into {layer.groups} groups.")
+        Precision.parse(self.precision)
+
+    @cached_property
+    def key(self) -> str:
+        """The block's name in a latency table; :meth:`parse` reads it back."""
+        mids = "-mid" + "x".join(map(str, self.mids)) if self.mids else ""
+        return (
+            f"{self.kind}-in{self.cin}{mids}-out{self.cout}-px{self.size}"
+            f"-k{self.kernel}-s{self.stride}-g{self.groups}-{self.precision}"
+        )
+
+    @classmethod
+    def parse(cls, key: str) -> Block:
+        """Read a block back from its :attr:`key`.
+
+        Raises:
+            InvalidInput: it is not a block's key.
+        """
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise InvalidInput(f"{key!r} is not a block key, such as 'basic-in16-mid24-out16-px32-k3-s1-g1-int8'.")
+        numbers = {name: int(match[name]) for name in ("cin", "cout", "size", "kernel", "stride", "groups")}
+        mids = tuple(int(mid) for mid in match["mids"].split("x")) if match["mids"] else ()
+        return cls(kind=match["kind"], mids=mids, precision=match["precision"], **numbers)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The layers that the block is made of."""
+        return _KINDS[self.kind][1](self)
+
+    @cached_property
+    def bits(self) -> Precision:
+        """The parsed :attr:`precision`."""
+        return Precision.parse(self.precision)
+
+    @property
+    def boundary(self) -> bool:
+        """Whether this is a change of precision, with no layer inside."""
+        return not self.graph.layers
+
+    @property
+    def out_size(self) -> int:
+        """Height and width of the output feature map, px."""
+        return self.graph.body[-1].out_size if self.graph.body else self.size
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return sum(layer.macs for layer in self.graph.layers)
+
+    @property
+    def bitops(self) -> int:
+        """Bit operations of one image: MACs x weight bits x activation bits (HAQ, CVPR'19, section 4)."""
+        return self.macs * self.bits.weight_bits * self.bits.activation_bits
+
+    @property
+    def params(self) -> int:
+        """Parameters as trained: weights, and two values (batch norm) or one (linear bias) an output channel."""
+        return sum(layer.weights + layer.cout * (2 if layer.op == "conv" else 1) for layer in self.graph.layers)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes as deployed: weights at their bits (whole bytes a layer), a 4-byte bias a channel, and a 4-byte scale if quantised."""
+        channel = 8 if self.bits.quantized else 4
+        return sum(-(-layer.weights * self.bits.weight_bits // 8) + layer.cout * channel for layer in self.graph.layers)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Peak bytes of live feature maps of one image while the block runs, batch 1.
+
+        Each layer holds its input and its output; a residual block also holds its input until the sum. A boundary holds the
+        feature map in both formats.
+        """
+        bits = self.bits.activation_bits
+        if self.boundary:
+            return -(-self.cin * self.size**2 * (32 + bits) // 8)
+        body, shortcut = self.graph.body, self.graph.shortcut
+        live = []
+        for index, layer in enumerate(body):
+            held = body[0].inputs if shortcut is not None and index > 0 else 0
+            live.append(layer.inputs + layer.outputs + held)
+        if shortcut:
+            live.append(body[-1].outputs + shortcut[0].inputs + shortcut[0].outputs)
+        return -(-max(live) * bits // 8)
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes read and written if every layer's feature maps and weights pass through memory once, batch 1."""
+        bits = self.bits.activation_bits
+        if self.boundary:
+            return self.activation_bytes
+        values = sum(layer.inputs + layer.outputs for layer in self.graph.layers)
+        if self.graph.shortcut is not None:
+            values += 3 * self.graph.body[-1].outputs
+        return -(-values * bits // 8) + self.weight_bytes

@@ -1,0 +1,119 @@
+"""Every exception that hwsearch raises on purpose.
+
+HwsearchError
+├── InvalidInput (ValueError)          an argument that makes no sense
+│   ├── UnknownName (LookupError)      a space, metric, backend, algorithm or gene that does not exist
+│   └── InvalidLimit                   a limit that is negative, NaN, or not a number
+├── Infeasible                         limits that no architecture of the space can meet
+├── FileError                          a file that cannot be used
+│   ├── CorruptFile                    truncated, not of the format, or holding impossible values
+│   ├── WrongUnit                      a table whose unit is not the documented one
+│   ├── NewerVersion                   written by a newer hwsearch
+│   ├── WrongDevice                    a table measured on another device than the one asked for
+│   └── WrongSpace                     a predictor, state or supernet of another search space
+├── MissingBlocks (LookupError)        a table that does not hold all the blocks a space needs
+├── Unsupported                        a backend cannot run what was asked for
+└── MissingDependency (ImportError)    an optional package is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
+
+
+class HwsearchError(Exception):
+    """The base of everything hwsearch raises on purpose."""
+
+
+class InvalidInput(HwsearchError, ValueError):
+    """An argument that makes no sense; the message names it and says what was expected."""
+
+
+class UnknownName(InvalidInput, LookupError):
+    """A name that is not registered.
+
+    Args:
+        what: what kind of thing was named, for example ``"space"``.
+        name: the name that was asked for.
+        known: the names that exist.
+    """
+
+    def __init__(self, what: str, name: object, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = get_close_matches(str(name), names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"Unknown {what} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+class InvalidLimit(InvalidInput):
+    """A limit that is negative, NaN, or not a number."""
+
+
+class Infeasible(HwsearchError):
+    """Limits that no architecture of the space can meet; the message says what is reachable."""
+
+
+class FileError(HwsearchError):
+    """A file that cannot be used."""
+
+
+class CorruptFile(FileError):
+    """A file that is truncated, not of the format, or holds impossible values."""
+
+
+class WrongUnit(FileError):
+    """A table whose unit is not the documented one."""
+
+
+class NewerVersion(FileError):
+    """A file written by a newer version of hwsearch."""
+
+
+class WrongDevice(FileError):
+    """A table that was measured on another device, runtime or protocol than the one asked for."""
+
+
+class WrongSpace(FileError):
+    """A predictor, search state or supernet that belongs to another search space."""
+
+
+class MissingBlocks(HwsearchError, LookupError):
+    """A latency table that lacks blocks which the space needs."""
+
+
+class Unsupported(HwsearchError):
+    """A backend cannot run what was asked for."""
+
+
+class MissingDependency(HwsearchError, ImportError):
+    """An optional package is not installed.
+
+    Args:
+        feature: what needs the package, as the user would say it.
+        package: the name of the package.
+        extra: the hwsearch extra that installs it.
+    """
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{feature} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'hwsearch[{extra}]'"
+        )
+
+
+def require(module: str, *, feature: str, extra: str) -> ModuleType:
+    """Import an optional module, or say what to install.
+
+    Raises:
+        MissingDependency: the package of ``module`` is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingDependency(feature, package, extra) from error

@@ -1,0 +1,512 @@
+"""Search spaces: what may vary, and what network each variation is.
+
+A candidate is a row of ``uint8`` gene indices and a population is an ``(n, genes)`` array; every function takes the batch.
+A gene that is inactive in a row (the width of a block that the depth leaves out) is zero in the *canonical* row, so that
+equal networks are equal rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from .blocks import Block
+from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
+
+Value = int | float | str
+Rows = npt.NDArray[np.uint8]
+
+ARCHITECTURE_FORMAT = "hwsearch-architecture"
+ARCHITECTURE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One gene: a name and the values it may take.
+
+    Attributes:
+        name: dotted, as users read it: ``"stage1.block1.mid"``.
+        values: at most 255 different values, in ascending order where they have one.
+        needs: ``None``, or ``(other, values)``: the gene counts only while the gene ``other`` has one of ``values``.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    needs: tuple[str, tuple[Value, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.values) <= 255:
+            raise InvalidInput(f"Gene {self.name!r} has {len(self.values)} values; 1 to 255 are possible.")
+        if len(set(self.values)) != len(self.values):
+            raise InvalidInput(f"Gene {self.name!r} has the same value twice: {self.values}.")
+
+    def index(self, value: Value) -> int:
+        """The index of ``value``.
+
+        Raises:
+            InvalidInput: the gene cannot take it.
+        """
+        try:
+            return self.values.index(value)
+        except ValueError:
+            raise InvalidInput(f"Gene {self.name!r} cannot be {value!r}; its values are {list(self.values)}.") from None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in the network whose blocks depend on a few genes only.
+
+    Attributes:
+        name: the place, such as ``"stage1.block1"``; a supernet's weights carry the same name.
+        genes: names of the genes it depends on, among them the gene that each of them needs.
+        lower: the values of those genes, in that order -> the blocks that the device runs there (none where it is left out).
+    """
+
+    name: str
+    genes: tuple[str, ...]
+    lower: Callable[..., tuple[Block, ...]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SlotBlocks:
+    """A slot lowered for every combination of its genes.
+
+    Attributes:
+        genes: gene indices, shape ``(k,)``.
+        blocks: indices into :attr:`SearchSpace.unique_blocks`, shape ``(*gene sizes, most blocks)``, padded with -1.
+    """
+
+    genes: tuple[int, ...]
+    blocks: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Choices, and the slots that turn a row of choices into a network.
+
+    Attributes:
+        name: the name under which it is registered.
+        choices: the genes, each after the one it needs.
+        slots: the places of the network, in the order in which a device runs them.
+        allowed: for each gene the indices that searches may use; all of them unless :meth:`restrict` was called. It is no part of
+            the :attr:`fingerprint`: rows mean the same in a restricted space.
+
+    Raises:
+        InvalidInput: two genes share a name, or a gene or slot refers to one that does not exist (or comes later).
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    slots: tuple[Slot, ...]
+    allowed: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        position: dict[str, int] = {}
+        for index, choice in enumerate(self.choices):
+            if choice.name in position:
+                raise InvalidInput(f"Space {self.name!r} has two genes called {choice.name!r}.")
+            if choice.needs is not None:
+                parent, values = choice.needs
+                if parent not in position:
+                    raise InvalidInput(f"Gene {choice.name!r} needs {parent!r}, which is not a gene before it.")
+                for value in values:
+                    self.choices[position[parent]].index(value)
+            position[choice.name] = index
+        for slot in self.slots:
+            for gene in slot.genes:
+                if gene not in position:
+                    raise UnknownName(f"gene of slot {slot.name!r}", gene, position)
+                needs = self.choices[position[gene]].needs
+                if needs is not None and needs[0] not in slot.genes:
+                    raise InvalidInput(f"Slot {slot.name!r} uses {gene!r} and must also name {needs[0]!r}, which that gene needs.")
+        if not self.allowed:
+            object.__setattr__(self, "allowed", tuple(tuple(range(len(choice.values))) for choice in self.choices))
+
+    def __repr__(self) -> str:
+        return f"<SearchSpace {self.name!r}: {len(self.choices)} genes, {self.size:.3g} architectures>"
+
+    # -- genes ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def position(self) -> Mapping[str, int]:
+        """Gene name -> column."""
+        return {choice.name: index for index, choice in enumerate(self.choices)}
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each gene."""
+        return tuple(len(choice.values) for choice in self.choices)
+
+    @cached_property
+    def needs(self) -> tuple[tuple[int, npt.NDArray[np.bool_]] | None, ...]:
+        """For each gene ``None``, or the column of the gene it needs and, for each value of that one, whether it is active."""
+        found: list[tuple[int, npt.NDArray[np.bool_]] | None] = []
+        for choice in self.choices:
+            if choice.needs is None:
+                found.append(None)
+            else:
+                parent = self.position[choice.needs[0]]
+                wanted = set(choice.needs[1])
+                found.append((parent, np.array([value in wanted for value in self.choices[parent].values])))
+        return tuple(found)
+
+    @cached_property
+    def size(self) -> int:
+        """The number of different architectures (canonical rows) that searches may use; exact."""
+        children: dict[int, list[int]] = {}
+        for index, need in enumerate(self.needs):
+            if need is not None:
+                children.setdefault(need[0], []).append(index)
+
+        def count(gene: int) -> int:
+            total = 0
+            for value in self.allowed[gene]:
+                ways = 1
+                for child in children.get(gene, ()):
+                    need = self.needs[child]
+                    assert need is not None
+                    if need[1][value]:
+                        ways *= count(child)
+                total += ways
+            return total
+
+        total = 1
+        for gene, need in enumerate(self.needs):
+            if need is None:
+                total *= count(gene)
+        return total
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what rows mean: the genes, and the networks of the smallest and the largest indices."""
+        genes = [[choice.name, choice.values, choice.needs] for choice in self.choices]
+        corners = [
+            [block.key for block in self.blocks(np.array(row, dtype=np.uint8))]
+            for row in ([0] * len(self.choices), [size - 1 for size in self.sizes])
+        ]
+        return hashlib.sha256(msgspec.json.encode([self.name, genes, corners])).hexdigest()[:16]
+
+    def check(self, X: npt.ArrayLike, name: str = "X") -> Rows:
+        """Check a population.
+
+        Args:
+            X: gene indices, shape ``(n, genes)``.
+            name: what the caller calls it, for the message.
+
+        Returns:
+            The same as a ``uint8`` array.
+
+        Raises:
+            InvalidInput: wrong shape, not whole numbers, or an index that a gene does not have.
+        """
+        array = np.asarray(X)
+        if array.ndim != 2 or array.shape[1] != len(self.choices):
+            raise InvalidInput(f"{name} must have the shape (n, {len(self.choices)}) for space {self.name!r}, not {array.shape}.")
+        if array.dtype != np.uint8:
+            if array.size and not np.issubdtype(array.dtype, np.integer):
+                raise InvalidInput(f"{name} must hold whole numbers (gene indices), not {array.dtype}.")
+            if array.size and array.min() < 0:
+                raise InvalidInput(f"{name} holds a negative gene index.")
+        if array.size:
+            over = array.max(axis=0) >= np.array(self.sizes)
+            if over.any():
+                gene = int(np.argmax(over))
+                raise InvalidInput(
+                    f"{name} holds index {array[:, gene].max()} for gene {self.choices[gene].name!r}, which has {self.sizes[gene]} values."
+                )
+        return array.astype(np.uint8, copy=False)
+
+    def active(self, X: Rows) -> npt.NDArray[np.bool_]:
+        """Which genes count, shape ``(n, genes)``."""
+        mask = np.ones(X.shape, dtype=np.bool_)
+        for gene, need in enumerate(self.needs):
+            if need is not None:
+                mask[:, gene] = mask[:, need[0]] & need[1][X[:, need[0]]]
+        return mask
+
+    def canonical(self, X: Rows) -> Rows:
+        """The rows with every inactive gene at zero, shape ``(n, genes)``; equal networks become equal rows."""
+        result: Rows = np.where(self.active(X), X, 0).astype(np.uint8)
+        return result
+
+    # -- variation -----------------------------------------------------------------------------------------------------
+
+    def sample(self, n: int, rng: np.random.Generator) -> Rows:
+        """Random canonical rows, each gene drawn uniformly from its allowed values.
+
+        Args:
+            n: how many.
+            rng: where the randomness comes from.
+
+        Returns:
+            Shape ``(n, genes)``.
+        """
+        X = np.empty((n, len(self.choices)), dtype=np.uint8)
+        for gene, allowed in enumerate(self.allowed):
+            X[:, gene] = np.array(allowed, dtype=np.uint8)[rng.integers(len(allowed), size=n)]
+        return self.canonical(X)
+
+    def mutate(self, X: Rows, rng: np.random.Generator, rate: float | npt.NDArray[np.float64]) -> Rows:
+        """Redraw genes at random.
+
+        Args:
+            X: canonical rows, shape ``(n, genes)``.
+            rng: where the randomness comes from.
+            rate: the chance of a gene to be redrawn: one number, or one a row, shape ``(n,)``. At least one active gene of each
+                row is redrawn.
+
+        Returns:
+            Canonical rows, shape ``(n, genes)``.
+        """
+        n = len(X)
+        change = rng.random(X.shape) < np.reshape(rate, (-1, 1))
+        keys = np.where(self.active(X) & (np.array([len(a) for a in self.allowed]) > 1), rng.random(X.shape), -1.0)
+        change[np.arange(n), keys.argmax(axis=1)] = True
+        return self.canonical(np.where(change, self._redrawn(X, rng), X).astype(np.uint8))
+
+    def _redrawn(self, X: Rows, rng: np.random.Generator) -> Rows:
+        """A different allowed value for every gene that has one."""
+        drawn = np.empty_like(X)
+        for gene, allowed in enumerate(self.allowed):
+            values = np.array(allowed, dtype=np.uint8)
+            rank = np.zeros(256, dtype=np.intp)
+            rank[values] = np.arange(len(values))
+            step = rng.integers(1, len(values), size=len(X)) if len(values) > 1 else 0
+            drawn[:, gene] = values[(rank[X[:, gene]] + step) % len(values)]
+        return drawn
+
+    def cross(self, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
+        """Uniform crossover: each gene from one parent or the other, shape ``(n, genes)`` like both parents."""
+        return self.canonical(np.where(rng.random(A.shape) < 0.5, A, B).astype(np.uint8))
+
+    def neighbours(self, row: Rows) -> Rows:
+        """All different canonical rows that change one active gene of ``row`` (shape ``(genes,)``), shape ``(m, genes)``."""
+        active = self.active(row[None])[0]
+        changed = []
+        for gene, allowed in enumerate(self.allowed):
+            others = [value for value in allowed if value != row[gene]]
+            if active[gene] and others:
+                block = np.repeat(row[None], len(others), axis=0)
+                block[:, gene] = others
+                changed.append(block)
+        if not changed:
+            return np.empty((0, len(self.choices)), dtype=np.uint8)
+        return np.unique(self.canonical(np.concatenate(changed)), axis=0)
+
+    def enumerate(self) -> Iterator[Rows]:
+        """All canonical rows, in batches of at most 65,536; for spaces that are small enough to wait for."""
+        products = itertools.product(*self.allowed)
+        while batch := list(itertools.islice(products, 65536)):
+            X = np.array(batch, dtype=np.uint8)
+            first = np.array([allowed[0] for allowed in self.allowed], dtype=np.uint8)
+            yield self.canonical(X[((X == first) | self.active(X)).all(axis=1)])
+
+    def restrict(self, values: Mapping[str, Sequence[Value]]) -> SearchSpace:
+        """The same space, searched only where the named genes have one of the given values.
+
+        Args:
+            values: gene name, or a pattern such as ``"*.precision"``, -> the values to keep (those that the gene has).
+
+        Raises:
+            UnknownName: no gene has such a name.
+            InvalidInput: a gene would have no value left.
+        """
+        allowed = list(self.allowed)
+        for pattern, keep in values.items():
+            genes = [gene for gene, choice in enumerate(self.choices) if fnmatchcase(choice.name, pattern)]
+            if not genes:
+                raise UnknownName("gene", pattern, self.position)
+            for gene in genes:
+                choice = self.choices[gene]
+                left = tuple(index for index in allowed[gene] if choice.values[index] in keep)
+                if not left:
+                    raise InvalidInput(f"No value of {choice.name!r} is left: {list(keep)} and {list(choice.values)} share none.")
+                allowed[gene] = left
+        return replace(self, allowed=tuple(allowed))
+
+    # -- values and features -------------------------------------------------------------------------------------------
+
+    def encode(self, values: Mapping[str, Value]) -> Rows:
+        """The canonical row, shape ``(genes,)``, of named values; inactive genes may be left out.
+
+        Raises:
+            UnknownName: a name that is no gene.
+            InvalidInput: an active gene is missing, or cannot take its value.
+        """
+        for name in values:
+            if name not in self.position:
+                raise UnknownName("gene", name, self.position)
+        row = np.zeros(len(self.choices), dtype=np.uint8)
+        for gene, choice in enumerate(self.choices):
+            if choice.name in values:
+                row[gene] = choice.index(values[choice.name])
+        active = self.active(row[None])[0]
+        missing = [choice.name for gene, choice in enumerate(self.choices) if active[gene] and choice.name not in values]
+        if missing:
+            raise InvalidInput(f"No value given for {', '.join(missing)}.")
+        return self.canonical(row[None])[0]
+
+    def decode(self, row: Rows) -> dict[str, Value]:
+        """The values of the active genes of a row of shape ``(genes,)``."""
+        active = self.active(row[None])[0]
+        return {choice.name: choice.values[row[gene]] for gene, choice in enumerate(self.choices) if active[gene]}
+
+    def features(self, X: Rows) -> npt.NDArray[np.float32]:
+        """One-hot encoding for predictors, zeros for inactive genes, shape ``(n, sum of gene sizes)``."""
+        offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        result = np.zeros((len(X), int(offsets[-1])), dtype=np.float32)
+        rows, genes = np.nonzero(self.active(X))
+        result[rows, offsets[genes] + X[rows, genes]] = 1.0
+        return result
+
+    def architecture(self, row: npt.ArrayLike) -> Architecture:
+        """The architecture of a row of shape ``(genes,)``."""
+        return Architecture(self, np.asarray(row))
+
+    # -- lowering ------------------------------------------------------------------------------------------------------
+
+    def placed(self, row: Rows) -> list[tuple[Slot, tuple[Block, ...]]]:
+        """Each slot with the blocks that the network of ``row`` (shape ``(genes,)``) has there, in the order of execution."""
+        (canonical,) = self.canonical(row[None])
+        values = [choice.values[index] for choice, index in zip(self.choices, canonical, strict=True)]
+        return [(slot, slot.lower(*(values[self.position[gene]] for gene in slot.genes))) for slot in self.slots]
+
+    def blocks(self, row: Rows) -> tuple[Block, ...]:
+        """The network of ``row`` (shape ``(genes,)``) as a device runs it."""
+        return tuple(block for _, blocks in self.placed(row) for block in blocks)
+
+    @cached_property
+    def _lowered(self) -> tuple[tuple[Block, ...], tuple[SlotBlocks, ...]]:
+        ids: dict[Block, int] = {}
+        lowered = []
+        for slot in self.slots:
+            genes = tuple(self.position[gene] for gene in slot.genes)
+            shape = tuple(self.sizes[gene] for gene in genes)
+            values = [self.choices[gene].values for gene in genes]
+            cells = [
+                [ids.setdefault(block, len(ids)) for block in slot.lower(*(v[i] for v, i in zip(values, index, strict=True)))]
+                for index in self._canonical_cells(genes, shape)
+            ]
+            most = max(map(len, cells), default=0)
+            table = np.array([cell + [-1] * (most - len(cell)) for cell in cells], dtype=np.int32)
+            lowered.append(SlotBlocks(genes, table.reshape((*shape, most))))
+        return tuple(ids), tuple(lowered)
+
+    def _canonical_cells(self, genes: tuple[int, ...], shape: tuple[int, ...]) -> list[list[int]]:
+        """All combinations of some genes, inactive ones at zero, shape ``(cells, genes)``."""
+        index = np.indices(shape).reshape(len(shape), -1).T
+        full = np.zeros((len(index), len(self.choices)), dtype=np.uint8)
+        full[:, list(genes)] = index
+        cells: list[list[int]] = self.canonical(full)[:, list(genes)].tolist()
+        return cells
+
+    @property
+    def unique_blocks(self) -> tuple[Block, ...]:
+        """Every block that any architecture of the full space uses, without repeats."""
+        return self._lowered[0]
+
+    @property
+    def slot_blocks(self) -> tuple[SlotBlocks, ...]:
+        """The slots as arrays over their genes, for compiling costs."""
+        return self._lowered[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """One network of a space.
+
+    Attributes:
+        space: the space it is from.
+        genes: its canonical row, read-only, shape ``(genes,)``.
+
+    Raises:
+        InvalidInput: the row does not fit the space.
+    """
+
+    space: SearchSpace
+    genes: Rows
+
+    def __post_init__(self) -> None:
+        genes = self.space.canonical(self.space.check(np.asarray(self.genes)[None], "genes"))[0]
+        genes.flags.writeable = False
+        object.__setattr__(self, "genes", genes)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Architecture):
+            return NotImplemented
+        return self.space.fingerprint == other.space.fingerprint and np.array_equal(self.genes, other.genes)
+
+    def __hash__(self) -> int:
+        return hash((self.space.fingerprint, self.genes.tobytes()))
+
+    def __repr__(self) -> str:
+        return f"<Architecture of {self.space.name!r}: {bytes(self.genes).hex()}>"
+
+    def __str__(self) -> str:
+        """A line a stage."""
+        stages: dict[str, list[str]] = {}
+        for name, value in self.values().items():
+            stage, _, rest = name.partition(".")
+            stages.setdefault(stage, []).append(f"{rest}={value}" if rest else str(value))
+        width = max(map(len, stages))
+        return "\n".join(f"{stage:<{width}}  {'  '.join(parts)}" for stage, parts in stages.items())
+
+    def values(self) -> dict[str, Value]:
+        """The value of each active gene, by name."""
+        return self.space.decode(self.genes)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """The network as a device runs it."""
+        return self.space.blocks(self.genes)
+
+    def document(self) -> dict[str, Any]:
+        """The architecture as JSON data: format, version, space, fingerprint and values."""
+        return {
+            "format": ARCHITECTURE_FORMAT,
+            "version": ARCHITECTURE_VERSION,
+            "space": self.space.name,
+            "fingerprint": self.space.fingerprint,
+            "values": self.values(),
+        }
+
+    def to_json(self, path: PathLike) -> Path:
+        """Write the architecture to a file, whole or not at all."""
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(self.document())) + b"\n")
+        return Path(path)
+
+    @classmethod
+    def from_document(cls, document: object, space: SearchSpace, path: PathLike) -> Architecture:
+        """Read the architecture from JSON data that came from ``path``.
+
+        Raises:
+            CorruptFile, NewerVersion: it is not an architecture that this hwsearch can read.
+            WrongSpace: it is of another space.
+        """
+        header = check_header(document, format=ARCHITECTURE_FORMAT, version=ARCHITECTURE_VERSION, path=path)
+        if header.get("fingerprint") != space.fingerprint:
+            raise WrongSpace(
+                f"{path} is of space {header.get('space')!r} ({header.get('fingerprint')}), not of {space.name!r} ({space.fingerprint})."
+            )
+        values = header.get("values")
+        if not isinstance(values, dict):
+            raise CorruptFile(f"{path}: 'values' must map gene names to values.")
+        try:
+            return cls(space, space.encode(values))
+        except InvalidInput as error:
+            raise CorruptFile(f"{path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, path: PathLike, space: SearchSpace) -> Architecture:
+        """Read an architecture of ``space`` from a file (errors as in :meth:`from_document`)."""
+        return cls.from_document(decode_json(read_bytes(path, "architecture"), path), space, path)

@@ -1,0 +1,23 @@
+"""Residual networks for 32-px images: the ResNet-20 family (He et al., CVPR'16, section 4.2) made elastic."""
+
+from __future__ import annotations
+
+from ..chain import Chain, Stage
+from ..space import SearchSpace
+
+CHAIN = Chain(
+    name="resnet_cifar",
+    resolutions=(24, 28, 32),
+    stem=(8, 16),
+    stages=(
+        Stage(depths=(1, 2, 3), outs=(8, 12, 16), mids=(8, 12, 16, 24)),
+        Stage(depths=(1, 2, 3), outs=(16, 24, 32), mids=(16, 24, 32, 48), stride=2),
+        Stage(depths=(1, 2, 3), outs=(32, 48, 64), mids=(32, 48, 64, 96), stride=2),
+    ),
+    classes=10,
+)
+
+
+def build() -> SearchSpace:
+    """The space ``resnet_cifar``."""
+    return CHAIN.space()

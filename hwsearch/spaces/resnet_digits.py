@@ -1,0 +1,24 @@
+"""Small residual networks for grey scanned digits: the space of the demonstration, quick to profile and to train."""
+
+from __future__ import annotations
+
+from ..chain import Chain, Stage
+from ..space import SearchSpace
+
+CHAIN = Chain(
+    name="resnet_digits",
+    resolutions=(8, 12, 16),
+    stem=(8, 16),
+    stages=(
+        Stage(depths=(1, 2), outs=(8, 12, 16), mids=(4, 8, 12, 16)),
+        Stage(depths=(1, 2), outs=(16, 24, 32), mids=(8, 16, 24, 32), stride=2),
+        Stage(depths=(1, 2), outs=(24, 32, 48), mids=(16, 24, 32, 48), stride=2),
+    ),
+    classes=10,
+    channels=1,
+)
+
+
+def build() -> SearchSpace:
+    """The space ``resnet_digits``."""
+    return CHAIN.space()

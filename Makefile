@@ -1,0 +1,42 @@
+# make demo | test | lint | types | docs | bench
+#
+#   make demo ARGS="--data cifar10 DIR"     the demonstration on CIFAR-10
+#   make PYTHON=python3.12 test             another interpreter
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Asked for by exact version: where pip is pointed at CPU builds, it then takes them, and no CUDA package comes along.
+TORCH := $(shell sed -n 's/^\(torch==.*\|torchvision==.*\)$$/\1/p' constraints.txt)
+
+.PHONY: demo test lint types docs bench clean
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: export OMP_NUM_THREADS = 1
+test: lint types
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/metrics.py
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt $(TORCH) -e '.[all,test]'
+	touch $@
+
+clean:
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache demo-output

@@ -1,0 +1,137 @@
+"""From blocks measured alone to blocks inside a network, additively.
+
+A block in a network does not cost what it costs alone: its neighbours leave their results in the cache and in another memory
+layout, and pieces fuse across its edges. The calibration keeps costs additive: a class of blocks has a scale, a constant a block
+and a constant an edge value, and a network has a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .blocks import Block
+from .device import Check
+
+_FLOOR = 0.05
+"""A calibrated cost is at least this share of what was measured: no block is free."""
+_RIDGE = {"scale": 0.1, "block": 0.02, "value": 0.05}
+"""How far, relative to a typical network, a term strays from its prior without much evidence."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the blocks of one class are corrected: cost = scale x measured + block_ms + value_ns x 1e-6 x edge values.
+
+    Attributes:
+        scale: factor on the measured latency.
+        block_ms: constant a block.
+        value_ns: nanoseconds a value of the block's input and output feature maps (batch 1).
+    """
+
+    scale: float = 1.0
+    block_ms: float = 0.0
+    value_ns: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The terms of each class of blocks, and what a network costs once.
+
+    Attributes:
+        network_ms: once a network.
+        classes: class name (see :func:`class_of`) -> terms; classes that are left out are used as measured.
+    """
+
+    network_ms: float = 0.0
+    classes: Mapping[str, Terms] = field(default_factory=dict)
+
+    def cost_ms(self, block: Block, latency_ms: float) -> float:
+        """The cost inside a network of a block that was measured at ``latency_ms``."""
+        terms = self.classes.get(class_of(block))
+        if terms is None:
+            return latency_ms
+        cost = terms.scale * latency_ms + terms.block_ms + terms.value_ns * 1e-6 * edge_values(block)
+        return max(cost, _FLOOR * latency_ms)
+
+    def fit(self, networks: Sequence[tuple[Sequence[Block], float]], rows: Mapping[str, float]) -> Calibration:
+        """Fit on measured networks: least squares on relative errors, drawn towards scale 1 and constants 0.
+
+        Args:
+            networks: blocks and measured milliseconds.
+            rows: block key -> milliseconds.
+        """
+        if not networks:
+            return self
+        names = sorted({class_of(block) for network, _ in networks for block in network})
+        A = np.zeros((len(networks), 1 + 3 * len(names)))
+        A[:, 0] = 1.0
+        for i, (network, _) in enumerate(networks):
+            for block in network:
+                j = 1 + 3 * names.index(class_of(block))
+                A[i, j : j + 3] += (rows[block.key], 1.0, 1e-6 * edge_values(block))
+        measured = np.array([ms for _, ms in networks])
+        prior = np.array([self.network_ms] + [1.0, 0.0, 0.0] * len(names))
+        typical = float(np.median(measured))
+        values = max(float(A[:, 3::3].sum(axis=1).mean()), 1e-9)
+        each = [_RIDGE["scale"], _RIDGE["block"] * typical / 4, _RIDGE["value"] * typical / values]
+        loose = [_RIDGE["block"] * typical] + each * len(names)
+        noise = 0.01
+        W = A / measured[:, None] / noise
+        residual = (measured - A @ prior) / measured / noise
+        ridge = np.diag(1 / np.array(loose))
+        solution = prior + np.linalg.lstsq(np.vstack([W, ridge]), np.concatenate([residual, np.zeros(len(prior))]), rcond=None)[0]
+        classes = {name: Terms(*map(float, solution[1 + 3 * k : 4 + 3 * k])) for k, name in enumerate(names)}
+        return Calibration(max(float(solution[0]), 0.0), classes)
+
+
+def class_of(block: Block) -> str:
+    """The class of a block: boundaries and the head have their own, other blocks that of their precision."""
+    if block.boundary or block.kind == "head":
+        return block.kind
+    return block.precision
+
+
+def edge_values(block: Block) -> int:
+    """Values of the input and output feature maps of one image."""
+    last = block.graph.body[-1].outputs if block.graph.body else block.cin * block.size**2
+    return block.cin * block.size**2 + last
+
+
+def network_class(blocks: Sequence[Block]) -> str:
+    """``"fp32"``, ``"int8"``, ... where all convolutions share a precision, else ``"mixed"``."""
+    precisions = {block.precision for block in blocks if block.graph.layers and block.kind != "head"}
+    return precisions.pop() if len(precisions) == 1 else "mixed"
+
+
+def networks_error(checks: Sequence[Check]) -> dict[str, float]:
+    """Errors of predictions as :meth:`LatencyTable.error` describes them."""
+    result: dict[str, float] = {"networks": len(checks)}
+    if not checks:
+        return result
+    errors = np.array([abs(check.error) for check in checks])
+    kinds = [network_class([Block.parse(key) for key in check.blocks]) for check in checks]
+    result["mean_abs"] = float(errors.mean())
+    result["max_abs"] = float(errors.max())
+    result["spearman"] = spearman([check.measured_ms for check in checks], [check.predicted_ms for check in checks])
+    for kind in sorted(set(kinds)):
+        result[f"mean_abs_{kind}"] = float(errors[[k == kind for k in kinds]].mean())
+    return result
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Rank correlation, ties at their mean rank; 1.0 where there is nothing to rank."""
+    if len(a) < 2:
+        return 1.0
+    x, y = _ranks(np.asarray(a)), _ranks(np.asarray(b))
+    if x.std() == 0 or y.std() == 0:
+        return 1.0 if x.std() == y.std() else 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _ranks(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse]

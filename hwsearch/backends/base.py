@@ -1,0 +1,224 @@
+"""Backend: a device and its runtime; and Roofline, the smallest honest one.
+
+A backend opens a network, a sequence of blocks, as a session, and a session says how long its runs take. Everything else (what
+to measure, in which order, when to stop) is :mod:`hwsearch.profile`. To add one, subclass :class:`Backend`, register it, and
+run :func:`hwsearch.backends.contract.check_backend` on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .._store import PathLike
+from ..blocks import Block
+from ..device import Device
+from ..errors import InvalidInput, Unsupported
+
+Times = npt.NDArray[np.float64]
+Network = Sequence[Block]
+
+
+class Session(ABC):
+    """A network, ready to run. Use it in a ``with`` statement, or close it."""
+
+    @abstractmethod
+    def times(self, runs: int) -> Times:
+        """Run the network again and again.
+
+        Args:
+            runs: how often, at least 1.
+
+        Returns:
+            Seconds of each run, shape ``(runs,)``.
+        """
+
+    @property
+    def energy_mj(self) -> float | None:
+        """Millijoules of one run, or ``None`` where there is no meter."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - many sessions have nothing to release
+        """Release what the session holds."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """A device and its runtime.
+
+    Attributes:
+        name: under which it is registered.
+        energy: what its sessions' energies are: ``"measured"``, ``"estimated"`` or ``"unavailable"``.
+    """
+
+    name: ClassVar[str]
+    energy: ClassVar[str] = "unavailable"
+
+    @property
+    @abstractmethod
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that this device runs, and runs faster or smaller for it."""
+
+    @abstractmethod
+    def describe(self) -> Device:
+        """The device, its runtime, and what else explains a measurement."""
+
+    def supports(self, block: Block) -> bool:
+        """Whether the device runs this block."""
+        return block.precision in self.precisions
+
+    def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+        """How to measure one block.
+
+        Returns:
+            A network that holds the block, and the same without it; the block costs what the first takes longer than the second.
+            By default the block alone, and nothing at all (what a call costs). A runtime that changes a block by its neighbours
+            (fusion, memory layouts) puts neighbours around it.
+        """
+        return (block,), ()
+
+    def open(self, network: Network) -> Session:
+        """Make a network ready to run; an empty network does nothing, and takes what a call takes.
+
+        Raises:
+            Unsupported: the device cannot run one of the blocks.
+            InvalidInput: a block does not fit the one before it.
+        """
+        for block in network:
+            if not self.supports(block):
+                raise Unsupported(
+                    f"Backend {self.name!r} cannot run block {block.key}; its precisions are {', '.join(self.precisions)}. Restrict the "
+                    "space to them: space.restrict({'*.precision': [...]})."
+                )
+        check_fit(network)
+        return self._open(network)
+
+    @abstractmethod
+    def _open(self, network: Network) -> Session:
+        """Open a network that was checked."""
+
+    def load(self, path: PathLike) -> Session:
+        """Make a model file ready to run on random inputs.
+
+        Raises:
+            Unsupported: this backend reads no files.
+            FileError: the file cannot be used.
+        """
+        raise Unsupported(f"Backend {self.name!r} does not run model files ({path}); give it blocks.")
+
+
+def check_fit(network: Network) -> None:
+    """Check that each block takes what the one before it gives.
+
+    Raises:
+        InvalidInput: channels, sizes or number formats do not fit.
+    """
+    for before, after in itertools.pairwise(network):
+        if before.kind == "head":
+            raise InvalidInput(f"Block {after.key} comes after the classifier {before.key}, which ends a network.")
+        if (before.cout, before.out_size) != (after.cin, after.size):
+            raise InvalidInput(
+                f"Block {after.key} takes {after.cin} channels of {after.size} px, and {before.key} before it gives "
+                f"{before.cout} channels of {before.out_size} px."
+            )
+        gives = before.precision if before.bits.quantized and before.kind != "dequantize" else "float"
+        takes = after.precision if after.bits.quantized and after.kind != "quantize" else "float"
+        if gives != takes:
+            raise InvalidInput(f"Block {after.key} takes {takes} values, and {before.key} before it gives {gives}; put a boundary between.")
+
+
+class Roofline(Backend):
+    """An analytic device: every block takes as long as its arithmetic or its memory traffic, whichever is longer.
+
+    Deterministic, needs nothing, and its networks cost exactly the sum of their blocks: for tests, for trying out spaces, and as
+    the pattern of a backend (Williams et al., CACM'09). Energies are estimates.
+
+    Args:
+        peak_gmacs: precision -> 1e9 multiply-accumulates a second; also says which precisions there are.
+        bandwidth_gbs: 1e9 bytes a second.
+        tile: precision -> channels are rounded up to a multiple of this, which makes the staircase; 1 where left out.
+        block_us, call_us: microseconds a block and a network take before any work is done.
+        mac_pj, byte_pj: picojoules a 32-bit MAC (scaled by the bits) and a byte of traffic.
+        batch: images at once.
+
+    Raises:
+        InvalidInput: a number that is not positive.
+    """
+
+    name = "roofline"
+    energy = "estimated"
+
+    def __init__(
+        self,
+        peak_gmacs: Mapping[str, float] | None = None,
+        bandwidth_gbs: float = 10.0,
+        tile: Mapping[str, int] | None = None,
+        block_us: float = 2.0,
+        call_us: float = 10.0,
+        mac_pj: float = 4.6,
+        byte_pj: float = 20.0,
+        batch: int = 1,
+    ) -> None:
+        self.peak_gmacs = dict(peak_gmacs or {"fp32": 20.0, "fp16": 40.0, "int8": 60.0, "int4": 100.0})
+        self.tile = dict(tile or {"fp32": 16, "fp16": 16, "int8": 4, "int4": 8})
+        self.bandwidth_gbs, self.block_us, self.call_us = bandwidth_gbs, block_us, call_us
+        self.mac_pj, self.byte_pj, self.batch = mac_pj, byte_pj, batch
+        numbers = [*self.peak_gmacs.values(), *self.tile.values(), bandwidth_gbs, block_us, call_us, mac_pj, byte_pj, batch]
+        if not all(np.isfinite(number) and number > 0 for number in numbers):
+            raise InvalidInput("Every number of a Roofline must be positive.")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those with a peak."""
+        return tuple(self.peak_gmacs)
+
+    def describe(self) -> Device:
+        """An analytic device, described by its own parameters."""
+        peaks = " ".join(f"{name}:{value:g}" for name, value in self.peak_gmacs.items())
+        tiles = " ".join(f"{name}:{value}" for name, value in self.tile.items())
+        numbers = f"{self.bandwidth_gbs:g} GB/s, {self.block_us:g} us a block, {self.call_us:g} us a call"
+        return Device("roofline", "analytic", f"{peaks} GMAC/s, tiles {tiles}, {numbers}", self.name, "1", 1, self.batch)
+
+    def latency_ms(self, block: Block) -> float:
+        """What one block costs, ms."""
+        memory = block.traffic_bytes / self.bandwidth_gbs
+        tile = self.tile.get(block.precision, 1)
+        padded = 0
+        for layer in block.graph.layers:
+            cin, cout = (-(-channels // layer.groups // tile) * tile for channels in (layer.cin, layer.cout))
+            padded += layer.groups * cin * cout * layer.kernel**2 * layer.out_size**2
+        return self.batch * max(memory, padded / self.peak_gmacs[block.precision]) * 1e-6 + self.block_us * 1e-3
+
+    def energy_mj(self, block: Block) -> float:
+        """What one block uses, mJ, estimated."""
+        bits = block.bits.weight_bits * block.bits.activation_bits / 32**2
+        return self.batch * (block.macs * self.mac_pj * bits + block.traffic_bytes * self.byte_pj) * 1e-9
+
+    def _open(self, network: Network) -> Session:
+        seconds = (self.call_us * 1e-3 + sum(map(self.latency_ms, network))) * 1e-3
+        return _Fixed(seconds, sum(map(self.energy_mj, network)))
+
+
+class _Fixed(Session):
+    """Always the same."""
+
+    def __init__(self, seconds: float, energy_mj: float) -> None:
+        self._seconds, self._energy_mj = seconds, energy_mj
+
+    def times(self, runs: int) -> Times:
+        return np.full(runs, self._seconds)
+
+    @property
+    def energy_mj(self) -> float:
+        return self._energy_mj

@@ -1,0 +1,111 @@
+"""Device, Protocol, Row and Check: what a latency table is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_IDENTITY = ("kind", "hardware", "runtime", "runtime_version", "threads", "batch")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One piece of hardware and the runtime on it.
+
+    Attributes:
+        name: what people call it; no part of its identity.
+        kind: ``"cpu"``, ``"gpu"`` or ``"analytic"``.
+        hardware: the processor's name.
+        runtime: the backend's name, such as ``"onnxruntime"``.
+        runtime_version: of the runtime.
+        threads: how many work on one network.
+        batch: images at once.
+        facts: whatever else explains a measurement: operating system, clocks, instruction sets.
+    """
+
+    name: str
+    kind: str
+    hardware: str
+    runtime: str
+    runtime_version: str
+    threads: int = 1
+    batch: int = 1
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def same_as(self, other: Device) -> bool:
+        """Whether measurements on both can be put together: all but name and facts are equal."""
+        return not self.difference(other)
+
+    def difference(self, other: Device) -> str:
+        """What tells two devices apart, in words; empty where they are the same."""
+        return ", ".join(
+            f"{name} is {getattr(other, name)!r} and not {getattr(self, name)!r}"
+            for name in _IDENTITY
+            if getattr(self, name) != getattr(other, name)
+        )
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How latencies are measured.
+
+    All things to be measured are interleaved in random order in each of many short rounds. In a round each is run a few times
+    after a warm-up, and a low quantile of the times is taken; over the rounds, the median. A sentinel is measured throughout, and
+    its drift is divided out. A thing leaves the rotation when the standard error of its median is small enough.
+
+    Attributes:
+        precision: relative standard error of the median at which a thing leaves.
+        min_rounds, max_rounds: how often it is measured at least and at most.
+        runs: timed runs a round.
+        warmup: untimed runs before them.
+        quantile: of the timed runs that is kept.
+        sentinel: key of the block that shows drift.
+    """
+
+    precision: float = 0.01
+    min_rounds: int = 8
+    max_rounds: int = 24
+    runs: int = 8
+    warmup: int = 2
+    quantile: float = 0.1
+    sentinel: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one block.
+
+    Attributes:
+        latency_ms: median over the rounds.
+        spread_ms: half the interquartile range over the rounds.
+        rounds: how many.
+        energy_mj: millijoules of one run, or ``None``.
+    """
+
+    latency_ms: float
+    spread_ms: float = 0.0
+    rounds: int = 1
+    energy_mj: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One whole network, measured and predicted.
+
+    Attributes:
+        role: ``"fit"`` where the calibration used it, ``"check"`` where it was held out.
+        blocks: keys of its blocks, in the order of execution.
+        measured_ms, spread_ms: as of a row.
+        predicted_ms: what the table says.
+    """
+
+    role: str
+    blocks: tuple[str, ...]
+    measured_ms: float
+    spread_ms: float
+    predicted_ms: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """Relative error of the prediction, negative where it is too fast."""
+        return self.predicted_ms / self.measured_ms - 1

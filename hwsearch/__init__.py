@@ -1,0 +1,91 @@
+"""hwsearch finds the fastest network that is still accurate enough for one given device.
+
+The parts meet in files: :func:`profile` makes a device's latency table, :func:`train` a once-for-all supernet and
+:func:`fit_predictor` an accuracy predictor; :func:`search` chooses architecture, channels and bit-widths jointly within limits;
+:func:`export` and :func:`measure` deliver and check.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ._registry import register
+from .algorithms.base import RandomSearch
+from .algorithms.evolution import Evolution
+from .backends.base import Backend, Roofline
+from .baselines import dense, uniform
+from .blocks import Block
+from .errors import HwsearchError, Infeasible
+from .metrics import METRICS, Metric, metric
+from .metrics import evaluate as evaluate_metrics
+from .predictor import Predictor, load_predictor
+from .result import SearchResult, Status, load_result
+from .search import advance, conclude, problem, search, start
+from .space import Architecture, Choice, SearchSpace, Slot
+from .spaces import load_space
+from .table import LatencyTable, load_table
+
+if TYPE_CHECKING:
+    from .nn import evaluate, export, fit_predictor, train
+    from .profile import measure, measure_many, profile
+    from .report import write_report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METRICS",
+    "Architecture",
+    "Backend",
+    "Block",
+    "Choice",
+    "Evolution",
+    "HwsearchError",
+    "Infeasible",
+    "LatencyTable",
+    "Metric",
+    "Predictor",
+    "RandomSearch",
+    "Roofline",
+    "SearchResult",
+    "SearchSpace",
+    "Slot",
+    "Status",
+    "advance",
+    "conclude",
+    "dense",
+    "evaluate",
+    "evaluate_metrics",
+    "export",
+    "fit_predictor",
+    "load_predictor",
+    "load_result",
+    "load_space",
+    "load_table",
+    "measure",
+    "measure_many",
+    "metric",
+    "problem",
+    "profile",
+    "register",
+    "search",
+    "start",
+    "train",
+    "uniform",
+    "write_report",
+]
+
+# What needs torch or matplotlib is imported when it is first asked for.
+_LAZY = {"evaluate": ".nn", "export": ".nn", "fit_predictor": ".nn", "train": ".nn", "write_report": ".report", "measure": ".profile", "measure_many": ".profile", "profile": ".profile"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hwsearch' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -151,9 +151,7 @@ def _shortcut(block: Block) -> tuple[Layer, ...]:
     return (_layer(block.cin, block.cout, block.size, stride=block.stride),)
 
 
-def _layer(
-    cin: int, cout: int, size: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = False
-) -> Layer:
+def _layer(cin: int, cout: int, size: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = False) -> Layer:
     return Layer("conv", cin, cout, size, kernel, stride, groups, relu)
 
 
@@ -220,10 +218,7 @@ class Block:
     def key(self) -> str:
         """The block's name in a latency table; :meth:`parse` reads it back."""
         mids = "-mid" + "x".join(map(str, self.mids)) if self.mids else ""
-        return (
-            f"{self.kind}-in{self.cin}{mids}-out{self.cout}-px{self.size}"
-            f"-k{self.kernel}-s{self.stride}-g{self.groups}-{self.precision}"
-        )
+        return f"{self.kind}-in{self.cin}{mids}-out{self.cout}-px{self.size}-k{self.kernel}-s{self.stride}-g{self.groups}-{self.precision}"
 
     @classmethod
     def parse(cls, key: str) -> Block:

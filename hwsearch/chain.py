@@ -170,9 +170,7 @@ class _Lowering:
 
         self.slots.append(Slot(name, genes, lower))
 
-    def _joins(
-        self, name: str, ends: list[tuple[tuple[str, int] | None, str]], width: str, scale: _Scale, precision: str | None
-    ) -> None:
+    def _joins(self, name: str, ends: list[tuple[tuple[str, int] | None, str]], width: str, scale: _Scale, precision: str | None) -> None:
         """The boundaries between each place where the former stage may end and what follows."""
         for end, before in ends:
             suffix = f".input.depth{end[1]}" if end else ".input"

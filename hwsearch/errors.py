@@ -99,8 +99,7 @@ class MissingDependency(HwsearchError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'hwsearch[{extra}]'"
+            f"{feature} needs the package {package!r}, which is not installed. Install it with: pip install 'hwsearch[{extra}]'"
         )
 
 

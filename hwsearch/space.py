@@ -31,6 +31,12 @@ ARCHITECTURE_FORMAT = "hwsearch-architecture"
 ARCHITECTURE_VERSION = 1
 
 
+def only(X: Rows) -> Rows:
+    """The single row, shape ``(genes,)``, of a population of one."""
+    (row,) = X
+    return np.asarray(row, dtype=np.uint8)
+
+
 @dataclass(frozen=True)
 class Choice:
     """One gene: a name and the values it may take.
@@ -175,7 +181,7 @@ class SearchSpace:
                 ways = 1
                 for child in children.get(gene, ()):
                     need = self.needs[child]
-                    assert need is not None
+                    assert need is not None  # children are the genes that need one
                     if need[1][value]:
                         ways *= count(child)
                 total += ways
@@ -355,7 +361,7 @@ class SearchSpace:
         missing = [choice.name for gene, choice in enumerate(self.choices) if active[gene] and choice.name not in values]
         if missing:
             raise InvalidInput(f"No value given for {', '.join(missing)}.")
-        return self.canonical(row[None])[0]
+        return only(self.canonical(row[None]))
 
     def decode(self, row: Rows) -> dict[str, Value]:
         """The values of the active genes of a row of shape ``(genes,)``."""
@@ -378,7 +384,7 @@ class SearchSpace:
 
     def placed(self, row: Rows) -> list[tuple[Slot, tuple[Block, ...]]]:
         """Each slot with the blocks that the network of ``row`` (shape ``(genes,)``) has there, in the order of execution."""
-        (canonical,) = self.canonical(row[None])
+        canonical = only(self.canonical(row[None]))
         values = [choice.values[index] for choice, index in zip(self.choices, canonical, strict=True)]
         return [(slot, slot.lower(*(values[self.position[gene]] for gene in slot.genes))) for slot in self.slots]
 
@@ -438,7 +444,7 @@ class Architecture:
     genes: Rows
 
     def __post_init__(self) -> None:
-        genes = self.space.canonical(self.space.check(np.asarray(self.genes)[None], "genes"))[0]
+        genes = only(self.space.canonical(self.space.check(np.asarray(self.genes)[None], "genes")))
         genes.flags.writeable = False
         object.__setattr__(self, "genes", genes)
 

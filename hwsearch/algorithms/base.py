@@ -1,0 +1,102 @@
+"""The protocol of search algorithms, and random search, its smallest honest implementation.
+
+An algorithm holds hyper-parameters only. Its state is a frozen dataclass of arrays and numbers that is passed in and handed back,
+so that a search can be stopped, saved and taken up again at any step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..space import Rows, SearchSpace
+
+Values = npt.NDArray[np.float64]
+
+
+class Algorithm(Protocol):
+    """What the search loop asks of an algorithm.
+
+    The loop makes rows canonical, drops those that were evaluated before, and tells the algorithm about the others, so an
+    algorithm need not remember what it has seen. All randomness comes from the generator given to ``ask``.
+    """
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps a search takes unless told otherwise."""
+
+    def init(self, space: SearchSpace, seeds: Rows) -> Any:
+        """The first state.
+
+        Args:
+            space: where to search.
+            seeds: rows worth trying first, shape ``(k, genes)``, perhaps none.
+
+        Returns:
+            A frozen dataclass whose fields are arrays, numbers and strings.
+        """
+
+    def ask(self, state: Any, space: SearchSpace, rng: np.random.Generator) -> Rows:
+        """Rows to evaluate next, shape ``(n, genes)``, within the allowed values of ``space``."""
+
+    def tell(self, state: Any, X: Rows, scores: Values, costs: Values) -> Any:
+        """The state after hearing about new rows.
+
+        Args:
+            state: the state that ``ask`` was given.
+            X: those asked rows that had not been evaluated before, perhaps none, shape ``(n, genes)``.
+            scores: higher is better; NaN where a limit is exceeded, shape ``(n,)``.
+            costs: each limited metric as a fraction of its limit (feasible: all at most 1), shape ``(n, limits)``.
+
+        Returns:
+            The next state.
+        """
+
+    def done(self, state: Any) -> bool:
+        """Whether the algorithm expects nothing from more steps."""
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The state of random search: rows to be tried first, shape ``(k, genes)``, and the steps taken."""
+
+    seeds: Rows
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Independent uniform samples of the genes: the baseline that every other algorithm has to beat.
+
+    Attributes:
+        population: rows a step.
+        steps: steps of a search.
+    """
+
+    name: ClassVar[str] = "random"
+    population: int = 256
+    steps: int = 100
+
+    def init(self, space: SearchSpace, seeds: Rows) -> RandomState:
+        """The state before the first step."""
+        return RandomState(seeds)
+
+    def ask(self, state: RandomState, space: SearchSpace, rng: np.random.Generator) -> Rows:
+        """Uniform samples; in the first step also the seeds."""
+        X = space.sample(self.population, rng)
+        return np.concatenate([state.seeds, X]) if state.step == 0 and len(state.seeds) else X
+
+    def tell(self, state: RandomState, X: Rows, scores: Values, costs: Values) -> RandomState:
+        """Only counts the step."""
+        return replace(state, step=state.step + 1)
+
+    def done(self, state: RandomState) -> bool:
+        """Never: more samples may always be better."""
+        return False

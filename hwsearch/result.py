@@ -1,0 +1,209 @@
+"""SearchResult: the answer, how tight the limits were, the front, and where it all came from."""
+
+from __future__ import annotations
+
+import enum
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from .errors import CorruptFile, WrongSpace, require
+from .space import Architecture, Rows, SearchSpace
+from .spaces import load_space
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Values = npt.NDArray[np.float64]
+
+FORMAT = "hwsearch-result"
+VERSION = 1
+
+
+class Status(enum.Enum):
+    """How a search ended; the value says what it means and what to do next."""
+
+    EXHAUSTED = "Every architecture of the space was evaluated: this is the best that the predictor knows."
+    CONVERGED = "The algorithm found nothing better for a while. Another seed is a cheap check; verify the answer by measuring it."
+    BUDGET_SPENT = "All steps were taken and the score may still rise. Allow more steps, or go on from the saved state."
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """The networks that no other network found beats in score and all limited metrics at once, best score first.
+
+    Attributes:
+        space: their space.
+        X: their rows, read-only, shape ``(n, genes)``.
+        scores: shape ``(n,)``.
+        values: each metric by name, shape ``(n,)``.
+    """
+
+    space: SearchSpace
+    X: Rows
+    scores: Values
+    values: Mapping[str, Values]
+
+    def __post_init__(self) -> None:
+        self.X.flags.writeable = False
+        for array in (self.scores, *self.values.values()):
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: int) -> Architecture:
+        return self.space.architecture(self.X[index])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas DataFrame: a row a network, with its score, its metrics and its genes (NaN where inactive).
+
+        Raises:
+            MissingDependency: pandas is not installed.
+        """
+        frames = require("pandas", feature="Front.to_frame()", extra="pandas")
+        genes = [self.space.decode(row) for row in self.X]
+        columns = {choice.name: [values.get(choice.name) for values in genes] for choice in self.space.choices}
+        frame: pd.DataFrame = frames.DataFrame({"score": self.scores, **self.values, **columns})
+        return frame
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        best: the architecture with the best score within the limits.
+        best_score: its predicted score.
+        values: its metrics by name, in the units that the names say.
+        limits: the most that each limited metric was allowed to be.
+        status: how the search ended.
+        front: the trade-offs that it came across.
+        history: a dictionary a step: ``step``, ``evaluated``, ``feasible``, ``best_score``.
+        seed: of the search.
+        provenance: the algorithm with its hyper-parameters, the predictor and the device.
+    """
+
+    best: Architecture
+    best_score: float
+    values: Mapping[str, float]
+    limits: Mapping[str, float]
+    status: Status
+    front: Front = field(repr=False)
+    history: tuple[Mapping[str, Any], ...] = field(repr=False)
+    seed: int
+    provenance: Mapping[str, str | None] = field(repr=False)
+
+    @property
+    def tightness(self) -> dict[str, float]:
+        """Each limited metric as a fraction of its limit; 1 is right at the limit."""
+        return {name: self.values[name] / most if most else 1.0 for name, most in self.limits.items()}
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{name} {self.values[name]:.4g} of {most:g}" for name, most in self.limits.items())
+        return f"<SearchResult score {self.best_score:.4f}, {limits or 'no limits'}; {len(self.front)} on the front; {self.status.name}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{value:,.6g}</td><td>{self._limit_cell(name)}</td></tr>" for name, value in self.values.items()
+        )
+        tops = "".join(
+            "<tr>"
+            + "".join(f"<td>{value:,.6g}</td>" for value in (self.front.scores[i], *(v[i] for v in self.front.values.values())))
+            + "</tr>"
+            for i in np.unique(np.linspace(0, len(self.front) - 1, 8).astype(int))
+        )
+        heads = "".join(f"<th>{name}</th>" for name in ("score", *self.front.values))
+        return (
+            f"<p><b>Best predicted score {self.best_score:.4f}</b> in space <code>{html.escape(self.best.space.name)}</code>. "
+            f"{html.escape(self.status.value)}</p>"
+            f"<table><tr><th>metric</th><th>value</th><th>limit</th></tr>{rows}</table>"
+            f"<pre>{html.escape(str(self.best))}</pre>"
+            f"<p>Front: {len(self.front)} networks, some of them:</p><table><tr>{heads}</tr>{tops}</table>"
+        )
+
+    def _limit_cell(self, name: str) -> str:
+        return f"at most {self.limits[name]:,.6g} ({self.tightness[name]:.1%} used)" if name in self.limits else ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """The front as a pandas DataFrame (see :meth:`Front.to_frame`)."""
+        return self.front.to_frame()
+
+    def plot(self) -> Figure:
+        """A matplotlib figure of the front, with the answer marked.
+
+        Raises:
+            MissingDependency: matplotlib is not installed.
+        """
+        from .report import front_figure
+
+        return front_figure(self)
+
+    def save(self, path: PathLike) -> Path:
+        """Write the result as JSON, whole or not at all."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "best": self.best.document(),
+            "best_score": self.best_score,
+            "values": self.values,
+            "limits": self.limits,
+            "status": self.status.name,
+            "front": {
+                "genes": self.front.X.tolist(),
+                "scores": self.front.scores.tolist(),
+                "values": {name: values.tolist() for name, values in self.front.values.items()},
+            },
+            "history": self.history,
+            "seed": self.seed,
+            "provenance": self.provenance,
+        }
+        write_atomic(path, msgspec.json.encode(document) + b"\n")
+        return Path(path)
+
+
+def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResult:
+    """Read a result.
+
+    Args:
+        path: a JSON file written by :meth:`SearchResult.save`.
+        space: the space it must belong to; found by its name where left out.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile, NewerVersion: it is not a result that this hwsearch can read.
+        WrongSpace: it belongs to another space.
+    """
+    document = check_header(decode_json(read_bytes(path, "result"), path), format=FORMAT, version=VERSION, path=path)
+    try:
+        where = space or load_space(str(document["best"]["space"]))
+        best = Architecture.from_document(document["best"], where, path)
+        front = document["front"]
+        return SearchResult(
+            best=best,
+            best_score=float(document["best_score"]),
+            values=msgspec.convert(document["values"], dict[str, float]),
+            limits=msgspec.convert(document["limits"], dict[str, float]),
+            status=Status[document["status"]],
+            front=Front(
+                where,
+                where.check(np.array(front["genes"], dtype=np.int64).reshape(-1, len(where.choices)), "front").copy(),
+                np.array(front["scores"], dtype=np.float64),
+                {name: np.array(values, dtype=np.float64) for name, values in front["values"].items()},
+            ),
+            history=tuple(document["history"]),
+            seed=int(document["seed"]),
+            provenance=document["provenance"],
+        )
+    except (CorruptFile, WrongSpace):
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
+        raise CorruptFile(f"{path} is not a whole result: {error}.") from error

@@ -1,0 +1,431 @@
+"""search(): from limits to the best network within them.
+
+A :class:`Problem` scores rows: cheap compiled metrics first, the predictor last and only on rows that meet every limit. A
+:class:`SearchState` is everything a search has seen; :func:`start` makes the first one and :func:`advance` takes one step, so
+that a notebook can own the loop, and a saved state goes on exactly as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from . import _store
+from ._progress import progress as progress_bar
+from .algorithms import load_algorithm
+from .algorithms.base import Algorithm
+from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace
+from .metrics import METRICS, Limit, Metric, check_limits, evaluate, metric, prove_feasible
+from .predictor import Predictor, load_predictor
+from .result import Front, SearchResult, Status
+from .space import Rows, SearchSpace
+from .spaces import load_space
+from .table import LatencyTable, load_table
+
+Values = npt.NDArray[np.float64]
+Score = Callable[[Rows], npt.ArrayLike]
+
+FORMAT = "hwsearch-search"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What to maximise, and within which limits.
+
+    Attributes:
+        space: where to search.
+        score: canonical rows, shape ``(n, genes)``, -> scores, higher is better, shape ``(n,)``.
+        limits: the most that metrics may be.
+        seeds: rows worth trying first, shape ``(k, genes)``.
+        metrics: everything that is reported of a network, limited or not.
+    """
+
+    space: SearchSpace
+    score: Score = field(repr=False)
+    limits: tuple[Limit, ...]
+    seeds: Rows = field(repr=False)
+    metrics: tuple[Metric, ...] = field(repr=False)
+
+    def evaluate(self, X: Rows) -> tuple[Values, Values]:
+        """Score rows.
+
+        Args:
+            X: canonical rows, shape ``(n, genes)``.
+
+        Returns:
+            Scores, NaN where a limit is exceeded, shape ``(n,)``; and the limited metrics as fractions of their limits, shape
+            ``(n, limits)``.
+
+        Raises:
+            InvalidInput: the predictor's answer has another shape, or is not finite.
+        """
+        scores = np.full(len(X), np.nan)
+        costs = np.zeros((len(X), len(self.limits)))
+        if self.limits and len(X):
+            values = evaluate([limit.metric for limit in self.limits], X)
+            for column, limit in enumerate(self.limits):
+                costs[:, column] = limit.ratio(values[:, column])
+        feasible = (costs <= 1.0).all(axis=1)
+        if feasible.any():
+            found = np.asarray(self.score(X[feasible]), dtype=np.float64)
+            if found.shape != (int(feasible.sum()),):
+                raise InvalidInput(
+                    f"The predictor returned the shape {found.shape} for {int(feasible.sum())} rows; one score a row was expected."
+                )
+            if not np.isfinite(found).all():
+                raise InvalidInput(f"The predictor returned {int((~np.isfinite(found)).sum())} scores that are not finite.")
+            scores[feasible] = found
+        return scores, costs
+
+
+def problem(
+    space: str | SearchSpace,
+    *,
+    predictor: Predictor | _store.PathLike | Score,
+    device: LatencyTable | _store.PathLike | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> Problem:
+    """Load the parts of a search and check them against each other.
+
+    Args:
+        space: a space or its name.
+        predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``.
+        device: a latency table, its path, or its name in ``latency_tables/``. The search offers only the precisions that it holds.
+        limits: metric name -> the most it may be, any number of them.
+
+    Raises:
+        UnknownName: of a space or a metric.
+        InvalidLimit: a limit that is negative, NaN, infinite or no number.
+        Infeasible: limits that, provably, no architecture meets.
+        InvalidInput: a measured metric is limited, and no device is named.
+        WrongSpace: the predictor belongs to another space.
+        MissingBlocks: the device's table lacks blocks of the space.
+    """
+    where = load_space(space)
+    checked = check_limits(limits or {})
+    if isinstance(predictor, str | Path):
+        predictor = load_predictor(predictor, where)
+    if not callable(predictor):
+        raise InvalidInput(f"predictor must be a Predictor, the path of one, or a callable from rows to scores, not {predictor!r}.")
+    if isinstance(predictor, Predictor) and predictor.fingerprint != where.fingerprint:
+        raise WrongSpace(
+            f"The predictor is of space {predictor.space.name!r} ({predictor.fingerprint}), not of {where.name!r} ({where.fingerprint})."
+        )
+    table = None if device is None else find_table(device)
+    if table is not None and any(choice.name.endswith("precision") for choice in where.choices):
+        where = where.restrict({"*precision": table.precisions})
+    measured = ["latency_ms"] if table is not None else []
+    measured += ["energy_mj"] if table is not None and table.energy != "unavailable" else []
+    names = [*checked, *(name for name in METRICS if name not in checked and (name in measured or name not in ("latency_ms", "energy_mj")))]
+    metrics = tuple(metric(name, where, table) for name in names)
+    bounds = tuple(Limit(entry, checked[entry.name]) for entry in metrics if entry.name in checked)
+    seeds = prove_feasible(bounds).reshape(-1, len(where.choices))
+    return Problem(where, predictor, bounds, seeds, metrics)
+
+
+def find_table(device: LatencyTable | _store.PathLike) -> LatencyTable:
+    """A device's latency table, given itself, its path, or its name in the folder ``latency_tables/``.
+
+    Raises:
+        FileError: there is no such file, or it is no latency table; the message names what was looked for.
+    """
+    if isinstance(device, LatencyTable):
+        return device
+    named = Path("latency_tables", f"{device}.json")
+    return load_table(named if not Path(device).exists() and named.exists() else device)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchState:
+    """Everything that a search has seen.
+
+    Attributes:
+        seed: of the search; step ``t`` draws from a generator seeded by ``(seed, t)``.
+        step: steps taken.
+        algorithm: the algorithm's own state.
+        X: every row evaluated, shape ``(m, genes)``.
+        scores: NaN where a limit is exceeded, shape ``(m,)``.
+        costs: limited metrics as fractions of their limits, shape ``(m, limits)``.
+        seen: hashes of the rows, sorted, shape ``(m,)``.
+        history: for each step the rows evaluated so far, those of them that met the limits, and the best score, shape ``(step, 3)``.
+    """
+
+    seed: int
+    step: int
+    algorithm: Any
+    X: Rows
+    scores: Values
+    costs: Values
+    seen: npt.NDArray[np.uint64]
+    history: Values
+
+
+def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
+    """The state before the first step."""
+    return SearchState(
+        seed=seed,
+        step=0,
+        algorithm=algorithm.init(problem.space, problem.seeds),
+        X=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
+        scores=np.empty(0),
+        costs=np.empty((0, len(problem.limits))),
+        seen=np.empty(0, dtype=np.uint64),
+        history=np.empty((0, 3)),
+    )
+
+
+def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> SearchState:
+    """One step: ask -> canonical, unseen rows -> limits -> predictor -> tell."""
+    rng = np.random.default_rng([state.seed, state.step])
+    X = problem.space.canonical(algorithm.ask(state.algorithm, problem.space, rng))
+    keys, first = np.unique(_hash(X), return_index=True)
+    new = ~_contains(state.seen, keys)
+    order = np.sort(first[new])
+    X = X[order]
+    scores, costs = problem.evaluate(X)
+    seen = np.insert(state.seen, np.searchsorted(state.seen, keys[new]), keys[new])
+    all_scores = np.concatenate([state.scores, scores])
+    feasible = all_scores[~np.isnan(all_scores)]
+    line = [len(all_scores), len(feasible), feasible.max() if len(feasible) else np.nan]
+    return SearchState(
+        seed=state.seed,
+        step=state.step + 1,
+        algorithm=algorithm.tell(state.algorithm, X, scores, costs),
+        X=np.concatenate([state.X, X]),
+        scores=all_scores,
+        costs=np.concatenate([state.costs, costs]),
+        seen=seen,
+        history=np.concatenate([state.history, [line]]),
+    )
+
+
+def search(
+    space: str | SearchSpace,
+    *,
+    predictor: Predictor | _store.PathLike | Score,
+    device: LatencyTable | _store.PathLike | None = None,
+    limits: Mapping[str, float] | None = None,
+    algorithm: str | Algorithm = "evolution",
+    seed: int = 0,
+    steps: int | None = None,
+    state: _store.PathLike | None = None,
+    progress: bool = False,
+) -> SearchResult:
+    """Find the network with the best predicted score within the limits.
+
+    Args:
+        space: a space or its name.
+        predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``, higher is better.
+        device: a latency table, its path, or its name in ``latency_tables/``.
+        limits: metric name -> the most it may be; see :data:`hwsearch.METRICS`.
+        algorithm: a name (``"evolution"``, ``"random"``) or an :class:`~hwsearch.algorithms.base.Algorithm`.
+        seed: the same seed gives the same answer, bit for bit.
+        steps: steps in all; the algorithm's own number where left out.
+        state: a file that keeps the search after every step; where it exists the search goes on from it.
+        progress: show a progress bar.
+
+    Returns:
+        The best architecture, the front, and where they came from.
+
+    Raises:
+        Infeasible: no architecture meets the limits (proven), or none that the search came across does.
+        HwsearchError: as :func:`problem`, and as :func:`load_state` where ``state`` is of another search.
+    """
+    posed = problem(space, predictor=predictor, device=device, limits=limits)
+    method = load_algorithm(algorithm)
+    total = method.steps if steps is None else steps
+    _check_count("steps", total, least=1)
+    _check_count("seed", seed, least=0)
+    now = start(posed, method, seed)
+    if state is not None and Path(state).exists():
+        now = load_state(state, posed, method, seed)
+    with progress_bar("searching", total, enabled=progress) as shown:
+        shown(now.step)
+        while now.step < total and not method.done(now.algorithm) and len(now.X) < posed.space.size:
+            now = advance(posed, method, now)
+            if state is not None:
+                save_state(now, state, posed, method)
+            shown(1)
+    return conclude(posed, method, now, predictor=predictor, device=device)
+
+
+def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sources: object) -> SearchResult:
+    """The result of a search at its present state.
+
+    Args:
+        problem: what was searched.
+        algorithm: by what.
+        state: how far it got.
+        **sources: where the parts came from, for the record; paths are kept as they were given.
+
+    Raises:
+        Infeasible: nothing that was evaluated meets the limits.
+    """
+    feasible = np.flatnonzero(~np.isnan(state.scores))
+    if not len(feasible):
+        raise Infeasible(_nothing(problem, state))
+    values = evaluate(problem.metrics, state.X[feasible])
+    scores = state.scores[feasible]
+    best = int(np.lexsort((values[:, 0], -scores))[0])
+    names = tuple(entry.name for entry in problem.metrics)
+    costs = [names.index(limit.metric.name) for limit in problem.limits] or list(range(len(names)))[:1]
+    kept = nondominated(np.column_stack([-scores, values[:, costs]]))
+    front = Front(problem.space, state.X[feasible][kept], scores[kept], dict(zip(names, values[kept].T, strict=True)))
+    exhausted = len(state.X) >= problem.space.size
+    status = Status.EXHAUSTED if exhausted else Status.CONVERGED if algorithm.done(state.algorithm) else Status.BUDGET_SPENT
+    return SearchResult(
+        best=problem.space.architecture(state.X[feasible][best]),
+        best_score=float(scores[best]),
+        values=dict(zip(names, map(float, values[best]), strict=True)),
+        limits={limit.metric.name: limit.at_most for limit in problem.limits},
+        status=status,
+        front=front,
+        history=tuple(
+            {
+                "step": step + 1,
+                "evaluated": int(line[0]),
+                "feasible": int(line[1]),
+                "best_score": None if np.isnan(line[2]) else float(line[2]),
+            }
+            for step, line in enumerate(state.history)
+        ),
+        seed=state.seed,
+        provenance={"algorithm": repr(algorithm), **{name: _source(value) for name, value in sources.items()}},
+    )
+
+
+def nondominated(points: Values) -> npt.NDArray[np.intp]:
+    """Indices of the points that no other point equals or beats in every cost (of equal points the first stays), by the first cost.
+
+    Args:
+        points: lower is better in every column, shape ``(n, costs)``.
+    """
+    order = np.lexsort(points.T[::-1])
+    left = points[order]
+    kept = []
+    while len(left):
+        kept.append(order[0])
+        beaten = (left[0] <= left).all(axis=1)
+        left, order = left[~beaten], order[~beaten]
+    return np.array(kept, dtype=np.intp)
+
+
+def save_state(state: SearchState, path: _store.PathLike, problem: Problem, algorithm: Algorithm) -> None:
+    """Keep a search in an npz file, written whole or not at all."""
+    arrays = {name: getattr(state, name) for name in ("X", "scores", "costs", "seen", "history")}
+    scalars = {}
+    for entry in fields(state.algorithm):
+        value = getattr(state.algorithm, entry.name)
+        if isinstance(value, np.ndarray):
+            arrays[f"algorithm.{entry.name}"] = value
+        else:
+            scalars[entry.name] = value
+    header = {**_identity(problem, algorithm, state.seed), "step": state.step, "algorithm_state": scalars}
+    arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    _store.write_atomic(path, buffer.getvalue())
+
+
+def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, seed: int) -> SearchState:
+    """Take up a search that :func:`save_state` kept.
+
+    Raises:
+        CorruptFile, NewerVersion: it is not a search that this hwsearch can read.
+        WrongSpace: it searched another space.
+        InvalidInput: it had other limits, another seed, device or algorithm.
+    """
+    data = _store.read_bytes(path, "search state")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        raw = arrays.pop("header").tobytes()
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise CorruptFile(f"{path} is not a search state (an npz file with a header): {error}.") from error
+    header = _store.check_header(_store.decode_json(raw, path), format=FORMAT, version=VERSION, path=path)
+    wanted = msgspec.json.decode(msgspec.json.encode(_identity(problem, algorithm, seed)))
+    if header.get("fingerprint") != wanted["fingerprint"]:
+        raise WrongSpace(f"{path} is a search of space {header.get('space')!r}, not of {problem.space.name!r}.")
+    for name, value in wanted.items():
+        if header.get(name) != value:
+            raise InvalidInput(
+                f"{path} is a search with {name} {header.get(name)!r}, and this one has {value!r}. Use another state file, or remove it."
+            )
+    try:
+        own = {name.removeprefix("algorithm."): array for name, array in arrays.items() if name.startswith("algorithm.")}
+        first = start(problem, algorithm, seed)
+        return replace(
+            first,
+            step=int(header["step"]),
+            algorithm=replace(first.algorithm, **own, **header["algorithm_state"]),
+            **{name: arrays[name] for name in ("X", "scores", "costs", "seen", "history")},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
+
+
+def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, Any]:
+    """What must be the same for a search to go on."""
+    probe = problem.space.sample(8, np.random.default_rng(0))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "space": problem.space.name,
+        "fingerprint": problem.space.fingerprint,
+        "seed": seed,
+        "algorithm": repr(algorithm),
+        "limits": {limit.metric.name: limit.at_most for limit in problem.limits},
+        "probe": [float(np.float32(value)) for value in evaluate(problem.metrics, probe).ravel()]
+        + [float(v) for v in np.asarray(problem.score(probe))],
+    }
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInput(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+def _hash(X: Rows) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of every row, shape ``(n,)``: a random linear map (two of a million rows collide with a chance below 1e-5)."""
+    factors = np.random.default_rng(20200210).integers(0, 2**64, size=X.shape[1], dtype=np.uint64, endpoint=False) | np.uint64(1)
+    with np.errstate(over="ignore"):
+        result: npt.NDArray[np.uint64] = ((X.astype(np.uint64) + np.uint64(1)) * factors).sum(axis=1, dtype=np.uint64)
+    return result
+
+
+def _contains(ordered: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which keys are among ``ordered`` (ascending), shape of ``keys``."""
+    if not len(ordered):
+        return np.zeros(len(keys), dtype=np.bool_)
+    position = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
+    result: npt.NDArray[np.bool_] = ordered[position] == keys
+    return result
+
+
+def _nothing(problem: Problem, state: SearchState) -> str:
+    together = " and ".join(map(str, problem.limits)) or "no limits"
+    if not len(state.X):
+        return f"Nothing was evaluated under {together}; take at least one step."
+    worst = state.costs.max(axis=1)
+    nearest = int(np.argmin(worst))
+    values = evaluate([limit.metric for limit in problem.limits], state.X[nearest : nearest + 1])[0]
+    reached = ", ".join(f"{limit.metric.name} {value:.6g}" for limit, value in zip(problem.limits, values, strict=True))
+    return (
+        f"None of {len(state.X)} architectures tried meets {together} (each can be met alone; together this is not proven impossible). "
+        f"The nearest has {reached}, {worst[nearest] - 1:.1%} over. Raise a limit, or search with more steps."
+    )
+
+
+def _source(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, Path) else repr(value)

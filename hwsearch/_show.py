@@ -1,0 +1,175 @@
+"""Files and plug-ins as text for a terminal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from . import _registry, _words
+from ._store import PathLike, decode_json, read_bytes
+from ._table_file import FORMAT as TABLE_FORMAT
+from .blocks import Block
+from .errors import CorruptFile, FileError, HwsearchError
+from .predictor import load_predictor
+from .result import FORMAT as RESULT_FORMAT
+from .result import SearchResult, load_result
+from .space import ARCHITECTURE_FORMAT, Architecture
+from .spaces import load_space
+from .table import LatencyTable, load_table
+
+
+def file(path: PathLike) -> RenderableType:
+    """Any file of hwsearch in words.
+
+    Raises:
+        FileError: it cannot be read, or is no file of hwsearch.
+    """
+    head = read_bytes(path, "file")
+    if head[:2] == b"PK":
+        return predictor(path)
+    if head[8:9] == b"{":
+        return supernet(head, path)
+    document = decode_json(head, path)
+    found = document.get("format") if isinstance(document, dict) else None
+    if found == TABLE_FORMAT:
+        return latency_table(load_table(path), path)
+    if found == RESULT_FORMAT:
+        return search_result(load_result(path))
+    if found == ARCHITECTURE_FORMAT:
+        return Group(*_heading(f"architecture of {document.get('space')!r}"), Text(str(architecture(path))))
+    raise FileError(f"{os.fspath(path)} is JSON, but no file of hwsearch (its format is {found!r}).")
+
+
+def architecture(path: PathLike) -> Architecture:
+    """The architecture of a file: of an architecture file, or the best one of a search result.
+
+    Raises:
+        FileError: it is another kind of file.
+    """
+    document = decode_json(read_bytes(path, "architecture"), path)
+    found = document.get("format") if isinstance(document, dict) else None
+    if found == RESULT_FORMAT:
+        return load_result(path).best
+    if found == ARCHITECTURE_FORMAT:
+        return Architecture.from_json(path, load_space(str(document.get("space"))))
+    raise FileError(f"{os.fspath(path)} holds no architecture (its format is {found!r}); give a search result or an architecture file.")
+
+
+def latency_table(table: LatencyTable, path: PathLike) -> RenderableType:
+    """What a latency table holds and how well it predicts."""
+    kinds: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for key, row in table.rows.items():
+        block = Block.parse(key)
+        kinds.setdefault((block.kind, block.precision), []).append((row.latency_ms, row.spread_ms))
+    rows = _table("blocks", "precision", "rows", "least (ms)", "median (ms)", "most (ms)", "spread (median)")
+    for (kind, precision), values in sorted(kinds.items()):
+        latency, spread = np.array(values).T
+        relative = float(np.median(spread / latency))
+        rows.add_row(
+            kind,
+            precision,
+            str(len(values)),
+            f"{latency.min():.4f}",
+            f"{np.median(latency):.4f}",
+            f"{latency.max():.4f}",
+            f"{relative:.1%}",
+        )
+    title = f"latency table {os.fspath(path)}"
+    return Group(*_heading(title), _grid(_words.device_facts(table)), rows, *_heading("whole networks"), _grid(_words.error_facts(table)))
+
+
+def search_result(result: SearchResult) -> RenderableType:
+    """The answer, the limits and how tight they are, and the front."""
+    answer = _table(*_words.LIMIT_TITLES)
+    for row in _words.limit_rows(result):
+        answer.add_row(*row)
+    front = _table("score", *result.front.values, title=f"front: {len(result.front)} networks, some of them")
+    for index in np.unique(np.linspace(0, len(result.front) - 1, 10).astype(int)):
+        front.add_row(f"{result.front.scores[index]:.4f}", *(f"{values[index]:,.4g}" for values in result.front.values.values()))
+    title = f"search of {result.best.space.name}: best predicted score {result.best_score:.4f}"
+    return Group(*_heading(title), Text(result.status.value), answer, Text(str(result.best)), front)
+
+
+def predictor(path: PathLike) -> RenderableType:
+    """What a predictor is for and how good it is on rows it has not seen."""
+    found = load_predictor(path)
+    return Group(*_heading(f"predictor of {found.space.name}"), Text(str(found.report or "Its quality was not measured.")))
+
+
+def supernet(data: bytes, path: PathLike) -> RenderableType:
+    """The header of a supernet's weights, read without torch.
+
+    Raises:
+        CorruptFile: it is truncated.
+    """
+    length = int.from_bytes(data[:8], "little")
+    try:
+        header = msgspec.json.decode(data[8 : 8 + length])
+    except msgspec.DecodeError as error:
+        raise CorruptFile(f"{os.fspath(path)} is not a whole safetensors file: {error}.") from error
+    about = header.pop("__metadata__", {})
+    values = sum(int(np.prod(tensor["shape"])) for tensor in header.values())
+    facts = {name: text if len(text) <= 100 else f"{text[:97]}..." for name, text in about.items()}
+    return Group(*_heading(f"supernet {os.fspath(path)}"), _grid({**facts, "tensors": len(header), "values": f"{values:,}"}))
+
+
+def backends() -> RenderableType:
+    """The registered backends: here or not, and what they can run."""
+    grid = _table("backend", "device", "precisions")
+    for name in _registry.names("backend"):
+        try:
+            backend = _registry.make("backend", name)
+            grid.add_row(name, backend.describe().name, ", ".join(backend.precisions))
+        except HwsearchError as error:
+            grid.add_row(name, Text(str(error), style="yellow"), "")
+    return grid
+
+
+def spaces() -> RenderableType:
+    """The registered search spaces."""
+    grid = _table("space", "genes", "architectures", "different blocks")
+    for name in _registry.names("space"):
+        space = load_space(name)
+        grid.add_row(name, str(len(space.choices)), f"{space.size:.3g}", f"{len(space.unique_blocks):,}")
+    return grid
+
+
+def tables(folder: Path) -> RenderableType:
+    """The latency tables of a folder."""
+    found = sorted(folder.glob("*.json"))
+    if not found:
+        return Text(f"No latency tables in {folder}. Make one with: hwsearch profile resnet_digits --out {folder / 'my-cpu.json'}")
+    grid = _table("latency table", "device", "rows", "precisions")
+    for path in found:
+        try:
+            table = load_table(path)
+            grid.add_row(path.name, table.device.name, f"{len(table.rows):,}", ", ".join(table.precisions))
+        except HwsearchError as error:
+            grid.add_row(path.name, Text(str(error), style="yellow"), "", "")
+    return grid
+
+
+def _heading(text: str) -> tuple[Text, ...]:
+    return (Text(text, style="bold"),)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    return table
+
+
+def _grid(facts: dict[str, Any]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        grid.add_row(Text(str(name), style="dim"), Text(str(value)))
+    return grid

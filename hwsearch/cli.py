@@ -1,0 +1,226 @@
+"""The command line: each command is one verb of the library, and every one can be stopped and run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from . import _registry, _show
+from .errors import HwsearchError, InvalidInput, InvalidLimit
+
+console = Console()
+_complaints = Console(stderr=True)
+
+
+class _Commands(TyperGroup):
+    """Commands whose known errors end as one clear message and exit code 1, not as a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HwsearchError as error:
+            _complaints.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, highlight=False)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            _complaints.print("Stopped. What was done is kept: run the same command again to go on.", style="yellow")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Finds the fastest network that is still accurate enough for one given device.",
+    epilog="Example: hwsearch profile resnet_digits --out latency_tables/my-cpu.json",
+)
+
+Space = Annotated[str, typer.Argument(help="The search space, such as resnet_cifar; see: hwsearch devices.")]
+DataDir = Annotated[Path | None, typer.Argument(help="The folder of the images, where --data needs one.", show_default=False)]
+DataName = Annotated[str, typer.Option("--data", help="The images: digits (comes with scikit-learn), or cifar10 with a folder.")]
+BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
+Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal answers.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+@app.command(epilog="Example: hwsearch profile resnet_cifar --backend onnxruntime --out latency_tables/my-cpu.json")
+def profile(
+    space: Space,
+    out: Annotated[Path, typer.Option("--out", "--table", "-o", help="The latency table to write, or to complete.")],
+    backend: BackendName = "onnxruntime",
+    precision: Annotated[float | None, typer.Option(help="Stop measuring a block at this relative precision.", show_default="0.02")] = None,
+    max_rounds: Annotated[int | None, typer.Option(help="Stop measuring a block after this many rounds.", show_default=False)] = None,
+    checks: Annotated[int | None, typer.Option(help="Whole networks that check the table, at least 12.", show_default="16")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the blocks of SPACE on this machine, and how well their sums predict whole networks.
+
+    Only what the table does not hold yet is measured, so a stopped run goes on where it was.
+    """
+    from .profile import profile as run
+
+    options = _given(precision=precision, max_rounds=max_rounds, checks=checks)
+    table = run(space, backend=backend, out=out, seed=seed, progress=not quiet, **options)
+    console.print(_show.latency_table(table, out))
+
+
+@app.command(epilog="Example: hwsearch train resnet_cifar --data cifar10 ~/data --out supernet.safetensors --epochs 40")
+def train(
+    space: Space,
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The supernet to write, or to go on training.")] = Path("supernet.safetensors"),
+    data: DataName = "digits",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train the once-for-all supernet of SPACE. A stopped run goes on from its last step."""
+    from .nn import train as run
+
+    run(space, data=_data(data, data_dir), out=out, seed=seed, progress=not quiet, **_given(epochs=epochs, batch=batch))
+    console.print(_show.file(out))
+
+
+@app.command(epilog="Example: hwsearch fit-predictor resnet_cifar --weights supernet.safetensors --data cifar10 ~/data --out predictor.npz")
+def fit_predictor(
+    space: Space,
+    data_dir: DataDir = None,
+    weights: Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")] = Path("supernet.safetensors"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The predictor to write.")] = Path("predictor.npz"),
+    data: DataName = "digits",
+    samples: Annotated[int, typer.Option(min=10, help="Sub-networks to evaluate.")] = 300,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Fit the accuracy predictor of SPACE on sub-networks of its supernet, evaluated at their precisions."""
+    from .nn import fit_predictor as run
+
+    run(space, weights=weights, data=_data(data, data_dir), out=out, samples=samples, seed=seed, progress=not quiet)
+    console.print(_show.file(out))
+
+
+@app.command(
+    epilog="Example: hwsearch search resnet_cifar --device latency_tables/my-cpu.json --predictor predictor.npz"
+    " --limit latency_ms=1.5 --limit size_mb=0.4 --out result.json"
+)
+def search(
+    space: Space,
+    predictor: Annotated[Path, typer.Option("--predictor", "-p", help="The accuracy predictor.")] = Path("predictor.npz"),
+    device: Annotated[Path | None, typer.Option("--device", "-d", help="The latency table of the device.", show_default=False)] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option("--limit", "-l", help="METRIC=NUMBER; give as many as needed.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The result to write.")] = Path("result.json"),
+    algorithm: Annotated[str, typer.Option(help="How to search.")] = "evolution",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the algorithm.", show_default=False)] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Where to keep the search while it runs, to go on after a stop.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Search SPACE for the most accurate network within the limits: architecture, channels and bit-widths together."""
+    from .search import search as run
+
+    result = run(
+        space,
+        device=device,
+        predictor=predictor,
+        limits=_limits(limit or []),
+        seed=seed,
+        algorithm=algorithm,
+        steps=steps,
+        state=state,
+        progress=not quiet,
+    )
+    result.save(out)
+    console.print(_show.file(out))
+
+
+@app.command(epilog="Example: hwsearch export result.json --weights supernet.safetensors --out best.onnx")
+def export(
+    architecture: Annotated[Path, typer.Argument(help="A search result (its best network), or an architecture file.")],
+    weights: Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")] = Path("supernet.safetensors"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write.")] = Path("best.onnx"),
+    backend: BackendName = "onnxruntime",
+) -> None:
+    """Write a network as a model file, calibrated on the training images that the supernet carries."""
+    from .nn import export as run
+
+    path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend)
+    console.print(f"{path}: {Path(path).stat().st_size:,} bytes", highlight=False)
+
+
+@app.command(epilog="Example: hwsearch measure best.onnx other.onnx --backend onnxruntime")
+def measure(
+    models: Annotated[list[Path], typer.Argument(help="Model files; several are measured in turns, so they can be compared.")],
+    backend: BackendName = "onnxruntime",
+    rounds: Annotated[int | None, typer.Option(min=2, help="Rounds, spread over time.", show_default=False)] = None,
+) -> None:
+    """Measure the latency of model files on this machine, by the protocol of the latency tables."""
+    from .profile import measure_many
+
+    measured = measure_many(models, backend=backend, **_given(rounds=rounds))
+    table = Table("model", "latency (ms)", "spread (ms)", "rounds", title=f"on {measured[0].device.name}")
+    for model, one in zip(models, measured, strict=True):
+        table.add_row(str(model), f"{one.latency_ms:.4f}", f"{one.spread_ms:.4f}", str(one.rounds))
+    console.print(table)
+
+
+@app.command(epilog="Example: hwsearch show latency_tables/my-cpu.json")
+def show(file: Annotated[Path, typer.Argument(help="A latency table, architecture, search result, predictor or supernet.")]) -> None:
+    """Print any file of hwsearch in words."""
+    console.print(_show.file(file))
+
+
+@app.command(epilog="Example: hwsearch devices --tables latency_tables")
+def devices(tables: Annotated[Path, typer.Option(help="The folder of latency tables.")] = Path("latency_tables")) -> None:
+    """List the backends, search spaces and algorithms that are here, and the devices that were profiled."""
+    console.print(_show.backends(), _show.spaces(), f"algorithms: {', '.join(_registry.names('algorithm'))}", _show.tables(tables))
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``hwsearch``."""
+    app()
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given; the library knows the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _data(name: str, folder: Path | None) -> str | tuple[str, Path]:
+    return name if folder is None else (name, folder)
+
+
+def _limits(texts: list[str]) -> dict[str, float]:
+    """Read ``METRIC=NUMBER`` texts.
+
+    Raises:
+        InvalidLimit: a text of another form, or a number that is none.
+        InvalidInput: a metric that is limited twice.
+    """
+    limits: dict[str, float] = {}
+    for text in texts:
+        name, equals, number = text.partition("=")
+        if not equals:
+            raise InvalidLimit(f"--limit {text}: expected METRIC=NUMBER, such as latency_ms=1.5.")
+        if name in limits:
+            raise InvalidInput(f"--limit {name} is given twice.")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            raise InvalidLimit(f"--limit {text}: {number!r} is not a number.") from None
+    return limits
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""Pictures of a search and of a latency table, and the HTML page that holds them.
+
+Every figure is a plain :class:`matplotlib.figure.Figure`, made without pyplot, so no screen is needed. Colours are those of Okabe
+and Ito (2008), which stay apart for colour-blind readers; shapes tell the same story again.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _page, _words
+from ._calibration import network_class
+from ._store import PathLike, write_atomic
+from .blocks import Block
+from .device import Row
+from .errors import InvalidInput, require
+from .result import SearchResult
+from .table import LatencyTable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5f6b7a"
+_FINISHED = ((_ORANGE, "s"), (_GREEN, "^"), (_BLUE, "*"), (_PINK, "D"), (_GREY, "X"))
+_STYLE = {
+    "axes.edgecolor": "#8a94a0",
+    "axes.grid": True,
+    "axes.labelcolor": "#22303c",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.color": "#e3e7eb",
+    "legend.frameon": False,
+    "xtick.color": "#22303c",
+    "ytick.color": "#22303c",
+}
+_SERIES = ((_ORANGE, "s"), (_BLUE, "o"), (_GREEN, "^"), (_PINK, "D"), (_GREY, "X"))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One finished network in a comparison.
+
+    Attributes:
+        name: such as ``"dense"``, ``"uniform width"``, ``"searched"``.
+        accuracy: on the test images, measured on the exported model, in [0, 1].
+        predicted_ms, measured_ms: latency by the table, and on the device.
+        spread_ms: of the measured latency.
+        macs, params: as in :mod:`hwsearch.blocks`.
+        size_bytes: of the model file on disk.
+    """
+
+    name: str
+    accuracy: float
+    predicted_ms: float
+    measured_ms: float
+    spread_ms: float
+    macs: float
+    params: float
+    size_bytes: int
+
+    def cells(self) -> dict[str, str]:
+        """The figures as text, by column title."""
+        return {
+            "network": self.name,
+            "accuracy on test images": f"{self.accuracy:.2%}",
+            "predicted latency (ms)": f"{self.predicted_ms:.4f}",
+            "measured latency (ms)": f"{self.measured_ms:.4f} ± {self.spread_ms:.4f}",
+            "MACs": f"{self.macs:,.0f}",
+            "parameters": f"{self.params:,.0f}",
+            "file (bytes)": f"{self.size_bytes:,}",
+        }
+
+
+def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> Figure:
+    """The Pareto front: predicted accuracy against latency, or against the first limited metric where latency has no limit.
+
+    Args:
+        result: of a search.
+        comparison: finished networks, drawn at their measured latency and test accuracy.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    front = result.front
+    limited = [name for name in front.values if name in result.limits]
+    cost = "latency_ms" if "latency_ms" in limited else (limited or list(front.values))[0]
+    with _axes() as (figure, axes):
+        order = np.argsort(front.values[cost])
+        x, y = front.values[cost][order], 100 * front.scores[order]
+        axes.plot(x, y, "o", color=_BLUE, markersize=4, alpha=0.6, label=f"front, predicted ({len(front)} networks)")
+        best = (result.values[cost], 100 * result.best_score)
+        axes.plot(*best, "o", markersize=11, fillstyle="none", linestyle="none", color=_BLUE, label="the answer, predicted")
+        if cost in result.limits:
+            axes.axvline(result.limits[cost], color=_GREY, linestyle="--", linewidth=1, label=f"limit: {result.limits[cost]:.4g}")
+        for (color, marker), one in zip(_FINISHED, comparison if cost == "latency_ms" else (), strict=False):
+            axes.errorbar(
+                one.measured_ms,
+                100 * one.accuracy,
+                xerr=one.spread_ms,
+                color=color,
+                marker=marker,
+                markersize=12 if marker == "*" else 8,
+                linestyle="none",
+                label=f"{one.name}, measured on test images",
+            )
+        axes.set_xlabel(_label(cost))
+        axes.set_ylabel("accuracy (%)")
+        axes.set_title(f"Accuracy against {_label(cost).partition(' (')[0]}, {result.best.space.name}")
+        _legend(axes)
+    return figure
+
+
+def families(table: LatencyTable) -> list[tuple[Block, str]]:
+    """The families of a table: measured blocks that differ in one inner width only, largest family first.
+
+    Returns:
+        Pairs of the family's widest block and the name of the width that varies, ``"mid1"`` or ``"mid2"``.
+    """
+    members: dict[tuple[Block, str], list[Block]] = {}
+    for block in map(Block.parse, table.rows):
+        for index in range(len(block.mids)):
+            members.setdefault((_with_mid(block, index, 1), f"mid{index + 1}"), []).append(block)
+    found = [(max(blocks, key=lambda block: block.macs), axis, len(blocks)) for (_, axis), blocks in members.items() if len(blocks) > 1]
+    found.sort(key=lambda one: (-one[2], -one[0].macs, one[0].key, one[1]))
+    return [(block, axis) for block, axis, _ in found]
+
+
+def staircase_figure(table: LatencyTable, family: Block | None = None, axis: str = "mid1") -> Figure:
+    """The staircase of one block: latency against an inner width, with the edges worth keeping marked.
+
+    Hardware computes channels in tiles, so latency climbs in stairs; only the widest block on a stair is worth choosing.
+
+    Args:
+        table: of a device.
+        family: any block of the family; the largest family of the table where it is ``None``.
+        axis: the width that varies, ``"mid1"`` or ``"mid2"``.
+
+    Raises:
+        InvalidInput: the table holds fewer than two blocks of the family.
+        MissingDependency: matplotlib is not installed.
+    """
+    if family is None:
+        known = families(table)
+        if not known:
+            raise InvalidInput("The table holds no two blocks that differ in one inner width only, so there is no staircase to draw.")
+        family, axis = known[0]
+    lines = {name: line for name in table.precisions if len(line := _staircase(table, replace(family, precision=name), axis)) > 1}
+    if not lines:
+        raise InvalidInput(f"The table holds no two blocks that differ from {family.key} in {axis!r} only.")
+    with _axes() as (figure, axes):
+        for (color, marker), (precision, line) in zip(_SERIES, lines.items(), strict=False):
+            widths = list(line)
+            edges = table.edges(replace(family, precision=precision), axis)
+            axes.errorbar(
+                widths,
+                [row.latency_ms for row in line.values()],
+                yerr=[row.spread_ms for row in line.values()],
+                color=color,
+                marker=".",
+                linewidth=1.2,
+                elinewidth=0.8,
+                label=precision,
+            )
+            axes.plot(
+                edges,
+                [line[width].latency_ms for width in edges],
+                marker,
+                color=color,
+                markersize=9,
+                fillstyle="none",
+                linestyle="none",
+                label=f"{precision}: edges worth keeping",
+            )
+        axes.set_xlabel("inner width (channels)")
+        axes.set_ylabel("latency (ms)")
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"One {family.kind} block, {family.cin} to {family.cout} channels at {family.size} px")
+        _legend(axes)
+    return figure
+
+
+def prediction_figure(table: LatencyTable) -> Figure:
+    """Predicted against measured latency of whole networks that were not used for fitting.
+
+    Raises:
+        InvalidInput: the table holds no such networks.
+        MissingDependency: matplotlib is not installed.
+    """
+    checks = [check for check in table.checks if check.role == "check"]
+    if not checks:
+        raise InvalidInput("The table holds no checks on whole networks; profile the space again to measure them.")
+    with _axes() as (figure, axes):
+        most = 1.05 * max(max(check.measured_ms, check.predicted_ms) for check in checks)
+        line = np.array([0.0, most])
+        axes.fill_between(line, 0.95 * line, 1.05 * line, color=_GREY, alpha=0.15, linewidth=0, label="within 5 %")
+        axes.plot(line, line, color=_GREY, linewidth=1)
+        for (color, marker), kind in zip(_SERIES, ("fp32", "int8", "mixed"), strict=False):
+            of_kind = [check for check in checks if network_class([Block.parse(key) for key in check.blocks]) == kind]
+            if of_kind:
+                axes.errorbar(
+                    [check.measured_ms for check in of_kind],
+                    [check.predicted_ms for check in of_kind],
+                    xerr=[check.spread_ms for check in of_kind],
+                    color=color,
+                    marker=marker,
+                    linestyle="none",
+                    label=f"{kind} ({len(of_kind)} networks)",
+                )
+        axes.set_xlabel("measured latency (ms)")
+        axes.set_ylabel("predicted latency (ms)")
+        axes.set_xlim(0, most)
+        axes.set_ylim(0, most)
+        axes.set_title(f"Whole networks on {table.device.name}")
+        _legend(axes)
+    return figure
+
+
+def history_figure(result: SearchResult) -> Figure:
+    """The search as it went: best predicted accuracy against the networks evaluated.
+
+    Raises:
+        InvalidInput: the result has no history.
+        MissingDependency: matplotlib is not installed.
+    """
+    steps = [step for step in result.history if step.get("best_score") is not None]
+    if not steps:
+        raise InvalidInput("The result has no history to draw: no step found a network within the limits.")
+    with _axes() as (figure, axes):
+        axes.step(
+            [step["evaluated"] for step in steps],
+            [100 * step["best_score"] for step in steps],
+            where="post",
+            color=_BLUE,
+            label=f"best within the limits ({len(result.history)} steps)",
+        )
+        axes.set_xlabel("networks evaluated")
+        axes.set_ylabel("best predicted accuracy (%)")
+        axes.set_title("History of the search")
+        _legend(axes)
+    return figure
+
+
+def write_report(
+    result: SearchResult, table: LatencyTable | None = None, comparison: Sequence[Compared] = (), out: PathLike = "report.html"
+) -> Path:
+    """Write one self-contained HTML page: the comparison, the answer, and the pictures.
+
+    Args:
+        result: of a search.
+        table: of the device, for the staircase and the prediction error; without it those pictures are left out.
+        comparison: finished networks, in the order in which they shall stand.
+        out: the page to write.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    pictures = [
+        ("The Pareto front that the search found, and the networks that were built and measured.", front_figure(result, comparison))
+    ]
+    if table is not None and families(table):
+        words = "The staircase of one block: latency against width. Only the widest block on a stair is worth choosing."
+        pictures.append((words, staircase_figure(table)))
+    if table is not None and any(check.role == "check" for check in table.checks):
+        pictures.append(("Predicted against measured latency of whole networks not used for fitting.", prediction_figure(table)))
+    if any(step["best_score"] is not None for step in result.history):
+        pictures.append(("The history of the search.", history_figure(result)))
+
+    title = f"hwsearch: {result.best.space.name}"
+    parts = [f"<h1>{_page.text(title)}</h1>", f"<p>{_page.text(result.status.value)}</p>"]
+    if comparison:
+        rows = [one.cells() for one in comparison]
+        parts.append(_page.table("Built, exported and measured", rows[0], [list(row.values()) for row in rows]))
+    parts.append(_page.table("The answer, and how tight its limits are", _words.LIMIT_TITLES, _words.limit_rows(result)))
+    for number, (words, figure) in enumerate(pictures):
+        parts.append(f"<figure>{svg(figure, words, salt=str(number))}<figcaption>{_page.text(words)}</figcaption></figure>")
+    parts.append(f"<h2>The network found</h2><pre>{_page.text(result.best)}</pre>")
+    if table is not None:
+        parts.append(_page.table("How well the table predicts whole networks", (), list(_words.error_facts(table).items())))
+        parts.append(_page.table("Where it was measured", (), list(_words.device_facts(table).items())))
+    write_atomic(out, _page.page(title, parts).encode())
+    return Path(out)
+
+
+def svg(figure: Figure, words: str, *, salt: str = "") -> str:
+    """A figure as SVG text to stand inside an HTML page.
+
+    Args:
+        figure: to draw.
+        words: what it shows, for readers who cannot see it.
+        salt: different for each figure of a page, so that their identifiers stay apart.
+    """
+    matplotlib = _matplotlib()
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": f"hwsearch{salt}", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    drawing = text[text.index("<svg") :]
+    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawing, count=1), count=1)
+    return drawing.replace("<svg", f'<svg role="img" aria-label="{_page.text(words)}"', 1)
+
+
+def _matplotlib() -> Any:
+    return require("matplotlib", feature="Drawing pictures", extra="plot")
+
+
+@contextmanager
+def _axes() -> Iterator[tuple[Figure, Axes]]:
+    matplotlib = _matplotlib()
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7.0, 4.4), dpi=120)
+        yield figure, figure.add_subplot()
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+
+
+def _label(cost: str) -> str:
+    name, _, unit = cost.rpartition("_")
+    return f"{name.replace('_', ' ')} ({ {'ms': 'ms', 'mj': 'mJ', 'mb': 'MB'}[unit] })" if unit in ("ms", "mj", "mb") else cost
+
+
+def _with_mid(block: Block, index: int, width: int) -> Block:
+    """The same block with another inner width."""
+    return replace(block, mids=(*block.mids[:index], width, *block.mids[index + 1 :]))
+
+
+def _staircase(table: LatencyTable, family: Block, axis: str) -> dict[int, Row]:
+    """The measured blocks of a family, by width, ascending."""
+    index = int(axis.removeprefix("mid")) - 1
+    line = {
+        block.mids[index]: row
+        for block, row in ((Block.parse(key), row) for key, row in table.rows.items())
+        if block.kind == family.kind and _with_mid(block, index, 1) == _with_mid(family, index, 1)
+    }
+    return dict(sorted(line.items()))

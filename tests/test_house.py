@@ -1,0 +1,181 @@
+"""The rules of the house: who may import whom, what a bare environment can do, and that the documents tell the truth."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hwsearch
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "hwsearch"
+OPTIONAL = ("torch", "torchvision", "safetensors", "onnx", "onnxruntime", "matplotlib", "pandas", "sklearn", "optuna", "tensorrt", "pycuda")
+# A room may import from its own row and from the rows above it.
+FLOORS = (
+    ("errors", "_store", "_registry", "_progress"),
+    ("blocks",),
+    ("space", "_minsum"),
+    ("table", "backends"),
+    ("metrics", "predictor", "algorithms", "chain", "profile"),
+    ("search", "spaces", "result", "nn", "testing"),
+    ("report",),
+    ("_show",),
+    ("cli",),
+    ("__init__",),
+)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package: dotted name -> file."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room(module: str) -> str:
+    """The first name under the package: ``hwsearch.nn.data`` is in the room ``nn``."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(module: str, path: Path, *, lazy: bool) -> Iterator[tuple[str, int]]:
+    """``(imported module, line)`` of a file; those inside functions and under ``TYPE_CHECKING`` only where ``lazy``."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+
+    def walk(node: ast.AST) -> Iterator[tuple[str, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, child.lineno) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = package[: len(package) - child.level + 1] if child.level else []
+                origin = [*base, *(child.module.split(".") if child.module else [])]
+                for alias in child.names:
+                    dotted = ".".join([*origin, alias.name])
+                    yield (dotted if dotted in modules() else ".".join(origin), child.lineno)
+            elif isinstance(child, ast.Call) and getattr(child.func, "id", "") == "require":
+                if child.args and isinstance(child.args[0], ast.Constant):
+                    yield (str(child.args[0].value), child.lineno)
+            deferred = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) or (
+                isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+            )
+            if lazy or not deferred:
+                yield from walk(child)
+
+    yield from walk(ast.parse(path.read_text()))
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_every_room_has_a_floor() -> None:
+    known = {name for floor in FLOORS for name in floor}
+    assert {room(module) for module in modules()} <= known
+
+
+def test_imports_run_downwards() -> None:
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {imported}"
+        for module, path in modules().items()
+        for imported, line in imports(module, path, lazy=False)
+        if imported.split(".")[0] == "hwsearch" and floor[room(imported)] > floor[room(module)]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_circles() -> None:
+    graph = {
+        module: {imported for imported, _ in imports(module, path, lazy=False) if imported in modules() and imported != module}
+        for module, path in modules().items()
+    }
+    waiting = dict(graph)
+    while True:
+        free = [module for module, needs in waiting.items() if not needs & waiting.keys()]
+        if not free:
+            break
+        for module in free:
+            del waiting[module]
+    assert not waiting, f"these modules import each other in a circle: {sorted(waiting)}"
+
+
+@pytest.mark.parametrize(
+    ("packages", "rooms"),
+    [
+        (("torch", "torchvision", "safetensors", "sklearn.datasets"), ("nn",)),
+        (("onnx", "onnxruntime", "tensorrt", "pycuda"), ("backends",)),
+        (("matplotlib",), ("report", "result")),
+        (("typer",), ("cli",)),
+        (("rich",), ("cli", "_show", "_progress")),
+    ],
+)
+def test_heavy_packages_stay_in_their_rooms(packages: tuple[str, ...], rooms: tuple[str, ...]) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {imported}"
+        for module, path in modules().items()
+        if room(module) not in rooms
+        for imported, line in imports(module, path, lazy=True)
+        if any(imported == package or imported.startswith(f"{package}.") for package in packages)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_import_is_light() -> None:
+    heavy = ("torch", "onnx", "onnxruntime", "optuna", "plotly", "matplotlib", "scipy", "pandas", "sklearn", "typer", "rich")
+    done = run(f"import sys, hwsearch; print([name for name in {heavy!r} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+BARE = """
+import importlib, sys
+from importlib.abc import MetaPathFinder
+
+class Blocked(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.partition(".")[0])
+
+sys.meta_path.insert(0, Blocked())
+import hwsearch
+from hwsearch.errors import MissingDependency
+for module in {modules!r}:
+    try:
+        importlib.import_module(module)
+        print(module, "imported")
+    except MissingDependency as error:
+        print(module, "missing:", error)
+"""
+
+
+def test_bare_environment() -> None:
+    """With the core packages alone every module imports, or names the feature, the package and the pip command."""
+    done = run(BARE.format(blocked=set(OPTIONAL), modules=sorted(modules())))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(modules())
+    pattern = re.compile(r"missing: \S.+ needs the package '\w+', which is not installed. Install it with: pip install 'hwsearch\[\w+\]'$")
+    for line in lines:
+        if not line.endswith(" imported"):
+            assert pattern.search(line), line
+            assert line.split(" ")[0].startswith(("hwsearch.nn", "hwsearch.backends.onnx")), line
+
+
+def test_public_names() -> None:
+    assert list(hwsearch.__all__) == sorted(hwsearch.__all__)
+    assert set(hwsearch.__all__) == PUBLIC
+    for name in hwsearch.__all__:
+        assert getattr(hwsearch, name) is not None
+    assert set(hwsearch.__all__) <= set(dir(hwsearch))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = hwsearch.no_such_name  # type: ignore[attr-defined]
+
+
+PUBLIC: set[str] = set()

@@ -20,8 +20,9 @@ from .errors import HwsearchError, Infeasible
 from .metrics import METRICS, Metric, metric
 from .metrics import evaluate as evaluate_metrics
 from .predictor import Predictor, load_predictor
+from .problem import Problem, problem
 from .result import SearchResult, Status, load_result
-from .search import advance, conclude, problem, search, start
+from .search import advance, conclude, search, start
 from .space import Architecture, Choice, SearchSpace, Slot
 from .spaces import load_space
 from .table import LatencyTable, load_table
@@ -45,6 +46,7 @@ __all__ = [
     "LatencyTable",
     "Metric",
     "Predictor",
+    "Problem",
     "RandomSearch",
     "Roofline",
     "SearchResult",
@@ -76,7 +78,16 @@ __all__ = [
 ]
 
 # What needs torch or matplotlib is imported when it is first asked for.
-_LAZY = {"evaluate": ".nn", "export": ".nn", "fit_predictor": ".nn", "train": ".nn", "write_report": ".report", "measure": ".profile", "measure_many": ".profile", "profile": ".profile"}
+_LAZY = {
+    "evaluate": ".nn",
+    "export": ".nn",
+    "fit_predictor": ".nn",
+    "train": ".nn",
+    "write_report": ".report",
+    "measure": ".profile",
+    "measure_many": ".profile",
+    "profile": ".profile",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -42,7 +42,7 @@ def combine(tables: Sequence[Table], op: np.ufunc = np.add) -> Table:
     total = expand(tables[0], genes)
     for entry in tables[1:]:
         total = op(total, expand(entry, genes))
-    return tuple(genes), np.ascontiguousarray(total)
+    return tuple(genes), np.asarray(total, order="C")
 
 
 def cells(genes: Sequence[int], sizes: Sequence[int]) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from .errors import CorruptFile, FileError, NewerVersion
 
@@ -88,6 +93,37 @@ def decode_json(data: bytes, path: PathLike) -> Any:
         why = "it is empty" if not data.strip() else str(error)
         hint = " (NaN and Infinity are not allowed)" if b"NaN" in data or b"Infinity" in data else ""
         raise CorruptFile(f"{os.fspath(path)} is not valid JSON: {why}{hint}.") from error
+
+
+def write_arrays(path: PathLike, header: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write an npz file of arrays with a JSON header, whole or not at all.
+
+    Args:
+        path: the file.
+        header: JSON data with ``format`` and ``version``.
+        arrays: by name; ``"header"`` is taken.
+    """
+    packed: dict[str, Any] = {**arrays, "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)}
+    buffer = io.BytesIO()
+    np.savez(buffer, **packed)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_arrays(path: PathLike, what: str, *, format: str, version: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Read the header and the arrays that :func:`write_arrays` wrote.
+
+    Raises:
+        FileError: there is no such file, or it cannot be read.
+        CorruptFile, NewerVersion: it is not of ``format``, or newer than ``version``.
+    """
+    data = read_bytes(path, what)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        raw = arrays.pop("header").tobytes()
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
+        raise CorruptFile(f"{os.fspath(path)} is not a {what} (an npz file with a header): {error}.") from error
+    return check_header(decode_json(raw, path), format=format, version=version, path=path), arrays
 
 
 class Journal:

@@ -9,7 +9,7 @@ import numpy as np
 from ._store import PathLike
 from .errors import Infeasible
 from .predictor import Predictor
-from .search import Problem, Score, problem
+from .problem import Problem, Score, problem
 from .space import Architecture, Rows, SearchSpace, only
 from .spaces import load_space
 from .table import LatencyTable

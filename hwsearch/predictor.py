@@ -7,9 +7,7 @@ as npz with the fingerprint of its space, and refuses rows of another one.
 
 from __future__ import annotations
 
-import io
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from ._store import PathLike, read_arrays, write_arrays
 from .errors import CorruptFile, InvalidInput, WrongSpace, require
 from .space import Rows, SearchSpace
 
@@ -193,10 +191,7 @@ class Predictor:
             "scale": self.scale,
             "report": self.report,
         }
-        arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomic(path, buffer.getvalue())
+        write_arrays(path, header, arrays)
         return Path(path)
 
 
@@ -212,14 +207,7 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         CorruptFile, NewerVersion: it is not a predictor that this hwsearch can read.
         WrongSpace: it belongs to another space.
     """
-    data = read_bytes(path, "predictor")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        raw = arrays.pop("header").tobytes()
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise CorruptFile(f"{path} is not a predictor (an npz file with a header): {error}.") from error
-    header = check_header(decode_json(raw, path), format=FORMAT, version=VERSION, path=path)
+    header, arrays = read_arrays(path, "predictor", format=FORMAT, version=VERSION)
     if space is None:
         from .spaces import load_space
 

@@ -1,16 +1,13 @@
 """search(): from limits to the best network within them.
 
-A :class:`Problem` scores rows: cheap compiled metrics first, the predictor last and only on rows that meet every limit. A
-:class:`SearchState` is everything a search has seen; :func:`start` makes the first one and :func:`advance` takes one step, so
+A :class:`SearchState` is everything a search has seen; :func:`start` makes the first one and :func:`advance` takes one step, so
 that a notebook can own the loop, and a saved state goes on exactly as if it had never stopped.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,125 +20,17 @@ from ._progress import progress as progress_bar
 from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace
-from .metrics import METRICS, Limit, Metric, check_limits, evaluate, metric, prove_feasible
-from .predictor import Predictor, load_predictor
+from .metrics import evaluate
+from .predictor import Predictor
+from .problem import Problem, Score, problem
 from .result import Front, SearchResult, Status
 from .space import Rows, SearchSpace
-from .spaces import load_space
-from .table import LatencyTable, load_table
+from .table import LatencyTable
 
 Values = npt.NDArray[np.float64]
-Score = Callable[[Rows], npt.ArrayLike]
 
 FORMAT = "hwsearch-search"
 VERSION = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """What to maximise, and within which limits.
-
-    Attributes:
-        space: where to search.
-        score: canonical rows, shape ``(n, genes)``, -> scores, higher is better, shape ``(n,)``.
-        limits: the most that metrics may be.
-        seeds: rows worth trying first, shape ``(k, genes)``.
-        metrics: everything that is reported of a network, limited or not.
-    """
-
-    space: SearchSpace
-    score: Score = field(repr=False)
-    limits: tuple[Limit, ...]
-    seeds: Rows = field(repr=False)
-    metrics: tuple[Metric, ...] = field(repr=False)
-
-    def evaluate(self, X: Rows) -> tuple[Values, Values]:
-        """Score rows.
-
-        Args:
-            X: canonical rows, shape ``(n, genes)``.
-
-        Returns:
-            Scores, NaN where a limit is exceeded, shape ``(n,)``; and the limited metrics as fractions of their limits, shape
-            ``(n, limits)``.
-
-        Raises:
-            InvalidInput: the predictor's answer has another shape, or is not finite.
-        """
-        scores = np.full(len(X), np.nan)
-        costs = np.zeros((len(X), len(self.limits)))
-        if self.limits and len(X):
-            values = evaluate([limit.metric for limit in self.limits], X)
-            for column, limit in enumerate(self.limits):
-                costs[:, column] = limit.ratio(values[:, column])
-        feasible = (costs <= 1.0).all(axis=1)
-        if feasible.any():
-            found = np.asarray(self.score(X[feasible]), dtype=np.float64)
-            if found.shape != (int(feasible.sum()),):
-                raise InvalidInput(
-                    f"The predictor returned the shape {found.shape} for {int(feasible.sum())} rows; one score a row was expected."
-                )
-            if not np.isfinite(found).all():
-                raise InvalidInput(f"The predictor returned {int((~np.isfinite(found)).sum())} scores that are not finite.")
-            scores[feasible] = found
-        return scores, costs
-
-
-def problem(
-    space: str | SearchSpace,
-    *,
-    predictor: Predictor | _store.PathLike | Score,
-    device: LatencyTable | _store.PathLike | None = None,
-    limits: Mapping[str, float] | None = None,
-) -> Problem:
-    """Load the parts of a search and check them against each other.
-
-    Args:
-        space: a space or its name.
-        predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``.
-        device: a latency table, its path, or its name in ``latency_tables/``. The search offers only the precisions that it holds.
-        limits: metric name -> the most it may be, any number of them.
-
-    Raises:
-        UnknownName: of a space or a metric.
-        InvalidLimit: a limit that is negative, NaN, infinite or no number.
-        Infeasible: limits that, provably, no architecture meets.
-        InvalidInput: a measured metric is limited, and no device is named.
-        WrongSpace: the predictor belongs to another space.
-        MissingBlocks: the device's table lacks blocks of the space.
-    """
-    where = load_space(space)
-    checked = check_limits(limits or {})
-    if isinstance(predictor, str | Path):
-        predictor = load_predictor(predictor, where)
-    if not callable(predictor):
-        raise InvalidInput(f"predictor must be a Predictor, the path of one, or a callable from rows to scores, not {predictor!r}.")
-    if isinstance(predictor, Predictor) and predictor.fingerprint != where.fingerprint:
-        raise WrongSpace(
-            f"The predictor is of space {predictor.space.name!r} ({predictor.fingerprint}), not of {where.name!r} ({where.fingerprint})."
-        )
-    table = None if device is None else find_table(device)
-    if table is not None and any(choice.name.endswith("precision") for choice in where.choices):
-        where = where.restrict({"*precision": table.precisions})
-    measured = ["latency_ms"] if table is not None else []
-    measured += ["energy_mj"] if table is not None and table.energy != "unavailable" else []
-    names = [*checked, *(name for name in METRICS if name not in checked and (name in measured or name not in ("latency_ms", "energy_mj")))]
-    metrics = tuple(metric(name, where, table) for name in names)
-    bounds = tuple(Limit(entry, checked[entry.name]) for entry in metrics if entry.name in checked)
-    seeds = prove_feasible(bounds).reshape(-1, len(where.choices))
-    return Problem(where, predictor, bounds, seeds, metrics)
-
-
-def find_table(device: LatencyTable | _store.PathLike) -> LatencyTable:
-    """A device's latency table, given itself, its path, or its name in the folder ``latency_tables/``.
-
-    Raises:
-        FileError: there is no such file, or it is no latency table; the message names what was looked for.
-    """
-    if isinstance(device, LatencyTable):
-        return device
-    named = Path("latency_tables", f"{device}.json")
-    return load_table(named if not Path(device).exists() and named.exists() else device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +63,7 @@ def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
     return SearchState(
         seed=seed,
         step=0,
-        algorithm=algorithm.init(problem.space, problem.seeds),
+        algorithm=algorithm.init(problem),
         X=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
         scores=np.empty(0),
         costs=np.empty((0, len(problem.limits))),
@@ -186,7 +75,7 @@ def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
 def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> SearchState:
     """One step: ask -> canonical, unseen rows -> limits -> predictor -> tell."""
     rng = np.random.default_rng([state.seed, state.step])
-    X = problem.space.canonical(algorithm.ask(state.algorithm, problem.space, rng))
+    X = problem.space.canonical(algorithm.ask(state.algorithm, problem, rng))
     keys, first = np.unique(_hash(X), return_index=True)
     new = ~_contains(state.seen, keys)
     order = np.sort(first[new])
@@ -330,10 +219,7 @@ def save_state(state: SearchState, path: _store.PathLike, problem: Problem, algo
         else:
             scalars[entry.name] = value
     header = {**_identity(problem, algorithm, state.seed), "step": state.step, "algorithm_state": scalars}
-    arrays["header"] = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    _store.write_atomic(path, buffer.getvalue())
+    _store.write_arrays(path, header, arrays)
 
 
 def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, seed: int) -> SearchState:
@@ -344,14 +230,7 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
         WrongSpace: it searched another space.
         InvalidInput: it had other limits, another seed, device or algorithm.
     """
-    data = _store.read_bytes(path, "search state")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        raw = arrays.pop("header").tobytes()
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise CorruptFile(f"{path} is not a search state (an npz file with a header): {error}.") from error
-    header = _store.check_header(_store.decode_json(raw, path), format=FORMAT, version=VERSION, path=path)
+    header, arrays = _store.read_arrays(path, "search state", format=FORMAT, version=VERSION)
     wanted = msgspec.json.decode(msgspec.json.encode(_identity(problem, algorithm, seed)))
     if header.get("fingerprint") != wanted["fingerprint"]:
         raise WrongSpace(f"{path} is a search of space {header.get('space')!r}, not of {problem.space.name!r}.")

@@ -7,12 +7,15 @@ so that a search can be stopped, saved and taken up again at any step.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..space import Rows, SearchSpace
+from ..space import Rows
+
+if TYPE_CHECKING:
+    from ..problem import Problem
 
 Values = npt.NDArray[np.float64]
 
@@ -32,19 +35,18 @@ class Algorithm(Protocol):
     def steps(self) -> int:
         """How many steps a search takes unless told otherwise."""
 
-    def init(self, space: SearchSpace, seeds: Rows) -> Any:
+    def init(self, problem: Problem) -> Any:
         """The first state.
 
         Args:
-            space: where to search.
-            seeds: rows worth trying first, shape ``(k, genes)``, perhaps none.
+            problem: what is searched; its ``seeds`` are rows worth trying first.
 
         Returns:
             A frozen dataclass whose fields are arrays, numbers and strings.
         """
 
-    def ask(self, state: Any, space: SearchSpace, rng: np.random.Generator) -> Rows:
-        """Rows to evaluate next, shape ``(n, genes)``, within the allowed values of ``space``."""
+    def ask(self, state: Any, problem: Problem, rng: np.random.Generator) -> Rows:
+        """Rows to evaluate next, shape ``(n, genes)``, within the allowed values of the problem's space."""
 
     def tell(self, state: Any, X: Rows, scores: Values, costs: Values) -> Any:
         """The state after hearing about new rows.
@@ -65,9 +67,8 @@ class Algorithm(Protocol):
 
 @dataclass(frozen=True)
 class RandomState:
-    """The state of random search: rows to be tried first, shape ``(k, genes)``, and the steps taken."""
+    """The state of random search: the steps taken."""
 
-    seeds: Rows
     step: int = 0
 
 
@@ -84,14 +85,14 @@ class RandomSearch:
     population: int = 256
     steps: int = 100
 
-    def init(self, space: SearchSpace, seeds: Rows) -> RandomState:
+    def init(self, problem: Problem) -> RandomState:
         """The state before the first step."""
-        return RandomState(seeds)
+        return RandomState()
 
-    def ask(self, state: RandomState, space: SearchSpace, rng: np.random.Generator) -> Rows:
-        """Uniform samples; in the first step also the seeds."""
-        X = space.sample(self.population, rng)
-        return np.concatenate([state.seeds, X]) if state.step == 0 and len(state.seeds) else X
+    def ask(self, state: RandomState, problem: Problem, rng: np.random.Generator) -> Rows:
+        """Uniform samples; in the first step also the problem's seeds."""
+        X = problem.space.sample(self.population, rng)
+        return X if state.step else np.concatenate([problem.seeds, X])
 
     def tell(self, state: RandomState, X: Rows, scores: Values, costs: Values) -> RandomState:
         """Only counts the step."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..space import Rows, SearchSpace
 from .base import Values
+
+if TYPE_CHECKING:
+    from ..problem import Problem
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,17 @@ class Evolution:
     newcomers: float = 0.1
     pairs: int = 2048
 
-    def init(self, space: SearchSpace, seeds: Rows) -> EvolutionState:
-        """The state before the first step; the seeds are its parents, not yet scored."""
+    def init(self, problem: Problem) -> EvolutionState:
+        """The state before the first step, without parents."""
         none = np.empty(0)
-        empty = np.empty((0, len(space.choices)), dtype=np.uint8)
-        unknown = np.full(len(seeds), np.nan)
-        return EvolutionState(seeds, unknown, np.full(len(seeds), np.inf), empty, none, none)
+        empty = np.empty((0, len(problem.space.choices)), dtype=np.uint8)
+        return EvolutionState(empty, none, none, empty, none, none)
 
-    def ask(self, state: EvolutionState, space: SearchSpace, rng: np.random.Generator) -> Rows:
-        """Children of the parents and the front, and now and then the neighbours of the best."""
-        if state.step == 0:
-            return np.concatenate([state.X, space.sample(2 * self.population, rng)])
+    def ask(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> Rows:
+        """Random rows and the problem's seeds at first; then children, and now and then the neighbours of the best."""
+        space = problem.space
+        if not len(state.X):
+            return np.concatenate([problem.seeds, space.sample(2 * self.population, rng)])
         fresh = max(1, round(self.population * self.newcomers))
         half = (self.population - fresh) // 2
         mothers = self._pick(state, half, rng)
@@ -90,10 +93,9 @@ class Evolution:
     def tell(self, state: EvolutionState, X: Rows, scores: Values, costs: Values) -> EvolutionState:
         """Keep the elite and the front of the parents and the new rows."""
         tightness = costs.max(axis=1) if costs.shape[1] else np.zeros(len(X))
-        old = ~np.isnan(state.scores) | np.isfinite(state.tightness)
-        pool = np.concatenate([state.X[old], X])
-        pool_scores = np.concatenate([state.scores[old], scores])
-        pool_tightness = np.concatenate([state.tightness[old], tightness])
+        pool = np.concatenate([state.X, X])
+        pool_scores = np.concatenate([state.scores, scores])
+        pool_tightness = np.concatenate([state.tightness, tightness])
         feasible = ~np.isnan(pool_scores)
         order = np.lexsort((pool_tightness, -np.where(feasible, pool_scores, 0.0), ~feasible))[: self.parents]
         before = state.scores[0] if len(state.scores) else np.nan

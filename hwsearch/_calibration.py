@@ -41,10 +41,12 @@ class Calibration:
     """The terms of each class of blocks, and what a network costs once.
 
     Attributes:
+        call_ms: what running an empty network takes: where the fit of ``network_ms`` starts.
         network_ms: once a network.
         classes: class name (see :func:`class_of`) -> terms; classes that are left out are used as measured.
     """
 
+    call_ms: float = 0.0
     network_ms: float = 0.0
     classes: Mapping[str, Terms] = field(default_factory=dict)
 
@@ -73,7 +75,7 @@ class Calibration:
                 j = 1 + 3 * names.index(class_of(block))
                 A[i, j : j + 3] += (rows[block.key], 1.0, 1e-6 * edge_values(block))
         measured = np.array([ms for _, ms in networks])
-        prior = np.array([self.network_ms] + [1.0, 0.0, 0.0] * len(names))
+        prior = np.array([self.call_ms] + [1.0, 0.0, 0.0] * len(names))
         typical = float(np.median(measured))
         values = max(float(A[:, 3::3].sum(axis=1).mean()), 1e-9)
         each = [_RIDGE["scale"], _RIDGE["block"] * typical / 4, _RIDGE["value"] * typical / values]
@@ -84,7 +86,7 @@ class Calibration:
         ridge = np.diag(1 / np.array(loose))
         solution = prior + np.linalg.lstsq(np.vstack([W, ridge]), np.concatenate([residual, np.zeros(len(prior))]), rcond=None)[0]
         classes = {name: Terms(*map(float, solution[1 + 3 * k : 4 + 3 * k])) for k, name in enumerate(names)}
-        return Calibration(max(float(solution[0]), 0.0), classes)
+        return Calibration(self.call_ms, max(float(solution[0]), 0.0), classes)
 
 
 def class_of(block: Block) -> str:

@@ -43,6 +43,7 @@ class _ProtocolFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     warmup: int
     quantile: float
     sentinel: str = ""
+    sentinel_ms: float = 0.0
 
 
 class _TermsFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ class _TermsFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
 
 
 class _CalibrationFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    call_ms: float = 0.0
     network_ms: float = 0.0
     classes: dict[str, _TermsFile] = {}
 
@@ -101,6 +103,7 @@ def write(table: LatencyTable, path: PathLike) -> Path:
         "protocol": asdict(table.protocol),
         "energy": table.energy,
         "calibration": {
+            "call_ms": table.calibration.call_ms,
             "network_ms": table.calibration.network_ms,
             "classes": {name: asdict(terms) for name, terms in sorted(table.calibration.classes.items())},
         },
@@ -127,14 +130,18 @@ def read(path: PathLike) -> LatencyTable:
     except msgspec.ValidationError as error:
         raise CorruptFile(f"{name}: {error}.") from error
     _checked(file, name)
-    device, protocol = msgspec.structs.asdict(file.device), msgspec.structs.asdict(file.protocol)
+    device = msgspec.structs.asdict(file.device)
+    try:
+        protocol = Protocol(**msgspec.structs.asdict(file.protocol))
+    except InvalidInput as error:
+        raise CorruptFile(f"{name}: protocol: {error}") from error
     classes = {key: Terms(**msgspec.structs.asdict(terms)) for key, terms in file.calibration.classes.items()}
     return LatencyTable(
         Device(**device),
-        Protocol(**protocol),
+        protocol,
         {row.block: Row(row.latency_ms, row.spread_ms, row.rounds, row.energy_mj) for row in file.rows},
         tuple(Check(c.role, c.blocks, c.measured_ms, c.spread_ms, c.predicted_ms) for c in file.checks),
-        Calibration(file.calibration.network_ms, classes),
+        Calibration(file.calibration.call_ms, file.calibration.network_ms, classes),
         file.energy,
         name,
     )
@@ -168,6 +175,8 @@ def _checked(file: _TableFile, name: str) -> None:
         _positive(where, "measured_ms", check.measured_ms)
         _positive(where, "predicted_ms", check.predicted_ms)
         _at_least_zero(where, "spread_ms", check.spread_ms)
+    _at_least_zero(name, "protocol.sentinel_ms", file.protocol.sentinel_ms)
+    _at_least_zero(name, "calibration.call_ms", file.calibration.call_ms)
     _at_least_zero(name, "calibration.network_ms", file.calibration.network_ms)
     for key, terms in file.calibration.classes.items():
         if not all(map(math.isfinite, (terms.scale, terms.block_ms, terms.value_ns))):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .errors import InvalidInput
+
 _IDENTITY = ("kind", "hardware", "runtime", "runtime_version", "threads", "batch")
 
 
@@ -59,16 +61,30 @@ class Protocol:
         runs: timed runs a round.
         warmup: untimed runs before them.
         quantile: of the timed runs that is kept.
-        sentinel: key of the block that shows drift.
+        sentinel, sentinel_ms: key of the block that shows drift, and its latency, to which all others were put in proportion. They
+            are no part of what makes two protocols equal.
+
+    Raises:
+        InvalidInput: numbers that make no sense.
     """
 
     precision: float = 0.01
-    min_rounds: int = 8
-    max_rounds: int = 24
+    min_rounds: int = 12
+    max_rounds: int = 40
     runs: int = 8
     warmup: int = 2
     quantile: float = 0.1
-    sentinel: str = ""
+    sentinel: str = field(default="", compare=False)
+    sentinel_ms: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.precision < 1 or not 0 <= self.quantile <= 1:
+            raise InvalidInput(f"precision must be in (0, 1) and quantile in [0, 1], not {self.precision} and {self.quantile}.")
+        if not 1 <= self.min_rounds <= self.max_rounds or self.runs < 1 or self.warmup < 0:
+            raise InvalidInput(
+                f"min_rounds must be in 1..max_rounds, runs at least 1 and warmup at least 0, not {self.min_rounds}, {self.max_rounds}, "
+                f"{self.runs} and {self.warmup}."
+            )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from .device import Check, Device, Protocol, Row
 from .errors import InvalidInput, MissingBlocks, WrongDevice
 
 Costs = npt.NDArray[np.float64]
+__all__ = ["Calibration", "Check", "Device", "Estimate", "LatencyTable", "Protocol", "Row", "load_table"]
 QUANTITIES = ("latency_ms", "energy_mj")
 
 

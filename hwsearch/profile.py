@@ -1,0 +1,311 @@
+"""Profiling: what to measure of a search space, and what to make of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._progress import progress as progress_bar
+from ._store import Journal, PathLike, check_header, sweep
+from .backends import Backend, load_backend
+from .blocks import Block
+from .device import Check, Device, Protocol, Row
+from .errors import CorruptFile, InvalidInput, Unsupported, WrongDevice, WrongSpace
+from .rounds import Open, Rounds, difference, sentinel_of
+from .space import SearchSpace
+from .spaces import load_space
+from .table import Calibration, LatencyTable, load_table
+
+JOURNAL_FORMAT = "hwsearch-profile-journal"
+JOURNAL_VERSION = 1
+FEWEST_CHECKS = 12
+_Network = tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How long a model takes.
+
+    Attributes:
+        latency_ms: median over the rounds.
+        spread_ms: half the interquartile range over the rounds.
+        rounds: how many.
+        device: where.
+    """
+
+    latency_ms: float
+    spread_ms: float
+    rounds: int
+    device: Device
+
+
+def profile(
+    space: str | SearchSpace,
+    *,
+    backend: str | Backend = "onnxruntime",
+    out: PathLike,
+    precision: float = 0.01,
+    max_rounds: int = 40,
+    checks: int = 18,
+    fits: int = 30,
+    seed: int = 0,
+    progress: bool = True,
+    blocks: Sequence[Block] | None = None,
+) -> LatencyTable:
+    """Measure every block of a space on a device, and whole networks to calibrate and to check their sums.
+
+    Each round is on disk as soon as it is measured (in ``<out>.partial.jsonl``), so that a run that was killed goes on where it
+    was when it is started again; a table that is there already is completed: only what it lacks is measured.
+
+    Args:
+        space: a space or its name. Blocks of precisions that the device does not have are left out.
+        backend: a backend or its name.
+        out: where the table goes.
+        precision: relative standard error at which a measurement is good enough.
+        max_rounds: rounds after which it has to be.
+        checks: how many random whole networks are held out to tell the table's error, at least 12.
+        fits: how many others the calibration is fitted on.
+        seed: of the networks and of the order of measuring.
+        progress: whether to show a bar with the time left.
+        blocks: measure these and no whole networks, instead of all of the space.
+
+    Returns:
+        The table, as it is in ``out``.
+
+    Raises:
+        WrongDevice: ``out`` was measured on another device or by another protocol.
+        WrongSpace: ``out`` has an unfinished run of another space beside it.
+        Unsupported: the device runs no block of the space.
+        InvalidInput: fewer than 12 checks, or numbers that make no sense.
+    """
+    where, device = load_space(space), load_backend(backend)
+    if blocks is None and checks < FEWEST_CHECKS:
+        raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
+    if fits < 0:
+        raise InvalidInput(f"fits must be at least 0, not {fits}.")
+    sentinel = sentinel_of(device)
+    minimum = min(Protocol.min_rounds, max_rounds)
+    protocol = Protocol(precision=precision, min_rounds=minimum, max_rounds=max_rounds, sentinel=sentinel.key)
+    table = _table_so_far(out, device, protocol)
+    wanted = tuple(dict.fromkeys(where.unique_blocks if blocks is None else blocks))
+    able = tuple(block for block in wanted if device.supports(block))
+    if not any(block.graph.layers and block.kind != "head" for block in able) and blocks is None:
+        raise Unsupported(f"Backend {device.name!r} runs no block of {where.name!r}: its precisions are {', '.join(device.precisions)}.")
+    if blocks is not None and len(able) < len(wanted):
+        device.open([next(block for block in wanted if block not in able)])
+    roles = {} if blocks is not None else _draw(where, device, fits, checks, seed)
+    run = _Run(device, table, table.missing(able), {n: r for n, r in roles.items() if not _known(table, n)})
+    journal = Journal(f"{os.fspath(out)}.partial.jsonl")
+    if run.nothing:
+        journal.remove()
+        return table
+    fingerprint = where.fingerprint if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
+    header = {
+        "format": JOURNAL_FORMAT,
+        "version": JOURNAL_VERSION,
+        "device": asdict(table.device),
+        "protocol": asdict(table.protocol),
+        "space": where.name,
+        "fingerprint": fingerprint,
+        "seed": seed,
+    }
+    rounds = run.rounds(seed)
+    for record in _resume(journal, header):
+        rounds.add(record)
+    total = len(rounds.things) * protocol.max_rounds
+    with progress_bar(f"profiling {where.name} on {table.device.name}", total, progress) as advance:
+        rounds.finish(journal.append, advance)
+    finished = run.table(rounds)
+    finished.save(out)
+    journal.remove()
+    sweep(out)
+    return load_table(out)
+
+
+def _table_so_far(out: PathLike, backend: Backend, protocol: Protocol) -> LatencyTable:
+    """The table in ``out``, checked, or an empty one."""
+    device = backend.describe()
+    if not Path(out).exists():
+        return LatencyTable(device, protocol, {}, energy=backend.energy, source=os.fspath(out))
+    table = load_table(out, device=device)
+    if table.protocol != protocol:
+        raise WrongDevice(
+            f"{table.source} was measured by another protocol ({_words(table.protocol)}, and not {_words(protocol)}). Ask for the same, or "
+            "profile into another file."
+        )
+    return table
+
+
+def _words(protocol: Protocol) -> str:
+    return f"precision {protocol.precision:g}, at most {protocol.max_rounds} rounds"
+
+
+def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: int) -> dict[_Network, str]:
+    """Random different networks -> role; in turns of one precision each and of all mixed."""
+    rng = np.random.default_rng(seed)
+    spaces = [space]
+    genes = [choice for choice in space.choices if choice.name.endswith("precision")]
+    if genes:
+        names = [name for name in backend.precisions if all(name in gene.values for gene in genes)]
+        mixed = space.restrict({"*precision": backend.precisions})
+        spaces = [*(space.restrict({"*precision": [name]}) for name in names if len(names) > 1), mixed]
+    networks: dict[_Network, str] = {}
+    for attempt in range(20 * (fits + checks)):
+        if len(networks) == fits + checks:
+            break
+        row = spaces[attempt % len(spaces)].sample(1, rng)[0]
+        # Every second lap is held out, until either role has enough.
+        held = checks > 0 and (fits == 0 or (len(networks) * checks) // (fits + checks) < ((len(networks) + 1) * checks) // (fits + checks))
+        networks.setdefault(space.blocks(row), "check" if held else "fit")
+    return networks
+
+
+def _known(table: LatencyTable, network: _Network) -> bool:
+    keys = tuple(block.key for block in network)
+    return any(check.blocks == keys for check in table.checks)
+
+
+def _resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rounds of an unfinished run; starts the journal where there is none."""
+    records = iter(journal)
+    first = next(records, None)
+    if first is None:
+        journal.append(header)
+        return
+    found = check_header(first, format=JOURNAL_FORMAT, version=JOURNAL_VERSION, path=journal.path)
+    hint = f"Finish that run as it was started, or delete {journal.path}"
+    try:
+        device, protocol = Device(**found["device"]), Protocol(**found["protocol"])
+        ours = Device(**header["device"])
+        if change := ours.difference(device):
+            raise WrongDevice(f"{journal.path} is an unfinished run on another device: {change}. {hint}.")
+        if protocol != Protocol(**header["protocol"]):
+            raise WrongDevice(f"{journal.path} is an unfinished run by another protocol ({_words(protocol)}). {hint}.")
+        if found["fingerprint"] != header["fingerprint"]:
+            raise WrongSpace(f"{journal.path} is an unfinished run of {found['space']!r}, not of {header['space']!r}. {hint}.")
+    except (KeyError, TypeError) as error:
+        raise CorruptFile(f"{journal.path} does not begin as a journal does ({error}). Delete it.") from error
+    yield from records
+
+
+class _Run:
+    """What one run measures: networks by name, and how they make up a table."""
+
+    def __init__(self, backend: Backend, table: LatencyTable, blocks: Sequence[Block], roles: dict[_Network, str]) -> None:
+        self.backend, self.before, self.roles = backend, table, roles
+        self.framed = {block: backend.framed(block) for block in blocks}
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing is left to be measured."""
+        return not self.framed and not self.roles
+
+    def rounds(self, seed: int) -> Rounds:
+        """All networks that have to run: blocks in their frames, the frames, whole networks, and none."""
+        networks = {network for pair in self.framed.values() for network in pair} | set(self.roles) | {()}
+        things = {_name(network): self._opener(network) for network in sorted(networks, key=_name)}
+        sentinel = Block.parse(self.before.protocol.sentinel) if self.before.protocol.sentinel else sentinel_of(self.backend)
+        return Rounds(things, self._opener((sentinel,)), self.before.protocol, seed)
+
+    def _opener(self, network: _Network) -> Open:
+        return lambda: self.backend.open(network)
+
+    def table(self, rounds: Rounds) -> LatencyTable:
+        """The table before, and all that was measured."""
+        before = self.before
+        reference = before.protocol.sentinel_ms or rounds.reference_ms()
+
+        def row(network: _Network) -> Row:
+            return rounds.row(_name(network), reference)
+
+        rows = {block.key: difference(row(whole), row(frame)) for block, (whole, frame) in self.framed.items()}
+        call_ms = before.calibration.call_ms or row(()).latency_ms
+        calibration = replace(before.calibration, call_ms=call_ms)
+        if not before.checks:
+            calibration = Calibration(call_ms, call_ms)
+        new = []
+        for network, role in self.roles.items():
+            found = row(network)
+            new.append(Check(role, tuple(block.key for block in network), found.latency_ms, found.spread_ms))
+        table = replace(
+            before,
+            protocol=replace(before.protocol, sentinel_ms=reference),
+            rows={**before.rows, **rows},
+            calibration=calibration,
+            checks=(),
+        )
+        return table.calibrate((*before.checks, *new))
+
+
+def _name(network: _Network) -> str:
+    """A short name for a network in the journal."""
+    return hashlib.sha256(" ".join(block.key for block in network).encode()).hexdigest()[:16]
+
+
+def measure(
+    model: PathLike | Sequence[Block], *, backend: str | Backend = "onnxruntime", rounds: int = 20, table: LatencyTable | None = None
+) -> Measurement:
+    """Measure one model by the protocol of the latency tables; see :func:`measure_many`."""
+    return measure_many([model], backend=backend, rounds=rounds, table=table)[0]
+
+
+def measure_many(
+    models: Sequence[PathLike | Sequence[Block]],
+    *,
+    backend: str | Backend = "onnxruntime",
+    rounds: int = 20,
+    table: LatencyTable | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Measurement]:
+    """Measure several models by the protocol of the latency tables, in turns, so that they can be compared.
+
+    Args:
+        models: model files, or networks as blocks.
+        backend: a backend or its name.
+        rounds: how many, spread over time.
+        table: put the latencies in proportion to the sentinel of this table, so that they can be compared with its predictions
+            although the machine has become faster or slower since.
+        seed: of the order within the rounds.
+        progress: whether to show a bar with the time left.
+
+    Returns:
+        One measurement a model.
+
+    Raises:
+        FileError: a model cannot be used.
+        Unsupported: the backend cannot run a model.
+        InvalidInput: no models, or fewer than one round.
+        WrongDevice: ``table`` was measured on another device.
+    """
+    device = load_backend(backend)
+    if not models:
+        raise InvalidInput("models is empty; name at least one model to measure.")
+    if rounds < 1:
+        raise InvalidInput(f"rounds must be at least 1, not {rounds}.")
+    described = device.describe()
+    if table is not None and (change := described.difference(table.device)):
+        raise WrongDevice(f"{table.source} was measured elsewhere: {change}.")
+    sentinel = Block.parse(table.protocol.sentinel) if table is not None and table.protocol.sentinel else sentinel_of(device)
+    things: dict[str, Open] = {}
+    for index, model in enumerate(models):
+        things[str(index)] = _opener(device, model)
+    protocol = Protocol(min_rounds=rounds, max_rounds=rounds)
+    turns = Rounds(things, lambda: device.open((sentinel,)), protocol, seed)
+    with progress_bar("measuring", len(things) * rounds, progress) as advance:
+        turns.finish(lambda record: None, advance)
+    reference = table.protocol.sentinel_ms if table is not None and table.protocol.sentinel_ms else turns.reference_ms()
+    rows = [turns.row(name, reference) for name in things]
+    return [Measurement(row.latency_ms, row.spread_ms, row.rounds, described) for row in rows]
+
+
+def _opener(backend: Backend, model: PathLike | Sequence[Block]) -> Open:
+    if isinstance(model, str | os.PathLike):
+        return lambda: backend.load(model)
+    return lambda: backend.open(model)

@@ -1,0 +1,177 @@
+"""Many short rounds: the one way in which hwsearch measures.
+
+One long batch of runs is not repeatable on a machine that does anything else. Many short rounds spread over time, with all things
+to be measured interleaved in random order, are: what disturbs a round disturbs all alike, and the median over rounds forgets it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .backends.base import Backend, Session
+from .blocks import Block
+from .device import Protocol, Row
+
+Open = Callable[[], Session]
+_EVERY = 25
+"""How many things are measured between two readings of the sentinel."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One thing in one round: its latency, the sentinel's at that moment, and its energy where there is a meter."""
+
+    latency_ms: float
+    sentinel_ms: float
+    energy_mj: float | None = None
+
+
+def sentinel_of(backend: Backend) -> Block:
+    """The block that shows drift: a small residual block, the same for every space."""
+    return Block("basic", 16, 16, 16, (16,), kernel=3, precision=backend.precisions[0])
+
+
+class Rounds:
+    """Things to be measured, taken in turns.
+
+    Args:
+        things: name -> how to open it.
+        sentinel: how to open the block that shows drift.
+        protocol: when to stop.
+        seed: of the order within the rounds.
+    """
+
+    def __init__(self, things: Mapping[str, Open], sentinel: Open, protocol: Protocol, seed: int = 0) -> None:
+        self.things, self.protocol, self.seed = dict(things), protocol, seed
+        self.readings: dict[str, list[Reading]] = {name: [] for name in things}
+        self.number = 0
+        self._open_sentinel = sentinel
+        self._sentinel: Session | None = None
+        self._sessions: dict[str, Session] = {}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in a round that was measured before, as :meth:`run` returned it."""
+        self.number = max(self.number, int(record["round"]))
+        for name, reading in record["times"].items():
+            if name in self.readings:
+                self.readings[name].append(Reading(*reading))
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything that is not finished once more.
+
+        Returns:
+            The round as JSON data: its number, and name -> latency_ms, sentinel_ms, energy_mj.
+        """
+        names = self.pending()
+        number = self.number + 1
+        order = np.random.default_rng([self.seed, number]).permutation(len(names))
+        if self._sentinel is None:
+            self._sentinel = self._open_sentinel()
+        places, drift, found = [], [], []
+        for place, index in enumerate(order):
+            if place % _EVERY == 0:
+                places.append(place - 0.5)
+                drift.append(self._time(self._sentinel))
+            session = self._session(names[index])
+            found.append((names[index], self._time(session), session.energy_mj))
+        places.append(len(order) - 0.5)
+        drift.append(self._time(self._sentinel))
+        local = np.interp(np.arange(len(order)), places, drift)
+        times = {
+            name: [latency, float(then), *([] if energy is None else [energy])]
+            for (name, latency, energy), then in zip(found, local, strict=True)
+        }
+        record = {"round": number, "times": times}
+        self.add(record)
+        for name in names:
+            if self.finished(name) and name in self._sessions:
+                self._sessions.pop(name).close()
+        return record
+
+    def _session(self, name: str) -> Session:
+        if name not in self._sessions:
+            self._sessions[name] = self.things[name]()
+        return self._sessions[name]
+
+    def _time(self, session: Session) -> float:
+        """A low quantile of a few runs, ms."""
+        if self.protocol.warmup:
+            session.times(self.protocol.warmup)
+        return float(np.quantile(session.times(self.protocol.runs), self.protocol.quantile)) * 1e3
+
+    def pending(self) -> list[str]:
+        """What is to be measured in the next round."""
+        return [name for name in self.things if not self.finished(name)]
+
+    def finished(self, name: str) -> bool:
+        """Whether a thing was measured precisely enough, or often enough."""
+        rounds = len(self.readings[name])
+        if rounds < self.protocol.min_rounds or rounds >= self.protocol.max_rounds:
+            return rounds >= self.protocol.max_rounds
+        row = self.row(name)
+        # The standard error of a median of n normal values is 1.253 sigma / sqrt(n), and sigma is 1.483 times half their
+        # interquartile range.
+        return 1.253 * 1.483 * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(rounds)
+
+    def reference_ms(self) -> float:
+        """The median latency of the sentinel over all that was measured."""
+        return float(np.median([reading.sentinel_ms for readings in self.readings.values() for reading in readings]))
+
+    def row(self, name: str, reference_ms: float | None = None) -> Row:
+        """What was found out about one thing, with the drift divided out.
+
+        Args:
+            name: of the thing.
+            reference_ms: latency of the sentinel to put it in proportion to; its median over these readings by default.
+        """
+        readings = self.readings[name]
+        sentinel = np.array([reading.sentinel_ms for reading in readings])
+        reference = float(np.median(sentinel)) if reference_ms is None else reference_ms
+        latency = np.array([reading.latency_ms for reading in readings]) * reference / sentinel
+        low, median, high = map(float, np.quantile(latency, (0.25, 0.5, 0.75)))
+        energies = [reading.energy_mj for reading in readings if reading.energy_mj is not None]
+        return Row(median, (high - low) / 2, len(readings), float(np.median(energies)) if energies else None)
+
+    def finish(self, done: Callable[[dict[str, Any]], None], advance: Callable[[float], None]) -> None:
+        """Measure until everything is finished.
+
+        Args:
+            done: called with the record of each round.
+            advance: called with the progress, in measurements (``max_rounds`` a thing).
+        """
+        before = self.progress()
+        advance(before)
+        try:
+            while self.pending():
+                done(self.run())
+                after = self.progress()
+                advance(after - before)
+                before = after
+        finally:
+            self.close()
+
+    def progress(self) -> int:
+        """Measurements made or no longer needed."""
+        most = self.protocol.max_rounds
+        return sum(most if self.finished(name) else len(readings) for name, readings in self.readings.items())
+
+    def close(self) -> None:
+        """Close all sessions."""
+        for session in (*self._sessions.values(), *([] if self._sentinel is None else [self._sentinel])):
+            session.close()
+        self._sessions, self._sentinel = {}, None
+
+
+def difference(whole: Row, frame: Row) -> Row:
+    """What a block costs: the network that holds it, less the same network without it."""
+    latency = max(whole.latency_ms - frame.latency_ms, 1e-3 * whole.latency_ms)
+    spread = float(np.hypot(whole.spread_ms, frame.spread_ms))
+    energy = None
+    if whole.energy_mj is not None and frame.energy_mj is not None and whole.energy_mj > frame.energy_mj:
+        energy = whole.energy_mj - frame.energy_mj
+    return replace(whole, latency_ms=latency, spread_ms=spread, energy_mj=energy)

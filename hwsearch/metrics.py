@@ -235,8 +235,8 @@ def prove_feasible(limits: Sequence[Limit], rounds: int = 40) -> Rows:
     """Refuse limits that cannot be met, and otherwise return rows that are good places to start from.
 
     Each limit alone is compared with the exact least value of its metric. Several limits together are compared through
-    Lagrangian bounds: for any weights that sum to one, the least weighted sum of the metrics' fractions of their limits must not exceed one.
-    The weights that show most are looked for by multiplicative updates.
+    Lagrangian bounds: for any weights that sum to one, the least weighted sum of the metrics' fractions of their limits must not
+    exceed one. The weights that show most are looked for by multiplicative updates.
 
     Args:
         limits: any number, of one space.

@@ -242,11 +242,15 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
     try:
         own = {name.removeprefix("algorithm."): array for name, array in arrays.items() if name.startswith("algorithm.")}
         first = start(problem, algorithm, seed)
-        return replace(
-            first,
+        return SearchState(
+            seed=seed,
             step=int(header["step"]),
             algorithm=replace(first.algorithm, **own, **header["algorithm_state"]),
-            **{name: arrays[name] for name in ("X", "scores", "costs", "seen", "history")},
+            X=arrays["X"],
+            scores=arrays["scores"],
+            costs=arrays["costs"],
+            seen=arrays["seen"],
+            history=arrays["history"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error

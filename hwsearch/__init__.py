@@ -21,6 +21,7 @@ from .metrics import METRICS, Metric, metric
 from .metrics import evaluate as evaluate_metrics
 from .predictor import Predictor, load_predictor
 from .problem import Problem, problem
+from .profile import measure, measure_many, profile
 from .result import SearchResult, Status, load_result
 from .search import advance, conclude, search, start
 from .space import Architecture, Choice, SearchSpace, Slot
@@ -29,7 +30,6 @@ from .table import LatencyTable, load_table
 
 if TYPE_CHECKING:
     from .nn import evaluate, export, fit_predictor, train
-    from .profile import measure, measure_many, profile
     from .report import write_report
 
 __version__ = "0.1.0"
@@ -84,9 +84,6 @@ _LAZY = {
     "fit_predictor": ".nn",
     "train": ".nn",
     "write_report": ".report",
-    "measure": ".profile",
-    "measure_many": ".profile",
-    "profile": ".profile",
 }
 
 

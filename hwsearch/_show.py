@@ -91,9 +91,10 @@ def search_result(result: SearchResult) -> RenderableType:
     answer = _table(*_words.LIMIT_TITLES)
     for row in _words.limit_rows(result):
         answer.add_row(*row)
-    front = _table("score", *result.front.values, title=f"front: {len(result.front)} networks, some of them")
+    shown = [name for name in result.front.values if name in result.limits] or list(result.front.values)[:1]
+    front = _table("score", *shown, title=f"front: {len(result.front)} networks, some of them")
     for index in np.unique(np.linspace(0, len(result.front) - 1, 10).astype(int)):
-        front.add_row(f"{result.front.scores[index]:.4f}", *(f"{values[index]:,.4g}" for values in result.front.values.values()))
+        front.add_row(f"{result.front.scores[index]:.4f}", *(f"{result.front.values[name][index]:,.4g}" for name in shown))
     title = f"search of {result.best.space.name}: best predicted score {result.best_score:.4f}"
     return Group(*_heading(title), Text(result.status.value), answer, Text(str(result.best)), front)
 
@@ -164,7 +165,7 @@ def _heading(text: str) -> tuple[Text, ...]:
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     return table
 
 

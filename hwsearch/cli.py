@@ -24,7 +24,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except HwsearchError as error:
-            _complaints.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, highlight=False)
+            _complaints.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
             _complaints.print("Stopped. What was done is kept: run the same command again to go on.", style="yellow")
@@ -54,9 +54,9 @@ def profile(
     space: Space,
     out: Annotated[Path, typer.Option("--out", "--table", "-o", help="The latency table to write, or to complete.")],
     backend: BackendName = "onnxruntime",
-    precision: Annotated[float | None, typer.Option(help="Stop measuring a block at this relative precision.", show_default="0.02")] = None,
+    precision: Annotated[float | None, typer.Option(help="Stop measuring a block at this relative precision.", show_default=False)] = None,
     max_rounds: Annotated[int | None, typer.Option(help="Stop measuring a block after this many rounds.", show_default=False)] = None,
-    checks: Annotated[int | None, typer.Option(help="Whole networks that check the table, at least 12.", show_default="16")] = None,
+    checks: Annotated[int | None, typer.Option(help="Whole networks that check the table, at least 12.", show_default=False)] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:

@@ -1,0 +1,128 @@
+"""The command line, on the analytic device: every command, its help, and its one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import hwsearch
+from hwsearch.cli import app
+
+SPACE = "resnet_digits"
+COMMANDS = ("profile", "train", "fit-predictor", "search", "export", "measure", "show", "devices")
+
+
+def run(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def complaint(*words: object) -> str:
+    """What a command that fails says, which must be no traceback."""
+    output = run(*words, code=1).output
+    assert "Traceback" not in output
+    return " ".join(output.split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of the analytic device and a predictor, made by the library."""
+    folder = tmp_path_factory.mktemp("cli")
+    space = hwsearch.load_space(SPACE)
+    hwsearch.profile(space, backend="roofline", out=folder / "roofline.json", progress=False)
+    X = space.sample(60, np.random.default_rng(0))
+    hwsearch.Predictor.fit(space, X, 0.9 + 0.001 * X.sum(axis=1)).save(folder / "predictor.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> Path:
+    out = folder / "result.json"
+    limits = ("--limit", "latency_ms=0.1", "--limit", "size_mb=0.05")
+    run("search", SPACE, "-d", folder / "roofline.json", "-p", folder / "predictor.npz", *limits, "--steps", 5, "-o", out, "-q")
+    return out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    words = " ".join(run(command, "--help").output.split())
+    assert f"Example: hwsearch {command} " in words
+
+
+def test_help_lists_every_command() -> None:
+    output = run("--help").output
+    assert all(command in output for command in COMMANDS)
+
+
+def test_profile_writes_the_table_and_shows_its_error(tmp_path: Path) -> None:
+    out = tmp_path / "tables" / "roofline.json"
+    output = run("profile", SPACE, "--backend", "roofline", "--out", out, "--checks", 12, "-q").output
+    assert len(hwsearch.load_table(out).checks) >= 12
+    assert "rank correlation" in output
+    assert "mean absolute error" in output
+
+
+def test_search_writes_what_the_library_finds(folder: Path, result: Path) -> None:
+    expected = hwsearch.search(
+        SPACE,
+        device=folder / "roofline.json",
+        predictor=folder / "predictor.npz",
+        limits={"latency_ms": 0.1, "size_mb": 0.05},
+        steps=5,
+    )
+    found = hwsearch.load_result(result)
+    assert found.best == expected.best
+    assert found.limits == expected.limits
+
+
+def test_search_keeps_its_state(folder: Path, tmp_path: Path) -> None:
+    words = ("search", SPACE, "-d", folder / "roofline.json", "-p", folder / "predictor.npz", "--limit", "latency_ms=0.1", "-q")
+    run(*words, "--steps", 3, "--state", tmp_path / "state.npz", "-o", tmp_path / "half.json")
+    run(*words, "--steps", 6, "--state", tmp_path / "state.npz", "-o", tmp_path / "resumed.json")
+    run(*words, "--steps", 6, "-o", tmp_path / "straight.json")
+    resumed, straight = (hwsearch.load_result(tmp_path / f"{name}.json") for name in ("resumed", "straight"))
+    assert resumed.best == straight.best
+    assert resumed.history == straight.history
+
+
+def test_show_every_kind_of_file(folder: Path, result: Path) -> None:
+    table = run("show", folder / "roofline.json").output
+    assert "held-out networks" in table
+    assert "dequantize" in table
+    shown = run("show", result).output
+    assert "latency_ms" in shown
+    assert "front:" in shown
+    assert "Kendall tau" in run("show", folder / "predictor.npz").output
+    best = hwsearch.load_result(result).best
+    assert "resolution" in run("show", best.to_json(folder / "best.json")).output
+
+
+def test_devices_lists_backends_spaces_and_tables(folder: Path) -> None:
+    output = run("devices", "--tables", folder).output
+    for name in ("roofline", "onnxruntime", "resnet_cifar", "evolution", "roofline.json"):
+        assert name in output
+
+
+def test_devices_says_how_to_make_the_first_table(tmp_path: Path) -> None:
+    assert "hwsearch profile" in run("devices", "--tables", tmp_path).output
+
+
+def test_errors_are_one_clear_message(folder: Path, tmp_path: Path) -> None:
+    search = ("search", SPACE, "-p", folder / "predictor.npz", "-o", tmp_path / "result.json", "-q")
+    table = ("-d", folder / "roofline.json")
+    assert "Infeasible: latency_ms <= 1e-05 cannot be met" in complaint(*search, *table, "--limit", "latency_ms=0.00001")
+    assert "Did you mean 'latency_ms'?" in complaint(*search, *table, "--limit", "latency=1")
+    assert "expected METRIC=NUMBER" in complaint(*search, *table, "--limit", "latency_ms")
+    assert "'fast' is not a number" in complaint(*search, *table, "--limit", "latency_ms=fast")
+    assert "given twice" in complaint(*search, *table, "--limit", "macs=1e6", "--limit", "macs=2e6")
+    assert "UnknownName: Unknown space 'resnet_digit'" in complaint("profile", "resnet_digit", "--out", tmp_path / "t.json")
+    assert "Cannot read" in complaint("show", tmp_path / "nothing.json")
+    (tmp_path / "other.json").write_text('{"format": "something else"}')
+    assert "no file of hwsearch" in complaint("show", tmp_path / "other.json")
+    (tmp_path / "cut.json").write_bytes((folder / "roofline.json").read_bytes()[:1000])
+    assert "CorruptFile" in complaint("show", tmp_path / "cut.json")
+    assert not (tmp_path / "result.json").exists()

@@ -286,8 +286,9 @@ def write_report(
         rows = [one.cells() for one in comparison]
         parts.append(_page.table("Built, exported and measured", rows[0], [list(row.values()) for row in rows]))
     parts.append(_page.table("The answer, and how tight its limits are", _words.LIMIT_TITLES, _words.limit_rows(result)))
-    for number, (words, figure) in enumerate(pictures):
-        parts.append(f"<figure>{svg(figure, words, salt=str(number))}<figcaption>{_page.text(words)}</figcaption></figure>")
+    for number, (words, figure) in enumerate(pictures, start=1):
+        drawing = svg(figure, words, name=f"figure{number}")
+        parts.append(f"<figure>{drawing}<figcaption>{_page.text(words)}</figcaption></figure>")
     parts.append(f"<h2>The network found</h2><pre>{_page.text(result.best)}</pre>")
     if table is not None:
         parts.append(_page.table("How well the table predicts whole networks", (), list(_words.error_facts(table).items())))
@@ -296,22 +297,21 @@ def write_report(
     return Path(out)
 
 
-def svg(figure: Figure, words: str, *, salt: str = "") -> str:
+def svg(figure: Figure, words: str, *, name: str = "figure") -> str:
     """A figure as SVG text to stand inside an HTML page.
 
     Args:
         figure: to draw.
         words: what it shows, for readers who cannot see it.
-        salt: different for each figure of a page, so that their identifiers stay apart.
+        name: different for each figure of a page, so that their identifiers stay apart.
     """
-    matplotlib = _matplotlib()
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": f"hwsearch{salt}", "svg.fonttype": "path"}):
+    with _matplotlib().rc_context({"svg.hashsalt": "hwsearch", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    drawing = text[text.index("<svg") :]
-    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawing, count=1), count=1)
-    return drawing.replace("<svg", f'<svg role="img" aria-label="{_page.text(words)}"', 1)
+    tag, rest = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL).split(">", 1)
+    tag = re.sub(r' (width|height)="[^"]*"', "", tag).replace("<svg", f'<svg role="img" aria-label="{_page.text(words)}"')
+    return tag + ">" + re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", rest)
 
 
 def _matplotlib() -> Any:

@@ -1,0 +1,156 @@
+"""Pictures and the HTML report: they show what the data says, and stand on their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch.backends import Roofline
+from hwsearch.blocks import Block
+from hwsearch.device import Check, Protocol, Row
+from hwsearch.errors import InvalidInput
+from hwsearch.report import Compared, families, front_figure, history_figure, prediction_figure, staircase_figure, svg, write_report
+
+FAMILY = Block("basic", 16, 16, 16, (8,), kernel=3)
+COMPARISON = (
+    Compared("dense", 0.99, 0.20, 0.21, 0.01, 4e6, 1e5, 400_000),
+    Compared("searched <joint>", 0.98, 0.10, 0.11, 0.002, 2e6, 5e4, 200_000),
+)
+
+
+@pytest.fixture(scope="module")
+def table() -> hwsearch.LatencyTable:
+    """Every width of one block on a device with tiles of 16 channels, and twelve checks."""
+    device = Roofline(bandwidth_gbs=1e6)
+    rows = {}
+    for width in range(4, 65, 4):
+        for precision in ("fp32", "int8"):
+            block = dataclasses.replace(FAMILY, mids=(width,), precision=precision)
+            rows[block.key] = Row(device.latency_ms(block), 0.001, 8)
+    checks = tuple(Check("check", (FAMILY.key,) * n, 0.1 * n, 0.01, 0.101 * n) for n in range(1, 13))
+    return hwsearch.LatencyTable(device.describe(), Protocol(), rows, checks)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> hwsearch.SearchResult:
+    space = hwsearch.load_space("resnet_digits")
+    table = hwsearch.profile(space, backend="roofline", out=tmp_path_factory.mktemp("report") / "table.json", progress=False)
+    return hwsearch.search(space, device=table, predictor=lambda X: 0.9 + 0.001 * X.sum(axis=1), limits={"latency_ms": 0.1}, steps=5)
+
+
+def lines(figure: object) -> dict[str, np.ndarray]:
+    """The curves of a figure by label, shape ``(points, 2)``."""
+    (axes,) = figure.axes  # type: ignore[attr-defined]
+    return {line.get_label(): np.asarray(line.get_xydata()) for line in axes.get_lines()}
+
+
+def test_front_shows_every_network_and_the_limit(result: hwsearch.SearchResult) -> None:
+    figure = front_figure(result, COMPARISON)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "latency (ms)"
+    assert axes.get_ylabel() == "accuracy (%)"
+    curves = lines(figure)
+    front = next(points for label, points in curves.items() if label.startswith("front"))
+    assert front.shape == (len(result.front), 2)
+    assert front[:, 1].max() == pytest.approx(100 * result.best_score)
+    assert curves["limit: 0.1"][:, 0] == pytest.approx(0.1)
+    legend = axes.get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert any(text.startswith("dense") for text in texts)
+
+
+def test_front_without_a_latency_limit_names_another_cost(result: hwsearch.SearchResult) -> None:
+    found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1) / 100.0, limits={"size_mb": 0.05}, steps=2)
+    (axes,) = front_figure(found, COMPARISON).axes
+    assert axes.get_xlabel() == "size (MB)"
+    assert found.plot().axes[0].get_xlabel() == "size (MB)"
+
+
+def test_staircase_marks_the_last_width_of_each_stair(table: hwsearch.LatencyTable) -> None:
+    curves = lines(staircase_figure(table, FAMILY))
+    assert curves["fp32: edges worth keeping"][:, 0].tolist() == [16, 32, 48, 64]
+    assert curves["int8: edges worth keeping"][:, 0].tolist() == list(range(4, 65, 4))
+
+
+def test_staircase_finds_a_family_by_itself(table: hwsearch.LatencyTable) -> None:
+    family, axis = families(table)[0]
+    assert (family.mids, axis) == ((64,), "mid1")
+    assert lines(staircase_figure(table)).keys() == lines(staircase_figure(table, FAMILY)).keys()
+
+
+def test_staircase_needs_two_widths(table: hwsearch.LatencyTable) -> None:
+    with pytest.raises(InvalidInput, match="no two blocks"):
+        staircase_figure(table, Block("basic", 24, 24, 16, (8,), kernel=3))
+    with pytest.raises(InvalidInput, match="no two blocks"):
+        staircase_figure(dataclasses.replace(table, rows={}, checks=()))
+
+
+def test_prediction_shows_the_held_out_networks(table: hwsearch.LatencyTable) -> None:
+    (axes,) = prediction_figure(table).axes
+    points = next(np.asarray(line.get_xydata()) for line in axes.get_lines() if line.get_marker() == "s")
+    assert points[:, 0] == pytest.approx([check.measured_ms for check in table.checks])
+    assert points[:, 1] == pytest.approx([check.predicted_ms for check in table.checks])
+    with pytest.raises(InvalidInput, match="no checks"):
+        prediction_figure(dataclasses.replace(table, checks=()))
+
+
+def test_history_never_falls(result: hwsearch.SearchResult) -> None:
+    (points,) = lines(history_figure(result)).values()
+    assert (np.diff(points[:, 1]) >= 0).all()
+    assert points[-1, 1] == pytest.approx(100 * result.best_score)
+    with pytest.raises(InvalidInput, match="no history"):
+        history_figure(dataclasses.replace(result, history=()))
+
+
+class Page(HTMLParser):
+    """Collects the tags of a page, and fails where they do not nest."""
+
+    VOID = ("meta", "link", "br", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_report_is_one_whole_page(result: hwsearch.SearchResult, table: hwsearch.LatencyTable, tmp_path: Path) -> None:
+    path = write_report(result, table, COMPARISON, tmp_path / "new" / "report.html")
+    text = path.read_text()
+    page = Page(text)
+    drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(drawings) == 4
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+    assert "searched &lt;joint&gt;" in text
+    assert "98.00%" in text
+    assert not re.search(r"(src|href)=\"https?:", re.sub(r"xmlns(:\w+)?=\"[^\"]*\"", "", text)), "the page must fetch nothing"
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers)), "identifiers of two pictures collide"
+
+
+def test_report_without_a_table_leaves_its_pictures_out(result: hwsearch.SearchResult, tmp_path: Path) -> None:
+    page = Page(write_report(result, out=tmp_path / "report.html").read_text())
+    assert sum(tag == "svg" for tag, _ in page.tags) == 2
+
+
+def test_pictures_are_repeatable(result: hwsearch.SearchResult) -> None:
+    assert svg(front_figure(result), "front") == svg(front_figure(result), "front")

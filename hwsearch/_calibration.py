@@ -17,6 +17,8 @@ from .device import Check
 
 _FLOOR = 0.05
 """A calibrated cost is at least this share of what was measured: no block is free."""
+_SCALES = (0.5, 2.0)
+"""The scale of a class stays within these."""
 _RIDGE = {"scale": 0.1, "block": 0.02, "value": 0.05}
 """How far, relative to a typical network, a term strays from its prior without much evidence."""
 
@@ -67,6 +69,8 @@ class Calibration:
         """
         if not networks:
             return self
+        from scipy.optimize import lsq_linear
+
         names = sorted({class_of(block) for network, _ in networks for block in network})
         A = np.zeros((len(networks), 1 + 3 * len(names)))
         A[:, 0] = 1.0
@@ -84,7 +88,10 @@ class Calibration:
         W = A / measured[:, None] / noise
         residual = (measured - A @ prior) / measured / noise
         ridge = np.diag(1 / np.array(loose))
-        solution = prior + np.linalg.lstsq(np.vstack([W, ridge]), np.concatenate([residual, np.zeros(len(prior))]), rcond=None)[0]
+        lowest = np.array([-self.call_ms] + [_SCALES[0] - 1, -np.inf, -np.inf] * len(names))
+        highest = np.array([np.inf] + [_SCALES[1] - 1, np.inf, np.inf] * len(names))
+        target = np.concatenate([residual, np.zeros(len(prior))])
+        solution = prior + lsq_linear(np.vstack([W, ridge]), target, (lowest, highest)).x
         classes = {name: Terms(*map(float, solution[1 + 3 * k : 4 + 3 * k])) for k, name in enumerate(names)}
         return Calibration(self.call_ms, max(float(solution[0]), 0.0), classes)
 

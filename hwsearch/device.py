@@ -52,8 +52,9 @@ class Protocol:
     """How latencies are measured.
 
     All things to be measured are interleaved in random order in each of many short rounds. In a round each is run a few times
-    after a warm-up, and a low quantile of the times is taken; over the rounds, the median. A sentinel is measured throughout, and
-    its drift is divided out. A thing leaves the rotation when the standard error of its median is small enough.
+    after a warm-up, and a low quantile of the times is taken. A sentinel is measured throughout: the half of the rounds in which it
+    was fastest counts, what drift it still shows is divided out, and the median is the result. A thing leaves the rotation when the
+    standard error of its median is small enough.
 
     Attributes:
         precision: relative standard error of the median at which a thing leaves.
@@ -69,10 +70,10 @@ class Protocol:
     """
 
     precision: float = 0.01
-    min_rounds: int = 12
-    max_rounds: int = 40
-    runs: int = 8
-    warmup: int = 2
+    min_rounds: int = 16
+    max_rounds: int = 48
+    runs: int = 10
+    warmup: int = 3
     quantile: float = 0.1
     sentinel: str = field(default="", compare=False)
     sentinel_ms: float = field(default=0.0, compare=False)
@@ -92,9 +93,9 @@ class Row:
     """What was measured of one block.
 
     Attributes:
-        latency_ms: median over the rounds.
-        spread_ms: half the interquartile range over the rounds.
-        rounds: how many.
+        latency_ms: median over the calmer half of the rounds.
+        spread_ms: half the interquartile range over the same.
+        rounds: how many there were.
         energy_mj: millijoules of one run, or ``None``.
     """
 

@@ -33,9 +33,9 @@ class Measurement:
     """How long a model takes.
 
     Attributes:
-        latency_ms: median over the rounds.
-        spread_ms: half the interquartile range over the rounds.
-        rounds: how many.
+        latency_ms: median over the calmer half of the rounds.
+        spread_ms: half the interquartile range over the same.
+        rounds: how many there were.
         device: where.
     """
 
@@ -51,7 +51,7 @@ def profile(
     backend: str | Backend = "onnxruntime",
     out: PathLike,
     precision: float = 0.01,
-    max_rounds: int = 40,
+    max_rounds: int = 48,
     checks: int = 18,
     fits: int = 30,
     seed: int = 0,

@@ -2,6 +2,8 @@
 
 One long batch of runs is not repeatable on a machine that does anything else. Many short rounds spread over time, with all things
 to be measured interleaved in random order, are: what disturbs a round disturbs all alike, and the median over rounds forgets it.
+A sentinel, measured every few moments, tells how busy the machine is with other things: of each thing the calmer half of its rounds
+counts, and what drift is left in them is divided out.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from .blocks import Block
 from .device import Protocol, Row
 
 Open = Callable[[], Session]
-_EVERY = 25
+_EVERY = 8
 """How many things are measured between two readings of the sentinel."""
+_CALM = 1.08
+"""How much slower than undisturbed the sentinel may be while a thing is measured that leaves early."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Rounds:
         self.things, self.protocol, self.seed = dict(things), protocol, seed
         self.readings: dict[str, list[Reading]] = {name: [] for name in things}
         self.number = 0
+        self._reference: float | None = None
         self._open_sentinel = sentinel
         self._sentinel: Session | None = None
         self._sessions: dict[str, Session] = {}
@@ -57,6 +62,7 @@ class Rounds:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take in a round that was measured before, as :meth:`run` returned it."""
         self.number = max(self.number, int(record["round"]))
+        self._reference = None
         for name, reading in record["times"].items():
             if name in self.readings:
                 self.readings[name].append(Reading(*reading))
@@ -113,29 +119,40 @@ class Rounds:
         rounds = len(self.readings[name])
         if rounds < self.protocol.min_rounds or rounds >= self.protocol.max_rounds:
             return rounds >= self.protocol.max_rounds
+        calm = self._calm(name)
+        if max(reading.sentinel_ms for reading in calm) > _CALM * self.reference_ms():
+            return False
         row = self.row(name)
         # The standard error of a median of n normal values is 1.253 sigma / sqrt(n), and sigma is 1.483 times half their
         # interquartile range.
-        return 1.253 * 1.483 * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(rounds)
+        return 1.253 * 1.483 * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(len(calm))
 
     def reference_ms(self) -> float:
-        """The median latency of the sentinel over all that was measured."""
-        return float(np.median([reading.sentinel_ms for readings in self.readings.values() for reading in readings]))
+        """The latency of the sentinel while nothing disturbs it: the tenth part of all that was measured is faster."""
+        if self._reference is None:
+            times = [reading.sentinel_ms for readings in self.readings.values() for reading in readings]
+            self._reference = float(np.quantile(times, 0.1))
+        return self._reference
+
+    def _calm(self, name: str) -> list[Reading]:
+        """The half of a thing's readings during which the sentinel was fastest."""
+        readings = sorted(self.readings[name], key=lambda reading: reading.sentinel_ms)
+        return readings[: (len(readings) + 1) // 2]
 
     def row(self, name: str, reference_ms: float | None = None) -> Row:
         """What was found out about one thing, with the drift divided out.
 
         Args:
             name: of the thing.
-            reference_ms: latency of the sentinel to put it in proportion to; its median over these readings by default.
+            reference_ms: latency of the sentinel to put it in proportion to; :meth:`reference_ms` by default.
         """
-        readings = self.readings[name]
+        readings = self._calm(name)
         sentinel = np.array([reading.sentinel_ms for reading in readings])
-        reference = float(np.median(sentinel)) if reference_ms is None else reference_ms
+        reference = self.reference_ms() if reference_ms is None else reference_ms
         latency = np.array([reading.latency_ms for reading in readings]) * reference / sentinel
         low, median, high = map(float, np.quantile(latency, (0.25, 0.5, 0.75)))
         energies = [reading.energy_mj for reading in readings if reading.energy_mj is not None]
-        return Row(median, (high - low) / 2, len(readings), float(np.median(energies)) if energies else None)
+        return Row(median, (high - low) / 2, len(self.readings[name]), float(np.median(energies)) if energies else None)
 
     def finish(self, done: Callable[[dict[str, Any]], None], advance: Callable[[float], None]) -> None:
         """Measure until everything is finished.

@@ -20,10 +20,15 @@ from .errors import CorruptFile, FileError, NewerVersion
 PathLike = str | os.PathLike[str]
 
 
-def write_atomic(path: PathLike, data: bytes) -> None:
+def write_atomic(path: PathLike, data: bytes, *, sync: bool = True) -> None:
     """Replace ``path`` by ``data`` so that a reader sees the old file or the new one, never a part.
 
     The parent folder is made where it is missing.
+
+    Args:
+        path: the file.
+        data: its new content.
+        sync: wait until it is on disk, which also survives a power cut; without, it survives the death of the process only.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +37,8 @@ def write_atomic(path: PathLike, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:

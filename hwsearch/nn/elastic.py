@@ -1,0 +1,117 @@
+"""Elastic layers and blocks: one set of weights from which narrower ones take their first channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..blocks import Block, Layer
+from ..errors import InvalidInput
+
+
+class ElasticNorm(nn.BatchNorm2d):
+    """A batch norm that serves any number of channels up to its own.
+
+    In training mode it normalises by the batch and, unless ``momentum`` is set (:func:`hwsearch.nn.calibrate_bn` does), keeps no
+    running statistics: those of one sub-network are wrong for another (Slimmable Networks, ICLR'19, section 3.3).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``x`` of shape ``(n, c, h, w)``, ``c`` at most the number of channels."""
+        c = x.shape[1]
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        keep = not self.training or bool(self.momentum)
+        mean, var = (self.running_mean[:c], self.running_var[:c]) if keep else (None, None)
+        return F.batch_norm(x, mean, var, self.weight[:c], self.bias[:c], self.training, self.momentum or 0.0, self.eps)
+
+
+class ElasticLayer(nn.Module):
+    """A convolution with batch norm, or a linear layer, as large as the largest of the layers that may stand here.
+
+    Args:
+        layers: every layer that may stand here.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.op = layers[0].op
+        cout = max(layer.cout for layer in layers)
+        cin = max(layer.cin // layer.groups for layer in layers)
+        kernel = max(layer.kernel for layer in layers)
+        self.norm: ElasticNorm | None = None
+        if self.op == "conv":
+            self.weight = nn.Parameter(torch.empty(cout, cin, kernel, kernel))
+            self.register_parameter("bias", None)
+            self.norm = ElasticNorm(cout)
+            nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        else:
+            self.weight = nn.Parameter(torch.empty(cout, cin))
+            self.bias = nn.Parameter(torch.zeros(cout))
+            nn.init.normal_(self.weight, std=0.01)
+
+    def sliced(self, layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias of ``layer``: the first channels and the middle of the kernel."""
+        weight = self.weight[: layer.cout, : layer.cin // layer.groups]
+        if self.op == "linear":
+            return weight, self.bias[: layer.cout]
+        edge = (self.weight.shape[-1] - layer.kernel) // 2
+        return weight[:, :, edge : edge + layer.kernel, edge : edge + layer.kernel], None
+
+    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
+        """Run as ``layer``.
+
+        Args:
+            x: shape ``(n, layer.cin, layer.size, layer.size)``.
+            layer: one of those that this was built for.
+
+        Returns:
+            Shape ``(n, layer.cout, out_size, out_size)``; ``(n, layer.cout)`` for a linear layer, which averages over the map first.
+        """
+        weight, bias = self.sliced(layer)
+        if self.norm is None:
+            return F.linear(x.mean(dim=(2, 3)), weight, bias)
+        x = F.conv2d(x, weight, None, layer.stride, layer.kernel // 2, 1, layer.groups)
+        x = self.norm(x)
+        return F.relu(x, inplace=True) if layer.relu else x
+
+
+class ElasticBlock(nn.Module):
+    """One slot of the supernet: body and, wherever any block of the slot has one, a shortcut convolution.
+
+    Args:
+        blocks: every block that may stand here.
+
+    Raises:
+        InvalidInput: they do not share one structure.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__()
+        if len({block.kind for block in blocks}) != 1:
+            raise InvalidInput(f"One slot of a supernet holds one kind of block, not {sorted({block.kind for block in blocks})}.")
+        bodies = [block.graph.body for block in blocks]
+        shortcuts = [block.graph.shortcut for block in blocks if block.graph.shortcut]
+        self.body = nn.ModuleList(ElasticLayer(layers) for layers in zip(*bodies, strict=True))
+        self.shortcut = nn.ModuleList(ElasticLayer(layers) for layers in zip(*shortcuts, strict=True))
+        last = self.body[-1]
+        if blocks[0].graph.shortcut is not None and isinstance(last.norm, ElasticNorm):
+            nn.init.zeros_(last.norm.weight)
+
+    def forward(self, x: torch.Tensor, block: Block) -> torch.Tensor:
+        """Run as ``block``, one of those that this was built for; ``x`` has the shape ``(n, block.cin, block.size, block.size)``."""
+        graph = block.graph
+        y = x
+        for elastic, layer in zip(self.body, graph.body, strict=True):
+            y = elastic(y, layer)
+        if graph.shortcut is None:
+            return y
+        for elastic, layer in zip(self.shortcut, graph.shortcut, strict=False):
+            x = elastic(x, layer)
+        return F.relu(y + x)

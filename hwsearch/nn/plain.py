@@ -1,0 +1,134 @@
+"""Plain networks: one sub-network as ordinary torch modules, with no elastic layer left."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..blocks import Block, Layer
+
+
+class Resize(nn.Module):
+    """Resizes square images to the network's input resolution (bilinear, antialiased).
+
+    Args:
+        size: height and width, px.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Resize ``x`` of shape ``(n, c, h, w)`` to ``(n, c, size, size)``."""
+        return resize(x, self.size)
+
+
+def resize(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize images of shape ``(n, c, h, w)`` to ``(n, c, size, size)``, px (bilinear, antialiased)."""
+    if tuple(x.shape[2:]) == (size, size):
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+class Residual(nn.Module):
+    """A residual block: ``relu(body(x) + shortcut(x))``.
+
+    Args:
+        body: the layers of the block.
+        shortcut: a convolution with batch norm, or nothing, which is the identity.
+    """
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape ``(n, c, h, w)`` to the shape of the body's output."""
+        out: torch.Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return out
+
+
+class Boundary(nn.Identity):
+    """Marks where the number format changes; in floating point it does nothing.
+
+    Args:
+        kind: ``"quantize"`` or ``"dequantize"``.
+        precision: of the quantised side.
+    """
+
+    def __init__(self, kind: str, precision: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.precision = precision
+
+    def extra_repr(self) -> str:
+        """Kind and precision."""
+        return f"{self.kind}, {self.precision}"
+
+
+def plain(placed: Iterable[tuple[str, Block]]) -> nn.Sequential:
+    """Ordinary modules for the blocks of one network, weights not yet set.
+
+    Args:
+        placed: names and blocks in the order of execution.
+
+    Returns:
+        ``resize``, then one module a block. It takes normalised images of any size, shape ``(n, channels, h, w)``.
+    """
+    named = [(name.replace(".", "_"), block) for name, block in placed]
+    modules: OrderedDict[str, nn.Module] = OrderedDict(resize=Resize(named[0][1].size))
+    for name, block in named:
+        modules[name] = _module(block)
+    return nn.Sequential(modules).to(memory_format=torch.channels_last)
+
+
+def _module(block: Block) -> nn.Module:
+    if block.boundary:
+        return Boundary(block.kind, block.precision)
+    graph = block.graph
+    body = _layers(graph.body)
+    return body if graph.shortcut is None else Residual(body, _layers(graph.shortcut))
+
+
+def _layers(layers: Sequence[Layer]) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for layer in layers:
+        if layer.op == "linear":
+            modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(layer.cin, layer.cout)]
+        else:
+            padding = layer.kernel // 2
+            modules.append(nn.Conv2d(layer.cin, layer.cout, layer.kernel, layer.stride, padding, groups=layer.groups, bias=False))
+            modules.append(nn.BatchNorm2d(layer.cout))
+        if layer.relu:
+            modules.append(nn.ReLU())
+    return nn.Sequential(*modules)
+
+
+def calibrate_bn(network: nn.Module, images: torch.Tensor, batch: int = 512) -> None:
+    """Set the running statistics of every batch norm to the averages over some images (Once-for-All, ICLR'20, appendix).
+
+    Weights taken from a supernet need this before they are evaluated. The network is left in evaluation mode.
+
+    Args:
+        network: with :class:`torch.nn.BatchNorm2d` layers.
+        images: normalised training images, shape ``(n, channels, h, w)``.
+        batch: images at a time.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    network.train()
+    with torch.no_grad():
+        for number, part in enumerate(images.split(batch), start=1):
+            for norm in norms:
+                norm.momentum = 1.0 / number
+            network(part)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+    network.eval()

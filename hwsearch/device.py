@@ -52,13 +52,13 @@ class Protocol:
     """How latencies are measured.
 
     All things to be measured are interleaved in random order in each of many short rounds. In a round each is run a few times
-    after a warm-up, and a low quantile of the times is taken. A sentinel is measured throughout: the half of the rounds in which it
-    was fastest counts, what drift it still shows is divided out, and the median is the result. A thing leaves the rotation when the
-    standard error of its median is small enough.
+    after a warm-up, and a low quantile of the times is taken. A sentinel is measured throughout: it tells which
+    readings were taken while the machine was calm, only those count, and what drift it still shows is divided out. Their median is
+    the result, and a thing leaves the rotation when the standard error of the median is small enough.
 
     Attributes:
         precision: relative standard error of the median at which a thing leaves.
-        min_rounds, max_rounds: how often it is measured at least and at most.
+        min_rounds, max_rounds: how often it is measured at least (in calm moments) and at most (in any).
         runs: timed runs a round.
         warmup: untimed runs before them.
         quantile: of the timed runs that is kept.
@@ -70,7 +70,7 @@ class Protocol:
     """
 
     precision: float = 0.01
-    min_rounds: int = 16
+    min_rounds: int = 12
     max_rounds: int = 48
     runs: int = 10
     warmup: int = 3
@@ -93,9 +93,9 @@ class Row:
     """What was measured of one block.
 
     Attributes:
-        latency_ms: median over the calmer half of the rounds.
-        spread_ms: half the interquartile range over the same.
-        rounds: how many there were.
+        latency_ms: median over the rounds in calm moments.
+        spread_ms: half the interquartile range over the same rounds.
+        rounds: how many there were in all.
         energy_mj: millijoules of one run, or ``None``.
     """
 

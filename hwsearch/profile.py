@@ -33,9 +33,9 @@ class Measurement:
     """How long a model takes.
 
     Attributes:
-        latency_ms: median over the calmer half of the rounds.
-        spread_ms: half the interquartile range over the same.
-        rounds: how many there were.
+        latency_ms: median over the rounds in calm moments.
+        spread_ms: half the interquartile range over the same rounds.
+        rounds: how many there were in all.
         device: where.
     """
 

@@ -2,8 +2,8 @@
 
 One long batch of runs is not repeatable on a machine that does anything else. Many short rounds spread over time, with all things
 to be measured interleaved in random order, are: what disturbs a round disturbs all alike, and the median over rounds forgets it.
-A sentinel, measured every few moments, tells how busy the machine is with other things: of each thing the calmer half of its rounds
-counts, and what drift is left in them is divided out.
+A sentinel, measured every few moments, tells how busy the machine is with other things: only readings taken while it was calm count,
+and what drift is left in them is divided out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from .device import Protocol, Row
 Open = Callable[[], Session]
 _EVERY = 8
 """How many things are measured between two readings of the sentinel."""
-_CALM = 1.08
-"""How much slower than undisturbed the sentinel may be while a thing is measured that leaves early."""
+_CALM = 1.06
+"""The machine is calm while the sentinel is at most this much slower than undisturbed."""
+_FEWEST = 6
+"""The calmest readings count in any case, this many."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,12 @@ class Rounds:
 
     def finished(self, name: str) -> bool:
         """Whether a thing was measured precisely enough, or often enough."""
-        rounds = len(self.readings[name])
-        if rounds < self.protocol.min_rounds or rounds >= self.protocol.max_rounds:
-            return rounds >= self.protocol.max_rounds
+        if len(self.readings[name]) >= self.protocol.max_rounds:
+            return True
+        if len(self.readings[name]) < self.protocol.min_rounds:
+            return False
         calm = self._calm(name)
-        if max(reading.sentinel_ms for reading in calm) > _CALM * self.reference_ms():
+        if len(calm) < self.protocol.min_rounds:
             return False
         row = self.row(name)
         # The standard error of a median of n normal values is 1.253 sigma / sqrt(n), and sigma is 1.483 times half their
@@ -128,16 +131,18 @@ class Rounds:
         return 1.253 * 1.483 * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(len(calm))
 
     def reference_ms(self) -> float:
-        """The latency of the sentinel while nothing disturbs it: the tenth part of all that was measured is faster."""
+        """The latency of the sentinel while nothing disturbs it: a twentieth of all that was measured is faster."""
         if self._reference is None:
             times = [reading.sentinel_ms for readings in self.readings.values() for reading in readings]
-            self._reference = float(np.quantile(times, 0.1))
+            self._reference = float(np.quantile(times, 0.05))
         return self._reference
 
     def _calm(self, name: str) -> list[Reading]:
-        """The half of a thing's readings during which the sentinel was fastest."""
+        """The readings that count: those of calm moments, or the calmest few."""
         readings = sorted(self.readings[name], key=lambda reading: reading.sentinel_ms)
-        return readings[: (len(readings) + 1) // 2]
+        limit = _CALM * self.reference_ms()
+        count = sum(reading.sentinel_ms <= limit for reading in readings)
+        return readings[: max(count, _FEWEST)]
 
     def row(self, name: str, reference_ms: float | None = None) -> Row:
         """What was found out about one thing, with the drift divided out.

@@ -265,14 +265,17 @@ def _fit(
     ridge = linear_model.RidgeCV(np.logspace(-2, 3, 16)).fit(features, y)
     linear = np.concatenate([steps @ ridge.coef_, [ridge.intercept_]]).astype(np.float32)
     rest = y - ridge.predict(features)
+    unit = float(rest.std()) or 1.0
     stacks = []
     for index in range(members if hidden else 0):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # stopping at max_iter is the regularisation, not a failure
             model = neural_network.MLPRegressor(
-                hidden_layer_sizes=tuple(hidden), alpha=0.3, solver="lbfgs", max_iter=300, random_state=seed + index
-            ).fit(features, rest)
+                hidden_layer_sizes=tuple(hidden), alpha=1.0, solver="lbfgs", max_iter=300, random_state=seed + index
+            ).fit(features, rest / unit)
         weights = [weight.astype(np.float32) for weight in model.coefs_]
+        biases = [bias.astype(np.float32) for bias in model.intercepts_]
         weights[0] = steps @ weights[0]
-        stacks.append(tuple((weight, bias.astype(np.float32)) for weight, bias in zip(weights, model.intercepts_, strict=True)))
+        weights[-1], biases[-1] = weights[-1] * np.float32(unit), biases[-1] * np.float32(unit)
+        stacks.append(tuple(zip(weights, biases, strict=True)))
     return linear, tuple(stacks)

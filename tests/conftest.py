@@ -1,0 +1,74 @@
+"""Shared by all tests: one thread, a small space with a table, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch.chain import Chain, Stage
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of published data; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("HWSEARCH_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the published data is not at hand (set HWSEARCH_DATA to its folder; looked in {folder.name})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits() -> hwsearch.SearchSpace:
+    """The demonstration's space."""
+    return hwsearch.load_space("resnet_digits")
+
+
+@pytest.fixture(scope="session")
+def toy() -> hwsearch.SearchSpace:
+    """A space of 11,520 architectures, small enough to enumerate: two elastic stages, a bottleneck one among them."""
+    chain = Chain(
+        name="toy",
+        resolutions=(8, 12),
+        stem=(8,),
+        stages=(
+            Stage(depths=(1, 2), outs=(8, 16), mids=(4, 8)),
+            Stage(depths=(1, 2), outs=(16,), mids=(8, 12), stride=2, kind="bottleneck"),
+        ),
+        classes=10,
+        channels=1,
+    )
+    return chain.space()
+
+
+@pytest.fixture(scope="session")
+def roofline_table(digits: hwsearch.SearchSpace, toy: hwsearch.SearchSpace) -> hwsearch.LatencyTable:
+    """An analytic device's table of both small spaces, with energies."""
+    return make_table((*digits.unique_blocks, *toy.unique_blocks))
+
+
+def make_table(blocks: tuple[hwsearch.Block, ...]) -> hwsearch.LatencyTable:
+    """Measure blocks on the analytic device."""
+    from hwsearch.device import Protocol, Row
+
+    device = hwsearch.Roofline()
+    rows = {}
+    for block in dict.fromkeys(blocks):
+        session = device.open([block])
+        rows[block.key] = Row(latency_ms=float(session.times(1)[0]) * 1e3, spread_ms=0.0, rounds=1, energy_mj=session.energy_mj)
+    return hwsearch.LatencyTable(device.describe(), Protocol(), rows, energy="estimated")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(20261121)

@@ -1,0 +1,139 @@
+"""Predictors: they learn, they last, and they refuse what is not theirs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch.chain import Chain, Stage
+from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
+from hwsearch.predictor import Predictor, load_predictor
+from hwsearch.space import SearchSpace
+
+
+def accuracy(space: SearchSpace, X: np.ndarray) -> np.ndarray:
+    """A made-up accuracy with an interaction: width helps, int8 hurts, and more so in narrow blocks."""
+    total = np.full(len(X), 0.7)
+    active = space.active(X)
+    for gene, choice in enumerate(space.choices):
+        level = X[:, gene] / max(1, len(choice.values) - 1)
+        if choice.name.endswith("precision"):
+            total -= np.where(active[:, gene], 0.01 * level * (2 - X[:, gene - 1] / 3), 0)
+        else:
+            total += np.where(active[:, gene], 0.02 * np.sqrt(level), 0)
+    return total
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: SearchSpace) -> Predictor:
+    X = digits.sample(300, np.random.default_rng(1))
+    return Predictor.fit(digits, X, accuracy(digits, X), seed=0)
+
+
+def test_it_orders_networks_that_it_has_not_seen(digits: SearchSpace, fitted: Predictor) -> None:
+    X = digits.sample(500, np.random.default_rng(2))
+    fresh = fitted.score(X, accuracy(digits, X))
+    assert fresh.kendall_tau > 0.9
+    assert fresh.pairwise_accuracy > 0.95
+    assert fresh.rmse < 0.005
+    report = fitted.report
+    assert report is not None
+    assert (report.held_out, report.fitted) == (60, 240)
+    assert abs(report.kendall_tau - fresh.kendall_tau) < 0.1
+
+
+def test_it_learns_interactions_that_a_linear_model_cannot(digits: SearchSpace) -> None:
+    rng = np.random.default_rng(3)
+    X, Z = digits.sample(400, rng), digits.sample(400, rng)
+    wide, quantized = digits.position["stage2.block1.mid"], digits.position["stage2.block1.precision"]
+
+    def crossed(X: np.ndarray) -> np.ndarray:
+        return np.where(X[:, quantized] == 1, 1.0 - X[:, wide] / 3, X[:, wide] / 3)
+
+    linear = Predictor.fit(digits, X, crossed(X), hidden=()).score(Z, crossed(Z))
+    full = Predictor.fit(digits, X, crossed(X)).score(Z, crossed(Z))
+    assert linear.kendall_tau < 0.2
+    assert full.kendall_tau > 0.7
+
+
+def test_the_same_seed_gives_the_same_predictor(digits: SearchSpace, fitted: Predictor) -> None:
+    X = digits.sample(300, np.random.default_rng(1))
+    again = Predictor.fit(digits, X, accuracy(digits, X), seed=0)
+    assert np.array_equal(again(X), fitted(X))
+
+
+def test_equal_networks_have_equal_predictions(digits: SearchSpace, fitted: Predictor, rng: np.random.Generator) -> None:
+    raw = np.stack([rng.integers(size, size=100) for size in digits.sizes], axis=1).astype(np.uint8)
+    assert np.array_equal(fitted(raw), fitted(digits.canonical(raw)))
+
+
+def test_it_survives_a_file(digits: SearchSpace, toy: SearchSpace, fitted: Predictor, tmp_path: Path, rng: np.random.Generator) -> None:
+    path = fitted.save(tmp_path / "p.npz")
+    X = digits.sample(100, rng)
+    for loaded in (load_predictor(path), load_predictor(path, digits), hwsearch.load_predictor(path)):
+        assert np.array_equal(loaded(X), fitted(X))
+        assert loaded.report == fitted.report
+    with pytest.raises(WrongSpace, match="predicts for space 'resnet_digits'"):
+        load_predictor(path, toy)
+    with pytest.raises(WrongSpace, match="resnet_digits"):
+        hwsearch.search(toy, predictor=fitted)
+
+
+def test_a_space_of_the_same_name_but_other_choices_is_foreign(digits: SearchSpace, fitted: Predictor, tmp_path: Path) -> None:
+    other = Chain("resnet_digits", (8,), (8,), (Stage((1,), (8,), (4, 8)),), 10, channels=1).space()
+    with pytest.raises(WrongSpace):
+        load_predictor(fitted.save(tmp_path / "p.npz"), other)
+
+
+def test_files_that_are_no_predictors_are_refused(fitted: Predictor, tmp_path: Path) -> None:
+    path = fitted.save(tmp_path / "p.npz")
+    whole = path.read_bytes()
+    with pytest.raises(FileError, match="Cannot read"):
+        load_predictor(tmp_path / "absent.npz")
+    for broken in (b"", b"not a zip", whole[: len(whole) // 2], whole[:-20]):
+        path.write_bytes(broken)
+        with pytest.raises(CorruptFile):
+            load_predictor(path)
+    with np.load(fitted.save(path)) as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays["header"].tobytes())
+
+    def rewritten(**changes: object) -> None:
+        fields = {key: value for key, value in changes.items() if key in header}
+        own = {key: value for key, value in changes.items() if key not in header}
+        packed = np.frombuffer(json.dumps({**header, **fields}).encode(), dtype=np.uint8)
+        np.savez(path, **{**arrays, "header": packed, **own})
+
+    rewritten(version=99)
+    with pytest.raises(NewerVersion):
+        load_predictor(path)
+    rewritten(format="hwsearch-result")
+    with pytest.raises(CorruptFile, match="hwsearch-predictor"):
+        load_predictor(path)
+    rewritten(layers=[9])
+    with pytest.raises(CorruptFile, match="do not fit together"):
+        load_predictor(path)
+    rewritten(linear=np.full_like(arrays["linear"], np.nan))
+    with pytest.raises(CorruptFile, match="not finite"):
+        load_predictor(path)
+    rewritten(linear=arrays["linear"][:-3])
+    with pytest.raises(CorruptFile, match="inputs were expected"):
+        load_predictor(path)
+
+
+def test_data_that_cannot_be_fitted_is_refused(digits: SearchSpace, rng: np.random.Generator) -> None:
+    X = digits.sample(20, rng)
+    y = accuracy(digits, X)
+    for rows, scores, words in (
+        (X[:5], y[:5], "at least 10"),
+        (X, y[:-1], r"shape \(20,\)"),
+        (X, np.where(y > y[0], np.nan, y), "not finite"),
+    ):
+        with pytest.raises(InvalidInput, match=words):
+            Predictor.fit(digits, rows, scores)
+    with pytest.raises(InvalidInput, match="holdout"):
+        Predictor.fit(digits, X, y, holdout=1.0)

@@ -1,0 +1,316 @@
+"""search(): the best there is, the same every time, and never lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch.algorithms.base import RandomSearch
+from hwsearch.algorithms.evolution import Evolution, pareto
+from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, UnknownName, WrongSpace
+from hwsearch.metrics import evaluate, metric
+from hwsearch.result import Status, load_result
+from hwsearch.search import advance, load_state, nondominated, save_state, start
+from hwsearch.space import SearchSpace
+from hwsearch.table import LatencyTable
+
+
+class Rugged:
+    """A repeatable score with pairwise interactions, which counts its calls and what it was asked."""
+
+    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+        self.space = space
+        rng = np.random.default_rng(seed)
+        width = sum(space.sizes)
+        self.linear = np.abs(rng.normal(size=width)) * np.concatenate([np.linspace(0.2, 1, size) for size in space.sizes])
+        self.pairs = rng.normal(size=(width, width)) * 0.15
+        self.asked: list[bytes] = []
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        self.asked += [bytes(row) for row in X]
+        features = self.space.features(X).astype(np.float64)
+        return features @ self.linear + np.einsum("ni,ij,nj->n", features, self.pairs, features)
+
+
+@pytest.fixture(scope="module")
+def everything(toy: SearchSpace) -> np.ndarray:
+    return np.concatenate(list(toy.enumerate()))
+
+
+def test_evolution_finds_the_exact_optimum_of_an_enumerable_space_for_20_of_20_seeds(
+    toy: SearchSpace, roofline_table: LatencyTable, everything: np.ndarray
+) -> None:
+    assert toy.size >= 10_000
+    latency, size = (metric(name, toy, roofline_table) for name in ("latency_ms", "size_mb"))
+    limits = {"latency_ms": float(np.quantile(latency(everything), 0.3)), "size_mb": float(np.quantile(size(everything), 0.3))}
+    for seed in range(20):
+        score = Rugged(toy, seed)
+        feasible = everything[(latency(everything) <= limits["latency_ms"]) & (size(everything) <= limits["size_mb"])]
+        best = score(feasible).max()
+        result = hwsearch.search(toy, predictor=score, device=roofline_table, limits=limits, algorithm="evolution", seed=seed)
+        assert result.best_score == pytest.approx(best, rel=1e-12), f"seed {seed}"
+        assert score(result.best.genes[None])[0] == pytest.approx(best, rel=1e-12)
+
+
+def test_limits_are_kept_and_the_predictor_sees_only_feasible_unseen_rows(digits: SearchSpace, roofline_table: LatencyTable) -> None:
+    names = ("latency_ms", "energy_mj", "macs", "bitops", "params", "size_mb", "peak_memory_mb")
+    metrics = [metric(name, digits, roofline_table) for name in names]
+    sample = evaluate(metrics, digits.sample(2000, np.random.default_rng(0)))
+    limits = dict(zip(names, map(float, np.quantile(sample, 0.4, axis=0)), strict=True))
+    score = Rugged(digits)
+    result = hwsearch.search(digits, predictor=score, device=roofline_table, limits=limits, seed=1, steps=15)
+    assert len(score.asked) == len(set(score.asked)) == result.history[-1]["feasible"]
+    asked = np.array([list(row) for row in score.asked], dtype=np.uint8)
+    assert np.array_equal(asked, digits.canonical(asked))
+    assert (evaluate(metrics, asked) <= np.array(list(limits.values()))).all()
+    assert all(result.values[name] <= most for name, most in limits.items())
+    assert all(0 < part <= 1 for part in result.tightness.values())
+
+
+def test_a_seed_gives_the_same_answer_bit_for_bit_and_another_seed_another_path(digits: SearchSpace, roofline_table: LatencyTable) -> None:
+    def run(seed: int) -> hwsearch.SearchResult:
+        return hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.2}, seed=seed, steps=8)
+
+    one, two, other = run(3), run(3), run(4)
+    assert one.best == two.best
+    assert one.best_score == two.best_score
+    assert one.history == two.history
+    assert np.array_equal(one.front.X, two.front.X)
+    assert one.history != other.history
+
+
+@pytest.mark.parametrize("algorithm", [Evolution(), RandomSearch()])
+def test_ten_steps_a_file_and_ten_more_are_twenty_steps(
+    algorithm: Evolution | RandomSearch, digits: SearchSpace, roofline_table: LatencyTable, tmp_path: Path
+) -> None:
+    problem = hwsearch.problem(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.2, "size_mb": 0.05})
+    whole = start(problem, algorithm, seed=5)
+    for _ in range(20):
+        whole = advance(problem, algorithm, whole)
+    half = start(problem, algorithm, seed=5)
+    for _ in range(10):
+        half = advance(problem, algorithm, half)
+    path = tmp_path / "state.npz"
+    save_state(half, path, problem, algorithm)
+    half = load_state(path, problem, algorithm, seed=5)
+    for _ in range(10):
+        half = advance(problem, algorithm, half)
+    assert (half.step, half.seed) == (20, 5)
+    for name in ("X", "scores", "costs", "seen", "history"):
+        np.testing.assert_array_equal(getattr(half, name), getattr(whole, name))
+
+
+def test_search_goes_on_from_its_state_file(digits: SearchSpace, roofline_table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+
+    def run(**options: object) -> hwsearch.SearchResult:
+        return hwsearch.search(
+            digits, predictor=Rugged(digits), device=roofline_table, **{"limits": {"latency_ms": 0.2}, "seed": 2, **options}
+        )
+
+    run(steps=4, state=path)
+    resumed, straight = run(steps=9, state=path), run(steps=9)
+    assert resumed.history == straight.history
+    assert resumed.best == straight.best
+    with pytest.raises(InvalidInput, match="with seed 2, and this one has 3"):
+        run(steps=9, state=path, seed=3)
+    with pytest.raises(InvalidInput, match="limits"):
+        run(steps=9, state=path, limits={"latency_ms": 0.3})
+    with pytest.raises(InvalidInput, match="algorithm"):
+        run(steps=9, state=path, algorithm=Evolution(population=10))
+    with pytest.raises(InvalidInput, match="probe"):
+        hwsearch.search(digits, predictor=Rugged(digits, 9), device=roofline_table, limits={"latency_ms": 0.2}, seed=2, state=path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CorruptFile, match="not a search state"):
+        run(steps=9, state=path)
+
+
+KILLED = """
+import sys, time
+import numpy as np
+import hwsearch
+space = hwsearch.load_space("resnet_digits")
+weights = np.random.default_rng(0).normal(size=sum(space.sizes))
+def score(X):
+    time.sleep(0.02)
+    return space.features(X) @ weights
+result = hwsearch.search(space, predictor=score, limits={"macs": 2.0e6}, seed=7, steps=25, state=sys.argv[1])
+result.save(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_ten_times_loses_at_most_the_step_in_flight(tmp_path: Path) -> None:
+    def command(state: Path, result: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(state), str(result)])
+
+    straight, survivor, state = tmp_path / "straight.json", tmp_path / "survivor.json", tmp_path / "state.npz"
+    assert command(tmp_path / "other.npz", straight).wait() == 0
+    chance = random.Random(1)
+    reached = 0
+    for _ in range(10):
+        process = command(state, survivor)
+        time.sleep(chance.uniform(0.3, 1.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if state.exists():
+            with np.load(state) as archive:  # whole, whenever the process was killed
+                assert len(archive["history"]) >= reached
+                reached = len(archive["history"])
+    assert command(state, survivor).wait() == 0
+    one, two = load_result(straight), load_result(survivor)
+    assert one.best == two.best
+    assert one.history == two.history
+
+
+def test_ask_and_tell_are_public(toy: SearchSpace, roofline_table: LatencyTable) -> None:
+    """A notebook can own the loop."""
+    problem = hwsearch.problem(toy, predictor=Rugged(toy), device=roofline_table, limits={"latency_ms": 0.15})
+    algorithm = Evolution(population=40)
+    state = algorithm.init(problem)
+    best = -np.inf
+    for step in range(10):
+        X = toy.canonical(algorithm.ask(state, problem, np.random.default_rng(step)))
+        scores, costs = problem.evaluate(X)
+        state = algorithm.tell(state, X, scores, costs)
+        best = max(best, np.nanmax(scores, initial=-np.inf))
+    assert state.scores[0] == best
+    assert state.step == 10
+
+
+def test_evolution_beats_random_search_on_a_large_space(digits: SearchSpace, roofline_table: LatencyTable) -> None:
+    def best(algorithm: Evolution | RandomSearch, seed: int) -> float:
+        return hwsearch.search(
+            digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.15}, algorithm=algorithm, seed=seed
+        ).best_score
+
+    found = [best(Evolution(population=256), seed) - best(RandomSearch(population=256, steps=120), seed) for seed in range(3)]
+    assert min(found) > 0
+
+
+def test_an_exhausted_space_is_said_to_be(toy: SearchSpace) -> None:
+    tiny = toy.restrict({"*.precision": ["fp32"], "*.mid*": [8], "resolution": [8]})
+    result = hwsearch.search(tiny, predictor=lambda X: X.sum(axis=1), steps=500, algorithm=Evolution(patience=500))
+    assert result.status is Status.EXHAUSTED
+    assert "Every architecture" in result.status.value
+    assert result.history[-1]["evaluated"] == tiny.size
+
+
+def test_statuses_say_what_to_do(digits: SearchSpace) -> None:
+    result = hwsearch.search(digits, predictor=Rugged(digits), steps=2)
+    assert result.status is Status.BUDGET_SPENT
+    assert "more steps" in result.status.value
+
+
+def test_the_front_is_what_nothing_else_beats(digits: SearchSpace, roofline_table: LatencyTable, rng: np.random.Generator) -> None:
+    result = hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.3}, steps=10)
+    scores, latency = result.front.scores, result.front.values["latency_ms"]
+    assert scores[0] == result.best_score
+    assert result.front[0] == result.best
+    assert (np.diff(scores) < 0).all()
+    assert (np.diff(latency) < 0).all()
+    frame = result.front.to_frame()
+    assert list(frame["score"]) == list(scores)
+    assert {"latency_ms", "macs", "stage1.depth", "stage1.block1.mid"} <= set(frame.columns)
+    points = rng.integers(0, 6, size=(200, 3)).astype(float)
+    kept = points[nondominated(points)]
+    for point in points:
+        assert (kept <= point).all(axis=1).any()
+    for index, point in enumerate(kept):
+        assert not (np.delete(kept, index, axis=0) <= point).all(axis=1).any()
+    pairs = points[:, :2]
+    assert {tuple(p) for p in pairs[pareto(pairs[:, 0], pairs[:, 1])]} == {tuple(p) for p in pairs[nondominated(pairs)]}
+
+
+def test_results_survive_a_file(digits: SearchSpace, toy: SearchSpace, roofline_table: LatencyTable, tmp_path: Path) -> None:
+    result = hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.3}, steps=3)
+    path = result.save(tmp_path / "result.json")
+    loaded = load_result(path)
+    assert loaded.best == result.best
+    assert (loaded.best_score, loaded.values, loaded.limits, loaded.status) == (
+        result.best_score,
+        result.values,
+        result.limits,
+        result.status,
+    )
+    assert loaded.history == result.history
+    assert np.array_equal(loaded.front.X, result.front.X)
+    assert repr(loaded) == repr(result)
+    page = loaded._repr_html_()
+    assert "at most 0.3" in page
+    assert "stage1" in page
+    with pytest.raises(WrongSpace):
+        load_result(path, toy)
+    text = path.read_text()
+    path.write_text(text.replace('"front"', '"frond"'))
+    with pytest.raises(CorruptFile, match="front"):
+        load_result(path)
+    path.write_text(text[:-30])
+    with pytest.raises(CorruptFile):
+        load_result(path)
+
+
+def test_infeasible_limits_are_answered_before_anything_is_evaluated(digits: SearchSpace, roofline_table: LatencyTable) -> None:
+    score = Rugged(digits)
+    least = metric("latency_ms", digits, roofline_table).lower_bound
+    with pytest.raises(Infeasible, match=f"faster than {least:.6g} ms"):
+        hwsearch.search(digits, predictor=score, device=roofline_table, limits={"latency_ms": least / 2})
+    assert not score.asked
+
+
+def test_limits_that_nothing_was_found_for_name_the_nearest(digits: SearchSpace) -> None:
+    least = metric("macs", digits).lower_bound
+    problem = hwsearch.problem(digits, predictor=Rugged(digits), limits={"macs": least})
+    unlucky, algorithm = replace(problem, seeds=problem.seeds[:0]), RandomSearch(population=4)
+    state = advance(unlucky, algorithm, start(unlucky, algorithm))
+    with pytest.raises(Infeasible, match=r"None of 4 architectures tried meets macs <= .* The nearest has macs .*% over"):
+        hwsearch.conclude(unlucky, algorithm, state)
+    with pytest.raises(Infeasible, match="take at least one step"):
+        hwsearch.conclude(unlucky, algorithm, start(unlucky, algorithm))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"space": "resnet_cifra"}, UnknownName, "Did you mean 'resnet_cifar'"),
+        ({"algorithm": "evolutoin"}, UnknownName, "Did you mean 'evolution'"),
+        ({"predictor": 3}, InvalidInput, "predictor must be"),
+        ({"predictor": "absent.npz"}, FileError, "Cannot read predictor absent.npz"),
+        ({"predictor": lambda X: np.zeros((len(X), 2))}, InvalidInput, "one score a row"),
+        ({"predictor": lambda X: np.full(len(X), np.nan)}, InvalidInput, "not finite"),
+        ({"steps": 0}, InvalidInput, "at least 1"),
+        ({"seed": -1}, InvalidInput, "at least 0"),
+        ({"limits": {"latency_ms": 1.0}}, InvalidInput, "name a device's latency table"),
+        ({"device": "absent"}, FileError, "absent"),
+    ],
+)
+def test_bad_input_is_refused_with_the_reason(options: dict[str, object], error: type[Exception], words: str) -> None:
+    arguments = {"space": "resnet_digits", "predictor": lambda X: X.sum(axis=1), "steps": 1, **options}
+    with pytest.raises(error, match=words):
+        hwsearch.search(**arguments)  # type: ignore[arg-type]
+
+
+def test_the_uniform_baseline_has_equal_fractions_and_meets_the_limits(digits: SearchSpace, roofline_table: LatencyTable) -> None:
+    dense = hwsearch.dense(digits)
+    latency = metric("latency_ms", digits, roofline_table)
+    most = float(latency(dense.genes[None])[0])
+    for share in (1.0, 0.6, 0.3):
+        limits = {"latency_ms": most * share}
+        network = hwsearch.uniform(digits, limits=limits, predictor=lambda X: X.sum(axis=1), device=roofline_table)
+        values = network.values()
+        assert latency(network.genes[None])[0] <= most * share
+        assert len({value for name, value in values.items() if name.endswith("precision")}) == 1
+        searched = hwsearch.search(digits, predictor=lambda X: X.sum(axis=1), device=roofline_table, limits=limits)
+        assert searched.best_score >= network.genes.sum()
+    assert hwsearch.dense(digits).values()["stage3.out"] == 48
+    with pytest.raises(Infeasible):
+        hwsearch.uniform(digits, limits={"latency_ms": 1e-6}, predictor=lambda X: X.sum(axis=1), device=roofline_table)

@@ -106,20 +106,23 @@ def predictor(path: PathLike) -> RenderableType:
 
 
 def supernet(data: bytes, path: PathLike) -> RenderableType:
-    """The header of a supernet's weights, read without torch.
+    """The header of a supernet's weights, finished or in training, read without torch.
 
     Raises:
-        CorruptFile: it is truncated.
+        CorruptFile: it is truncated, or no supernet.
     """
     length = int.from_bytes(data[:8], "little")
     try:
-        header = msgspec.json.decode(data[8 : 8 + length])
-    except msgspec.DecodeError as error:
-        raise CorruptFile(f"{os.fspath(path)} is not a whole safetensors file: {error}.") from error
-    about = header.pop("__metadata__", {})
-    values = sum(int(np.prod(tensor["shape"])) for tensor in header.values())
-    facts = {name: text if len(text) <= 100 else f"{text[:97]}..." for name, text in about.items()}
-    return Group(*_heading(f"supernet {os.fspath(path)}"), _grid({**facts, "tensors": len(header), "values": f"{values:,}"}))
+        tensors = msgspec.json.decode(data[8 : 8 + length])
+        header = msgspec.json.decode(tensors.pop("__metadata__")["hwsearch"])
+        values = sum(int(np.prod(tensor["shape"])) for name, tensor in tensors.items() if not name.startswith(("calibration", "momentum")))
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptFile(f"{os.fspath(path)} is not a whole supernet file: {error!r}.") from error
+    training = header.get("training") or {}
+    facts = {name: training[name] for name in ("data", "train_images", "seed") if name in training}
+    recipe = ", ".join(f"{name} {value}" for name, value in (training.get("recipe") or {}).items())
+    grid = _grid({"format": header.get("format"), **facts, "recipe": recipe, "weights": f"{values:,}"})
+    return Group(*_heading(f"supernet of {header.get('space')}"), grid)
 
 
 def backends() -> RenderableType:

@@ -6,13 +6,10 @@ and Ito (2008), which stay apart for colour-blind readers; shapes tell the same 
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +18,7 @@ from ._calibration import network_class
 from ._store import PathLike, write_atomic
 from .blocks import Block
 from .device import Row
-from .errors import InvalidInput, require
+from .errors import InvalidInput
 from .result import SearchResult
 from .table import LatencyTable
 
@@ -31,20 +28,6 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5f6b7a"
 _FINISHED = ((_ORANGE, "s"), (_GREEN, "^"), (_BLUE, "*"), (_PINK, "D"), (_GREY, "X"))
-_STYLE = {
-    "axes.edgecolor": "#8a94a0",
-    "axes.grid": True,
-    "axes.labelcolor": "#22303c",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "grid.color": "#e3e7eb",
-    "legend.frameon": False,
-    "xtick.color": "#22303c",
-    "ytick.color": "#22303c",
-}
 _SERIES = ((_ORANGE, "s"), (_BLUE, "o"), (_GREEN, "^"), (_PINK, "D"), (_GREY, "X"))
 
 
@@ -93,10 +76,12 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
     Raises:
         MissingDependency: matplotlib is not installed.
     """
+    from ._picture import canvas
+
     front = result.front
     limited = [name for name in front.values if name in result.limits]
     cost = "latency_ms" if "latency_ms" in limited else (limited or list(front.values))[0]
-    with _axes() as (figure, axes):
+    with canvas() as (figure, axes):
         order = np.argsort(front.values[cost])
         x, y = front.values[cost][order], 100 * front.scores[order]
         axes.plot(x, y, "o", color=_BLUE, markersize=4, alpha=0.6, label=f"front, predicted ({len(front)} networks)")
@@ -151,6 +136,8 @@ def staircase_figure(table: LatencyTable, family: Block | None = None, axis: str
         InvalidInput: the table holds fewer than two blocks of the family.
         MissingDependency: matplotlib is not installed.
     """
+    from ._picture import canvas
+
     if family is None:
         known = families(table)
         if not known:
@@ -159,7 +146,7 @@ def staircase_figure(table: LatencyTable, family: Block | None = None, axis: str
     lines = {name: line for name in table.precisions if len(line := _staircase(table, replace(family, precision=name), axis)) > 1}
     if not lines:
         raise InvalidInput(f"The table holds no two blocks that differ from {family.key} in {axis!r} only.")
-    with _axes() as (figure, axes):
+    with canvas() as (figure, axes):
         for (color, marker), (precision, line) in zip(_SERIES, lines.items(), strict=False):
             widths = list(line)
             edges = table.edges(replace(family, precision=precision), axis)
@@ -198,10 +185,12 @@ def prediction_figure(table: LatencyTable) -> Figure:
         InvalidInput: the table holds no such networks.
         MissingDependency: matplotlib is not installed.
     """
+    from ._picture import canvas
+
     checks = [check for check in table.checks if check.role == "check"]
     if not checks:
         raise InvalidInput("The table holds no checks on whole networks; profile the space again to measure them.")
-    with _axes() as (figure, axes):
+    with canvas() as (figure, axes):
         most = 1.05 * max(max(check.measured_ms, check.predicted_ms) for check in checks)
         line = np.array([0.0, most])
         axes.fill_between(line, 0.95 * line, 1.05 * line, color=_GREY, alpha=0.15, linewidth=0, label="within 5 %")
@@ -234,10 +223,12 @@ def history_figure(result: SearchResult) -> Figure:
         InvalidInput: the result has no history.
         MissingDependency: matplotlib is not installed.
     """
+    from ._picture import canvas
+
     steps = [step for step in result.history if step.get("best_score") is not None]
     if not steps:
         raise InvalidInput("The result has no history to draw: no step found a network within the limits.")
-    with _axes() as (figure, axes):
+    with canvas() as (figure, axes):
         axes.step(
             [step["evaluated"] for step in steps],
             [100 * step["best_score"] for step in steps],
@@ -269,6 +260,8 @@ def write_report(
     Raises:
         MissingDependency: matplotlib is not installed.
     """
+    from ._picture import svg
+
     pictures = [
         ("The Pareto front that the search found, and the networks that were built and measured.", front_figure(result, comparison))
     ]
@@ -295,37 +288,6 @@ def write_report(
         parts.append(_page.table("Where it was measured", (), list(_words.device_facts(table).items())))
     write_atomic(out, _page.page(title, parts).encode())
     return Path(out)
-
-
-def svg(figure: Figure, words: str, *, name: str = "figure") -> str:
-    """A figure as SVG text to stand inside an HTML page.
-
-    Args:
-        figure: to draw.
-        words: what it shows, for readers who cannot see it.
-        name: different for each figure of a page, so that their identifiers stay apart.
-    """
-    buffer = io.StringIO()
-    with _matplotlib().rc_context({"svg.hashsalt": "hwsearch", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    tag, rest = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL).split(">", 1)
-    tag = re.sub(r' (width|height)="[^"]*"', "", tag).replace("<svg", f'<svg role="img" aria-label="{_page.text(words)}"')
-    return tag + ">" + re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", rest)
-
-
-def _matplotlib() -> Any:
-    return require("matplotlib", feature="Drawing pictures", extra="plot")
-
-
-@contextmanager
-def _axes() -> Iterator[tuple[Figure, Axes]]:
-    matplotlib = _matplotlib()
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.0, 4.4), dpi=120)
-        yield figure, figure.add_subplot()
 
 
 def _legend(axes: Axes) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import hwsearch
+from hwsearch._picture import svg
 from hwsearch.backends import Roofline
 from hwsearch.blocks import Block
 from hwsearch.device import Check, Protocol, Row
 from hwsearch.errors import InvalidInput
-from hwsearch.report import Compared, families, front_figure, history_figure, prediction_figure, staircase_figure, svg, write_report
+from hwsearch.report import Compared, families, front_figure, history_figure, prediction_figure, staircase_figure, write_report
 
 FAMILY = Block("basic", 16, 16, 16, (8,), kernel=3)
 COMPARISON = (
@@ -154,3 +155,7 @@ def test_report_without_a_table_leaves_its_pictures_out(result: hwsearch.SearchR
 
 def test_pictures_are_repeatable(result: hwsearch.SearchResult) -> None:
     assert svg(front_figure(result), "front") == svg(front_figure(result), "front")
+
+
+def test_notebooks_show_pictures_without_pyplot(result: hwsearch.SearchResult) -> None:
+    assert result.plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]

@@ -52,7 +52,7 @@ class Protocol:
     """How latencies are measured.
 
     All things to be measured are interleaved in random order in each of many short rounds. In a round each is run a few times
-    after a warm-up, and a low quantile of the times is taken. A sentinel is measured throughout: it tells which
+    after a warm-up, and a low quantile of the times is taken. A sentinel is measured before and after: it tells which
     readings were taken while the machine was calm, only those count, and what drift it still shows is divided out. Their median is
     the result, and a thing leaves the rotation when the standard error of the median is small enough.
 
@@ -61,7 +61,7 @@ class Protocol:
         min_rounds, max_rounds: how often it is measured at least (in calm moments) and at most (in any).
         runs: timed runs a round.
         warmup: untimed runs before them.
-        quantile: of the timed runs that is kept.
+        quantile: of the timed runs that is kept; 0 is the fastest.
         sentinel, sentinel_ms: key of the block that shows drift, and its latency, to which all others were put in proportion. They
             are no part of what makes two protocols equal.
 
@@ -74,7 +74,7 @@ class Protocol:
     max_rounds: int = 48
     runs: int = 10
     warmup: int = 3
-    quantile: float = 0.1
+    quantile: float = 0.0
     sentinel: str = field(default="", compare=False)
     sentinel_ms: float = field(default=0.0, compare=False)
 

@@ -29,7 +29,9 @@ from .spaces import load_space
 from .table import LatencyTable, load_table
 
 if TYPE_CHECKING:
-    from .nn import evaluate, export, fit_predictor, train
+    from .nn.export import export
+    from .nn.score import evaluate, fit_predictor
+    from .nn.train import train
     from .report import write_report
 
 __version__ = "0.1.0"

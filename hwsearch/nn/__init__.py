@@ -1,0 +1,37 @@
+"""The torch wing: supernets, their training, evaluation, quantisation and export. Nothing outside of it imports torch."""
+
+from __future__ import annotations
+
+from ..errors import require
+
+for _package in ("torch", "safetensors"):
+    require(_package, feature="Training, evaluating and exporting networks", extra="torch")
+
+from .data import Data, Normalize, load_data, make_data  # noqa: E402
+from .deploy import Deployed, deploy  # noqa: E402
+from .export import export  # noqa: E402
+from .plain import calibrate_bn, resize  # noqa: E402
+from .score import evaluate, fit_predictor, score_samples  # noqa: E402
+from .supernet import Supernet  # noqa: E402
+from .trace import trace  # noqa: E402
+from .train import RECIPES, Recipe, train  # noqa: E402
+
+__all__ = [
+    "RECIPES",
+    "Data",
+    "Deployed",
+    "Normalize",
+    "Recipe",
+    "Supernet",
+    "calibrate_bn",
+    "deploy",
+    "evaluate",
+    "export",
+    "fit_predictor",
+    "load_data",
+    "make_data",
+    "resize",
+    "score_samples",
+    "trace",
+    "train",
+]

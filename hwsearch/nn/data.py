@@ -92,6 +92,11 @@ class Data:
             raise UnknownName("split", name, SPLITS)
         return getattr(self, f"{name}_x"), getattr(self, f"{name}_y")
 
+    def calibration_images(self, seed: int, most: int = 512) -> torch.Tensor:
+        """Training images drawn at random, as many as there are up to ``most``; ``uint8``, shape ``(n, channels, h, w)``."""
+        chosen = np.random.default_rng([seed, 0xCA11]).permutation(len(self.train_x))[:most]
+        return self.train_x[torch.from_numpy(chosen)]
+
     def augmented(self, index: npt.NDArray[np.int64], rng: np.random.Generator) -> torch.Tensor:
         """Training images, each moved and mirrored at random.
 

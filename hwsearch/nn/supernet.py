@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,14 @@ class Supernet(nn.Module):
                     _copy(elastic.shortcut, block.graph.shortcut, module.shortcut)
         calibrate_bn(network, images)
         return network
+
+    @property
+    def digest(self) -> str:
+        """A hash of the weights and the calibration images: what was evaluated with them belongs to them."""
+        hashed = hashlib.sha256(self.images.numpy().tobytes())
+        for parameter in self.parameters():
+            hashed.update(parameter.detach().numpy().tobytes())
+        return hashed.hexdigest()[:16]
 
     def save(self, path: PathLike) -> Path:
         """Write the trained supernet as safetensors, whole or not at all."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,8 +22,6 @@ from ..spaces import load_space
 from . import weights_file
 from .data import Data, load_data
 from .supernet import Supernet
-
-CALIBRATION_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,7 @@ def train(
             advance(1)
     supernet.normalize = data.normalize
     supernet.facts = facts
-    chosen = np.random.default_rng([seed, 0xCA11]).permutation(len(data.train_x))[:CALIBRATION_IMAGES]
-    supernet.images = data.train_x[torch.from_numpy(chosen)].clone()
+    supernet.images = data.calibration_images(seed)
     supernet.save(target)
     partial.unlink(missing_ok=True)
     for path in (target, partial):
@@ -254,8 +252,6 @@ def _check_fit(supernet: Supernet, data: Data) -> None:
 
 def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
     """As they will be read back, so that they can be compared."""
-    import msgspec
-
     result: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(facts))
     return result
 

@@ -1,0 +1,103 @@
+"""Export: one architecture with its weights as an ONNX file, float or quantised, calibrated on real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from .._registry import names
+from .._store import PathLike, write_atomic
+from ..errors import UnknownName, Unsupported, require
+from ..space import Architecture
+from .data import Data, load_data
+from .deploy import Deployed, FoldedBlock, FoldedLayer, deploy
+from .supernet import Supernet, load_supernet
+
+if TYPE_CHECKING:
+    from ..backends.onnx_graph import BlockWeights, LayerWeights
+
+
+def export(
+    architecture: Architecture,
+    *,
+    weights: PathLike | Supernet,
+    out: PathLike,
+    backend: str = "onnxruntime",
+    data: str | tuple[str, PathLike] | Data | None = None,
+) -> Path:
+    """Write an architecture with its weights of the supernet as one ONNX file.
+
+    The graph is built by the function that also builds what is profiled, so what was measured is what is shipped. Its input ``"input"`` is
+    ``float32`` of shape ``(1, channels, resolution, resolution)``: images resized to ``resolution`` (bilinear, antialiased) and normalised as
+    ``(pixel / 255 - mean) / std``. These numbers are in the file's metadata as JSON under ``"hwsearch.input"``, and the architecture under
+    ``"hwsearch.architecture"``. Its output ``"output"`` holds the logits, shape ``(1, classes)``.
+
+    Args:
+        architecture: the network.
+        weights: the supernet or its file.
+        out: the ONNX file to write.
+        backend: whose flavour of quantised graph to write; ``"onnxruntime"``.
+        data: calibrate batch norms and quantisers on training images of these data; on those that the supernet carries where left out.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UnknownName: there is no such backend.
+        Unsupported: the backend takes no files, or a precision that it does not run.
+        FileError: the weights cannot be used; WrongSpace where they are of another space.
+        MissingDependency: onnx is not installed.
+    """
+    if backend not in names("backend"):
+        raise UnknownName("backend", backend, names("backend"))
+    if backend != "onnxruntime":
+        raise Unsupported(f"Export writes files for the backend 'onnxruntime', not for {backend!r}.")
+    onnx = require("onnx", feature="Exporting to ONNX", extra="onnxruntime")
+    from ..backends.onnx_graph import build
+
+    supernet = load_supernet(weights, architecture.space)
+    normalize = supernet.normalize
+    images = supernet.calibration() if data is None else None
+    if data is not None:
+        data = load_data(data)
+        normalize, images = data.normalize, data.normalize(data.calibration_images(0))
+    assert normalize is not None
+    assert images is not None
+    blocks = architecture.blocks()
+    network = deploy(supernet.extract(architecture.genes, images), blocks, images)
+    model = build(blocks, weights=block_weights(network))
+    facts: dict[str, Any] = {
+        "resolution": network.resolution,
+        "resize": "bilinear, antialiased",
+        "mean": normalize.mean,
+        "std": normalize.std,
+        "normalize": "(pixel / 255 - mean) / std",
+    }
+    document = {"hwsearch.architecture": architecture.document(), "hwsearch.input": facts}
+    onnx.helper.set_model_props(model, {key: msgspec.json.encode(value).decode() for key, value in document.items()})
+    onnx.checker.check_model(model)
+    write_atomic(out, model.SerializeToString())
+    return Path(out)
+
+
+def block_weights(network: Deployed) -> tuple[BlockWeights, ...]:
+    """The numbers of a deployed network as :func:`hwsearch.backends.onnx_graph.build` takes them, one entry a block."""
+    from ..backends.onnx_graph import BlockWeights, LayerWeights
+
+    def layer(number: int, place: str, folded: FoldedLayer) -> LayerWeights:
+        quantizer = network.quantizers.get((number, place))
+        weight, bias = (np.ascontiguousarray(tensor.numpy(), dtype=np.float32) for tensor in (folded.weight, folded.bias))
+        return LayerWeights(weight, bias, quantizer.scale if quantizer else None, quantizer.zero if quantizer else 0)
+
+    def block(number: int, folded: FoldedBlock) -> BlockWeights:
+        body = tuple(layer(number, f"body{index}", one) for index, one in enumerate(folded.body))
+        shortcut = None
+        if folded.shortcut is not None:
+            shortcut = tuple(layer(number, f"shortcut{index}", one) for index, one in enumerate(folded.shortcut))
+        quantizer = network.quantizers.get((number, "out"))
+        return BlockWeights(body, shortcut, quantizer.scale if quantizer else None, quantizer.zero if quantizer else 0)
+
+    return tuple(block(number, folded) for number, folded in enumerate(network.blocks))

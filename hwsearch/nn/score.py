@@ -1,0 +1,221 @@
+"""Accuracy of sub-networks at their precisions, and the predictor that is fitted to it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .._progress import progress as show_progress
+from .._store import Journal, PathLike, check_header, write_atomic
+from ..errors import CorruptFile, InvalidInput
+from ..predictor import Predictor
+from ..space import Architecture, Rows, SearchSpace
+from ..spaces import load_space
+from .data import Data, load_data
+from .deploy import Deployed, deploy
+from .supernet import Supernet, load_supernet
+
+FORMAT = "hwsearch-scores"
+VERSION = 1
+Scores = npt.NDArray[np.float64]
+
+
+def deployed(supernet: Supernet, row: Rows) -> Deployed:
+    """The network of ``row`` (shape ``(genes,)``) as it is shipped: extracted, calibrated, folded, quantised."""
+    images = supernet.calibration()
+    return deploy(supernet.extract(row, images), supernet.space.blocks(row), images)
+
+
+def accuracy(network: Deployed, data: Data, split: str, most: int | None = None, batch: int = 250) -> float:
+    """Share of images that a deployed network gets right.
+
+    Args:
+        network: what to evaluate.
+        data: the images.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        most: evaluate on this many images only, the first of the split.
+        batch: images at a time.
+    """
+    x, y = data.split(split)
+    x, y = x[:most], y[:most]
+    with torch.inference_mode():
+        right = sum(int((network(data.normalize(a)).argmax(dim=1) == b).sum()) for a, b in zip(x.split(batch), y.split(batch), strict=True))
+    return right / len(y)
+
+
+def evaluate(
+    architecture: Architecture, *, weights: PathLike | Supernet, data: str | tuple[str, PathLike] | Data, split: str = "test"
+) -> float:
+    """Accuracy of one architecture at its precisions, with the weights it has in the supernet.
+
+    Args:
+        architecture: the network.
+        weights: the supernet or its file.
+        data: the images (:func:`load_data`).
+        split: ``"train"``, ``"val"`` or ``"test"``.
+
+    Returns:
+        Between 0 and 1.
+
+    Raises:
+        UnknownName: there is no such split.
+        FileError: the weights cannot be used; WrongSpace where they are of another space.
+        Unsupported: a precision that is neither fp32 nor quantised.
+    """
+    supernet = load_supernet(weights, architecture.space)
+    return accuracy(deployed(supernet, architecture.genes), load_data(data), split)
+
+
+def score_samples(
+    space: str | SearchSpace,
+    *,
+    weights: PathLike | Supernet,
+    data: str | tuple[str, PathLike] | Data,
+    out: PathLike,
+    samples: int = 300,
+    images: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Rows, Scores]:
+    """Evaluate random sub-networks on validation images, at their precisions: what a predictor is fitted on.
+
+    The smallest and the largest network at each end of their precisions are among them. Each result is appended to ``<out>.partial.jsonl``;
+    calling again continues, and hands back what is in ``out`` where that is already the result of these arguments.
+
+    Args:
+        space: the space, or its name.
+        weights: the supernet or its file.
+        data: the images (:func:`load_data`).
+        out: the npz file to write: ``X`` (samples, genes), ``accuracy`` (samples,) and a JSON ``header``.
+        samples: how many networks.
+        images: how many validation images at most.
+        seed: of the random networks.
+        progress: show a bar with the time left.
+
+    Returns:
+        The rows, shape ``(n, genes)``, and their accuracies, shape ``(n,)``; ``n`` is below ``samples`` where the space is smaller.
+
+    Raises:
+        InvalidInput: fewer than one sample or image, or ``out`` comes from other arguments.
+        CorruptFile, NewerVersion: ``out`` exists and is no such file.
+    """
+    import msgspec
+
+    space = load_space(space)
+    if samples < 1 or images < 1:
+        raise InvalidInput(f"samples and images must be at least 1, not {samples} and {images}.")
+    supernet, data = load_supernet(weights, space), load_data(data)
+    rows = sampled(space, samples, seed)
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "space": space.name,
+        "fingerprint": space.fingerprint,
+        "weights": supernet.digest,
+        "data": data.name,
+        "images": images,
+        "samples": samples,
+        "seed": seed,
+        "allowed": [list(allowed) for allowed in space.allowed],
+    }
+    target = Path(out)
+    if target.exists():
+        return _read(target, header)
+    journal = Journal(f"{out}.partial.jsonl")
+    done: dict[str, float] = {}
+    for number, line in enumerate(journal):
+        if number == 0:
+            _same(check_header(line, format=FORMAT, version=VERSION, path=journal.path), header, journal.path)
+        else:
+            done[line["row"]] = float(line["accuracy"])
+    if not journal.path.exists() or not journal.path.stat().st_size:
+        journal.append(header)
+    with show_progress("scoring networks", len(rows), progress) as advance:
+        for row in rows:
+            key = bytes(row).hex()
+            if key not in done:
+                done[key] = accuracy(deployed(supernet, row), data, "val", images)
+                journal.append({"row": key, "accuracy": done[key]})
+            advance(1)
+    scores = np.array([done[bytes(row).hex()] for row in rows])
+    buffer = io.BytesIO()
+    np.savez(buffer, X=rows, accuracy=scores, header=np.frombuffer(msgspec.json.encode(header), dtype=np.uint8))
+    write_atomic(target, buffer.getvalue())
+    journal.remove()
+    return rows, scores
+
+
+def sampled(space: SearchSpace, samples: int, seed: int) -> Rows:
+    """Different canonical rows: the corners of the space, then random ones, shape ``(at most samples, genes)``."""
+    rng = np.random.default_rng(seed)
+    precision = np.array([choice.name.endswith("precision") for choice in space.choices])
+    ends = np.array([[allowed[0] for allowed in space.allowed], [allowed[-1] for allowed in space.allowed]], dtype=np.uint8)
+    corners = [np.where(precision, ends[b], ends[a]).astype(np.uint8) for a in (0, 1) for b in (0, 1)]
+    X = np.concatenate([space.canonical(np.array(corners)), space.sample(4 * samples + 64, rng)])
+    _, first = np.unique(X, axis=0, return_index=True)
+    return X[np.sort(first)][:samples]
+
+
+def fit_predictor(
+    space: str | SearchSpace,
+    *,
+    weights: PathLike | Supernet,
+    data: str | tuple[str, PathLike] | Data,
+    out: PathLike,
+    samples: int = 300,
+    images: int = 2000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Predictor:
+    """Evaluate sub-networks of a supernet and fit an accuracy predictor to them.
+
+    The evaluations are kept in ``<out>.scores.npz`` (see :func:`score_samples`, which also says how a killed call continues).
+
+    Args:
+        space: the space, or its name.
+        weights: the supernet or its file.
+        data: the images (:func:`load_data`).
+        out: the npz file of the predictor.
+        samples: how many networks to evaluate; at least 10.
+        images: how many validation images at most.
+        seed: of the networks and of the fit.
+        progress: show a bar with the time left.
+
+    Returns:
+        The predictor; its ``report`` says how well it did on networks that it was not fitted on.
+
+    Raises:
+        InvalidInput, CorruptFile, NewerVersion, WrongSpace: as :func:`score_samples` and :meth:`hwsearch.predictor.Predictor.fit` do.
+    """
+    space = load_space(space)
+    scores = Path(out).with_suffix(".scores.npz")
+    X, y = score_samples(space, weights=weights, data=data, out=scores, samples=samples, images=images, seed=seed, progress=progress)
+    predictor = Predictor.fit(space, X, y, seed=seed)
+    predictor.save(out)
+    return predictor
+
+
+def _read(path: Path, wanted: dict[str, Any]) -> tuple[Rows, Scores]:
+    import zipfile
+
+    from .._store import decode_json, read_bytes
+
+    try:
+        with np.load(io.BytesIO(read_bytes(path, "scores")), allow_pickle=False) as archive:
+            X, scores, raw = archive["X"], archive["accuracy"], archive["header"].tobytes()
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CorruptFile(f"{path} does not hold scores of networks: {error}.") from error
+    _same(check_header(decode_json(raw, path), format=FORMAT, version=VERSION, path=path), wanted, path)
+    return X, scores
+
+
+def _same(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if differing:
+        told = ", ".join(f"{key} {found.get(key)!r} there and {wanted.get(key)!r} here" for key in differing)
+        raise InvalidInput(f"{path} comes from other arguments: {told}. Use the same ones, name another file, or delete it.")

@@ -1,0 +1,35 @@
+"""State dicts: PyTorch files read as numpy arrays, without running any code that they may hold."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from .._store import PathLike
+from ..errors import CorruptFile, FileError
+
+
+def read_state(path: PathLike) -> dict[str, npt.NDArray[Any]]:
+    """Read the tensors of a PyTorch state dict (perhaps under the key ``"state_dict"``), in their order.
+
+    Raises:
+        FileError: there is no such file, or it cannot be read.
+        CorruptFile: it is no PyTorch file, or holds more than tensors.
+    """
+    name = os.fspath(path)
+    try:
+        loaded = torch.load(name, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise CorruptFile(f"{name} is no PyTorch state dict: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise FileError(f"Cannot read state dict {name}: {error.strerror or error}.") from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise CorruptFile(f"{name} is no state dict: a mapping of names to tensors was expected.")
+    return {str(key): value.detach().numpy() for key, value in loaded.items()}

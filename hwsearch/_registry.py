@@ -9,6 +9,7 @@ from .errors import InvalidInput, UnknownName
 
 _TARGETS: dict[str, dict[str, str | Any]] = {
     "space": {
+        "ofa_mobilenetv3": "hwsearch.spaces.ofa_mobilenetv3:build",
         "resnet_cifar": "hwsearch.spaces.resnet_cifar:build",
         "resnet_digits": "hwsearch.spaces.resnet_digits:build",
     },
@@ -19,6 +20,8 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
     "algorithm": {
         "random": "hwsearch.algorithms.base:RandomSearch",
         "evolution": "hwsearch.algorithms.evolution:Evolution",
+        "exact": "hwsearch.algorithms.exact:Exact",
+        "local": "hwsearch.algorithms.local:Local",
     },
 }
 

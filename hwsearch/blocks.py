@@ -1,22 +1,25 @@
 """Block: what a device runs, and what it costs on paper.
 
 A block is one fused piece of a network, such as a ResNet bottleneck with its batch norms folded and its ReLUs
-fused. Its *kind* lowers to a small graph of layers (a body, and for residual kinds a shortcut), from which the counts
-here, the ONNX graphs of the backends and the torch modules are all derived.
+fused. Its *kind* lowers to a small graph of layers (a body, for residual kinds a shortcut, perhaps a squeeze-and-excite), from which the
+counts here, the ONNX graphs of the backends and the torch modules are all derived.
 
-Counting rules, one way everywhere: a MAC is one multiply-accumulate of a convolution or a linear layer (ResNet50 at 224 px
-is 4.089 G); parameters count convolution weights with the scale and shift of their batch norm, and linear weights
-with their bias (ResNet50 is 25.557 M); feature maps are square and padding is ``kernel // 2``.
+Counting rules, one way everywhere: a MAC is one multiply-accumulate of a convolution or a linear layer, squeeze-and-excite layers
+among them (ResNet50 at 224 px is 4.089 G); parameters count convolution weights with the scale and shift of their batch norm, and linear
+weights with their bias (ResNet50 is 25.557 M); feature maps are square and padding is ``kernel // 2``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from .errors import InvalidInput, UnknownName
+from .layers import ACTIVATIONS, Graph, Layer
+
+__all__ = ["ACTIVATIONS", "KINDS", "Block", "Graph", "Layer", "Precision"]
 
 
 @dataclass(frozen=True)
@@ -52,93 +55,81 @@ class Precision:
         raise InvalidInput(f"Unknown precision {name!r}; expected fp32, fp16, bf16, int2..int8, or w4a8 for mixed bits.")
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One convolution (with batch norm) or linear layer inside a block.
-
-    Attributes:
-        op: ``"conv"`` or ``"linear"`` (which averages over the feature map first).
-        cin, cout: channels in and out.
-        size: height and width of the input, px.
-        kernel, stride, groups: as in any convolution; 1 for a linear layer.
-        relu: whether a ReLU follows.
-    """
-
-    op: str
-    cin: int
-    cout: int
-    size: int
-    kernel: int = 1
-    stride: int = 1
-    groups: int = 1
-    relu: bool = False
-
-    @property
-    def out_size(self) -> int:
-        """Height and width of the output, px."""
-        return 1 if self.op == "linear" else -(-self.size // self.stride)
-
-    @property
-    def weights(self) -> int:
-        """Number of weights, biases and batch norms left out."""
-        return self.cout * (self.cin // self.groups) * self.kernel**2
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one image."""
-        return self.weights * self.out_size**2
-
-    @property
-    def inputs(self) -> int:
-        """Values read from the input feature map of one image."""
-        return self.cin * self.size**2
-
-    @property
-    def outputs(self) -> int:
-        """Values written to the output feature map of one image."""
-        return self.cout * self.out_size**2
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The layers of a block.
-
-    Attributes:
-        body: layers in order.
-        shortcut: ``None`` where the block is not residual; else the layers of the shortcut, empty for the identity. The sum
-            of body and shortcut goes through a ReLU.
-    """
-
-    body: tuple[Layer, ...]
-    shortcut: tuple[Layer, ...] | None = None
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Body and shortcut together."""
-        return self.body + (self.shortcut or ())
-
-
 def _conv(block: Block) -> Graph:
-    return Graph((_layer(block.cin, block.cout, block.size, block.kernel, block.stride, block.groups, relu=True),))
+    return Graph((_conv_layer(block),))
+
+
+def _residual_conv(block: Block) -> Graph:
+    if block.stride != 1 or block.cin != block.cout:
+        raise InvalidInput(
+            f"A resconv block has stride 1 and as many channels out as in, not stride {block.stride}, {block.cin} -> {block.cout}."
+        )
+    return Graph((_conv_layer(block),), (), "none")
+
+
+def _conv_layer(block: Block) -> Layer:
+    return _layer(block.cin, block.cout, block.size, block.kernel, block.stride, block.groups, block.activation)
 
 
 def _basic(block: Block) -> Graph:
     (mid,) = block.mids
-    first = _layer(block.cin, mid, block.size, block.kernel, block.stride, block.groups, relu=True)
-    last = _layer(mid, block.cout, first.out_size, block.kernel, 1, block.groups, relu=False)
-    return Graph((first, last), _shortcut(block))
+    first = _layer(block.cin, mid, block.size, block.kernel, block.stride, block.groups, block.activation)
+    last = _layer(mid, block.cout, first.out_size, block.kernel, 1, block.groups)
+    return Graph((first, last), _shortcut(block), block.activation)
 
 
 def _bottleneck(block: Block) -> Graph:
+    return Graph(_bottleneck_body(block), _shortcut(block), block.activation)
+
+
+def _bottleneck_d(block: Block) -> Graph:
+    shortcut = _shortcut(block)
+    if block.stride > 1:
+        pool = Layer("avgpool", block.cin, block.cin, block.size, block.stride, block.stride, block.cin)
+        shortcut = (pool, _layer(block.cin, block.cout, pool.out_size))
+    return Graph(_bottleneck_body(block), shortcut, block.activation)
+
+
+def _bottleneck_body(block: Block) -> tuple[Layer, ...]:
     mid1, mid2 = block.mids
-    reduce = _layer(block.cin, mid1, block.size, relu=True)
-    spatial = _layer(mid1, mid2, block.size, block.kernel, block.stride, block.groups, relu=True)
-    expand = _layer(mid2, block.cout, spatial.out_size)
-    return Graph((reduce, spatial, expand), _shortcut(block))
+    reduce = _layer(block.cin, mid1, block.size, activation=block.activation)
+    spatial = _layer(mid1, mid2, block.size, block.kernel, block.stride, block.groups, block.activation)
+    return (reduce, spatial, _layer(mid2, block.cout, spatial.out_size))
+
+
+def _mbconv(block: Block) -> Graph:
+    mid, *excited = block.mids
+    expand = _layer(block.cin, mid, block.size, activation=block.activation)
+    return _inverted(block, (expand,), mid, excited)
+
+
+def _separable(block: Block) -> Graph:
+    return _inverted(block, (), block.cin, block.mids)
+
+
+def _inverted(block: Block, before: tuple[Layer, ...], mid: int, excited: Sequence[int]) -> Graph:
+    """Depthwise convolution, excitation if it has a width, projection; the sum, if any, has no activation."""
+    depthwise = _layer(mid, mid, block.size, block.kernel, block.stride, mid, block.activation)
+    size = depthwise.out_size
+    excite = tuple(
+        layer for width in excited for layer in (Layer("linear", mid, width, size, activation="relu"), Layer("linear", width, mid, 1))
+    )
+    shortcut = () if block.stride == 1 and block.cin == block.cout else None
+    return Graph((*before, depthwise, _layer(mid, block.cout, size)), shortcut, "none", excite)
 
 
 def _head(block: Block) -> Graph:
-    return Graph((Layer("linear", block.cin, block.cout, block.size),))
+    if not block.mids:
+        return Graph((Layer("linear", block.cin, block.cout, block.size),))
+    (mid,) = block.mids
+    mix = Layer("linear", block.cin, mid, block.size, activation=block.activation, bias=False)
+    return Graph((mix, Layer("linear", mid, block.cout, 1)))
+
+
+def _pool(block: Block) -> Graph:
+    if block.cin != block.cout:
+        raise InvalidInput(f"A {block.kind} block has as many channels out as in, not {block.cin} -> {block.cout}.")
+    return Graph((Layer(block.kind, block.cin, block.cout, block.size, block.kernel, block.stride, block.cin),))
 
 
 def _boundary(block: Block) -> Graph:
@@ -151,24 +142,34 @@ def _shortcut(block: Block) -> tuple[Layer, ...]:
     return (_layer(block.cin, block.cout, block.size, stride=block.stride),)
 
 
-def _layer(cin: int, cout: int, size: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = False) -> Layer:
-    return Layer("conv", cin, cout, size, kernel, stride, groups, relu)
+def _layer(cin: int, cout: int, size: int, kernel: int = 1, stride: int = 1, groups: int = 1, activation: str = "none") -> Layer:
+    return Layer("conv", cin, cout, size, kernel, stride, groups, activation)
 
 
-_KINDS: dict[str, tuple[int, Callable[[Block], Graph]]] = {
-    "conv": (0, _conv),
-    "basic": (1, _basic),
-    "bottleneck": (2, _bottleneck),
-    "head": (0, _head),
-    "quantize": (0, _boundary),
-    "dequantize": (0, _boundary),
+_KINDS: dict[str, tuple[tuple[int, ...], Callable[[Block], Graph]]] = {
+    "conv": ((0,), _conv),
+    "basic": ((1,), _basic),
+    "bottleneck": ((2,), _bottleneck),
+    "head": ((0, 1), _head),
+    "quantize": ((0,), _boundary),
+    "dequantize": ((0,), _boundary),
+    "bottleneckd": ((2,), _bottleneck_d),
+    "mbconv": ((1, 2), _mbconv),
+    "separable": ((0, 1), _separable),
+    "resconv": ((0,), _residual_conv),
+    "maxpool": ((0,), _pool),
+    "avgpool": ((0,), _pool),
 }
 KINDS: tuple[str, ...] = tuple(_KINDS)
-"""The kinds of block: a plain convolution, two kinds of residual block, the classifier, and the two precision boundaries."""
+"""The kinds of block: a plain convolution, two kinds of residual block (He et al., CVPR'16), the classifier (perhaps after a hidden
+linear layer without bias), the two precision boundaries; ``bottleneckd``, whose shortcut averages before it convolves (ResNet-D, He et
+al., CVPR'19); ``mbconv``, the inverted bottleneck (MobileNetV3, ICCV'19), its second mid width that of a squeeze-and-excite;
+``separable``, the same without the expansion; ``resconv``, a convolution added to its input; and two poolings."""
 
 _KEY = re.compile(
     r"(?P<kind>[a-z]+)-in(?P<cin>\d+)(-mid(?P<mids>\d+(x\d+)*))?-out(?P<cout>\d+)-px(?P<size>\d+)"
     r"-k(?P<kernel>\d+)-s(?P<stride>\d+)-g(?P<groups>\d+)-(?P<precision>\w+)"
+    rf"(-(?P<activation>{'|'.join(ACTIVATIONS[1:])}))?(-at(?P<context>\w+))?"
 )
 
 
@@ -180,9 +181,13 @@ class Block:
         kind: one of :data:`KINDS`.
         cin, cout: channels in and out.
         size: height and width of the input feature map, px.
-        mids: widths inside the block (one for ``basic``, two for ``bottleneck``, none for the others).
-        kernel, stride, groups: of the block's spatial convolutions.
+        mids: widths inside the block (one for ``basic``, two for ``bottleneck`` and ``bottleneckd``, for ``mbconv`` one and perhaps that of
+            its squeeze-and-excite, for ``separable`` perhaps the latter, for ``head`` perhaps one, none for the others).
+        kernel, stride, groups: of the block's spatial convolutions; a depthwise convolution has its groups from its kind.
         precision: the number format inside the block. ``quantize`` and ``dequantize`` carry that of the quantised side.
+        activation: what follows the block's layers, all but the last of a body: one of :data:`ACTIVATIONS`.
+        context: where the block stands, where that matters: tables that hold a measurement of the same block for every input resolution
+            name the resolution here. Empty otherwise.
 
     Raises:
         InvalidInput: a shape that no network has.
@@ -197,13 +202,18 @@ class Block:
     stride: int = 1
     groups: int = 1
     precision: str = "fp32"
+    activation: str = "relu"
+    context: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
             raise UnknownName("block kind", self.kind, _KINDS)
         wanted = _KINDS[self.kind][0]
-        if len(self.mids) != wanted:
-            raise InvalidInput(f"A {self.kind} block has {wanted} mid width(s), and {len(self.mids)} were given: {self.mids}.")
+        if len(self.mids) not in wanted:
+            count = " or ".join(map(str, wanted))
+            raise InvalidInput(f"A {self.kind} block has {count} mid width(s), and {len(self.mids)} were given: {self.mids}.")
+        if self.activation not in ACTIVATIONS:
+            raise UnknownName("activation", self.activation, ACTIVATIONS)
         for name in ("cin", "cout", "size", "kernel", "stride", "groups"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"Block {self.kind}: {name} must be at least 1, not {getattr(self, name)}.")
@@ -218,7 +228,10 @@ class Block:
     def key(self) -> str:
         """The block's name in a latency table; :meth:`parse` reads it back."""
         mids = "-mid" + "x".join(map(str, self.mids)) if self.mids else ""
-        return f"{self.kind}-in{self.cin}{mids}-out{self.cout}-px{self.size}-k{self.kernel}-s{self.stride}-g{self.groups}-{self.precision}"
+        activation = "" if self.activation == "relu" else f"-{self.activation}"
+        context = f"-at{self.context}" if self.context else ""
+        shape = f"in{self.cin}{mids}-out{self.cout}-px{self.size}-k{self.kernel}-s{self.stride}-g{self.groups}"
+        return f"{self.kind}-{shape}-{self.precision}{activation}{context}"
 
     @classmethod
     def parse(cls, key: str) -> Block:
@@ -232,7 +245,8 @@ class Block:
             raise InvalidInput(f"{key!r} is not a block key, such as 'basic-in16-mid24-out16-px32-k3-s1-g1-int8'.")
         numbers = {name: int(match[name]) for name in ("cin", "cout", "size", "kernel", "stride", "groups")}
         mids = tuple(int(mid) for mid in match["mids"].split("x")) if match["mids"] else ()
-        return cls(kind=match["kind"], mids=mids, precision=match["precision"], **numbers)
+        activation, context = match["activation"] or "relu", match["context"] or ""
+        return cls(kind=match["kind"], mids=mids, precision=match["precision"], activation=activation, context=context, **numbers)
 
     @cached_property
     def graph(self) -> Graph:
@@ -267,13 +281,13 @@ class Block:
     @property
     def params(self) -> int:
         """Parameters as trained: weights, and two values (batch norm) or one (linear bias) an output channel."""
-        return sum(layer.weights + layer.cout * (2 if layer.op == "conv" else 1) for layer in self.graph.layers)
+        return sum(layer.weights + layer.biases * (2 if layer.op == "conv" else 1) for layer in self.graph.layers)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes as deployed: weights at their bits (whole bytes a layer), a 4-byte bias a channel, and a 4-byte scale if quantised."""
         channel = 8 if self.bits.quantized else 4
-        return sum(-(-layer.weights * self.bits.weight_bits // 8) + layer.cout * channel for layer in self.graph.layers)
+        return sum(-(-layer.weights * self.bits.weight_bits // 8) + layer.biases * channel for layer in self.graph.layers)
 
     @property
     def activation_bytes(self) -> int:

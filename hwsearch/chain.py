@@ -1,57 +1,95 @@
-"""Chain: the one lowering from stages of residual blocks to a search space.
+"""Chain: the one lowering from stages of blocks to a search space.
 
-A chain is a stem convolution, stages of residual blocks, and a classifier. Its genes are the input resolution, the stem's
-width, and per stage the depth and the output width (one gene, since the residual sums tie the outputs of a stage), and per
-block its inner widths and its precision. Where two neighbours differ in precision, the feature map between them is
-quantised or dequantised; these boundaries are slots of their own, because they cost time of their own.
+A chain is a sequence of stages and a classifier. Its genes are the input resolution, per stage the depth and the output width (one
+gene, since the residual sums tie the outputs of a stage), and per block its inner widths (or its expand ratio), its kernel and its
+precision. Whatever is given as one value and not as a tuple of values is fixed, and is no gene. Where two neighbours differ in
+precision, the feature map between them is quantised or dequantised; these boundaries are slots of their own, because they cost time of
+their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from ._draft import Draft, Knob, Needs
 from .blocks import Block
 from .errors import InvalidInput
-from .space import Choice, SearchSpace, Slot
+from .space import SearchSpace
 
-_MIDS = {"basic": ("mid",), "bottleneck": ("mid1", "mid2")}
+_MIDS = {
+    "basic": ("mid",),
+    "bottleneck": ("mid1", "mid2"),
+    "bottleneckd": ("mid1", "mid2"),
+    "mbconv": ("mid",),
+    "separable": (),
+    "conv": (),
+    "resconv": (),
+    "maxpool": (),
+}
+_FP32 = Knob(None, "fp32")
+_End = tuple[Needs | None, Knob]
+"""Where a stage may end: while a gene has a certain value (or always), with a feature map of a certain precision."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Residual blocks of one output width.
+    """Blocks of one output width.
 
     Attributes:
         depths: how many blocks; the first ones are kept (Once-for-All, ICLR'20, section 3.2).
-        outs: output widths, shared by the blocks of the stage.
+        outs: output widths, shared by the blocks of the stage; ``None`` keeps the width of what comes before.
         mids: widths inside each block, chosen per block and layer.
         stride: of the first block.
-        kind: ``"basic"`` or ``"bottleneck"``.
-        kernel: of the spatial convolutions.
+        kind: of the blocks.
+        kernel: of the spatial convolutions; several are chosen per block.
+        scales: width multipliers of the one width ``outs``, chosen in its place (gene ``width``).
+        expands: in the place of ``mids``, one ratio per block: the inner width relative to the block's input (``mbconv``) or to its
+            output (residual kinds).
+        excited: whether ``mbconv`` and ``separable`` blocks have a squeeze-and-excite, of a quarter of their inner width.
+        activation: as of a block.
+        name: of its genes and slots; ``"stage1"`` and so on where empty. A named stage of one block is one slot of that name.
     """
 
-    depths: tuple[int, ...]
-    outs: tuple[int, ...]
-    mids: tuple[int, ...]
+    depths: tuple[int, ...] | int
+    outs: tuple[int, ...] | int | None
+    mids: tuple[int, ...] = ()
     stride: int = 1
     kind: str = "basic"
-    kernel: int = 3
+    kernel: tuple[int, ...] | int = 3
+    scales: tuple[float, ...] = ()
+    expands: tuple[float, ...] = ()
+    excited: bool = False
+    activation: str = "relu"
+    name: str = ""
+
+    @property
+    def most(self) -> int:
+        """The greatest depth."""
+        return self.depths if isinstance(self.depths, int) else max(self.depths)
+
+    @property
+    def least(self) -> int:
+        """The smallest depth."""
+        return self.depths if isinstance(self.depths, int) else min(self.depths)
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A family of residual networks as plain data.
+    """A family of networks as plain data.
 
     Attributes:
         name: of the space.
         resolutions: heights and widths of the input image, px.
-        stem: widths of the stem convolution.
+        stem: widths of the stem convolution; where empty, the first stage reads the image.
         stages: the stages in order.
         classes: outputs of the classifier.
-        precisions: of the stem and of each block; the classifier stays in fp32.
+        precisions: of the stem and of each block; the classifier stays in fp32. Where empty, all is fp32.
         channels: of the input image.
         stem_kernel, stem_stride: of the stem convolution.
+        mix: width of a hidden linear layer of the classifier; 0 for none.
+        mix_activation: what follows that layer.
+        by_resolution: whether blocks carry the resolution as their context, for tables that measure each resolution on its own.
     """
 
     name: str
@@ -63,162 +101,151 @@ class Chain:
     channels: int = 3
     stem_kernel: int = 3
     stem_stride: int = 1
+    mix: int = 0
+    mix_activation: str = "relu"
+    by_resolution: bool = False
 
     def space(self) -> SearchSpace:
         """The search space of this family.
 
         Raises:
-            InvalidInput: a stage is not of a residual kind, or has a depth below 1.
+            InvalidInput: a stage of an unknown kind, of a depth below 1, or with widths that its kind does not have.
         """
         return _Lowering(self).space()
 
 
 class _Lowering:
-    """Collects choices and slots while walking down a chain."""
+    """Walks down a chain, collecting choices and slots."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
-        self.choices: list[Choice] = []
-        self.slots: list[Slot] = []
+        self.draft = Draft()
+        self.resolution = self.draft.knob("resolution", chain.resolutions)
 
     def space(self) -> SearchSpace:
         chain = self.chain
-        self.choices += [
-            Choice("resolution", chain.resolutions),
-            Choice("stem.out", chain.stem),
-            Choice("stem.precision", chain.precisions),
-        ]
-        scale = _Scale(1)
-        self._boundary("input", ("resolution",), lambda: chain.channels, scale, None, "stem.precision")
+        stem = Stage(1, chain.stem, (), chain.stem_stride, "conv", chain.stem_kernel, name="stem")
+        stages = ((stem,) if chain.stem else ()) + chain.stages
+        ends: list[_End] = [(None, _FP32)]
+        width, strides = Knob(None, chain.channels), 1
+        number = 0
+        for index, stage in enumerate(stages):
+            number += not stage.name
+            ends, width, strides = self._stage(stage, stage.name or f"stage{number}", ends, width, strides, first=index == 0)
+        self._joins("head.input", ends, width, strides, _FP32)
+        self.draft.slot("head", {"resolution": self.resolution, "cin": width}, partial(self._head, strides))
+        return self.draft.space(chain.name)
 
-        def stem(resolution: int, out: int, precision: str) -> tuple[Block, ...]:
-            return (Block("conv", chain.channels, out, resolution, (), chain.stem_kernel, chain.stem_stride, 1, precision),)
-
-        self.slots.append(Slot("stem", ("resolution", "stem.out", "stem.precision"), stem))
-        scale = scale.then(chain.stem_stride)
-        ends: list[tuple[tuple[str, int] | None, str]] = [(None, "stem.precision")]
-        width = "stem.out"
-        for number, stage in enumerate(chain.stages, start=1):
-            ends, width, scale = self._stage(f"stage{number}", stage, ends, width, scale)
-        self._joins("head", ends, width, scale, None)
-
-        def head(resolution: int, width: int, scale: _Scale = scale) -> tuple[Block, ...]:
-            return (Block("head", width, chain.classes, scale(resolution)),)
-
-        self.slots.append(Slot("head", ("resolution", width), head))
-        return SearchSpace(chain.name, tuple(self.choices), tuple(self.slots))
-
-    def _stage(
-        self, name: str, stage: Stage, ends: list[tuple[tuple[str, int] | None, str]], width: str, scale: _Scale
-    ) -> tuple[list[tuple[tuple[str, int] | None, str]], str, _Scale]:
-        """Add a stage; returns the places where it may end, the gene of its width, and the scale after it."""
-        if stage.kind not in _MIDS:
-            raise InvalidInput(f"{name}: a stage holds {' or '.join(_MIDS)} blocks, not {stage.kind!r}.")
-        if min(stage.depths) < 1:
-            raise InvalidInput(f"{name}: a stage has at least one block, and depth {min(stage.depths)} is offered.")
-        depth, out = f"{name}.depth", f"{name}.out"
-        self.choices += [Choice(depth, stage.depths), Choice(out, stage.outs)]
-        last: list[tuple[tuple[str, int] | None, str]] = []
-        for number in range(1, max(stage.depths) + 1):
-            block = f"{name}.block{number}"
-            deep = tuple(value for value in stage.depths if value >= number)
-            optional = len(deep) < len(stage.depths)
-            needs = (depth, deep) if optional else None
-            mids = tuple(f"{block}.{mid}" for mid in _MIDS[stage.kind])
-            precision = f"{block}.precision"
-            self.choices += [Choice(mid, stage.mids, needs) for mid in mids]
-            self.choices.append(Choice(precision, self.chain.precisions, needs))
+    def _stage(self, stage: Stage, name: str, ends: list[_End], cin: Knob, strides: int, *, first: bool) -> tuple[list[_End], Knob, int]:
+        """Add a stage; returns the places where it may end, its width, and the stride after it."""
+        self._check(stage, name)
+        draft = self.draft
+        depth = draft.knob(f"{name}.depth", stage.depths)
+        cout = self._width(stage, name, cin)
+        precisions = [ends[0][1]]
+        for number in range(1, stage.most + 1):
+            block = name if stage.name and stage.most == 1 else f"{name}.block{number}"
+            deep = tuple(value for value in depth.values if int(value) >= number)
+            needs = (depth.gene, deep) if depth.gene and len(deep) < len(depth.values) else None
+            genes = {mid: draft.knob(f"{block}.{mid}", stage.mids, needs) for mid in _MIDS[stage.kind] if stage.mids}
+            if stage.expands:
+                genes["expand"] = draft.knob(f"{block}.expand", stage.expands, needs)
+            genes["kernel"] = draft.knob(f"{block}.kernel", stage.kernel, needs)
+            before = precision = precisions[-1]
+            if stage.kind != "maxpool":
+                precision = draft.knob(f"{block}.precision", self.chain.precisions, needs) if self.chain.precisions else _FP32
             if number == 1:
-                self._joins(block, ends, width, scale, precision)
-                stride, source, after = stage.stride, width, scale.then(stage.stride)
+                self._joins("input" if first else f"{block}.input", ends, cin, strides, precision)
             else:
-                at_least = (depth, number)
-                self._boundary(
-                    f"{block}.input", ("resolution", out), None, scale, f"{name}.block{number - 1}.precision", precision, at_least
-                )
-                stride, source, after = 1, out, scale
-            self._residual(block, stage, source, out, mids, precision, scale, stride, (depth, number) if optional else None)
-            scale = after
-            if number in stage.depths:
-                last.append(((depth, number) if len(stage.depths) > 1 else None, precision))
-        return last, out, scale
+                self._boundary(f"{block}.input", cout, strides, before, precision, needs)
+            knobs = {"resolution": self.resolution, "cout": cout, **genes, "precision": precision, "cin": cin if number == 1 else cout}
+            stride = stage.stride if number == 1 else 1
+            draft.slot(block, knobs, partial(self._block, stage, strides, stride), needs)
+            strides *= stride
+            precisions.append(precision)
+        after: list[_End] = [((depth.gene, (value,)) if depth.gene else None, precisions[int(value)]) for value in depth.values]
+        return after, cout, strides
 
-    def _residual(
+    def _check(self, stage: Stage, name: str) -> None:
+        if stage.kind not in _MIDS:
+            raise InvalidInput(f"{name}: a stage holds {', '.join(_MIDS)} blocks, not {stage.kind!r}.")
+        if stage.least < 1 and not (stage.kind == "resconv" and stage.outs is None and not self.chain.precisions):
+            raise InvalidInput(f"{name}: a stage has at least one block, and depth {stage.least} is offered.")
+        wanted = 1 if _MIDS[stage.kind] else 0
+        if bool(stage.mids) + bool(stage.expands) != wanted:
+            what = "either mids or expands" if wanted else "neither mids nor expands"
+            raise InvalidInput(f"{name}: a stage holds {stage.kind} blocks with {what}.")
+
+    def _width(self, stage: Stage, name: str, cin: Knob) -> Knob:
+        if stage.outs is None:
+            return cin
+        if not stage.scales:
+            return self.draft.knob(f"{name}.out", stage.outs)
+        if not isinstance(stage.outs, int):
+            raise InvalidInput(f"{name}: scales multiply one width, and outs is {stage.outs}.")
+        widths = {scale: divisible(stage.outs * scale) for scale in stage.scales}
+        return self.draft.knob(f"{name}.width", stage.scales, means=widths)
+
+    # -- blocks --------------------------------------------------------------------------------------------------------
+
+    def _block(
         self,
-        name: str,
         stage: Stage,
-        source: str,
-        out: str,
-        mids: tuple[str, ...],
-        precision: str,
-        scale: _Scale,
+        strides: int,
         stride: int,
-        at_least: tuple[str, int] | None,
-    ) -> None:
-        genes = ("resolution", out, *mids, precision)
-        first = source != out
-        genes += (source,) if first else ()
-        genes += (at_least[0],) if at_least else ()
-        count = len(mids)
+        *,
+        resolution: int,
+        cin: int,
+        cout: int,
+        kernel: int,
+        precision: str,
+        expand: float = 0.0,
+        **mids: int,
+    ) -> tuple[Block, ...]:
+        inner = tuple(mids.values())
+        if expand:
+            base = cin if stage.kind == "mbconv" else cout
+            inner = (divisible(round(base * expand)),) * len(_MIDS[stage.kind])
+        if stage.excited:
+            inner += (divisible((inner[0] if inner else cin) // 4),)
+        size, context = self._place(resolution, strides)
+        return (Block(stage.kind, cin, cout, size, inner, kernel, stride, 1, precision, stage.activation, context),)
 
-        def lower(resolution: int, width: int, *rest: int | str) -> tuple[Block, ...]:
-            if at_least and int(rest[-1]) < at_least[1]:
-                return ()
-            inner = tuple(int(mid) for mid in rest[:count])
-            cin = int(rest[count + 1]) if first else width
-            return (Block(stage.kind, cin, width, scale(resolution), inner, stage.kernel, stride, 1, str(rest[count])),)
+    def _head(self, strides: int, *, resolution: int, cin: int) -> tuple[Block, ...]:
+        mids = (self.chain.mix,) if self.chain.mix else ()
+        size, context = self._place(resolution, strides)
+        return (Block("head", cin, self.chain.classes, size, mids, activation=self.chain.mix_activation, context=context),)
 
-        self.slots.append(Slot(name, genes, lower))
+    def _place(self, resolution: int, strides: int) -> tuple[int, str]:
+        """Size of the feature map, px, and context."""
+        return -(-resolution // strides), str(resolution) if self.chain.by_resolution else ""
 
-    def _joins(self, name: str, ends: list[tuple[tuple[str, int] | None, str]], width: str, scale: _Scale, precision: str | None) -> None:
+    # -- boundaries ----------------------------------------------------------------------------------------------------
+
+    def _joins(self, name: str, ends: list[_End], width: Knob, strides: int, precision: Knob) -> None:
         """The boundaries between each place where the former stage may end and what follows."""
-        for end, before in ends:
-            suffix = f".input.depth{end[1]}" if end else ".input"
-            self._boundary(name + suffix, ("resolution", width), None, scale, before, precision, None, end)
+        for needs, before in ends:
+            suffix = f".depth{needs[1][0]}" if needs else ""
+            self._boundary(name + suffix, width, strides, before, precision, needs)
 
-    def _boundary(
-        self,
-        name: str,
-        genes: tuple[str, ...],
-        channels: Callable[[], int] | None,
-        scale: _Scale,
-        before: str | None,
-        after: str | None,
-        at_least: tuple[str, int] | None = None,
-        exactly: tuple[str, int] | None = None,
-    ) -> None:
-        """A change of precision between two genes (``None``: fp32), present only while the depth is as given."""
-        if len(self.chain.precisions) == 1 and before is not None and after is not None:
+    def _boundary(self, name: str, width: Knob, strides: int, before: Knob, after: Knob, needs: Needs | None) -> None:
+        """A change of precision."""
+        if before.gene is None and after.gene is None:
             return
-        depth = at_least or exactly
-        sides = [gene for gene in (before, after) if gene is not None]
-        all_genes = (*genes, *sides, *([depth[0]] if depth else []))
+        if before.gene is not None and after.gene is not None and len(self.chain.precisions) == 1:
+            return
+        knobs = {"resolution": self.resolution, "width": width, "left": before, "right": after}
 
-        def lower(resolution: int, *rest: int | str) -> tuple[Block, ...]:
-            if at_least and int(rest[-1]) < at_least[1]:
-                return ()
-            if exactly and int(rest[-1]) != exactly[1]:
-                return ()
-            values = list(rest)
-            width = channels() if channels else int(values.pop(0))
-            left = str(values.pop(0)) if before is not None else "fp32"
-            right = str(values.pop(0)) if after is not None else "fp32"
-            return boundary(left, right, width, scale(resolution))
+        def lower(resolution: int, width: int, left: str, right: str) -> tuple[Block, ...]:
+            return boundary(left, right, width, -(-resolution // strides))
 
-        self.slots.append(Slot(name, all_genes, lower))
+        self.draft.slot(name, knobs, lower, needs)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """How much smaller than the input a feature map is."""
-
-    strides: int
-
-    def then(self, stride: int) -> _Scale:
-        return _Scale(self.strides * stride)
-
-    def __call__(self, resolution: int) -> int:
-        return -(-int(resolution) // self.strides)
+def divisible(width: float, by: int = 8) -> int:
+    """The multiple of ``by`` nearest to ``width``, or the next one where that would lose more than a tenth (MobileNetV2's rule)."""
+    near = max(by, int(width + by / 2) // by * by)
+    return near + by if near < 0.9 * width else near
 
 
 def boundary(left: str, right: str, width: int, size: int) -> tuple[Block, ...]:

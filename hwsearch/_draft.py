@@ -1,0 +1,95 @@
+"""Draft: a search space while it is being written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .blocks import Block
+from .space import Choice, SearchSpace, Slot, Value
+
+Needs = tuple[str, tuple[Value, ...]]
+"""A gene, and those of its values that something is present for."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A quantity of a network: chosen by a gene, or fixed.
+
+    Attributes:
+        gene: the gene's name; ``None`` where the quantity is fixed.
+        fixed: the value where it is.
+        values: of the gene, or the fixed one alone.
+        means: what the gene's values stand for, such as widths for width multipliers; empty where they stand for themselves.
+    """
+
+    gene: str | None
+    fixed: Value = 0
+    values: tuple[Value, ...] = ()
+    means: Mapping[Value, Value] = field(default_factory=dict)
+
+    def __call__(self, given: Mapping[str, Value]) -> Value:
+        """The quantity, given the values of genes."""
+        if self.gene is None:
+            return self.fixed
+        value = given[self.gene]
+        return self.means.get(value, value)
+
+
+class Draft:
+    """Collects choices and slots.
+
+    Attributes:
+        choices, slots: of the space, so far.
+    """
+
+    def __init__(self) -> None:
+        self.choices: list[Choice] = []
+        self.slots: list[Slot] = []
+
+    def knob(
+        self,
+        name: str,
+        values: tuple[Value, ...] | Value,
+        needs: Needs | None = None,
+        *,
+        means: Mapping[Any, Value] | None = None,
+    ) -> Knob:
+        """Add a gene, where there is a tuple of values to choose from; a single value is fixed.
+
+        Args:
+            name: of the gene.
+            values: to choose from.
+            needs: while what it counts.
+            means: what the values stand for.
+        """
+        if not isinstance(values, tuple):
+            return Knob(None, values, (values,))
+        self.choices.append(Choice(name, values, needs))
+        return Knob(name, values=values, means=means or {})
+
+    def slot(self, name: str, knobs: Mapping[str, Knob], lower: Callable[..., tuple[Block, ...]], needs: Needs | None = None) -> None:
+        """Add a slot.
+
+        Args:
+            name: of the slot.
+            knobs: the arguments of ``lower``.
+            lower: takes a value for each of ``knobs``, by name, and returns the blocks.
+            needs: while what the slot has any blocks.
+        """
+        genes = tuple(dict.fromkeys(knob.gene for knob in knobs.values() if knob.gene is not None))
+        if needs and needs[0] not in genes:
+            genes += (needs[0],)
+
+        def blocks(*values: Value) -> tuple[Block, ...]:
+            given = dict(zip(genes, values, strict=True))
+            if needs and given[needs[0]] not in needs[1]:
+                return ()
+            return lower(**{argument: knob(given) for argument, knob in knobs.items()})
+
+        self.slots.append(Slot(name, genes, blocks))
+
+    def space(self, name: str) -> SearchSpace:
+        """The finished space."""
+        return SearchSpace(name, tuple(self.choices), tuple(self.slots))

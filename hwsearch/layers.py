@@ -1,0 +1,97 @@
+"""Layer and Graph: what blocks are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ACTIVATIONS: tuple[str, ...] = ("relu", "relu6", "hswish", "swish", "none")
+"""What may follow a layer: ReLU, ReLU6, hard swish, swish, or nothing."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution (with batch norm), linear layer or pooling inside a block.
+
+    Attributes:
+        op: ``"conv"``, ``"linear"`` (which averages over the feature map first), ``"maxpool"`` or ``"avgpool"``.
+        cin, cout: channels in and out.
+        size: height and width of the input, px.
+        kernel, stride, groups: as in any convolution; 1 for a linear layer.
+        activation: what follows: one of :data:`ACTIVATIONS`.
+        bias: whether it has a bias (a batch norm, if it is a convolution).
+    """
+
+    op: str
+    cin: int
+    cout: int
+    size: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    activation: str = "none"
+    bias: bool = True
+
+    @property
+    def relu(self) -> bool:
+        """Whether a ReLU follows."""
+        return self.activation == "relu"
+
+    @property
+    def pooling(self) -> bool:
+        """Whether it has nothing to learn."""
+        return self.op in ("maxpool", "avgpool")
+
+    @property
+    def out_size(self) -> int:
+        """Height and width of the output, px."""
+        return 1 if self.op == "linear" else -(-self.size // self.stride)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, biases and batch norms left out."""
+        if self.pooling:
+            return 0
+        return self.cout * (self.cin // self.groups) * self.kernel**2
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return self.weights * self.out_size**2
+
+    @property
+    def biases(self) -> int:
+        """Number of channels that have a bias (or a batch norm)."""
+        return 0 if self.pooling or not self.bias else self.cout
+
+    @property
+    def inputs(self) -> int:
+        """Values read from the input feature map of one image."""
+        return self.cin * self.size**2
+
+    @property
+    def outputs(self) -> int:
+        """Values written to the output feature map of one image."""
+        return self.cout * self.out_size**2
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The layers of a block.
+
+    Attributes:
+        body: layers in order.
+        shortcut: ``None`` where the block is not residual; else the layers of the shortcut, empty for the identity.
+        joined: what the sum of body and shortcut goes through: one of :data:`ACTIVATIONS`.
+        excite: the two linear layers of a squeeze-and-excite (Hu et al., CVPR'18), which scales the channels of the feature map between the
+            last two layers of the body by a hard sigmoid; none where there is none.
+    """
+
+    body: tuple[Layer, ...]
+    shortcut: tuple[Layer, ...] | None = None
+    joined: str = "relu"
+    excite: tuple[Layer, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Body, excitation and shortcut together."""
+        return self.body + self.excite + (self.shortcut or ())

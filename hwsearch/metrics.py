@@ -7,8 +7,8 @@ only, so a cost compiles to one dense array a slot and the cost of a population 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,6 +43,7 @@ _KINDS: dict[str, _Kind] = {
     "size_mb": _Kind("MB", "smaller", lambda block: block.weight_bytes / 1e6),
     "peak_memory_mb": _Kind("MB", "smaller", lambda block: block.activation_bytes / 1e6, peak=True),
 }
+_OWN = _Kind("", "lower")  # of costs that a space brings along
 METRICS: tuple[str, ...] = tuple(_KINDS)
 """Latency (ms) and energy (mJ) come from a device's table. MACs, BitOps, parameters, size (weights as deployed, MB of 10^6 bytes) and
 peak memory (live feature maps of one image, MB) are counted."""
@@ -56,7 +57,7 @@ class Metric:
         name: one of :data:`METRICS`.
         unit: of its values.
         space: the space whose rows it takes.
-        tables: gene indices and cost arrays; their sum (maximum, if ``peak``) is the cost.
+        tables: gene indices and cost arrays, one a slot; their sum (maximum, if ``peak``) is the cost.
         peak: whether blocks combine by maximum and not by sum.
         device: where it was measured; ``None`` for counted costs.
     """
@@ -71,6 +72,17 @@ class Metric:
     def __call__(self, X: npt.ArrayLike) -> Values:
         """The cost of every row of ``X`` (shape ``(n, genes)``), shape ``(n,)``; infinite where the device cannot run it."""
         return evaluate([self], X)[:, 0]
+
+    def __neg__(self) -> Metric:
+        """The metric with its sign changed: ``predictor=-metric("sensitivity", space)`` searches for the least sensitivity."""
+        if self.peak:
+            raise InvalidInput(f"{self.name} is a maximum over blocks; only sums of tables can change their sign.")
+        return replace(self, name=f"-{self.name}", tables=tuple((genes, -array) for genes, array in self.tables))
+
+    @cached_property
+    def folded(self) -> tuple[_minsum.Table, ...]:
+        """The tables merged into fewer, which look up faster."""
+        return _minsum.fold(self.tables, self.space.sizes, np.maximum if self.peak else np.add)
 
     @property
     def lower_bound(self) -> float:
@@ -109,7 +121,7 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | None = None, *, 
     """Compile a metric.
 
     Args:
-        name: one of :data:`METRICS`.
+        name: one of :data:`METRICS`, or a cost that the space brings along (see :meth:`SearchSpace.from_tables`).
         space: the space whose rows it will take.
         table: the device's latency table; needed for ``latency_ms`` and ``energy_mj`` only.
         interpolate: whether blocks that are not in the table may be estimated from those that are.
@@ -119,9 +131,11 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | None = None, *, 
         InvalidInput: a measured metric without a table.
         MissingBlocks: the table lacks blocks of the space, and ``interpolate`` is off.
     """
-    kind = _KINDS.get(name)
-    if kind is None:
-        raise UnknownName("metric", name, _KINDS)
+    kind = _KINDS.get(name, _OWN)
+    if name in space.costs:
+        return Metric(name, kind.unit, space, space.costs[name], kind.peak)
+    if name not in _KINDS:
+        raise UnknownName("metric", name, [*_KINDS, *space.costs])
     blocks = space.unique_blocks
     cost = np.full(len(blocks) + 1, np.inf)
     cost[-1] = 0.0
@@ -136,8 +150,14 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | None = None, *, 
     tables = [_minsum.table(slot.genes, op.reduce(cost[slot.blocks], axis=-1, initial=0.0)) for slot in space.slot_blocks]
     if name == "latency_ms" and table is not None and table.network_ms:
         tables.append(((), np.array(table.network_ms)))
-    folded = _minsum.fold(tables, space.sizes, op)
-    return Metric(name, kind.unit, space, folded, kind.peak, table.device.name if table and not kind.of_block else None)
+    return Metric(name, kind.unit, space, tuple(tables), kind.peak, table.device.name if table and not kind.of_block else None)
+
+
+def available(space: SearchSpace, table: LatencyTable | None = None) -> tuple[str, ...]:
+    """Names of the metrics that are known of a space and, where it is given, a device: those that the space brings along first."""
+    measured = [] if table is None else ["latency_ms"] if table.energy == "unavailable" else ["latency_ms", "energy_mj"]
+    counted = [name for name, kind in _KINDS.items() if kind.of_block is not None] if space.slots else []
+    return tuple(dict.fromkeys([*space.costs, *measured, *counted]))
 
 
 def reachable(space: SearchSpace) -> npt.NDArray[np.intp]:
@@ -151,17 +171,19 @@ def evaluate(metrics: Sequence[Metric], X: npt.ArrayLike) -> Values:
     """Several metrics of one space at once, sharing the work of indexing.
 
     Args:
-        metrics: at least one, all of one space.
+        metrics: all of one space.
         X: rows of that space, shape ``(n, genes)``.
 
     Returns:
         Costs, shape ``(n, metrics)``, C-contiguous.
     """
+    if not metrics:
+        return np.zeros((len(np.asarray(X)), 0))
     space = metrics[0].space
     rows = space.check(X)
     plan: dict[tuple[int, ...], list[tuple[int, Values, np.ufunc]]] = {}
     for column, entry in enumerate(metrics):
-        for genes, array in entry.tables:
+        for genes, array in entry.folded:
             plan.setdefault(genes, []).append((column, array.ravel(), np.maximum if entry.peak else np.add))
     result = np.zeros((len(rows), len(metrics)))
     for start in range(0, len(rows), _CHUNK):
@@ -205,8 +227,12 @@ class Limit:
         return np.where(values > 0, np.inf, 0.0)
 
 
-def check_limits(limits: Mapping[str, object]) -> dict[str, float]:
+def check_limits(limits: Mapping[str, object], known: Collection[str] = METRICS) -> dict[str, float]:
     """Check the names and numbers of limits.
+
+    Args:
+        limits: metric name -> the most it may be.
+        known: the metrics that there are.
 
     Raises:
         InvalidInput: not a mapping of names to numbers.
@@ -217,8 +243,8 @@ def check_limits(limits: Mapping[str, object]) -> dict[str, float]:
         raise InvalidInput(f"limits must map metric names to numbers, such as {{'latency_ms': 1.5}}, not {limits!r}.")
     checked = {}
     for name, value in limits.items():
-        if name not in _KINDS:
-            raise UnknownName("metric in limits", name, _KINDS)
+        if name not in known:
+            raise UnknownName("metric in limits", name, known)
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise InvalidLimit(f"limits[{name!r}] must be a number, the most that {name} may be, not {value!r}.")
         if math.isnan(value):
@@ -226,7 +252,7 @@ def check_limits(limits: Mapping[str, object]) -> dict[str, float]:
         if math.isinf(value):
             raise InvalidLimit(f"limits[{name!r}] is infinite; leave it out if {name} does not matter.")
         if value < 0:
-            raise InvalidLimit(f"limits[{name!r}] is {value:g}; {name} is never negative.")
+            raise InvalidLimit(f"limits[{name!r}] is {value:g}; a limit is never negative.")
         checked[name] = float(value)
     return checked
 
@@ -297,6 +323,6 @@ def _unreachable(limit: Limit, least: float, *, exact: bool) -> str:
     unit = f" {entry.unit}" if entry.unit else ""
     hint = "Raise the limit, or allow a lower precision." if entry.name not in ("macs", "params") else "Raise the limit."
     return (
-        f"{limit} cannot be met: no {entry.space.name!r} architecture{where} is {_KINDS[entry.name].words} than "
+        f"{limit} cannot be met: no {entry.space.name!r} architecture{where} is {_KINDS.get(entry.name, _OWN).words} than "
         f"{least:.6g}{unit} ({how}). {hint}"
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ._store import PathLike
 from .errors import InvalidInput, WrongSpace
-from .metrics import METRICS, Limit, Metric, check_limits, evaluate, metric, prove_feasible
+from .metrics import METRICS, Limit, Metric, available, check_limits, evaluate, metric, prove_feasible
 from .predictor import Predictor, load_predictor
 from .space import Rows, SearchSpace
 from .spaces import load_space
@@ -34,6 +35,7 @@ class Problem:
         limits: the most that metrics may be.
         seeds: rows worth trying first, shape ``(k, genes)``.
         metrics: everything that is reported of a network, limited or not.
+        shared: what algorithms have worked out and may find again, here or in a problem that differs in how tight its limits are.
     """
 
     space: SearchSpace
@@ -41,6 +43,7 @@ class Problem:
     limits: tuple[Limit, ...]
     seeds: Rows = field(repr=False)
     metrics: tuple[Metric, ...] = field(repr=False)
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def evaluate(self, X: Rows) -> tuple[Values, Values]:
         """Score rows.
@@ -98,7 +101,7 @@ def problem(
         MissingBlocks: the device's table lacks blocks of the space.
     """
     where = load_space(space)
-    checked = check_limits(limits or {})
+    checked = check_limits(limits or {}, [*METRICS, *where.costs])
     if isinstance(predictor, str | Path):
         predictor = load_predictor(predictor, where)
     if not callable(predictor):
@@ -110,9 +113,7 @@ def problem(
     table = None if device is None else find_table(device)
     if table is not None and any(choice.name.endswith("precision") for choice in where.choices):
         where = where.restrict({"*precision": table.precisions})
-    measured = ["latency_ms"] if table is not None else []
-    measured += ["energy_mj"] if table is not None and table.energy != "unavailable" else []
-    names = [*checked, *(name for name in METRICS if name not in checked and (name in measured or name not in ("latency_ms", "energy_mj")))]
+    names = dict.fromkeys([*checked, *available(where, table)])
     metrics = tuple(metric(name, where, table) for name in names)
     bounds = tuple(Limit(entry, checked[entry.name]) for entry in metrics if entry.name in checked)
     seeds = prove_feasible(bounds).reshape(-1, len(where.choices))

@@ -31,6 +31,7 @@ VERSION = 1
 class Status(enum.Enum):
     """How a search ended; the value says what it means and what to do next."""
 
+    OPTIMAL = "Proven: no architecture within the limits has a better score than this one, up to the gap that is reported."
     EXHAUSTED = "Every architecture of the space was evaluated: this is the best that the predictor knows."
     CONVERGED = "The algorithm found nothing better for a while. Another seed is a cheap check; verify the answer by measuring it."
     BUDGET_SPENT = "All steps were taken and the score may still rise. Allow more steps, or go on from the saved state."
@@ -90,6 +91,8 @@ class SearchResult:
         history: a dictionary a step: ``step``, ``evaluated``, ``feasible``, ``best_score``.
         seed: of the search.
         provenance: the algorithm with its hyper-parameters, the predictor and the device.
+        bound: a score that, proven, no architecture within the limits beats; ``None`` where nothing was proven.
+        surrogate_bound: the same of an additive surrogate of the score, by algorithms that search through one.
     """
 
     best: Architecture
@@ -101,6 +104,13 @@ class SearchResult:
     history: tuple[Mapping[str, Any], ...] = field(repr=False)
     seed: int
     provenance: Mapping[str, str | None] = field(repr=False)
+    bound: float | None = field(default=None, repr=False)
+    surrogate_bound: float | None = field(default=None, repr=False)
+
+    @property
+    def gap(self) -> float | None:
+        """How far, as a fraction of the best score, the bound is from it; 0 is proven optimal, ``None`` without a bound."""
+        return None if self.bound is None else max(0.0, self.bound - self.best_score) / max(abs(self.best_score), 1e-12)
 
     @property
     def tightness(self) -> dict[str, float]:
@@ -165,6 +175,8 @@ class SearchResult:
             "history": self.history,
             "seed": self.seed,
             "provenance": self.provenance,
+            "bound": self.bound,
+            "surrogate_bound": self.surrogate_bound,
         }
         write_atomic(path, msgspec.json.encode(document) + b"\n")
         return Path(path)
@@ -202,6 +214,8 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
             history=tuple(document["history"]),
             seed=int(document["seed"]),
             provenance=document["provenance"],
+            bound=msgspec.convert(document.get("bound"), float | None),
+            surrogate_bound=msgspec.convert(document.get("surrogate_bound"), float | None),
         )
     except (CorruptFile, WrongSpace):
         raise

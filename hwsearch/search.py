@@ -18,7 +18,9 @@ import numpy.typing as npt
 from . import _store
 from ._progress import progress as progress_bar
 from .algorithms import load_algorithm
+from .algorithms._pareto import nondominated
 from .algorithms.base import Algorithm
+from .algorithms.local import Local
 from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace
 from .metrics import evaluate
 from .predictor import Predictor
@@ -40,7 +42,10 @@ class SearchState:
     Attributes:
         seed: of the search; step ``t`` draws from a generator seeded by ``(seed, t)``.
         step: steps taken.
-        algorithm: the algorithm's own state.
+        algorithm: the state of the algorithm, or of the local search that finishes its work.
+        finishing: whether it is the latter.
+        bound: a score that no architecture within the limits beats, as far as the algorithm has proven one; infinite otherwise.
+        surrogate_bound: the same of the algorithm's surrogate of the score.
         X: every row evaluated, shape ``(m, genes)``.
         scores: NaN where a limit is exceeded, shape ``(m,)``.
         costs: limited metrics as fractions of their limits, shape ``(m, limits)``.
@@ -56,6 +61,13 @@ class SearchState:
     costs: Values
     seen: npt.NDArray[np.uint64]
     history: Values
+    finishing: bool = False
+    bound: float = np.inf
+    surrogate_bound: float = np.inf
+
+
+_KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound")
+"""What a state file holds besides the algorithm's own state."""
 
 
 def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
@@ -75,7 +87,8 @@ def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
 def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> SearchState:
     """One step: ask -> canonical, unseen rows -> limits -> predictor -> tell."""
     rng = np.random.default_rng([state.seed, state.step])
-    X = problem.space.canonical(algorithm.ask(state.algorithm, problem, rng))
+    asked, own = algorithm.ask(state.algorithm, problem, rng)
+    X = problem.space.canonical(asked)
     keys, first = np.unique(_hash(X), return_index=True)
     new = ~_contains(state.seen, keys)
     order = np.sort(first[new])
@@ -88,13 +101,22 @@ def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> Searc
     return SearchState(
         seed=state.seed,
         step=state.step + 1,
-        algorithm=algorithm.tell(state.algorithm, X, scores, costs),
+        algorithm=algorithm.tell(own, X, scores, costs),
         X=np.concatenate([state.X, X]),
         scores=all_scores,
         costs=np.concatenate([state.costs, costs]),
         seen=seen,
         history=np.concatenate([state.history, [line]]),
+        finishing=state.finishing,
+        bound=min(state.bound, float(getattr(own, "bound", np.inf))),
+        surrogate_bound=float(getattr(own, "surrogate_bound", state.surrogate_bound)),
     )
+
+
+def finish(problem: Problem, state: SearchState) -> SearchState:
+    """Hand the best rows to :class:`~hwsearch.algorithms.local.Local`, with which :func:`advance` is to go on from here."""
+    local = Local()
+    return replace(state, algorithm=local.stand(local.init(problem), state.X, state.scores), finishing=True)
 
 
 def search(
@@ -106,6 +128,7 @@ def search(
     algorithm: str | Algorithm = "evolution",
     seed: int = 0,
     steps: int | None = None,
+    polish: bool | None = None,
     state: _store.PathLike | None = None,
     progress: bool = False,
 ) -> SearchResult:
@@ -116,9 +139,12 @@ def search(
         predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``, higher is better.
         device: a latency table, its path, or its name in ``latency_tables/``.
         limits: metric name -> the most it may be; see :data:`hwsearch.METRICS`.
-        algorithm: a name (``"evolution"``, ``"random"``) or an :class:`~hwsearch.algorithms.base.Algorithm`.
+        algorithm: a name (``"evolution"``, ``"exact"``, ``"local"``, ``"nsga2"``, ``"random"``, ...) or an
+            :class:`~hwsearch.algorithms.base.Algorithm`.
         seed: the same seed gives the same answer, bit for bit.
         steps: steps in all; the algorithm's own number where left out.
+        polish: whether to finish with the exhaustive neighbourhoods of the best rows (see :class:`~hwsearch.algorithms.local.Local`);
+            where left out, whenever ``steps`` is left out too and the optimum is not proven.
         state: a file that keeps the search after every step; where it exists the search goes on from it.
         progress: show a progress bar.
 
@@ -139,11 +165,21 @@ def search(
         now = load_state(state, posed, method, seed)
     with progress_bar("searching", total, enabled=progress) as shown:
         shown(now.step)
-        while now.step < total and not method.done(now.algorithm) and len(now.X) < posed.space.size:
-            now = advance(posed, method, now)
-            if state is not None:
-                save_state(now, state, posed, method)
-            shown(1)
+
+        def go(by: Algorithm, until: float) -> None:
+            nonlocal now
+            while now.step < until and not by.done(now.algorithm) and len(now.X) < posed.space.size:
+                now = advance(posed, by, now)
+                if state is not None:
+                    save_state(now, state, posed, method)
+                shown(1)
+
+        if not now.finishing:
+            go(method, total)
+            if (steps is None if polish is None else polish) and not np.isnan(now.scores).all() and not _proven(now):
+                now = finish(posed, now)
+        if now.finishing:
+            go(Local(), np.inf)
     return conclude(posed, method, now, predictor=predictor, device=device)
 
 
@@ -170,7 +206,8 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
     kept = nondominated(np.column_stack([-scores, values[:, costs]]))
     front = Front(problem.space, state.X[feasible][kept], scores[kept], dict(zip(names, values[kept].T, strict=True)))
     exhausted = len(state.X) >= problem.space.size
-    status = Status.EXHAUSTED if exhausted else Status.CONVERGED if algorithm.done(state.algorithm) else Status.BUDGET_SPENT
+    done = state.finishing or algorithm.done(state.algorithm)
+    status = Status.EXHAUSTED if exhausted else Status.OPTIMAL if _proven(state) else Status.CONVERGED if done else Status.BUDGET_SPENT
     return SearchResult(
         best=problem.space.architecture(state.X[feasible][best]),
         best_score=float(scores[best]),
@@ -189,36 +226,22 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
         ),
         seed=state.seed,
         provenance={"algorithm": repr(algorithm), **{name: _source(value) for name, value in sources.items()}},
+        bound=state.bound if np.isfinite(state.bound) else None,
+        surrogate_bound=state.surrogate_bound if np.isfinite(state.surrogate_bound) else None,
     )
 
 
-def nondominated(points: Values) -> npt.NDArray[np.intp]:
-    """Indices of the points that no other point equals or beats in every cost (of equal points the first stays), by the first cost.
-
-    Args:
-        points: lower is better in every column, shape ``(n, costs)``.
-    """
-    order = np.lexsort(points.T[::-1])
-    left = points[order]
-    kept = []
-    while len(left):
-        kept.append(order[0])
-        beaten = (left[0] <= left).all(axis=1)
-        left, order = left[~beaten], order[~beaten]
-    return np.array(kept, dtype=np.intp)
+def _proven(state: SearchState) -> bool:
+    """Whether the best row reaches the bound that the algorithm has proven."""
+    known = state.scores[~np.isnan(state.scores)]
+    return len(known) > 0 and bool(state.bound - known.max() <= 1e-4 * abs(known.max()))
 
 
 def save_state(state: SearchState, path: _store.PathLike, problem: Problem, algorithm: Algorithm) -> None:
     """Keep a search in an npz file, written whole or not at all."""
-    arrays = {name: getattr(state, name) for name in ("X", "scores", "costs", "seen", "history")}
-    scalars = {}
-    for entry in fields(state.algorithm):
-        value = getattr(state.algorithm, entry.name)
-        if isinstance(value, np.ndarray):
-            arrays[f"algorithm.{entry.name}"] = value
-        else:
-            scalars[entry.name] = value
-    header = {**_identity(problem, algorithm, state.seed), "step": state.step, "algorithm_state": scalars}
+    arrays = {name: np.asarray(getattr(state, name)) for name in _KEPT}
+    arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.algorithm, entry.name)) for entry in fields(state.algorithm)}
+    header = _identity(problem, algorithm, state.seed)
     _store.write_arrays(path, header, arrays)
 
 
@@ -240,18 +263,11 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
                 f"{path} is a search with {name} {header.get(name)!r}, and this one has {value!r}. Use another state file, or remove it."
             )
     try:
-        own = {name.removeprefix("algorithm."): array for name, array in arrays.items() if name.startswith("algorithm.")}
+        known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+        own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
         first = start(problem, algorithm, seed)
-        return SearchState(
-            seed=seed,
-            step=int(header["step"]),
-            algorithm=replace(first.algorithm, **own, **header["algorithm_state"]),
-            X=arrays["X"],
-            scores=arrays["scores"],
-            costs=arrays["costs"],
-            seen=arrays["seen"],
-            history=arrays["history"],
-        )
+        first = finish(problem, first) if known["finishing"] else first
+        return replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
 

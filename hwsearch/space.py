@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from . import _minsum
 from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
 from .blocks import Block
 from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
@@ -107,6 +108,7 @@ class SearchSpace:
         slots: the places of the network, in the order in which a device runs them.
         allowed: for each gene the indices that searches may use; all of them unless :meth:`restrict` was called. It is no part of
             the :attr:`fingerprint`: rows mean the same in a restricted space.
+        costs: metrics that the space brings along as sums of tables, by name; see :meth:`from_tables`.
 
     Raises:
         InvalidInput: two genes share a name, or a gene or slot refers to one that does not exist (or comes later).
@@ -116,6 +118,7 @@ class SearchSpace:
     choices: tuple[Choice, ...]
     slots: tuple[Slot, ...]
     allowed: tuple[tuple[int, ...], ...] = ()
+    costs: Mapping[str, tuple[_minsum.Table, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         position: dict[str, int] = {}
@@ -138,6 +141,59 @@ class SearchSpace:
                     raise InvalidInput(f"Slot {slot.name!r} uses {gene!r} and must also name {needs[0]!r}, which that gene needs.")
         if not self.allowed:
             object.__setattr__(self, "allowed", tuple(tuple(range(len(choice.values))) for choice in self.choices))
+
+    @classmethod
+    def from_tables(
+        cls,
+        choices: Mapping[str, Sequence[Value]] | Sequence[Choice],
+        tables: Mapping[str, Sequence[tuple[Sequence[str], npt.ArrayLike]]],
+        *,
+        name: str = "tables",
+    ) -> SearchSpace:
+        """Any lookup-table problem as a space: genes and costs as plain data, without blocks.
+
+        ``hwsearch.metric(cost, space)`` finds the costs by their names; each may be limited, or be the score of a search.
+
+        Args:
+            choices: gene name -> its values; or :class:`Choice` objects, where some genes count only while another one has certain values.
+            tables: cost name -> its tables ``(gene names, array with one axis a gene)``. The cost of a row is the sum of one entry a
+                table (the maximum, for ``"peak_memory_mb"``); infinity marks what is impossible. A table that uses a gene that needs
+                another must name both; what it holds for inactive genes is ignored, but at index zero.
+            name: of the space.
+
+        Returns:
+            A space without slots. Its fingerprint covers the arrays.
+
+        Raises:
+            UnknownName: a table names a gene that does not exist.
+            InvalidInput: an array has the wrong shape or holds NaN, or a gene's need is missing.
+        """
+        genes = [Choice(gene, tuple(values)) for gene, values in choices.items()] if isinstance(choices, Mapping) else choices
+        bare = cls(name, tuple(genes), ())
+        return replace(bare, costs={cost: tuple(bare._table(cost, *entry) for entry in entries) for cost, entries in tables.items()})
+
+    def _table(self, cost: str, genes: Sequence[str], values: npt.ArrayLike) -> _minsum.Table:
+        """Check a cost table, and let its cells of inactive genes repeat those at index zero."""
+        for gene in genes:
+            if gene not in self.position:
+                raise UnknownName(f"gene of a table of {cost!r}", gene, self.position)
+            needs = self.choices[self.position[gene]].needs
+            if needs is not None and needs[0] not in genes:
+                raise InvalidInput(f"A table of {cost!r} uses {gene!r} and must also name {needs[0]!r}, which that gene needs.")
+        if len(set(genes)) != len(genes):
+            raise InvalidInput(f"A table of {cost!r} names a gene twice: {list(genes)}.")
+        columns = tuple(self.position[gene] for gene in genes)
+        shape = tuple(self.sizes[gene] for gene in columns)
+        array = np.array(values, dtype=np.float64)
+        if array.shape != shape:
+            raise InvalidInput(f"The table of {cost!r} over {list(genes)} must have the shape {shape}, not {array.shape}.")
+        if np.isnan(array).any():
+            raise InvalidInput(f"The table of {cost!r} over {list(genes)} holds NaN; infinity marks what is impossible.")
+        if any(self.needs[gene] is not None for gene in columns):
+            array = array[tuple(np.array(self._canonical_cells(columns, shape)).T)].reshape(shape)
+        own, ordered = _minsum.table(columns, array)
+        ordered.flags.writeable = False
+        return own, ordered
 
     def __repr__(self) -> str:
         return f"<SearchSpace {self.name!r}: {len(self.choices)} genes, {self.size:.3g} architectures>"
@@ -195,13 +251,17 @@ class SearchSpace:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of what rows mean: the genes, and the networks of the smallest and the largest indices."""
+        """A hash of what rows mean: the genes, the networks of the smallest and the largest indices, and the space's own costs."""
         genes = [[choice.name, choice.values, choice.needs] for choice in self.choices]
         corners = [
             [block.key for block in self.blocks(np.array(row, dtype=np.uint8))]
             for row in ([0] * len(self.choices), [size - 1 for size in self.sizes])
         ]
-        return hashlib.sha256(msgspec.json.encode([self.name, genes, corners])).hexdigest()[:16]
+        digest = hashlib.sha256(msgspec.json.encode([self.name, genes, corners]))
+        for cost, tables in sorted(self.costs.items()):
+            for own, array in tables:
+                digest.update(msgspec.json.encode([cost, own]) + array.tobytes())
+        return digest.hexdigest()[:16]
 
     def check(self, X: npt.ArrayLike, name: str = "X") -> Rows:
         """Check a population.

@@ -42,17 +42,22 @@ class Algorithm(Protocol):
             problem: what is searched; its ``seeds`` are rows worth trying first.
 
         Returns:
-            A frozen dataclass whose fields are arrays, numbers and strings.
+            A frozen dataclass whose fields are arrays, numbers and strings. A field ``bound``, where there is one, is a score that no
+            row within the limits beats, proven; it goes into the result.
         """
 
-    def ask(self, state: Any, problem: Problem, rng: np.random.Generator) -> Rows:
-        """Rows to evaluate next, shape ``(n, genes)``, within the allowed values of the problem's space."""
+    def ask(self, state: Any, problem: Problem, rng: np.random.Generator) -> tuple[Rows, Any]:
+        """What to evaluate next.
+
+        Returns:
+            Rows within the allowed values of the problem's space, shape ``(n, genes)``, and the state to be told about them.
+        """
 
     def tell(self, state: Any, X: Rows, scores: Values, costs: Values) -> Any:
         """The state after hearing about new rows.
 
         Args:
-            state: the state that ``ask`` was given.
+            state: the state that ``ask`` handed back.
             X: those asked rows that had not been evaluated before, perhaps none, shape ``(n, genes)``.
             scores: higher is better; NaN where a limit is exceeded, shape ``(n,)``.
             costs: each limited metric as a fraction of its limit (feasible: all at most 1), shape ``(n, limits)``.
@@ -89,10 +94,10 @@ class RandomSearch:
         """The state before the first step."""
         return RandomState()
 
-    def ask(self, state: RandomState, problem: Problem, rng: np.random.Generator) -> Rows:
+    def ask(self, state: RandomState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, RandomState]:
         """Uniform samples; in the first step also the problem's seeds."""
         X = problem.space.sample(self.population, rng)
-        return X if state.step else np.concatenate([problem.seeds, X])
+        return (X if state.step else np.concatenate([problem.seeds, X])), state
 
     def tell(self, state: RandomState, X: Rows, scores: Values, costs: Values) -> RandomState:
         """Only counts the step."""

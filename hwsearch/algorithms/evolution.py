@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ..space import Rows, SearchSpace
+from ._pareto import pareto
 from .base import Values
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class Evolution:
         empty = np.empty((0, len(problem.space.choices)), dtype=np.uint8)
         return EvolutionState(empty, none, none, empty, none, none)
 
-    def ask(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> Rows:
+    def ask(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, EvolutionState]:
         """Random rows and the problem's seeds at first; then children, and now and then the neighbours of the best."""
         space = problem.space
         if not len(state.X):
-            return np.concatenate([problem.seeds, space.sample(2 * self.population, rng)])
+            return np.concatenate([problem.seeds, space.sample(2 * self.population, rng)]), state
         fresh = max(1, round(self.population * self.newcomers))
         half = (self.population - fresh) // 2
         mothers = self._pick(state, half, rng)
@@ -88,7 +88,7 @@ class Evolution:
         children += [crossed, space.sample(fresh, rng)]
         if state.stale >= 2:
             children.append(self._around(state, space, rng))
-        return np.concatenate(children)
+        return np.concatenate(children), state
 
     def tell(self, state: EvolutionState, X: Rows, scores: Values, costs: Values) -> EvolutionState:
         """Keep the elite and the front of the parents and the new rows."""
@@ -142,17 +142,3 @@ class Evolution:
         if len(kept) > self.parents:
             kept = kept[np.linspace(0, len(kept) - 1, self.parents).astype(np.intp)]
         return rows[kept], all_scores[kept], all_tightness[kept]
-
-
-def pareto(first: Values, second: Values) -> npt.NDArray[np.intp]:
-    """Indices of the points that no other point beats in one of two costs without losing in the other, ascending in ``first``.
-
-    Args:
-        first: lower is better, shape ``(n,)``.
-        second: lower is better, shape ``(n,)``.
-    """
-    order = np.lexsort((second, first))
-    least = np.minimum.accumulate(second[order]) if len(order) else second
-    keep = np.ones(len(order), dtype=np.bool_)
-    keep[1:] = second[order][1:] < least[:-1]
-    return order[keep]

@@ -1,0 +1,61 @@
+"""Non-dominated points, and the volume that they dominate."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+
+def pareto(first: Values, second: Values) -> npt.NDArray[np.intp]:
+    """Indices of the points that no other point beats in one of two costs without losing in the other, ascending in ``first``.
+
+    Args:
+        first: lower is better, shape ``(n,)``.
+        second: lower is better, shape ``(n,)``.
+    """
+    order = np.lexsort((second, first))
+    least = np.minimum.accumulate(second[order]) if len(order) else second
+    keep = np.ones(len(order), dtype=np.bool_)
+    keep[1:] = second[order][1:] < least[:-1]
+    return order[keep]
+
+
+def nondominated(points: Values) -> npt.NDArray[np.intp]:
+    """Indices of the points that no other point equals or beats in every cost (of equal points the first stays), by the first cost.
+
+    Args:
+        points: lower is better in every column, shape ``(n, costs)``.
+    """
+    if points.shape[1] == 2:
+        return pareto(points[:, 0], points[:, 1])
+    order = np.lexsort(points.T[::-1])
+    left = points[order]
+    kept = []
+    while len(left):
+        kept.append(order[0])
+        beaten = (left[0] <= left).all(axis=1)
+        left, order = left[~beaten], order[~beaten]
+    return np.array(kept, dtype=np.intp)
+
+
+def hypervolume(points: Values, reference: Values) -> float:
+    """The volume between points and a reference that they dominate, by slicing along the last cost (Zitzler, 1999).
+
+    Args:
+        points: lower is better in every column, shape ``(n, costs)``.
+        reference: the worst corner, shape ``(costs,)``; points beyond it count for nothing.
+    """
+    inside = points[(points < reference).all(axis=1)]
+    if not len(inside):
+        return 0.0
+    inside = inside[nondominated(inside)]
+    if points.shape[1] == 1:
+        return float(reference[0] - inside[:, 0].min())
+    if points.shape[1] == 2:
+        ends = np.concatenate([inside[1:, 0], reference[:1]])
+        return float(((ends - inside[:, 0]) * (reference[1] - inside[:, 1])).sum())
+    inside = inside[np.argsort(inside[:, -1], kind="stable")]
+    depths = np.diff(np.concatenate([inside[:, -1], reference[-1:]]))
+    return float(sum(depth * hypervolume(inside[: i + 1, :-1], reference[:-1]) for i, depth in enumerate(depths) if depth > 0))

@@ -1,0 +1,112 @@
+"""Exact: the proven optimum where the score is a sum of tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .._minsum import Table
+from ..errors import InvalidInput
+from ..space import Rows, SearchSpace
+from ._program import Program
+from .base import Values
+
+if TYPE_CHECKING:
+    from ..problem import Problem
+
+
+@dataclass(frozen=True)
+class ExactState:
+    """The state of an exact search.
+
+    Attributes:
+        bound: no row within the limits has a higher score.
+        step: steps taken.
+    """
+
+    bound: float = float("inf")
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The best row within the limits and the proof that there is no better one, in a single step.
+
+    The score must be a sum of tables: a :class:`~hwsearch.Metric` (importance, or ``-metric("sensitivity", space)``), a linear
+    :class:`~hwsearch.Predictor`, or any callable with an attribute ``tables``. Genes are folded away as far as that makes the problem
+    smaller, and what is left is solved as a mixed integer program.
+
+    Attributes:
+        gap: how far, as a fraction of the range of scores, the answer may be from the bound.
+        seconds: when to stop with the best row so far; the bound holds all the same.
+    """
+
+    name: ClassVar[str] = "exact"
+    gap: float = 1e-6
+    seconds: float = 120.0
+
+    @property
+    def steps(self) -> int:
+        """One step is enough."""
+        return 1
+
+    def init(self, problem: Problem) -> ExactState:
+        """The state before the step.
+
+        Raises:
+            InvalidInput: the score is no sum of tables.
+        """
+        if additive(problem.score, problem.space) is None:
+            raise InvalidInput(
+                "The algorithm 'exact' needs a score that is a sum of tables: a metric, a linear predictor, or a callable with an "
+                f"attribute 'tables'; {problem.score!r} is none. The algorithm 'hybrid' takes any score."
+            )
+        return ExactState()
+
+    def ask(self, state: ExactState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, ExactState]:
+        """The optimum.
+
+        Raises:
+            Infeasible: proven; no row of the space meets the limits.
+        """
+        program = compiled(problem)
+        found = program.solve(np.array([limit.at_most for limit in program.summed]), gap=self.gap, seconds=self.seconds)
+        rows = problem.seeds if found.row is None else found.row[None]
+        return rows, replace(state, bound=found.bound)
+
+    def tell(self, state: ExactState, X: Rows, scores: Values, costs: Values) -> ExactState:
+        """Only counts the step."""
+        return replace(state, step=state.step + 1)
+
+    def done(self, state: ExactState) -> bool:
+        """After the first step."""
+        return state.step > 0
+
+
+def compiled(problem: Problem) -> Program:
+    """The problem as a program; problems that share their score and the kinds of their limits share the work."""
+    peaks = tuple((limit.metric.name, limit.at_most) for limit in problem.limits if limit.metric.peak)
+    key = ("program", tuple(limit.metric.name for limit in problem.limits), peaks)
+    if key not in problem.shared:
+        tables = additive(problem.score, problem.space)
+        assert tables is not None  # checked by init
+        problem.shared[key] = Program.compile(problem.space, tables, problem.limits)
+    program: Program = problem.shared[key]
+    return program
+
+
+def additive(score: Any, space: SearchSpace) -> tuple[Table, ...] | None:
+    """The tables whose sum a score is, or ``None``.
+
+    Raises:
+        InvalidInput: the tables do not fit the space.
+    """
+    tables = getattr(score, "tables", None)
+    if tables is None or getattr(score, "peak", False):
+        return None
+    for genes, array in tables:
+        if array.shape != tuple(space.sizes[gene] for gene in genes):
+            raise InvalidInput(f"A table of the score has the shape {array.shape}, which does not fit the genes {genes} of {space.name!r}.")
+    return tuple(tables)

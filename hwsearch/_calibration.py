@@ -19,7 +19,7 @@ _FLOOR = 0.05
 """A calibrated cost is at least this share of what was measured: no block is free."""
 _SCALES = (0.5, 2.0)
 """The scale of a class stays within these."""
-_RIDGE = {"scale": 0.1, "block": 0.02, "value": 0.05}
+_RIDGE = {"scale": 0.1, "block": 0.01, "value": 0.02}
 """How far, relative to a typical network, a term strays from its prior without much evidence."""
 
 

@@ -53,7 +53,7 @@ def profile(
     precision: float = 0.01,
     max_rounds: int = 48,
     checks: int = 18,
-    fits: int = 30,
+    fits: int = 42,
     seed: int = 0,
     progress: bool = True,
     blocks: Sequence[Block] | None = None,

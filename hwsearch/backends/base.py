@@ -97,10 +97,10 @@ class Backend(ABC):
         """
         for block in network:
             if not self.supports(block):
-                raise Unsupported(
-                    f"Backend {self.name!r} cannot run block {block.key}; its precisions are {', '.join(self.precisions)}. Restrict the "
-                    "space to them: space.restrict({'*.precision': [...]})."
-                )
+                known = block.precision in self.precisions
+                why = f"it has no such {block.kind} blocks" if known else f"its precisions are {', '.join(self.precisions)}"
+                hint = "" if known else " Restrict the space to them: space.restrict({'*.precision': [...]})."
+                raise Unsupported(f"Backend {self.name!r} cannot run block {block.key}: {why}.{hint}")
         check_fit(network)
         return self._open(network)
 

@@ -25,6 +25,8 @@ onnx = require("onnx", feature="Building ONNX graphs", extra="onnxruntime")
 
 OPSET = 17
 IR_VERSION = 8
+PRECISIONS = ("fp32", "int8")
+_KINDS = ("conv", "basic", "bottleneck", "head", "quantize", "dequantize")
 _FLOAT32, _UINT8 = 1, 2
 Floats = npt.NDArray[np.float32]
 
@@ -59,6 +61,12 @@ class BlockWeights:
     shortcut: tuple[LayerWeights, ...] | None = None
     out_scale: float | None = None
     out_zero: int = 0
+
+
+def can_build(block: Block) -> bool:
+    """Whether :func:`build` knows such blocks: convolutions, residual blocks with ReLU, a linear classifier, and boundaries."""
+    relu = getattr(block, "activation", "relu") == "relu"
+    return block.kind in _KINDS and relu and block.precision in PRECISIONS and not (block.kind == "head" and block.mids)
 
 
 def random_weights(network: Sequence[Block], seed: int = 0) -> tuple[BlockWeights, ...]:
@@ -115,12 +123,14 @@ def build(
         input_scale, input_zero: what a uint8 input means.
 
     Raises:
-        Unsupported: a precision other than fp32 and int8.
+        Unsupported: a precision other than fp32 and int8, or a block for which no graph is known.
         InvalidInput: ``weights`` do not fit the network.
     """
     for block in network:
-        if block.precision not in ("fp32", "int8"):
+        if block.precision not in PRECISIONS:
             raise Unsupported(f"Block {block.key}: ONNX graphs hold fp32 and int8, not {block.precision}.")
+        if not can_build(block):
+            raise Unsupported(f"Block {block.key}: no ONNX graph is known for such {block.kind} blocks.")
     if weights is None:
         weights = random_weights(network)
     if len(weights) != len(network):

@@ -67,6 +67,10 @@ class OnnxRuntime(Backend):
         name = f"{hardware.lower().replace(' ', '-')}-onnxruntime"
         return Device(name, "cpu", hardware, self.name, str(ort.__version__), self.threads, self.batch, facts)
 
+    def supports(self, block: Block) -> bool:
+        """Whether the precision is fp32 or int8, and graphs of such blocks can be built."""
+        return super().supports(block) and onnx_graph.can_build(block)
+
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """The block between two cheap convolutions of its precision.
 

@@ -1,0 +1,91 @@
+"""What every backend must do: run this on yours, in its tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..blocks import Block
+from ..errors import InvalidInput, Unsupported
+from .base import Backend
+
+_FOREIGN = ("fp32", "fp16", "bf16", "int8", "int4", "int2", "w4a8", "w2a3")
+
+
+def check_backend(backend: Backend, networks: Sequence[Sequence[Block]] = ()) -> None:
+    """Check that a backend keeps the promises of :class:`Backend`.
+
+    Args:
+        backend: to be checked.
+        networks: networks that it should run, besides small ones of each of its precisions.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which.
+    """
+    _check_description(backend)
+    for precision in backend.precisions:
+        for block in example_blocks(precision):
+            _check_block(backend, block)
+    for network in ((), *networks):
+        with backend.open(network) as session:
+            times = session.times(3)
+        assert times.shape == (3,) and times.dtype == np.float64, "times(runs) is float64 of shape (runs,), in seconds"
+        assert np.isfinite(times).all() and (times > 0).all(), "every run takes some time"
+    _check_refusals(backend)
+
+
+def example_blocks(precision: str) -> tuple[Block, ...]:
+    """One small block of each kind; boundaries only where the precision is quantised."""
+    blocks = [
+        Block("conv", 3, 8, 8, (), 3, 1, 1, precision),
+        Block("basic", 8, 8, 8, (12,), 3, 1, 1, precision),
+        Block("basic", 8, 16, 8, (12,), 3, 2, 1, precision),
+        Block("bottleneck", 16, 16, 4, (8, 8), 3, 1, 1, precision),
+    ]
+    if blocks[0].bits.quantized:
+        return (*blocks, Block("quantize", 8, 8, 8, precision=precision), Block("dequantize", 8, 8, 8, precision=precision))
+    return (*blocks, Block("head", 16, 10, 4, precision=precision))
+
+
+def _check_description(backend: Backend) -> None:
+    first, second = backend.describe(), backend.describe()
+    assert first == second, "describe() says the same when asked twice"
+    assert first.runtime == backend.name, "the device's runtime is the backend's name"
+    assert first.kind in ("cpu", "gpu", "analytic"), "the device's kind is cpu, gpu or analytic"
+    assert first.threads >= 1 and first.batch >= 1, "threads and batch are at least 1"
+    assert backend.precisions, "there is at least one precision"
+    assert len(set(backend.precisions)) == len(backend.precisions), "no precision is named twice"
+    assert backend.energy in ("measured", "estimated", "unavailable"), "energy says where its numbers come from"
+
+
+def _check_block(backend: Backend, block: Block) -> None:
+    if not backend.supports(block):
+        return
+    whole, frame = backend.framed(block)
+    assert whole.count(block) == 1 and block not in frame, f"framed({block.key}) holds the block once, and the frame does not"
+    for network in ((block,), whole, frame):
+        with backend.open(network) as session:
+            times = session.times(2)
+            assert times.shape == (2,) and (times > 0).all(), f"{block.key} takes some time"
+            known = session.energy_mj is not None
+            assert known == (backend.energy != "unavailable"), "sessions have energies where the backend says so"
+
+
+def _check_refusals(backend: Backend) -> None:
+    foreign = next((name for name in _FOREIGN if name not in backend.precisions), None)
+    if foreign is not None:
+        block = Block("conv", 3, 8, 8, (), 3, 1, 1, foreign)
+        assert not backend.supports(block), f"supports() is false for {foreign}"
+        try:
+            backend.open((block,))
+        except Unsupported as error:
+            assert foreign in str(error), "the refusal names the precision"
+        else:
+            raise AssertionError(f"open() refuses {foreign}")
+    own = backend.precisions[0]
+    try:
+        backend.open((Block("conv", 3, 8, 8, (), 3, 1, 1, own), Block("conv", 9, 8, 8, (), 3, 1, 1, own)))
+    except InvalidInput:
+        return
+    raise AssertionError("open() refuses blocks that do not fit together")

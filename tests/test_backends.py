@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+
+from hwsearch.backends import Backend, Roofline, load_backend
+from hwsearch.backends.contract import check_backend, example_blocks
+from hwsearch.blocks import Block
+from hwsearch.errors import FileError, InvalidInput, UnknownName, Unsupported
+from hwsearch.spaces import load_space
+
+CONV = Block("conv", 3, 8, 8, (), 3)
+
+
+@pytest.fixture(scope="module")
+def onnxruntime() -> Backend:
+    pytest.importorskip("onnxruntime")
+    return load_backend("onnxruntime")
+
+
+def some_networks(n=3):
+    space = load_space("resnet_digits")
+    return [space.blocks(row) for row in space.sample(n, np.random.default_rng(0))]
+
+
+def test_roofline_keeps_the_contract():
+    check_backend(Roofline(), some_networks())
+
+
+def test_onnxruntime_keeps_the_contract(onnxruntime):
+    check_backend(onnxruntime, some_networks())
+
+
+def test_a_backend_that_breaks_the_contract_is_found_out():
+    class Careless(Roofline):
+        def supports(self, block):
+            return True
+
+    with pytest.raises((AssertionError, KeyError)):
+        check_backend(Careless(peak_gmacs={"fp32": 10.0}))
+
+
+def test_backends_are_found_by_name():
+    assert isinstance(load_backend("roofline"), Roofline)
+    assert load_backend("roofline", bandwidth_gbs=5.0).bandwidth_gbs == 5.0
+    mine = Roofline()
+    assert load_backend(mine) is mine
+    with pytest.raises(UnknownName, match="Did you mean 'roofline'"):
+        load_backend("rofline")
+
+
+def test_roofline_is_the_longer_of_arithmetic_and_traffic():
+    wide = Block("conv", 16, 16, 32, (), 3)
+    compute = Roofline(peak_gmacs={"fp32": 1.0}, bandwidth_gbs=1e6, block_us=1.0)
+    assert compute.latency_ms(wide) == pytest.approx(wide.macs / 1e9 * 1e3 + 1e-3)
+    memory = Roofline(peak_gmacs={"fp32": 1e6}, bandwidth_gbs=1.0, block_us=1.0)
+    assert memory.latency_ms(wide) == pytest.approx(wide.traffic_bytes / 1e9 * 1e3 + 1e-3)
+
+
+def test_roofline_climbs_in_stairs():
+    device = Roofline(peak_gmacs={"fp32": 1.0}, tile={"fp32": 16}, bandwidth_gbs=1e6)
+    latency = [device.latency_ms(Block("conv", 16, cout, 32, (), 3)) for cout in (8, 16, 17, 32, 33)]
+    assert latency[0] == latency[1] < latency[2] == latency[3] < latency[4]
+
+
+def test_roofline_networks_cost_the_sum_of_their_blocks():
+    device = Roofline()
+    for network in some_networks():
+        with device.open(network) as session:
+            expected = device.call_us * 1e-6 + sum(map(device.latency_ms, network)) * 1e-3
+            np.testing.assert_allclose(session.times(4), expected)
+
+
+def test_roofline_refuses_impossible_numbers():
+    for bad in ({"bandwidth_gbs": 0.0}, {"peak_gmacs": {"fp32": -1.0}}, {"block_us": float("nan")}):
+        with pytest.raises(InvalidInput, match="positive"):
+            Roofline(**bad)
+
+
+def test_a_different_roofline_is_a_different_device():
+    assert Roofline().describe().same_as(Roofline().describe())
+    assert not Roofline().describe().same_as(Roofline(bandwidth_gbs=1.0).describe())
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ((CONV, Block("conv", 9, 8, 8, (), 3)), "takes 9 channels of 8 px"),
+        ((CONV, Block("conv", 8, 8, 4, (), 3)), "takes 8 channels of 4 px"),
+        ((CONV, Block("conv", 8, 8, 8, (), 3, 1, 1, "int8")), "takes int8 values.*gives float; put a boundary"),
+        ((Block("head", 8, 10, 8), Block("conv", 10, 8, 1)), "after the classifier"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(network, message):
+    with pytest.raises(InvalidInput, match=message):
+        Roofline().open(network)
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_built(onnxruntime, monkeypatch):
+    from hwsearch.backends import onnx_graph
+
+    monkeypatch.setattr(onnx_graph, "build", lambda *a, **k: pytest.fail("a graph was built"))
+    with pytest.raises(Unsupported, match="fp32, int8"):
+        onnxruntime.open((Block("conv", 3, 8, 8, (), 3, 1, 1, "int4"),))
+
+
+def test_onnxruntime_describes_the_machine(onnxruntime):
+    device = onnxruntime.describe()
+    assert (device.kind, device.runtime, device.threads, device.batch) == ("cpu", "onnxruntime", 1, 1)
+    assert device.hardware
+    assert {"os", "machine", "cores", "flags"} <= set(device.facts)
+    assert not device.same_as(load_backend("onnxruntime", threads=2).describe())
+    assert not device.same_as(load_backend("onnxruntime", batch=8).describe())
+    with pytest.raises(InvalidInput, match="threads and batch"):
+        load_backend("onnxruntime", threads=0)
+
+
+def test_onnxruntime_runs_files(onnxruntime, tmp_path):
+    from hwsearch.backends.onnx_graph import build
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes(build(some_networks(1)[0]).SerializeToString())
+    with onnxruntime.load(path) as session:
+        assert (session.times(2) > 0).all()
+    with pytest.raises(FileError, match="no model file"):
+        onnxruntime.load(tmp_path / "other.onnx")
+    path.write_bytes(b"not a model")
+    with pytest.raises(FileError, match="cannot run"):
+        onnxruntime.load(path)
+    with pytest.raises(Unsupported, match="does not run model files"):
+        Roofline().load(path)
+
+
+def test_onnxruntime_runs_every_block_in_a_batch():
+    pytest.importorskip("onnxruntime")
+    device = load_backend("onnxruntime", batch=3)
+    for precision in device.precisions:
+        for block in example_blocks(precision):
+            with device.open((block,)) as session:
+                assert (session.times(1) > 0).all()

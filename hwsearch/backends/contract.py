@@ -30,8 +30,8 @@ def check_backend(backend: Backend, networks: Sequence[Sequence[Block]] = ()) ->
     for network in ((), *networks):
         with backend.open(network) as session:
             times = session.times(3)
-        assert times.shape == (3,) and times.dtype == np.float64, "times(runs) is float64 of shape (runs,), in seconds"
-        assert np.isfinite(times).all() and (times > 0).all(), "every run takes some time"
+        _promise(times.shape == (3,) and times.dtype == np.float64, "times(runs) is float64 of shape (runs,), in seconds")
+        _promise(np.isfinite(times).all() and (times > 0).all(), "every run takes some time")
     _check_refusals(backend)
 
 
@@ -50,42 +50,47 @@ def example_blocks(precision: str) -> tuple[Block, ...]:
 
 def _check_description(backend: Backend) -> None:
     first, second = backend.describe(), backend.describe()
-    assert first == second, "describe() says the same when asked twice"
-    assert first.runtime == backend.name, "the device's runtime is the backend's name"
-    assert first.kind in ("cpu", "gpu", "analytic"), "the device's kind is cpu, gpu or analytic"
-    assert first.threads >= 1 and first.batch >= 1, "threads and batch are at least 1"
-    assert backend.precisions, "there is at least one precision"
-    assert len(set(backend.precisions)) == len(backend.precisions), "no precision is named twice"
-    assert backend.energy in ("measured", "estimated", "unavailable"), "energy says where its numbers come from"
+    _promise(first == second, "describe() says the same when asked twice")
+    _promise(first.runtime == backend.name, "the device's runtime is the backend's name")
+    _promise(first.kind in ("cpu", "gpu", "analytic"), "the device's kind is cpu, gpu or analytic")
+    _promise(first.threads >= 1 and first.batch >= 1, "threads and batch are at least 1")
+    _promise(backend.precisions, "there is at least one precision")
+    _promise(len(set(backend.precisions)) == len(backend.precisions), "no precision is named twice")
+    _promise(backend.energy in ("measured", "estimated", "unavailable"), "energy says where its numbers come from")
 
 
 def _check_block(backend: Backend, block: Block) -> None:
     if not backend.supports(block):
         return
     whole, frame = backend.framed(block)
-    assert whole.count(block) == 1 and block not in frame, f"framed({block.key}) holds the block once, and the frame does not"
+    _promise(whole.count(block) == 1 and block not in frame, f"framed({block.key}) holds the block once, and the frame does not")
     for network in ((block,), whole, frame):
         with backend.open(network) as session:
             times = session.times(2)
-            assert times.shape == (2,) and (times > 0).all(), f"{block.key} takes some time"
+            _promise(times.shape == (2,) and (times > 0).all(), f"{block.key} takes some time")
             known = session.energy_mj is not None
-            assert known == (backend.energy != "unavailable"), "sessions have energies where the backend says so"
+            _promise(known == (backend.energy != "unavailable"), "sessions have energies where the backend says so")
 
 
 def _check_refusals(backend: Backend) -> None:
     foreign = next((name for name in _FOREIGN if name not in backend.precisions), None)
     if foreign is not None:
         block = Block("conv", 3, 8, 8, (), 3, 1, 1, foreign)
-        assert not backend.supports(block), f"supports() is false for {foreign}"
-        try:
-            backend.open((block,))
-        except Unsupported as error:
-            assert foreign in str(error), "the refusal names the precision"
-        else:
-            raise AssertionError(f"open() refuses {foreign}")
+        _promise(not backend.supports(block), f"supports() is false for {foreign}")
+        _refuses(backend, (block,), Unsupported)
     own = backend.precisions[0]
+    _refuses(backend, (Block("conv", 3, 8, 8, (), 3, 1, 1, own), Block("conv", 9, 8, 8, (), 3, 1, 1, own)), InvalidInput)
+
+
+def _refuses(backend: Backend, network: Sequence[Block], error: type[Exception]) -> None:
     try:
-        backend.open((Block("conv", 3, 8, 8, (), 3, 1, 1, own), Block("conv", 9, 8, 8, (), 3, 1, 1, own)))
-    except InvalidInput:
+        backend.open(network)
+    except error as found:
+        _promise(network[-1].key in str(found), "a refusal names the block")
         return
-    raise AssertionError("open() refuses blocks that do not fit together")
+    raise AssertionError(f"open() refuses {', '.join(block.key for block in network)} with {error.__name__}")
+
+
+def _promise(kept: object, promise: str) -> None:
+    if not kept:
+        raise AssertionError(promise)

@@ -1,0 +1,343 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwsearch._store import Journal
+from hwsearch.backends import Roofline, load_backend
+from hwsearch.backends.base import Session
+from hwsearch.blocks import Block
+from hwsearch.chain import Chain, Stage
+from hwsearch.device import Protocol
+from hwsearch.errors import CorruptFile, InvalidInput, Unsupported, WrongDevice, WrongSpace
+from hwsearch.profile import measure, measure_many, profile
+from hwsearch.rounds import Rounds, difference
+from hwsearch.table import load_table
+
+SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
+WIDER = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8, 16)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
+BLOCK = Block("basic", 8, 8, 8, (8,), 3)
+
+
+class Counting(Roofline):
+    """Remembers what was opened."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.opened = []
+
+    def _open(self, network):
+        self.opened.append(tuple(network))
+        return super()._open(network)
+
+
+def run(out, backend=None, space=SMALL, **options):
+    return profile(space, backend=backend or Roofline(), out=out, progress=False, max_rounds=5, **options)
+
+
+def test_profiling_an_analytic_device_finds_its_costs(tmp_path):
+    device = Roofline()
+    table = run(tmp_path / "t.json", device)
+    assert table.missing(SMALL.unique_blocks) == ()
+    for block in SMALL.unique_blocks:
+        assert table.rows[block.key].latency_ms == pytest.approx(device.latency_ms(block), rel=1e-6)
+        assert table.rows[block.key].energy_mj == pytest.approx(device.energy_mj(block), rel=1e-6)
+    assert table.energy == "estimated"
+    assert table.error()["max_abs"] < 1e-6
+    assert table.network_ms == pytest.approx(device.call_us * 1e-3)
+    assert load_table(tmp_path / "t.json").rows == table.rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.json"]
+
+
+def test_held_out_networks_are_many_different_and_not_fitted(tmp_path):
+    table = run(tmp_path / "t.json", checks=15, fits=9)
+    fitted = {check.blocks for check in table.checks if check.role == "fit"}
+    held = [check.blocks for check in table.checks if check.role == "check"]
+    assert len(held) == len(set(held)) == 15
+    assert len(fitted) == 9
+    assert not fitted & set(held)
+    assert {"mean_abs_fp32", "mean_abs_int8", "mean_abs_mixed"} <= set(table.error())
+    with pytest.raises(InvalidInput, match="checks must be at least 12"):
+        run(tmp_path / "u.json", checks=11)
+
+
+def test_a_finished_table_is_not_measured_again(tmp_path):
+    run(tmp_path / "t.json")
+    device = Counting()
+    again = run(tmp_path / "t.json", device)
+    assert device.opened == []
+    assert again.missing(SMALL.unique_blocks) == ()
+
+
+def test_only_new_blocks_of_a_grown_space_are_measured(tmp_path):
+    before = run(tmp_path / "t.json")
+    device = Counting()
+    after = run(tmp_path / "t.json", device, WIDER)
+    alone = {network[0] for network in device.opened if len(network) == 1}
+    new = set(WIDER.unique_blocks) - set(SMALL.unique_blocks)
+    assert alone - {Block.parse(after.protocol.sentinel)} == new
+    assert set(before.rows) < set(after.rows)
+    assert after.missing(WIDER.unique_blocks) == ()
+    assert {check.blocks for check in before.checks} <= {check.blocks for check in after.checks}
+
+
+def test_chosen_blocks_need_no_space_and_no_networks(tmp_path):
+    table = run(tmp_path / "t.json", blocks=[BLOCK, replace(BLOCK, mids=(12,))])
+    assert len(table.rows) == 2
+    assert table.checks == ()
+    assert "error is unknown" in repr(table)
+
+
+def test_another_device_protocol_or_space_is_refused(tmp_path):
+    run(tmp_path / "t.json")
+    with pytest.raises(WrongDevice, match="measured elsewhere"):
+        run(tmp_path / "t.json", Roofline(bandwidth_gbs=1.0))
+    with pytest.raises(WrongDevice, match="another protocol"):
+        run(tmp_path / "t.json", precision=0.2)
+
+
+def unfinished(out, monkeypatch, space=SMALL, rounds=2):
+    """A run that dies after a few rounds."""
+    append, count = Journal.append, iter(range(1000))
+
+    def dying(self, record):
+        if next(count) > rounds:
+            raise KeyboardInterrupt
+        append(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(out, space=space)
+
+
+def test_an_unfinished_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    out, journal = tmp_path / "t.json", Path(f"{tmp_path / 't.json'}.partial.jsonl")
+    unfinished(out, monkeypatch)
+    assert not out.exists()
+    assert [record["round"] for record in list(Journal(journal))[1:]] == [1, 2]
+    seen = []
+    plain = Rounds.run
+    monkeypatch.setattr(Rounds, "run", lambda self: seen.append(plain(self)["round"]) or {"round": seen[-1], "times": {}})
+    table = run(out)
+    assert seen == [3, 4, 5]
+    assert {row.rounds for row in table.rows.values()} == {5}
+    assert not journal.exists()
+
+
+def test_an_unfinished_run_of_something_else_is_refused(tmp_path, monkeypatch):
+    out = tmp_path / "t.json"
+    unfinished(out, monkeypatch)
+    with pytest.raises(WrongSpace, match="unfinished run of 'small'.*delete"):
+        run(out, space=WIDER)
+    with pytest.raises(WrongDevice, match="unfinished run on another device"):
+        run(out, Roofline(block_us=9.0))
+    with pytest.raises(WrongDevice, match="unfinished run by another protocol"):
+        run(out, precision=0.3)
+    Path(f"{out}.partial.jsonl").write_text('{"format": "hwsearch-profile-journal", "version": 1}\n')
+    with pytest.raises(CorruptFile, match="does not begin as a journal"):
+        run(out)
+
+
+KILLED = """
+import sys, time
+from hwsearch.backends import Roofline
+from hwsearch.backends.base import Session
+from tests_small import SMALL
+from hwsearch.profile import profile
+
+class Slow(Roofline):
+    def _open(self, network):
+        inner = super()._open(network)
+        class Delayed(Session):
+            energy_mj = inner.energy_mj
+            def times(self, runs):
+                time.sleep(5e-5)
+                return inner.times(runs)
+        return Delayed()
+
+profile(SMALL, backend=Slow(), out=sys.argv[1], progress=False, max_rounds=12)
+"""
+
+
+def test_kill_9_at_any_moment_loses_at_most_the_round_in_flight(tmp_path):
+    source = Path(__file__).read_text().splitlines()
+    small = next(line for line in source if line.startswith("SMALL = "))
+    (tmp_path / "tests_small.py").write_text(f"from hwsearch.chain import Chain, Stage\n{small}\n")
+    (tmp_path / "killed.py").write_text(KILLED)
+    out, journal = tmp_path / "t.json", Path(f"{tmp_path / 't.json'}.partial.jsonl")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])}
+    command = [sys.executable, str(tmp_path / "killed.py"), str(out)]
+    rng, before, kills = random.Random(0), [], 0
+    for _ in range(60):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and len(lines(journal)) <= len(before):
+            time.sleep(0.002)
+        if process.poll() is None:
+            time.sleep(rng.uniform(0, 0.05))
+            process.send_signal(signal.SIGKILL)
+        _, message = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), message.decode()
+        if process.returncode == 0:
+            break
+        kills += 1
+        if out.exists():
+            load_table(out)
+        if journal.exists():
+            now = lines(journal)
+            assert now[: len(before)] == before, "a round that was on disk has changed"
+            before = now
+    assert kills >= 5
+    assert process.returncode == 0
+    numbers = [json.loads(line)["round"] for line in before[1:]]
+    assert numbers == list(range(1, len(numbers) + 1)), "a round was measured twice, or lost"
+    table = load_table(out)
+    assert table.missing(SMALL.unique_blocks) == ()
+    assert {row.rounds for row in table.rows.values()} == {12}
+    assert not journal.exists()
+
+
+def lines(path):
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+class Weather:
+    """Virtual time: how much slower everything is at a moment."""
+
+    def __init__(self, slowdown):
+        self.slowdown, self.clock = slowdown, 0
+
+    def open(self, seconds):
+        weather = self
+
+        class Thing(Session):
+            def times(self, runs):
+                weather.clock += 1
+                return np.full(runs, seconds * weather.slowdown(weather.clock))
+
+        return lambda: Thing()
+
+
+def test_slow_drift_is_divided_out():
+    weather = Weather(lambda clock: 1 + clock * 1e-5)
+    rounds = Rounds({"a": weather.open(1e-3), "b": weather.open(3e-3)}, weather.open(1e-4), Protocol(max_rounds=40))
+    rounds.finish(lambda record: None, lambda n: None)
+    assert rounds.row("b").latency_ms / rounds.row("a").latency_ms == pytest.approx(3, rel=1e-3)
+    assert rounds.row("a", reference_ms=0.2).latency_ms == pytest.approx(2.0, rel=1e-3)
+
+
+def test_readings_of_a_busy_machine_do_not_count():
+    rng = np.random.default_rng(0)
+    storms = rng.random(100) < 0.5
+    # While it storms things slow down by different factors, so dividing by the sentinel would not help.
+    busy = Weather(lambda clock: 1.5 if storms[clock // 50 % 100] else 1.0)
+
+    def thing(seconds, sensitivity):
+        inner = busy.open(seconds)()
+
+        class Sensitive(Session):
+            def times(self, runs):
+                return seconds * (inner.times(runs) / seconds) ** sensitivity
+
+        return lambda: Sensitive()
+
+    rounds = Rounds({"a": thing(1e-3, 0.3), "b": thing(1e-3, 2.0)}, busy.open(1e-4), Protocol())
+    rounds.finish(lambda record: None, lambda n: None)
+    assert rounds.row("a").latency_ms == pytest.approx(1.0)
+    assert rounds.row("b").latency_ms == pytest.approx(1.0)
+
+
+def test_steady_things_leave_early_and_noisy_ones_stay():
+    rng = np.random.default_rng(0)
+
+    class Noisy(Session):
+        def times(self, runs):
+            return 1e-3 * np.exp(0.5 * rng.standard_normal()) * np.ones(runs)
+
+    steady = Weather(lambda clock: 1.0)
+    protocol = Protocol(precision=0.01, min_rounds=5, max_rounds=20)
+    rounds = Rounds({"steady": steady.open(1e-3), "noisy": Noisy}, steady.open(1e-4), protocol)
+    rounds.finish(lambda record: None, lambda n: None)
+    assert rounds.row("steady").rounds == 5
+    assert rounds.row("noisy").rounds == 20
+    assert rounds.row("noisy").spread_ms > 0.1
+
+
+def test_progress_ends_where_it_should():
+    steady = Weather(lambda clock: 1.0)
+    rounds = Rounds({"a": steady.open(1e-3), "b": steady.open(2e-3)}, steady.open(1e-4), Protocol(min_rounds=3, max_rounds=10))
+    steps = []
+    rounds.finish(lambda record: None, steps.append)
+    assert sum(steps) == 20
+    assert all(step >= 0 for step in steps)
+
+
+def test_a_block_is_the_difference_that_it_makes():
+    from hwsearch.device import Row
+
+    row = difference(Row(0.5, 0.03, 9, 2.0), Row(0.2, 0.04, 12, 0.5))
+    assert (row.latency_ms, row.spread_ms, row.rounds, row.energy_mj) == pytest.approx((0.3, 0.05, 9, 1.5))
+    assert difference(Row(0.2), Row(0.3)).latency_ms > 0
+
+
+def test_measure_says_how_long_a_network_takes():
+    device = Roofline()
+    network = SMALL.blocks(SMALL.sample(1, np.random.default_rng(0))[0])
+    found = measure(network, backend=device, rounds=4)
+    assert found.latency_ms == pytest.approx(device.call_us * 1e-3 + sum(map(device.latency_ms, network)))
+    assert (found.spread_ms, found.rounds, found.device) == (0.0, 4, device.describe())
+    with pytest.raises(InvalidInput, match="models is empty"):
+        measure_many([], backend=device)
+    with pytest.raises(InvalidInput, match="rounds must be at least 1"):
+        measure(network, backend=device, rounds=0)
+
+
+def test_measurements_can_be_put_in_proportion_to_a_table(tmp_path):
+    table = run(tmp_path / "t.json")
+    network = SMALL.blocks(SMALL.sample(1, np.random.default_rng(0))[0])
+    assert measure(network, backend=Roofline(), rounds=2, table=table).latency_ms == pytest.approx(table.predict(network), rel=1e-5)
+    with pytest.raises(WrongDevice):
+        measure(network, backend=Roofline(call_us=1.0), table=table)
+
+
+def test_a_space_whose_precisions_the_device_lacks(tmp_path):
+    with pytest.raises(Unsupported, match="runs no block of 'small'"):
+        run(tmp_path / "t.json", Roofline(peak_gmacs={"fp16": 10.0}, tile={"fp16": 8}))
+    table = run(tmp_path / "t.json", Roofline(peak_gmacs={"fp32": 10.0}))
+    assert table.precisions == ("fp32",)
+    with pytest.raises(Unsupported, match="int8"):
+        run(tmp_path / "u.json", Roofline(peak_gmacs={"fp32": 10.0}), blocks=[replace(BLOCK, precision="int8")])
+
+
+def test_this_cpu_end_to_end(tmp_path):
+    pytest.importorskip("onnxruntime")
+    table = profile(SMALL, out=tmp_path / "t.json", max_rounds=3, precision=0.5, checks=12, fits=6, progress=True)
+    assert table.missing(SMALL.unique_blocks) == ()
+    assert table.precisions == ("fp32", "int8")
+    assert table.error()["networks"] == 12
+    assert table.energy == "unavailable"
+    rows = [SMALL.blocks(row) for row in SMALL.sample(2, np.random.default_rng(1))]
+    assert all(table.predict(network) > 0 for network in rows)
+
+    from hwsearch.backends.onnx_graph import build
+
+    model = tmp_path / "model.onnx"
+    model.write_bytes(build(rows[0]).SerializeToString())
+    for found in measure_many([model, rows[1]], rounds=2, progress=True):
+        assert found.latency_ms > 0
+        assert found.device.same_as(load_backend("onnxruntime").describe())

@@ -57,12 +57,12 @@ class Compared:
         """The figures as text, by column title."""
         return {
             "network": self.name,
-            "accuracy on test images": f"{self.accuracy:.2%}",
-            "predicted latency (ms)": f"{self.predicted_ms:.4f}",
-            "measured latency (ms)": f"{self.measured_ms:.4f} ± {self.spread_ms:.4f}",
-            "MACs": f"{self.macs:,.0f}",
-            "parameters": f"{self.params:,.0f}",
-            "file (bytes)": f"{self.size_bytes:,}",
+            "accuracy": f"{self.accuracy:.2%}",
+            "predicted (ms)": f"{self.predicted_ms:.4f}",
+            "measured (ms)": f"{self.measured_ms:.4f} ±{self.spread_ms:.4f}",
+            "MACs": f"{self.macs / 1e6:,.2f} M",
+            "params": f"{self.params:,.0f}",
+            "bytes": f"{self.size_bytes:,}",
         }
 
 
@@ -98,7 +98,7 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
                 marker=marker,
                 markersize=12 if marker == "*" else 8,
                 linestyle="none",
-                label=f"{one.name}, measured on test images",
+                label=f"{one.name}, measured",
             )
         axes.set_xlabel(_label(cost))
         axes.set_ylabel("accuracy (%)")
@@ -277,7 +277,13 @@ def write_report(
     parts = [f"<h1>{_page.text(title)}</h1>", f"<p>{_page.text(result.status.value)}</p>"]
     if comparison:
         rows = [one.cells() for one in comparison]
-        parts.append(_page.table("Built, exported and measured", rows[0], [list(row.values()) for row in rows]))
+        parts.append(
+            _page.table(
+                "Built, exported and measured: accuracy of the files on the test images, latency on the device",
+                rows[0],
+                [list(row.values()) for row in rows],
+            )
+        )
     parts.append(_page.table("The answer, and how tight its limits are", _words.LIMIT_TITLES, _words.limit_rows(result)))
     for number, (words, figure) in enumerate(pictures, start=1):
         drawing = svg(figure, words, name=f"figure{number}")

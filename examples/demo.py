@@ -1,0 +1,112 @@
+"""The whole road once: profile, train, fit, search, export, and check on the device.
+
+    python examples/demo.py                                   scikit-learn's digits: a few minutes on 2 cores
+    python examples/demo.py --data cifar10 DIR                CIFAR-10; DIR holds cifar-10-batches-py
+
+Stop it whenever you like: run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import hwsearch
+from hwsearch.nn import Data, load_data, resize
+from hwsearch.report import Compared, write_report
+
+SPACES = {"digits": "resnet_digits", "cifar10": "resnet_cifar"}
+
+
+def arguments() -> argparse.Namespace:
+    """What the user asked for."""
+    parser = argparse.ArgumentParser(description="Find, export and measure a fast network for this CPU.")
+    parser.add_argument("--data", choices=sorted(SPACES), default="digits", help="the images (default: digits)")
+    parser.add_argument("folder", nargs="?", type=Path, help="the folder that holds cifar-10-batches-py, for --data cifar10")
+    parser.add_argument("--epochs", type=int, help="passes over the training images (default: a good number for the data)")
+    parser.add_argument("--samples", type=int, default=300, help="sub-networks that the predictor learns from (default: 300)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--out", type=Path, help="the folder of what is made (default: demo-output/DATA)")
+    options = parser.parse_args()
+    if options.data == "cifar10" and options.folder is None:
+        parser.error("--data cifar10 needs the folder of the images: --data cifar10 DIR")
+    return options
+
+
+def accuracy(model: Path, resolution: int, data: Data) -> float:
+    """The share of test images that a model file gets right in ONNX Runtime."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    images = resize(data.normalize(data.test_x), resolution).contiguous().numpy()
+    guesses = [int(np.argmax(session.run(None, {"input": image[None]})[0])) for image in images]
+    return float(np.mean(np.array(guesses) == data.test_y.numpy()))
+
+
+def main() -> None:
+    """Go the whole road."""
+    options = arguments()
+    console = Console()
+    out = options.out or Path("demo-output") / options.data
+    data = load_data(options.data, options.folder)
+    space = hwsearch.load_space(SPACES[options.data])
+    weights, table_file, seed = out / "supernet.safetensors", out / "latency_table.json", options.seed
+    console.print(f"[bold]{space!r} on this CPU, with {data.name}[/bold]; everything is kept in {out}")
+
+    console.rule("1  profile: what every block costs on this CPU")
+    table = hwsearch.profile(space, backend="onnxruntime", out=table_file, seed=seed)
+    console.print(table)
+
+    console.rule("2  train: one supernet, all sub-networks")
+    hwsearch.train(space, data=data, out=weights, epochs=options.epochs, seed=seed)
+
+    console.rule("3  predict: accuracy of any sub-network, at its precisions")
+    predictor = hwsearch.fit_predictor(space, weights=weights, data=data, out=out / "predictor.npz", samples=options.samples, seed=seed)
+    console.print(str(predictor.report), highlight=False)
+
+    console.rule("4  search: architecture, widths and bit-widths together")
+    dense = hwsearch.dense(space)
+    half = {"latency_ms": table.predict(dense.blocks()) / 2}
+    uniform = hwsearch.uniform(space, limits=half, device=table, predictor=predictor)
+    file = hwsearch.export(uniform, weights=weights, out=out / "uniform.onnx")
+    limit = hwsearch.measure(file, backend="onnxruntime", table=table).latency_ms
+    console.print(f"the limit is what the best uniform-width network of half the dense latency takes: {limit:.4f} ms")
+    result = hwsearch.search(space, device=table, predictor=predictor, limits={"latency_ms": limit}, seed=seed, progress=True)
+    result.save(out / "result.json")
+    console.print(str(result.best), result, highlight=False)
+
+    console.rule("5  check: export, run and measure in ONNX Runtime")
+    networks = {"dense": dense, "uniform": uniform, "searched": result.best}
+    files = [hwsearch.export(network, weights=weights, out=out / f"{name}.onnx") for name, network in networks.items()]
+    measured = hwsearch.measure_many(files, backend="onnxruntime", table=table, progress=True)
+    comparison = [
+        Compared(
+            name=name,
+            accuracy=accuracy(file, int(network.values()["resolution"]), data),
+            predicted_ms=table.predict(network.blocks()),
+            measured_ms=timed.latency_ms,
+            spread_ms=timed.spread_ms,
+            macs=sum(block.macs for block in network.blocks()),
+            params=sum(block.params for block in network.blocks()),
+            size_bytes=os.path.getsize(file),
+        )
+        for (name, network), file, timed in zip(networks.items(), files, measured, strict=True)
+    ]
+    console.print(f"[bold]{data.name} on {table.device.name}[/bold]: the exported files, on {len(data.test_y):,} test images")
+    shown = Table(box=box.SIMPLE_HEAD)
+    for title in comparison[0].cells():
+        shown.add_column(title, justify="left" if title == "network" else "right")
+    for one in comparison:
+        shown.add_row(*one.cells().values())
+    console.print(shown)
+    page = write_report(result, table, comparison, out / "report.html")
+    console.print(f"The report, with pictures: {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The README's snippet runs as it stands, with the measuring and the training that it builds on rehearsed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hwsearch
+from hwsearch.backends import Session
+from hwsearch.backends.base import Network
+from hwsearch.backends.onnxruntime import OnnxRuntime
+from hwsearch.nn import Supernet
+from hwsearch.nn.data import Normalize
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Rehearsal(OnnxRuntime):
+    """This machine under ONNX Runtime, by name only: the latencies are those of the analytic device, and take no time."""
+
+    def _open(self, network: Network) -> Session:
+        return hwsearch.Roofline().open(network)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a whole latency table of this machine, an untrained supernet and a predictor."""
+    monkeypatch.chdir(tmp_path)
+    space = hwsearch.load_space("resnet_cifar")
+    hwsearch.profile(space, backend=Rehearsal(), out="latency_tables/my-cpu.json", progress=False)
+    X = space.sample(100, np.random.default_rng(0))
+    hwsearch.Predictor.fit(space, X, 0.5 + 0.005 * X.sum(axis=1)).save("predictor.npz")
+    supernet = Supernet(space)
+    supernet.normalize = Normalize((0.5,) * 3, (0.25,) * 3)
+    supernet.images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    supernet.save("supernet.safetensors")
+    return tmp_path
+
+
+def test_snippet(prepared: Path) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    before = (prepared / "latency_tables" / "my-cpu.json").read_bytes()
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    result = names["result"]
+    assert isinstance(result, hwsearch.SearchResult)
+    assert result.values["latency_ms"] <= 1.5
+    assert result.values["size_mb"] <= 0.4
+    assert (prepared / "best.onnx").stat().st_size > 0
+    assert (prepared / "latency_tables" / "my-cpu.json").read_bytes() == before, "a whole table is not measured again"

@@ -9,7 +9,12 @@ from .errors import InvalidInput, UnknownName
 
 _TARGETS: dict[str, dict[str, str | Any]] = {
     "space": {
+        "apq": "hwsearch.spaces.apq:build",
+        "nasbench201": "hwsearch.spaces.nasbench201:build",
+        "nasbench_macro": "hwsearch.spaces.nasbench_macro:build",
         "ofa_mobilenetv3": "hwsearch.spaces.ofa_mobilenetv3:build",
+        "ofa_resnet50": "hwsearch.spaces.ofa_resnet50:build",
+        "resnet50": "hwsearch.spaces.resnet50:build",
         "resnet_cifar": "hwsearch.spaces.resnet_cifar:build",
         "resnet_digits": "hwsearch.spaces.resnet_digits:build",
     },

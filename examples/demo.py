@@ -20,7 +20,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch.nn import Data, load_data, resize
-from hwsearch.report import Compared, write_report
+from hwsearch.report import Compared, front_figure, write_report
 
 SPACES = {"digits": "resnet_digits", "cifar10": "resnet_cifar"}
 
@@ -104,6 +104,7 @@ def main() -> None:
     for one in comparison:
         shown.add_row(*one.cells().values())
     console.print(shown)
+    front_figure(result, comparison).savefig(out / "front.png")
     page = write_report(result, table, comparison, out / "report.html")
     console.print(f"The report, with pictures: {page}")
 

@@ -126,3 +126,24 @@ def test_errors_are_one_clear_message(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_bytes((folder / "roofline.json").read_bytes()[:1000])
     assert "CorruptFile" in complaint("show", tmp_path / "cut.json")
     assert not (tmp_path / "result.json").exists()
+
+
+def test_the_whole_road(folder: Path, tmp_path: Path) -> None:
+    """Train, fit, search, export and measure, each from the files of the ones before."""
+    weights, predictor, model = tmp_path / "supernet.safetensors", tmp_path / "predictor.npz", tmp_path / "best.onnx"
+    output = run("train", SPACE, "--data", "digits", "--epochs", 1, "--batch", 512, "-o", weights, "-q").output
+    assert f"supernet of {SPACE}" in output
+    output = run("fit-predictor", SPACE, "-w", weights, "--data", "digits", "--samples", 10, "-o", predictor, "-q").output
+    assert "Kendall tau" in output
+    table = ("-d", folder / "roofline.json")
+    run("search", SPACE, *table, "-p", predictor, "-l", "latency_ms=0.1", "--steps", 2, "-o", tmp_path / "result.json", "-q")
+    output = run("export", tmp_path / "result.json", "-w", weights, "-o", model).output
+    assert f"{model.stat().st_size:,} bytes" in output
+    assert "best.onnx" in run("measure", model, "--rounds", 2).output
+
+
+def test_data_with_a_folder(tmp_path: Path) -> None:
+    """``--data cifar10 DIR`` works as it is written, and says what DIR must hold."""
+    words = ("train", "resnet_cifar", "--data", "cifar10")
+    assert "cifar-10-batches-py" in complaint(*words, tmp_path, "-o", tmp_path / "supernet.safetensors")
+    assert "needs the folder" in complaint(*words, "-o", tmp_path / "supernet.safetensors")

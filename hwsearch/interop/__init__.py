@@ -1,12 +1,30 @@
 """Interop: what users bring from elsewhere, turned into hwsearch's own nouns.
 
-Foreign tables are checked: an entry that is negative, missing, contradictory or never measured is left out or kept as each reader says, and
-always reported, by a :class:`ForeignDataWarning` and in the ``problems`` of what is returned (:func:`problems`).
+Foreign data is checked: an entry that is negative, missing, contradictory or never measured is never silently used. What each reader does
+about it is in its description; what it found is reported by a :class:`ForeignDataWarning`, and kept: in ``problems`` of what is
+returned, or, for a latency table, behind :func:`problems`.
 """
 
 from __future__ import annotations
 
+from ._apq import apq_table
+from ._benchmarks import Benchmark, nasbench201, nasbench_macro
 from ._checks import ForeignDataWarning, problems
+from ._layers import LayerTable, haq_table, hawq_table
 from ._ofa import ofa_latency, ofa_predictor
+from ._tfnas import tfnas_table
 
-__all__ = ["ForeignDataWarning", "ofa_latency", "ofa_predictor", "problems"]
+__all__ = [
+    "Benchmark",
+    "ForeignDataWarning",
+    "LayerTable",
+    "apq_table",
+    "haq_table",
+    "hawq_table",
+    "nasbench201",
+    "nasbench_macro",
+    "ofa_latency",
+    "ofa_predictor",
+    "problems",
+    "tfnas_table",
+]

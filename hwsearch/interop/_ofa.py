@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTab
     name = Path(folder).resolve().name
     known = device or Device(name, "cpu", name, "once-for-all", "unknown")
     facts = {**known.facts, "spread": "standard deviation of the runs", **report(str(folder), found_wrong)}
-    known = Device(known.name, known.kind, known.hardware, known.runtime, known.runtime_version, known.threads, known.batch, facts)
+    known = replace(known, facts=facts)
     protocol = Protocol(min_rounds=min(counts), max_rounds=max(counts), runs=1, warmup=0, quantile=0.5)
     return LatencyTable(known, protocol, rows, source=str(folder))
 

@@ -1,0 +1,176 @@
+"""Tabular benchmarks: every network of a space, measured and trained."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _minsum
+from .._store import PathLike, decode_json, read_bytes
+from ..errors import CorruptFile, InvalidInput, UnknownName
+from ..space import Rows, SearchSpace
+from ..spaces import nasbench201 as _nb201
+from ..spaces import nasbench_macro as _macro
+from ._checks import report, some
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """All networks of a space with what is known of them.
+
+    Attributes:
+        space: the space.
+        columns: name -> array with one axis a gene; NaN where nothing is known.
+        problems: what was found wrong in the file.
+    """
+
+    space: SearchSpace
+    columns: Mapping[str, Values] = field(repr=False)
+    problems: tuple[str, ...] = ()
+
+    def score(self, column: str) -> Callable[[Rows], Values]:
+        """A column as the score of a search: rows, shape ``(n, genes)``, to values, shape ``(n,)``.
+
+        Raises:
+            UnknownName: no such column.
+        """
+        array = self._column(column)
+
+        def look_up(X: Rows) -> Values:
+            found: Values = array[tuple(self.space.check(X).T)]
+            return found
+
+        return look_up
+
+    def with_costs(self, **costs: str) -> SearchSpace:
+        """The space with columns as metrics, such as ``latency_ms="lat_ms.raspi4"``; what is unknown is impossible (infinite).
+
+        Raises:
+            UnknownName: no such column.
+        """
+        genes = tuple(range(len(self.space.choices)))
+        tables = {}
+        for cost, column in costs.items():
+            array = self._column(column)
+            tables[cost] = (_minsum.table(genes, np.where(np.isnan(array), np.inf, array)),)
+        return replace(self.space, costs=tables)
+
+    def _column(self, name: str) -> Values:
+        if name not in self.columns:
+            raise UnknownName("column", name, self.columns)
+        return self.columns[name]
+
+
+def nasbench201(file: PathLike) -> Benchmark:
+    """Read all networks of NAS-Bench-201 with accuracies (percent), latencies (ms) and energies (mJ) on many devices.
+
+    Cells whose output does not depend on their input, and missing numbers, are reported.
+
+    Args:
+        file: CSV, perhaps compressed (gzip), with a column ``arch`` such as ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|`` and
+            columns of numbers.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile: it is no such table, or does not hold every network once.
+    """
+    name = os.fspath(file)
+    data = read_bytes(file, "NAS-Bench-201")
+    try:
+        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise CorruptFile(f"{name} is no CSV file: {error}.") from error
+    lines = list(csv.DictReader(io.StringIO(text)))
+    if not lines or "arch" not in lines[0]:
+        raise CorruptFile(f"{name} is no table of NAS-Bench-201: a column 'arch' was expected.")
+    space = _nb201.build()
+    try:
+        rows = [_cell(line["arch"]) for line in lines]
+        columns = {
+            column: [float(line[column]) if line[column] else float("nan") for line in lines]
+            for column in lines[0]
+            if column not in ("arch", "arch_idx")
+        }
+    except (ValueError, TypeError, KeyError, InvalidInput) as error:
+        raise CorruptFile(f"{name}: {error}.") from error
+    dead = [line["arch"] for line, row in zip(lines, rows, strict=True) if not _connected(row)]
+    return _benchmark(name, space, rows, columns, [f"{some(dead, 1)} whose output does not depend on the input"] if dead else [])
+
+
+def _cell(text: str) -> list[int]:
+    """Operation indices of a cell's edges, in the order of the space's genes."""
+    found = [
+        (node, int(source), operation) for node, part in enumerate(text.split("+"), start=1) for operation, source in _EDGE.findall(part)
+    ]
+    if [(node, source) for node, source, _ in found] != list(_nb201.EDGES):
+        raise InvalidInput(f"{text!r} is no cell of NAS-Bench-201")
+    return [_nb201.OPERATIONS.index(operation) for _, _, operation in found]
+
+
+_EDGE = re.compile(r"([a-z0-9_]+)~(\d)")
+
+
+def _connected(row: list[int]) -> bool:
+    """Whether a path of operations other than ``none`` leads from the input to the output."""
+    reached = {0}
+    for (node, source), operation in zip(_nb201.EDGES, row, strict=True):
+        if source in reached and _nb201.OPERATIONS[operation] != "none":
+            reached.add(node)
+    return 3 in reached
+
+
+def nasbench_macro(file: PathLike) -> Benchmark:
+    """Read all networks of NAS-Bench-Macro: CIFAR-10 accuracies (percent) of three trainings, MACs and parameters.
+
+    Args:
+        file: JSON, such as ``{"02012100": {"test_acc": [...], "mean_acc": ..., "std": ..., "params": ..., "flops": ...}, ...}``.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile: it is no such table, or does not hold every network once.
+    """
+    name = os.fspath(file)
+    document = decode_json(read_bytes(file, "NAS-Bench-Macro"), file)
+    space = _macro.build()
+    try:
+        rows = [[int(digit) for digit in key] for key in document]
+        entries = list(document.values())
+        columns = {column: [float(entry[column]) for entry in entries] for column in ("mean_acc", "std", "params", "flops")}
+        for number in range(3):
+            columns[f"acc{number + 1}"] = [float(entry["test_acc"][number]) for entry in entries]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise CorruptFile(f"{name} is no table of NAS-Bench-Macro: {error!r}.") from error
+    return _benchmark(name, space, rows, columns, [])
+
+
+def _benchmark(name: str, space: SearchSpace, rows: list[list[int]], columns: Mapping[str, list[float]], found: list[str]) -> Benchmark:
+    try:
+        X = space.check(np.array(rows))
+    except (InvalidInput, ValueError) as error:
+        raise CorruptFile(f"{name}: {error}") from error
+    index = np.ravel_multi_index(tuple(X.T), space.sizes)
+    if not np.array_equal(np.sort(index), np.arange(np.prod(space.sizes))):
+        raise CorruptFile(
+            f"{name} holds {len(np.unique(index))} different networks in {len(index)} rows; {np.prod(space.sizes)} were expected."
+        )
+    arrays = {}
+    for column, values in columns.items():
+        array = np.full(len(index), np.nan)
+        array[index] = values
+        arrays[column] = array.reshape(space.sizes)
+        unknown, negative = int(np.isnan(array).sum()), int((array < 0).sum())
+        found += [f"{column}: {unknown} missing"] if unknown else []
+        found += [f"{column}: {negative} negative"] if negative else []
+    report(name, found)
+    return Benchmark(space, arrays, tuple(found))

@@ -1,0 +1,83 @@
+"""TF-NAS's latency tables (Hu et al., ECCV'20)."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import replace
+
+from .._calibration import Calibration
+from .._store import PathLike, decode_json, read_bytes
+from ..blocks import ACTIVATIONS, Block
+from ..errors import CorruptFile
+from ..table import Device, LatencyTable, Protocol, Row
+from ._checks import report, some
+
+_ENTRY = re.compile(r"MBInvertedResBlock_(\d+)_(\d+)_(\d+)_(\d+)_k(\d+)_s(\d+)_(\w+)")
+_STRAIGHT = 1e-9
+
+
+def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: bool = False) -> LatencyTable:
+    """Read a latency table of TF-NAS: inverted bottlenecks at every inner width.
+
+    Only some of the widths were measured. The others lie on straight lines between these or beyond them, far enough for some to be
+    negative; they are found as the points that continue the line through their neighbours. All but the measured ones are left out, and
+    reported; a latency table interpolates better than a straight line does. The constant ``base`` (stem, first block, head) becomes what
+    every network costs.
+
+    Args:
+        file: JSON, ``"MBInvertedResBlock_{size}_{cin}_{excited}_{cout}_k{kernel}_s{stride}_{activation}"`` -> ``{width: ms}``.
+        device: what was measured; named after the file where left out.
+        interpolated: keep what lies on a line, if it is positive.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile: it is no such table.
+    """
+    name = os.fspath(file)
+    document = decode_json(read_bytes(file, "table of TF-NAS"), file)
+    if not isinstance(document, dict) or not isinstance(document.get("base"), float):
+        raise CorruptFile(f"{name} is no table of TF-NAS: blocks and the number 'base' were expected.")
+    rows: dict[str, Row] = {}
+    wrong: list[str] = []
+    never: list[str] = []
+    for key, widths in document.items():
+        if key == "base":
+            continue
+        match = _ENTRY.fullmatch(key)
+        if match is None or match[7] not in ACTIVATIONS or not isinstance(widths, dict):
+            raise CorruptFile(f"{name}: {key!r} is no block of TF-NAS's tables.")
+        size, cin, excited, cout, kernel, stride = map(int, match.groups()[:6])
+        values = {int(width): value for width, value in widths.items()}
+        measured = _measured(values)
+        for width, value in values.items():
+            where = f"{key} at width {width}"
+            if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+                wrong.append(where)
+                continue
+            if width not in measured:
+                never.append(where)
+                if not interpolated:
+                    continue
+            block = Block("mbconv", cin, cout, size, (width, excited) if excited else (width,), kernel, stride, activation=match[7])
+            rows[block.key] = Row(float(value))
+    found = [f"left out {some(wrong)}: negative or not finite"] if wrong else []
+    found += (
+        [f"{'kept' if interpolated else 'left out'} {some(never)}: never measured, but on a line between or beyond others"] if never else []
+    )
+    known = device or Device(os.path.splitext(os.path.basename(name))[0], "cpu", "unknown", "pytorch", "unknown")
+    known = replace(known, facts={**known.facts, **report(name, found)})
+    protocol = Protocol(min_rounds=1, max_rounds=1, runs=1, warmup=0)
+    return LatencyTable(known, protocol, rows, (), Calibration(network_ms=document["base"]), source=name)
+
+
+def _measured(values: dict[int, float]) -> set[int]:
+    """The widths at which the line bends, and the last one."""
+    widths = sorted(values)
+    bends = {
+        here
+        for before, here, after in zip(widths, widths[1:], widths[2:], strict=False)
+        if abs((values[after] - values[here]) * (here - before) - (values[here] - values[before]) * (after - here)) > _STRAIGHT
+    }
+    return bends | set(widths[-1:])

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch.nn import Data, inputs, load_data
+from hwsearch.nn import Data, load_data, resize
 
 LEVELS = (0.6, 0.4, 0.25)
 """Latency levels, as shares of the largest network's latency at its fastest precision."""
@@ -35,7 +35,7 @@ def accuracy(model: Path, architecture: hwsearch.Architecture, data: Data) -> fl
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     right = 0
     for x, y in zip(data.test_x.split(1000), data.test_y.split(1000), strict=True):
-        images = inputs(x, int(architecture.values()["resolution"]), data).numpy()
+        images = resize(data.normalize(x), int(architecture.values()["resolution"])).contiguous().numpy()
         right += sum(
             int(np.argmax(session.run(None, {"input": image[None]})[0]) == label) for image, label in zip(images, y.tolist(), strict=True)
         )

@@ -53,11 +53,11 @@ class Protocol:
 
     All things to be measured are interleaved in random order in each of many short rounds. In a round each is run a few times
     after a warm-up, and a low quantile of the times is taken. A sentinel is measured before and after: it tells which
-    readings were taken while the machine was calm, only those count, and what drift it still shows is divided out. Their median is
-    the result, and a thing leaves the rotation when the standard error of the median is small enough.
+    readings were taken while the machine was calm, only those count, and what drift it still shows is divided out. Their lower
+    quartile is the result, and a thing leaves the rotation when the standard error of that is small enough.
 
     Attributes:
-        precision: relative standard error of the median at which a thing leaves.
+        precision: relative standard error at which a thing leaves.
         min_rounds, max_rounds: how often it is measured at least (in calm moments) and at most (in any).
         runs: timed runs a round.
         warmup: untimed runs before them.
@@ -93,7 +93,7 @@ class Row:
     """What was measured of one block.
 
     Attributes:
-        latency_ms: median over the rounds in calm moments.
+        latency_ms: lower quartile over the rounds in calm moments.
         spread_ms: half the interquartile range over the same rounds.
         rounds: how many there were in all.
         energy_mj: millijoules of one run, or ``None``.

@@ -25,6 +25,7 @@ from .table import Calibration, LatencyTable, load_table
 JOURNAL_FORMAT = "hwsearch-profile-journal"
 JOURNAL_VERSION = 1
 FEWEST_CHECKS = 12
+_PATIENCE = 3
 _Network = tuple[Block, ...]
 
 
@@ -33,7 +34,7 @@ class Measurement:
     """How long a model takes.
 
     Attributes:
-        latency_ms: median over the rounds in calm moments.
+        latency_ms: lower quartile over the rounds in calm moments.
         spread_ms: half the interquartile range over the same rounds.
         rounds: how many there were in all.
         device: where.
@@ -269,7 +270,7 @@ def measure_many(
     Args:
         models: model files, or networks as blocks.
         backend: a backend or its name.
-        rounds: how many, spread over time.
+        rounds: how many in calm moments, spread over time; on a busy machine three times as many in all.
         table: put the latencies in proportion to the sentinel of this table, so that they can be compared with its predictions
             although the machine has become faster or slower since.
         seed: of the order within the rounds.
@@ -296,9 +297,9 @@ def measure_many(
     things: dict[str, Open] = {}
     for index, model in enumerate(models):
         things[str(index)] = _opener(device, model)
-    protocol = Protocol(min_rounds=rounds, max_rounds=rounds)
+    protocol = Protocol(min_rounds=rounds, max_rounds=_PATIENCE * rounds)
     turns = Rounds(things, lambda: device.open((sentinel,)), protocol, seed)
-    with progress_bar("measuring", len(things) * rounds, progress) as advance:
+    with progress_bar("measuring", len(things) * protocol.max_rounds, progress) as advance:
         turns.finish(lambda record: None, advance)
     reference = table.protocol.sentinel_ms if table is not None and table.protocol.sentinel_ms else turns.reference_ms()
     rows = [turns.row(name, reference) for name in things]

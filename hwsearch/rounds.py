@@ -1,7 +1,7 @@
 """Many short rounds: the one way in which hwsearch measures.
 
 One long batch of runs is not repeatable on a machine that does anything else. Many short rounds spread over time, with all things
-to be measured interleaved in random order, are: what disturbs a round disturbs all alike, and the median over rounds forgets it.
+to be measured interleaved in random order, are: what disturbs a round disturbs all alike, and the other rounds forget it.
 A sentinel, measured before and after each reading, tells how busy the machine is with other things: only readings that it found calm
 on both sides count, and what drift is left in them is divided out. On a machine shared with other work this brought the repeatability
 of whole networks from 20 % to 0.4 %.
@@ -24,8 +24,10 @@ Open = Callable[[], Session]
 _SENTINEL_RUNS = 6
 _CALM = 1.04
 """The machine is calm while the sentinel is at most this much slower than undisturbed."""
-_FEWEST = 6
+_FEWEST = 4
 """The calmest readings count in any case, this many."""
+_LEVEL = 0.25
+"""The result is this quantile of the readings that count: other work only ever makes a run slower, so the faster ones are truer."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,9 @@ class Rounds:
         if len(calm) < self.protocol.min_rounds:
             return False
         row = self.row(name)
-        # The standard error of a median of n normal values is 1.253 sigma / sqrt(n), and sigma is 1.483 times half their
+        # The standard error of a quartile of n normal values is 1.363 sigma / sqrt(n), and sigma is 1.483 times half their
         # interquartile range.
-        return 1.253 * 1.483 * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(len(calm))
+        return 1.363 * 1.483 * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(len(calm))
 
     def reference_ms(self) -> float:
         """The latency of the sentinel while nothing disturbs it: a twentieth of all that was measured is faster."""
@@ -150,12 +152,14 @@ class Rounds:
             reference_ms: latency of the sentinel to put it in proportion to; :meth:`reference_ms` by default.
         """
         readings = self._calm(name)
-        sentinel = np.array([reading.sentinel_ms for reading in readings])
-        reference = self.reference_ms() if reference_ms is None else reference_ms
-        latency = np.array([reading.latency_ms for reading in readings]) * reference / sentinel
-        low, median, high = map(float, np.quantile(latency, (0.25, 0.5, 0.75)))
+        own = self.reference_ms()
+        reference = own if reference_ms is None else reference_ms
+        # Where no moment was calm the sentinel says little about the reading beside it, and a storm is not drift.
+        drift = np.minimum([reading.sentinel_ms for reading in readings], _CALM * own)
+        latency = np.array([reading.latency_ms for reading in readings]) * reference / drift
+        low, level, high = map(float, np.quantile(latency, (0.25, _LEVEL, 0.75)))
         energies = [reading.energy_mj for reading in readings if reading.energy_mj is not None]
-        return Row(median, (high - low) / 2, len(self.readings[name]), float(np.median(energies)) if energies else None)
+        return Row(level, (high - low) / 2, len(self.readings[name]), float(np.median(energies)) if energies else None)
 
     def finish(self, done: Callable[[dict[str, Any]], None], advance: Callable[[float], None]) -> None:
         """Measure until everything is finished.

@@ -96,7 +96,7 @@ def search_result(result: SearchResult) -> RenderableType:
     for index in np.unique(np.linspace(0, len(result.front) - 1, 10).astype(int)):
         front.add_row(f"{result.front.scores[index]:.4f}", *(f"{result.front.values[name][index]:,.4g}" for name in shown))
     title = f"search of {result.best.space.name}: best predicted score {result.best_score:.4f}"
-    return Group(*_heading(title), Text(result.status.value), answer, Text(str(result.best)), front)
+    return Group(*_heading(title), Text(_words.status(result)), answer, Text(str(result.best)), front)
 
 
 def predictor(path: PathLike) -> RenderableType:

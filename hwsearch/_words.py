@@ -44,3 +44,8 @@ def limit_rows(result: SearchResult) -> list[tuple[str, str, str, str]]:
         used = f"{result.tightness[name]:.1%}" if limited else ""
         rows.append((name, f"{result.values[name]:,.6g}", most, used))
     return rows
+
+
+def status(result: SearchResult) -> str:
+    """How a search ended, and how far its answer is proven to be from the best."""
+    return result.status.value if result.gap is None else f"{result.status.value} Gap: {result.gap:.3%}."

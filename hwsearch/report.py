@@ -274,7 +274,7 @@ def write_report(
         pictures.append(("The history of the search.", history_figure(result)))
 
     title = f"hwsearch: {result.best.space.name}"
-    parts = [f"<h1>{_page.text(title)}</h1>", f"<p>{_page.text(result.status.value)}</p>"]
+    parts = [f"<h1>{_page.text(title)}</h1>", f"<p>{_page.text(_words.status(result))}</p>"]
     if comparison:
         rows = [one.cells() for one in comparison]
         parts.append(

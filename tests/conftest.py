@@ -36,6 +36,11 @@ def digits() -> hwsearch.SearchSpace:
 @pytest.fixture(scope="session")
 def toy() -> hwsearch.SearchSpace:
     """A space of 11,520 architectures, small enough to enumerate: two elastic stages, a bottleneck one among them."""
+    return make_toy()
+
+
+def make_toy() -> hwsearch.SearchSpace:
+    """The toy space."""
     chain = Chain(
         name="toy",
         resolutions=(8, 12),
@@ -72,3 +77,13 @@ def make_table(blocks: tuple[hwsearch.Block, ...]) -> hwsearch.LatencyTable:
 def rng() -> np.random.Generator:
     """A seeded generator."""
     return np.random.default_rng(20261121)
+
+
+@pytest.fixture(scope="session")
+def trained(toy: hwsearch.SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet of the toy space, trained on scanned digits in a few seconds."""
+    from hwsearch.nn import Recipe, train
+
+    out = tmp_path_factory.mktemp("supernet") / "toy.safetensors"
+    train(toy, data="digits", out=out, recipe=Recipe(epochs=10, batch=32, learning_rate=0.2, random_networks=1), progress=False)
+    return out

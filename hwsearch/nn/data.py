@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,9 @@ class Data:
                     f"Data {self.name!r}: {split}_x must be uint8 of shape (n, {len(self.mean)}, h, w), not {x.dtype} {tuple(x.shape)}."
                 )
             if y.dtype != torch.int64 or y.shape != x.shape[:1] or not len(y) or int(y.min()) < 0 or int(y.max()) >= self.classes:
-                raise InvalidInput(f"Data {self.name!r}: {split}_y must be int64 labels below {self.classes}, one for each of {len(x)} images.")
+                raise InvalidInput(
+                    f"Data {self.name!r}: {split}_y must be int64 labels below {self.classes}, one for each of {len(x)} images."
+                )
 
     @property
     def normalize(self) -> Normalize:
@@ -196,10 +199,13 @@ def make_data(name: str, train: Split, val: Split, test: Split, *, shift: int = 
         raise InvalidInput(f"Data {name!r}: training images must have the shape (n, channels, height, width), not {images.shape}.")
     mean = images.mean(axis=(0, 2, 3), dtype=np.float64) / 255.0
     std = images.std(axis=(0, 2, 3), dtype=np.float64) / 255.0
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for x, y in (train, val, test) for a in (x, y.astype(np.int64))]
-    return Data(
-        name, *tensors, mean=tuple(mean.tolist()), std=tuple(std.tolist()), classes=int(labels.max()) + 1, shift=shift, flip=flip
-    )
+    tensors: dict[str, Any] = {
+        f"{split}_{letter}": torch.from_numpy(np.ascontiguousarray(array))
+        for split, (x, y) in zip(SPLITS, (train, val, test), strict=True)
+        for letter, array in (("x", x), ("y", y.astype(np.int64)))
+    }
+    classes = int(labels.max()) + 1
+    return Data(name, mean=tuple(mean.tolist()), std=tuple(std.tolist()), classes=classes, shift=shift, flip=flip, **tensors)
 
 
 def import_torchvision() -> ModuleType:
@@ -216,11 +222,13 @@ def import_torchvision() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    make_library: Any = torch.library.Library
+    library = make_library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _LIBRARIES.append(library)
     return require("torchvision", feature="CIFAR-10", extra="torch")
 
 
-_LIBRARIES: list[torch.library.Library] = []
+_LIBRARIES: list[Any] = []
+"""Operators are known for as long as their library is kept."""

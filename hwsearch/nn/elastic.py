@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..blocks import Block, Layer
-from ..errors import InvalidInput
+from ..errors import InvalidInput, Unsupported
 
 
 class ElasticNorm(nn.BatchNorm2d):
@@ -90,10 +90,13 @@ class ElasticBlock(nn.Module):
 
     Raises:
         InvalidInput: they do not share one structure.
+        Unsupported: they are made of something else than convolutions with ReLUs, residual sums with a ReLU, and one linear layer.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__()
+        for block in blocks:
+            _check_supported(block)
         if len({block.kind for block in blocks}) != 1:
             raise InvalidInput(f"One slot of a supernet holds one kind of block, not {sorted({block.kind for block in blocks})}.")
         bodies = [block.graph.body for block in blocks]
@@ -115,3 +118,11 @@ class ElasticBlock(nn.Module):
         for elastic, layer in zip(self.shortcut, graph.shortcut, strict=False):
             x = elastic(x, layer)
         return F.relu(y + x)
+
+
+def _check_supported(block: Block) -> None:
+    graph = block.graph
+    plain = all(layer.op == "conv" and layer.activation in ("relu", "none") for layer in graph.layers)
+    classifier = len(graph.layers) == 1 and graph.body[0].op == "linear"
+    if graph.excite or not (plain or classifier) or (graph.shortcut is not None and graph.joined != "relu"):
+        raise Unsupported(f"Block {block.key}: a supernet trains convolutions and residual blocks with ReLUs, and a linear layer as head.")

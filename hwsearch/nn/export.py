@@ -30,10 +30,11 @@ def export(
 ) -> Path:
     """Write an architecture with its weights of the supernet as one ONNX file.
 
-    The graph is built by the function that also builds what is profiled, so what was measured is what is shipped. Its input ``"input"`` is
-    ``float32`` of shape ``(1, channels, resolution, resolution)``: images resized to ``resolution`` (bilinear, antialiased) and normalised as
-    ``(pixel / 255 - mean) / std``. These numbers are in the file's metadata as JSON under ``"hwsearch.input"``, and the architecture under
-    ``"hwsearch.architecture"``. Its output ``"output"`` holds the logits, shape ``(1, classes)``.
+    The graph is built by the function that also builds what is profiled, so what was measured is what is shipped. Its input
+    ``"input"`` is ``float32`` of shape ``(1, channels, resolution, resolution)``: images resized to ``resolution`` (bilinear,
+    antialiased) and normalised as ``(pixel / 255 - mean) / std``. These numbers are in the file's metadata as JSON under
+    ``"hwsearch.input"``, and the architecture under ``"hwsearch.architecture"``. Its output ``"output"`` holds the logits, shape
+    ``(1, classes)``.
 
     Args:
         architecture: the network.

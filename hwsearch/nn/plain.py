@@ -86,7 +86,7 @@ def plain(placed: Iterable[tuple[str, Block]]) -> nn.Sequential:
     modules: OrderedDict[str, nn.Module] = OrderedDict(resize=Resize(named[0][1].size))
     for name, block in named:
         modules[name] = _module(block)
-    return nn.Sequential(modules).to(memory_format=torch.channels_last)
+    return nn.Sequential(modules)
 
 
 def _module(block: Block) -> nn.Module:
@@ -125,10 +125,10 @@ def calibrate_bn(network: nn.Module, images: torch.Tensor, batch: int = 512) -> 
     usual = [norm.momentum for norm in norms]
     network.train()
     with torch.no_grad():
-        for number, part in enumerate(images.split(batch), start=1):
+        for number, start in enumerate(range(0, len(images), batch), start=1):
             for norm in norms:
                 norm.momentum = 1.0 / number
-            network(part)
+            network(images[start : start + batch])
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
     network.eval()

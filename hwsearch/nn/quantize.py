@@ -32,8 +32,8 @@ class Quantizer:
 def fit_quantizer(x: torch.Tensor, bits: int, signed: bool) -> Quantizer:
     """The quantiser that rounds ``x`` with the least mean square error, among those that clip a share of its range.
 
-    Clipping rare large values is what saves few bits; at 8 bits it changes little. The error is taken on at most 32,768 values drawn at random, the
-    range on all of them.
+    Clipping rare large values is what saves few bits; at 8 bits it changes little. The error is taken on at most 32,768 values drawn
+    at random, the range on all of them.
 
     Args:
         x: a feature map of real images, any shape.

@@ -43,8 +43,11 @@ def accuracy(network: Deployed, data: Data, split: str, most: int | None = None,
     """
     x, y = data.split(split)
     x, y = x[:most], y[:most]
+    right = 0
     with torch.inference_mode():
-        right = sum(int((network(data.normalize(a)).argmax(dim=1) == b).sum()) for a, b in zip(x.split(batch), y.split(batch), strict=True))
+        for start in range(0, len(y), batch):
+            part = slice(start, start + batch)
+            right += int((network(data.normalize(x[part])).argmax(dim=1) == y[part]).sum())
     return right / len(y)
 
 

@@ -28,8 +28,8 @@ class Supernet(nn.Module):
     """Weights for every network of a space, built from the space alone.
 
     Each slot that holds weights in some network becomes one elastic block, as large as the largest block that may stand there. Smaller
-    networks take the first channels and the first blocks of a stage (Once-for-All, ICLR'20). Precisions play no part: weights are trained in
-    floating point and quantised after extraction.
+    networks take the first channels and the first blocks of a stage (Once-for-All, ICLR'20). Precisions play no part: weights are trained
+    in floating point and quantised after extraction.
 
     Args:
         space: the space, or its name.
@@ -56,21 +56,19 @@ class Supernet(nn.Module):
         self.facts: dict[str, Any] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.blocks = nn.ModuleDict(
-                {_module_name(slot.name): ElasticBlock(blocks) for slot, blocks in zip(self.space.slots, self._cells(), strict=True) if blocks}
-            )
+            cells = zip(self.space.slots, self._cells(), strict=True)
+            self.blocks = nn.ModuleDict({_module_name(slot.name): ElasticBlock(blocks) for slot, blocks in cells if blocks})
         self.activate(self.largest)
 
     def _cells(self) -> list[list[Block]]:
         """The blocks with weights that may stand in each slot."""
         unique = self.space.unique_blocks
         found = []
+        weighty = np.array([not block.boundary for block in unique] + [False])
         for slot, lowered in zip(self.space.slots, self.space.slot_blocks, strict=True):
-            cells = lowered.blocks.reshape(-1, lowered.blocks.shape[-1])
-            weighty = np.array([not block.boundary for block in unique] + [False])
-            if lowered.blocks.size and weighty[cells].sum(axis=1).max() > 1:
-                raise InvalidInput(f"Slot {slot.name!r} of {self.space.name!r} holds several blocks with weights; a supernet needs one a slot.")
-            found.append([unique[index] for index in np.unique(cells) if weighty[index]])
+            if weighty[lowered.blocks].sum(axis=-1).max() > 1:
+                raise InvalidInput(f"Slot {slot.name!r} of {self.space.name!r} holds several blocks with weights; a supernet needs one.")
+            found.append([unique[index] for index in np.unique(lowered.blocks) if weighty[index]])
         return found
 
     @property
@@ -85,7 +83,8 @@ class Supernet(nn.Module):
 
     def _corner(self, end: int) -> Rows:
         row = np.array([[allowed[end] for allowed in self.space.allowed]], dtype=np.uint8)
-        return self.space.canonical(row)[0]
+        corner: Rows = self.space.canonical(row)[0]
+        return corner
 
     def activate(self, row: npt.ArrayLike) -> None:
         """Choose the network that :meth:`forward` runs.
@@ -141,22 +140,23 @@ class Supernet(nn.Module):
 
         Args:
             row: gene indices, shape ``(genes,)``.
-            images: normalised training images to calibrate the batch norms on, shape ``(n, channels, h, w)``; those that the supernet carries
-                where left out.
+            images: normalised training images to calibrate the batch norms on, shape ``(n, channels, h, w)``; those that the supernet
+                carries where left out.
 
         Raises:
             InvalidInput: the row does not fit the space, or there are no images.
         """
         images = self.calibration() if images is None else images
-        (row,) = self.space.check(np.asarray(row)[None], "row")
-        path = [(slot.name, block) for slot, blocks in self.space.placed(row) for block in blocks]
+        (checked,) = self.space.check(np.asarray(row)[None], "row")
+        path = [(slot.name, block) for slot, blocks in self.space.placed(checked) for block in blocks]
         network = plain(_numbered(path))
         for (name, block), module in zip(path, list(network)[1:], strict=True):
             if not block.boundary:
                 elastic = self.blocks[_module_name(name)]
+                assert isinstance(elastic, ElasticBlock)
                 body = module.body if isinstance(module, Residual) else module
                 _copy(elastic.body, block.graph.body, body)
-                if block.graph.shortcut:
+                if block.graph.shortcut and isinstance(module, Residual):
                     _copy(elastic.shortcut, block.graph.shortcut, module.shortcut)
         calibrate_bn(network, images)
         return network
@@ -218,7 +218,7 @@ class Supernet(nn.Module):
 
 
 def load_supernet(weights: PathLike | Supernet, space: SearchSpace) -> Supernet:
-    """The supernet of a file; a :class:`Supernet` is handed back as it is, once its space is checked (errors as in :meth:`Supernet.load`)."""
+    """The supernet of a file; a :class:`Supernet` is handed back once its space is checked (errors as in :meth:`Supernet.load`)."""
     if not isinstance(weights, Supernet):
         return Supernet.load(weights, space)
     if weights.space.fingerprint != space.fingerprint:

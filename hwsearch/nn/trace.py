@@ -17,11 +17,12 @@ Layers = tuple[tuple[str, int, int, int, int, int, int, bool], ...]
 Signature = tuple[Layers, Layers | None]
 """Body, and shortcut where there is one."""
 
+
 def trace(network: nn.Sequential, images: torch.Tensor) -> tuple[Block, ...]:
     """Read the blocks of a network by watching one forward pass.
 
-    Shapes come from the tensors, kernels, strides and groups from the convolutions, precisions from the boundaries passed. Nothing is taken from
-    a search space, so this checks what a space says about its networks.
+    Shapes come from the tensors, kernels, strides and groups from the convolutions, precisions from the boundaries passed. Nothing is
+    taken from a search space, so this checks what a space says about its networks.
 
     Args:
         network: from :meth:`hwsearch.nn.Supernet.extract`.
@@ -75,7 +76,8 @@ def _layers(module: nn.Module, seen: Shapes) -> Layers:
             following = next((step for step in steps[position + 1 :] if not isinstance(step, nn.BatchNorm2d)), None)
             shape = (before[1], after[1], before[2], one.kernel_size[0], one.stride[0], one.groups)
             if tuple(after[2:]) != (-(-before[2] // one.stride[0]),) * 2:
-                raise InvalidInput(f"A convolution makes maps of {tuple(after[2:])} px out of {tuple(before[2:])}: its padding is not half its kernel.")
+                sizes = f"{tuple(after[2:])} px out of {tuple(before[2:])} px"
+                raise InvalidInput(f"A convolution makes maps of {sizes}: its padding is not half its kernel.")
             layers.append(("conv", *shape, isinstance(following, nn.ReLU)))
         elif isinstance(one, nn.Linear):
             pooled = next(step for step in steps if isinstance(step, nn.AdaptiveAvgPool2d))

@@ -55,9 +55,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.random_networks < 0:
-            raise InvalidInput(
-                f"A recipe needs epochs >= 1, batch >= 2 and random_networks >= 0, not {self.epochs}, {self.batch} and {self.random_networks}."
-            )
+            numbers = f"{self.epochs}, {self.batch} and {self.random_networks}"
+            raise InvalidInput(f"A recipe needs epochs >= 1, batch >= 2 and random_networks >= 0, not {numbers}.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InvalidInput(f"learning_rate must be a positive number, not {self.learning_rate}.")
         for name in ("warm_up", "momentum", "label_smoothing"):
@@ -74,7 +73,7 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-RECIPES = {"digits": Recipe(epochs=40), "cifar10": Recipe(epochs=12, batch=128, amp=True)}
+RECIPES = {"digits": Recipe(epochs=16, batch=32, learning_rate=0.2), "cifar10": Recipe(epochs=12, amp=True)}
 """Good recipes by the name of the data; other data begin with that of ``"cifar10"``."""
 
 
@@ -94,10 +93,10 @@ def train(
     Each step trains the largest network on the labels, and the smallest and some random networks on the largest one's output: the sandwich
     rule with in-place distillation (Universally Slimmable Networks, ICCV'19, section 3; BigNAS, ECCV'20, section 3.1).
 
-    After every step the state goes to ``<out>.partial``, so a killed training loses at most the step in flight: calling again with the same
-    arguments continues it and ends with exactly the weights of an uninterrupted one (on the same machine and number of threads). All
-    randomness of a step follows from ``seed`` and the number of the step. Where ``out`` is already the result of these arguments, it is read
-    and handed back.
+    After every step the state goes to ``<out>.partial``, so a killed training loses at most the step in flight: calling again with the
+    same arguments continues it and ends with exactly the weights of an uninterrupted one (on the same machine and number of threads). All
+    randomness of a step follows from ``seed`` and the number of the step. Where ``out`` is already the result of these arguments, it is
+    read and handed back.
 
     Args:
         space: the space, or its name.
@@ -139,7 +138,8 @@ def train(
         while training.step < steps:
             loss = training.advance()
             if not math.isfinite(loss):
-                raise InvalidInput(f"Training diverged at step {training.step} of {steps}: try a smaller learning_rate than {recipe.learning_rate}.")
+                where = f"step {training.step} of {steps}"
+                raise InvalidInput(f"Training diverged at {where}: try a smaller learning_rate than {recipe.learning_rate}.")
             training.save(partial, facts)
             advance(1)
     supernet.normalize = data.normalize

@@ -1,0 +1,84 @@
+"""Any block as ordinary torch modules: its graph, layer by layer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..blocks import Block, Layer
+
+_ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "hswish": F.hardswish, "swish": F.silu}
+
+
+class GraphLayer(nn.Module):
+    """One layer with its batch norm and its activation.
+
+    Args:
+        layer: what it computes.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.norm: nn.Module | None = None
+        if layer.op == "conv":
+            pad = layer.kernel // 2
+            self.op: nn.Module = nn.Conv2d(layer.cin, layer.cout, layer.kernel, layer.stride, pad, groups=layer.groups, bias=False)
+            self.norm = nn.BatchNorm2d(layer.cout) if layer.bias else None
+        elif layer.op == "linear":
+            self.op = nn.Linear(layer.cin, layer.cout, bias=layer.bias)
+        elif layer.op == "maxpool":
+            self.op = nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
+        elif layer.kernel == layer.stride:
+            self.op = nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=True)
+        else:
+            self.op = nn.AvgPool2d(layer.kernel, layer.stride, layer.kernel // 2, count_include_pad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape ``(n, cin, size, size)`` to ``(n, cout, out_size, out_size)``; to ``(n, cout)`` for a linear layer."""
+        if self.layer.op == "linear" and x.ndim == 4:
+            x = x.mean(dim=(2, 3))
+        x = self.op(x)
+        x = x if self.norm is None else self.norm(x)
+        return _activate(x, self.layer.activation)
+
+
+class GraphBlock(nn.Module):
+    """One block of any kind.
+
+    Args:
+        block: what it computes.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        graph = block.graph
+        self.residual, self.joined = graph.shortcut is not None, graph.joined
+        self.body = nn.ModuleList(map(GraphLayer, graph.body))
+        self.excite = nn.ModuleList(map(GraphLayer, graph.excite))
+        self.shortcut = nn.ModuleList(map(GraphLayer, graph.shortcut or ()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape ``(n, cin, size, size)`` to ``(n, cout, out_size, out_size)``; to ``(n, cout)`` for a head."""
+        y = x
+        for number, layer in enumerate(self.body, start=1):
+            if number == len(self.body) and len(self.excite):
+                y = y * self._scale(y)
+            y = layer(y)
+        if not self.residual:
+            return y
+        for layer in self.shortcut:
+            x = layer(x)
+        return _activate(x + y, self.joined)
+
+    def _scale(self, x: torch.Tensor) -> torch.Tensor:
+        """What squeeze-and-excite multiplies each channel by, shape ``(n, c, 1, 1)``."""
+        scale = x
+        for layer in self.excite:
+            scale = layer(scale)
+        return F.hardsigmoid(scale)[:, :, None, None]
+
+
+def _activate(x: torch.Tensor, name: str) -> torch.Tensor:
+    return x if name == "none" else _ACTIVATIONS[name](x)

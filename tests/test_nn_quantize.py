@@ -1,0 +1,108 @@
+"""Quantisation: few bits cost little where they can, and a network of any precision is evaluated as it is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hwsearch
+from hwsearch.chain import Chain, Stage
+from hwsearch.errors import Unsupported
+from hwsearch.nn import Recipe, Supernet, deploy, evaluate, load_data, train
+from hwsearch.nn.quantize import fit_quantizer, quantize_weight
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_quantiser_has_the_values_of_its_bits_and_keeps_zero(bits: int) -> None:
+    x = torch.randn(4, 8, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.3
+    quantizer = fit_quantizer(x, bits, signed=True)
+    assert len(quantizer(x).unique()) <= 2**bits
+    assert quantizer(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+    positive = fit_quantizer(x.relu(), bits, signed=False)
+    assert positive.zero == 0
+    assert torch.equal(positive(x), positive(x.relu()))
+
+
+def test_every_bit_more_lowers_the_error_and_clipping_beats_the_full_range() -> None:
+    x = torch.randn(20000, generator=torch.Generator().manual_seed(0))
+    errors = [float(((fit_quantizer(x, bits, signed=True)(x) - x) ** 2).mean()) for bits in range(2, 9)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-3
+    step = float(x.max() - x.min()) / 15
+    naive = torch.round(x / step) * step
+    assert errors[2] < float(((naive - x) ** 2).mean())
+
+
+def test_range_is_seen_whatever_the_layout_of_the_map() -> None:
+    x = torch.zeros(64, 16, 64, 64)
+    x[:, :, 1:-1, 1:-1] = torch.rand(64, 16, 62, 62, generator=torch.Generator().manual_seed(0))
+    assert fit_quantizer(x, 8, signed=False).scale == pytest.approx(1 / 255, rel=0.03)
+
+
+def test_constant_map_has_a_quantiser() -> None:
+    assert fit_quantizer(torch.zeros(2, 3, 4, 4), 8, signed=True)(torch.zeros(1)).item() == 0.0
+
+
+def test_weights_at_eight_bits_are_those_that_the_exported_graph_holds() -> None:
+    from hwsearch.backends.onnx_graph import quantize_weight as quantize_in_graph
+
+    weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight[3] = 0.0
+    values, scale = quantize_in_graph(weight.numpy())
+    expected = values.astype(np.float32) * scale.reshape(-1, 1, 1, 1)
+    assert np.allclose(quantize_weight(weight, 8).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_weights_lie_on_a_symmetric_grid_of_each_channel(bits: int) -> None:
+    weight = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.01, 1.0, 10.0, 100.0]).view(4, 1, 1, 1)
+    rounded = quantize_weight(weight, bits)
+    for channel, original in zip(rounded, weight, strict=True):
+        assert len(channel.unique()) <= 2**bits - 1
+        assert torch.equal(torch.sign(channel) * torch.sign(original), torch.sign(channel).abs())
+        assert float((channel - original).abs().mean()) < float(original.abs().mean())
+
+
+def test_int8_loses_almost_nothing(trained: Path, toy: hwsearch.SearchSpace) -> None:
+    supernet, data = Supernet.load(trained, toy), load_data("digits")
+    for end in (supernet.largest, supernet.smallest):
+        values = toy.decode(end)
+        both = [
+            evaluate(
+                toy.architecture(toy.encode({name: precision if name.endswith("precision") else value for name, value in values.items()})),
+                weights=supernet,
+                data=data,
+            )
+            for precision in ("fp32", "int8")
+        ]
+        assert both[1] == pytest.approx(both[0], abs=0.015)
+
+
+def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
+    names = ("fp32", "int2", "int4", "w4a8", "int8")
+    space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, names, channels=1).space()
+    data = load_data("digits")
+    recipe = Recipe(epochs=12, batch=32, learning_rate=0.2, random_networks=0)
+    supernet = train(space, data=data, out=tmp_path / "bits.safetensors", recipe=recipe, progress=False)
+    score = {}
+    for name in names:
+        values = {choice.name: name if choice.name.endswith("precision") else choice.values[-1] for choice in space.choices}
+        score[name] = evaluate(space.architecture(space.encode(values)), weights=supernet, data=data)
+    assert score["fp32"] > 0.8
+    assert score["int8"] == pytest.approx(score["fp32"], abs=0.015)
+    assert score["fp32"] - 0.1 < score["w4a8"]
+    assert score["int2"] < score["int4"] - 0.02
+    assert score["int4"] <= score["w4a8"] + 0.015
+
+
+def test_precision_that_cannot_be_simulated_is_refused() -> None:
+    space = Chain("half", (8,), (8,), (Stage((1,), (8,), (8,)),), 10, ("fp32", "bf16"), channels=1).space()
+    supernet = Supernet(space)
+    images = torch.randn(4, 1, 8, 8)
+    with pytest.raises(Unsupported, match="bf16"):
+        deploy(supernet.extract(supernet.largest, images), space.blocks(supernet.largest), images)

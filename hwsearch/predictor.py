@@ -1,14 +1,11 @@
 """Accuracy predictor: from a row of genes to the accuracy of its network, in plain numpy.
 
-The model reads the one-hot encoding of the active genes, precisions among them (Once-for-All, ICLR'20, section 3.3; APQ,
-CVPR'20): a linear model plus the mean of an ensemble of small perceptrons fitted to what the linear model leaves. It is stored
-as npz with the fingerprint of its space, and refuses rows of another one.
+A predictor reads the one-hot encoding of the active genes, precisions among them (Once-for-All, ICLR'20, section 3.3; APQ, CVPR'20).
+It is stored as npz with the fingerprint of its space, and refuses rows of another one.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +14,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ._minsum import Table, table
+from ._models import MODELS, Model, Perceptrons, fit_model
 from ._store import PathLike, read_arrays, write_arrays
-from .errors import CorruptFile, InvalidInput, WrongSpace, require
-from .space import Rows, SearchSpace
+from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
+from .space import SearchSpace
 
 Values = npt.NDArray[np.float64]
-Layers = tuple[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], ...]
+Flags = npt.NDArray[np.bool_]
 
 FORMAT = "hwsearch-predictor"
 VERSION = 1
+KINDS = tuple(MODELS)
+"""Kinds of predictor: a linear model with perceptrons on top, a linear model alone, gradient-boosted trees, and a Gaussian process."""
+
+_CHUNK = 1024
+"""Rows predicted at once: what a layer makes of them stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,18 @@ class Predictor:
 
     Attributes:
         space: the space that it was fitted for, whose one-hot features it reads.
-        linear: weights of the features and, last, the intercept, shape ``(features + 1,)``.
-        members: a stack of layers ``(weight (in, out), bias (out,))`` with ReLUs between, for each member of the ensemble; perhaps none.
-        mean, scale: undo the standardisation of the target.
+        model: from features to standardised scores.
+        mean, scale: undo the standardisation: score = mean + scale x what the model says.
         report: quality on held-out networks; ``None`` where it was not measured.
+        seen: which values of genes the networks that it was fitted on had, shape ``(features,)``; ``None`` where that is not known.
     """
 
     space: SearchSpace
-    linear: npt.NDArray[np.float32] = field(repr=False)
-    members: tuple[Layers, ...] = field(repr=False)
+    model: Model = field(repr=False)
     mean: float
     scale: float
     report: Report | None = None
+    seen: Flags | None = field(default=None, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -78,26 +82,57 @@ class Predictor:
         return self.space.fingerprint
 
     def __repr__(self) -> str:
-        return f"<Predictor for {self.space.name!r}: {self.report or 'quality unknown'}>"
+        return f"<Predictor ({self.model.kind}) for {self.space.name!r}: {self.report or 'quality unknown'}>"
 
     def __call__(self, X: npt.ArrayLike) -> Values:
         """Predicted scores of the rows ``X`` (shape ``(n, genes)``), shape ``(n,)``."""
-        result: Values = self.each(X).mean(axis=0)
-        return result
+        return self._each(X)[0]
 
-    def each(self, X: npt.ArrayLike) -> Values:
-        """The prediction with each member of the ensemble alone, shape ``(members, n)``; their spread is a measure of doubt."""
-        features = self.space.features(self.space.canonical(self.space.check(X)))
-        base = features @ self.linear[:-1] + self.linear[-1]
-        outputs = np.repeat(base[None].astype(np.float64), max(1, len(self.members)), axis=0)
-        for output, layers in zip(outputs, self.members, strict=False):
-            hidden = features
-            for depth, (weight, bias) in enumerate(layers):
-                hidden = hidden @ weight + bias
-                if depth < len(layers) - 1:
-                    np.maximum(hidden, 0.0, out=hidden)
-            output += hidden[:, 0]
-        return outputs * self.scale + self.mean
+    def doubt(self, X: npt.ArrayLike) -> Values:
+        """How unsure the predictor is of each row, in units of the score, shape ``(n,)``.
+
+        The standard deviation over the ensemble, or of the Gaussian process; 0 for a single model, which cannot tell.
+        """
+        return self._each(X)[1]
+
+    def outside(self, X: npt.ArrayLike) -> Flags:
+        """Which rows hold a value of a gene that no network it was fitted on had, shape ``(n,)``."""
+        features = self.space.features(self.space.check(X))
+        if self.seen is None:
+            return np.zeros(len(features), dtype=np.bool_)
+        return np.asarray((features[:, ~self.seen] > 0).any(axis=1))
+
+    def _each(self, X: npt.ArrayLike) -> tuple[Values, Values]:
+        """Mean and standard deviation over the members."""
+        rows = self.space.check(X)
+        mean, deviation = np.empty(len(rows)), np.empty(len(rows))
+        for start in range(0, len(rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            outputs = self.model.each(self.space.features(rows[part]))
+            mean[part] = outputs.mean(axis=0)
+            deviation[part] = outputs.std(axis=0)
+        return mean * self.scale + self.mean, deviation * self.scale
+
+    @property
+    def tables(self) -> tuple[Table, ...] | None:
+        """The tables whose sum a linear predictor is, so that its optimum can be proven; ``None`` with an ensemble on top."""
+        if not isinstance(self.model, Perceptrons) or self.model.members:
+            return None
+        weights = self.scale * self.model.linear.astype(np.float64)
+        offsets = np.cumsum([0, *self.space.sizes])
+        made: list[Table] = [((), np.asarray(self.mean + weights[-1]))]
+        for gene, size in enumerate(self.space.sizes):
+            line = weights[offsets[gene] : offsets[gene] + size]
+            genes, need = [gene], self.space.needs[gene]
+            while need is not None:
+                genes.append(need[0])
+                need = self.space.needs[need[0]]
+            shape = tuple(self.space.sizes[other] for other in genes)
+            cells = np.zeros((int(np.prod(shape)), len(self.space.sizes)), dtype=np.uint8)
+            cells[:, genes] = np.indices(shape).reshape(len(shape), -1).T
+            values = np.where(self.space.active(cells)[:, gene], line[cells[:, gene]], 0.0)
+            made.append(table(genes, values.reshape(shape)))
+        return tuple(made)
 
     def score(self, X: npt.ArrayLike, y: npt.ArrayLike, fitted: int = 0) -> Report:
         """Compare with known scores.
@@ -130,10 +165,10 @@ class Predictor:
         X: npt.ArrayLike,
         y: npt.ArrayLike,
         *,
+        kind: str = "mlp",
         seed: int = 0,
-        hidden: Sequence[int] = (64, 64),
-        members: int = 5,
         holdout: float = 0.2,
+        **options: Any,
     ) -> Predictor:
         """Fit a predictor.
 
@@ -144,13 +179,14 @@ class Predictor:
             space: whose rows ``X`` holds.
             X: networks, shape ``(n, genes)``, at least 10.
             y: their scores, shape ``(n,)``, finite.
-            seed: of the split and the ensemble.
-            hidden: widths of the hidden layers; none gives a linear model.
-            members: of the ensemble.
+            kind: one of :data:`KINDS`.
+            seed: of the split and of the model.
             holdout: share of the rows that the report is made on.
+            **options: of the model: ``hidden`` and ``members`` of ``"mlp"``, ``members``, ``trees`` and ``depth`` of ``"trees"``.
 
         Raises:
             InvalidInput: wrong shapes, too few rows, scores that are not finite, or a holdout outside (0, 1).
+            UnknownName: no such kind.
             MissingDependency: scikit-learn is not installed.
         """
         rows = space.canonical(space.check(X))
@@ -163,34 +199,34 @@ class Predictor:
             raise InvalidInput(f"y holds {int((~np.isfinite(target)).sum())} scores that are not finite.")
         if not 0 < holdout < 1:
             raise InvalidInput(f"holdout must be between 0 and 1, not {holdout}.")
+        features = space.features(rows)
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(2, round(len(rows) * holdout))
         held, kept = order[:cut], order[cut:]
 
         def fitted(some: npt.NDArray[np.intp], report: Report | None) -> Predictor:
             mean, scale = float(target[some].mean()), float(target[some].std()) or 1.0
-            return cls(space, *_fit(space, rows[some], (target[some] - mean) / scale, seed, hidden, members), mean, scale, report)
+            model = fit_model(kind, space.sizes, features[some], (target[some] - mean) / scale, seed, **options)
+            return cls(space, model, mean, scale, report, np.asarray(features[some].any(axis=0)))
 
         trial = fitted(kept, None)
         return fitted(order, trial.score(rows[held], target[held], fitted=len(kept)))
 
     def save(self, path: PathLike) -> Path:
         """Write the predictor as npz, whole or not at all."""
-        arrays: dict[str, npt.NDArray[Any]] = {"linear": self.linear}
-        for number, layers in enumerate(self.members):
-            for depth, (weight, bias) in enumerate(layers):
-                arrays[f"member{number}.weight{depth}"] = weight
-                arrays[f"member{number}.bias{depth}"] = bias
         header = {
             "format": FORMAT,
             "version": VERSION,
             "space": self.space.name,
             "fingerprint": self.fingerprint,
-            "layers": [len(layers) for layers in self.members],
+            "kind": self.model.kind,
             "mean": self.mean,
             "scale": self.scale,
             "report": self.report,
         }
+        arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        if self.seen is not None:
+            arrays["seen"] = self.seen
         write_arrays(path, header, arrays)
         return Path(path)
 
@@ -217,65 +253,19 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
             f"{path} predicts for space {header.get('space')!r} ({header.get('fingerprint')}), not for {space.name!r} "
             f"({space.fingerprint}). Fit one for this space with: hwsearch fit-predictor"
         )
-    try:
-        linear = arrays["linear"]
-        members = tuple(
-            tuple((arrays[f"member{number}.weight{d}"], arrays[f"member{number}.bias{d}"]) for d in range(depth))
-            for number, depth in enumerate(header["layers"])
-        )
-        report = msgspec.convert(header["report"], Report | None)
-        mean, scale = float(header["mean"]), float(header["scale"])
-    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise CorruptFile(f"{path} holds weights that are not finite.")
     features = sum(space.sizes)
-    for layers in (((linear[:-1, None], linear[-1:]),), *members):
-        width = features
-        for weight, bias in layers:
-            if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
-                raise CorruptFile(f"{path}: a layer has the shape {weight.shape}, where {width} inputs were expected.")
-            width = weight.shape[1]
-    return Predictor(space, linear, members, mean, scale, report)
-
-
-def _steps(space: SearchSpace) -> npt.NDArray[np.float32]:
-    """The matrix that turns a gene's one-hot encoding into steps: ``features @ steps`` is 1 at each value up to the chosen one.
-
-    Choices are ordered (wider, deeper), so a step's weight is what going one value up brings; it is learned from far fewer networks than a
-    weight for every value. The matrix is folded into the first layer, so a stored predictor reads the plain one-hot encoding.
-    """
-    total = sum(space.sizes)
-    matrix = np.zeros((total, total), dtype=np.float32)
-    start = 0
-    for size in space.sizes:
-        matrix[start : start + size, start : start + size] = np.tri(size, dtype=np.float32)
-        start += size
-    return matrix
-
-
-def _fit(
-    space: SearchSpace, X: Rows, y: Values, seed: int, hidden: Sequence[int], members: int
-) -> tuple[npt.NDArray[np.float32], tuple[Layers, ...]]:
-    """A ridge regression of standardised scores, and perceptrons fitted to what it leaves; all read one-hot features."""
-    linear_model = require("sklearn.linear_model", feature="Fitting a predictor", extra="torch")
-    neural_network = require("sklearn.neural_network", feature="Fitting a predictor", extra="torch")
-    steps = _steps(space)
-    features = (space.features(X) @ steps).astype(np.float64)
-    ridge = linear_model.RidgeCV(np.logspace(-2, 3, 16)).fit(features, y)
-    linear = np.concatenate([steps @ ridge.coef_, [ridge.intercept_]]).astype(np.float32)
-    rest = y - ridge.predict(features)
-    unit = float(rest.std()) or 1.0
-    stacks = []
-    for index in range(members if hidden else 0):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # stopping at max_iter is the regularisation, not a failure
-            model = neural_network.MLPRegressor(
-                hidden_layer_sizes=tuple(hidden), alpha=1.0, solver="lbfgs", max_iter=300, random_state=seed + index
-            ).fit(features, rest / unit)
-        weights = [weight.astype(np.float32) for weight in model.coefs_]
-        biases = [bias.astype(np.float32) for bias in model.intercepts_]
-        weights[0] = steps @ weights[0]
-        weights[-1], biases[-1] = weights[-1] * np.float32(unit), biases[-1] * np.float32(unit)
-        stacks.append(tuple(zip(weights, biases, strict=True)))
-    return linear, tuple(stacks)
+    own = {name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")}
+    seen = arrays.get("seen")
+    try:
+        kind = str(header["kind"])
+        if kind not in MODELS:
+            raise UnknownName("kind of predictor", kind, MODELS)
+        report = msgspec.convert(header["report"], Report | None)
+        mean, scale = float(header["mean"]), float(header["scale"])
+        if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
+            raise CorruptFile(f"its list of values seen has the shape {seen.shape}, where {features} were expected")
+        return Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen)
+    except (CorruptFile, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+        raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error

@@ -76,6 +76,33 @@ class Problem:
             scores[feasible] = found
         return scores, costs
 
+    def cautions(self, row: Rows, equals: int) -> tuple[str, ...]:
+        """Why the score of the best row should not be taken at its word; nothing where there is no reason.
+
+        Args:
+            row: a canonical row, shape ``(genes,)``.
+            equals: how many other rows that were evaluated have exactly the same score.
+        """
+        found = []
+        if equals >= 10:
+            found.append(
+                f"The prediction is saturated: {equals} other networks have exactly the same score, and it cannot tell good from better "
+                "there. Tighten the limits, or use another predictor."
+            )
+        if isinstance(self.score, Predictor):
+            doubt, report = float(self.score.doubt(row[None])[0]), self.score.report
+            if self.score.outside(row[None])[0]:
+                found.append(
+                    "The network has a value of a gene that no network had which the predictor was fitted on. Evaluate it before you "
+                    "trust it."
+                )
+            if report is not None and doubt > 2 * report.rmse:
+                found.append(
+                    f"The predictor is unsure: +-{doubt:.2g}, where its error on held-out networks is {report.rmse:.2g}. Evaluate the "
+                    "network before you trust it."
+                )
+        return tuple(found)
+
 
 def problem(
     space: str | SearchSpace,

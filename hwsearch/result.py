@@ -93,6 +93,7 @@ class SearchResult:
         provenance: the algorithm with its hyper-parameters, the predictor and the device.
         bound: a score that, proven, no architecture within the limits beats; ``None`` where nothing was proven.
         surrogate_bound: the same of an additive surrogate of the score, by algorithms that search through one.
+        cautions: why the best score should not be taken at its word: saturated, outside of what the predictor was fitted on, or unsure.
     """
 
     best: Architecture
@@ -106,6 +107,7 @@ class SearchResult:
     provenance: Mapping[str, str | None] = field(repr=False)
     bound: float | None = field(default=None, repr=False)
     surrogate_bound: float | None = field(default=None, repr=False)
+    cautions: tuple[str, ...] = ()
 
     @property
     def gap(self) -> float | None:
@@ -119,7 +121,9 @@ class SearchResult:
 
     def __repr__(self) -> str:
         limits = ", ".join(f"{name} {self.values[name]:.4g} of {most:g}" for name, most in self.limits.items())
-        return f"<SearchResult score {self.best_score:.4f}, {limits or 'no limits'}; {len(self.front)} on the front; {self.status.name}>"
+        told = [limits or "no limits", f"{len(self.front)} on the front", self.status.name]
+        told += [f"{len(self.cautions)} caution(s)"] if self.cautions else []
+        return f"<SearchResult score {self.best_score:.4f}, {'; '.join(told)}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -134,7 +138,7 @@ class SearchResult:
         heads = "".join(f"<th>{name}</th>" for name in ("score", *self.front.values))
         return (
             f"<p><b>Best predicted score {self.best_score:.4f}</b> in space <code>{html.escape(self.best.space.name)}</code>. "
-            f"{html.escape(self.status.value)}</p>"
+            f"{html.escape(self.status.value)}</p>{''.join(f'<p><b>Caution:</b> {html.escape(c)}</p>' for c in self.cautions)}"
             f"<table><tr><th>metric</th><th>value</th><th>limit</th></tr>{rows}</table>"
             f"<pre>{html.escape(str(self.best))}</pre>"
             f"<p>Front: {len(self.front)} networks, some of them:</p><table><tr>{heads}</tr>{tops}</table>"
@@ -177,6 +181,7 @@ class SearchResult:
             "provenance": self.provenance,
             "bound": self.bound,
             "surrogate_bound": self.surrogate_bound,
+            "cautions": self.cautions,
         }
         write_atomic(path, msgspec.json.encode(document) + b"\n")
         return Path(path)
@@ -216,6 +221,7 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
             provenance=document["provenance"],
             bound=msgspec.convert(document.get("bound"), float | None),
             surrogate_bound=msgspec.convert(document.get("surrogate_bound"), float | None),
+            cautions=msgspec.convert(document.get("cautions", []), tuple[str, ...]),
         )
     except (CorruptFile, WrongSpace):
         raise

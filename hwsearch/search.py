@@ -228,6 +228,7 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
         provenance={"algorithm": repr(algorithm), **{name: _source(value) for name, value in sources.items()}},
         bound=state.bound if np.isfinite(state.bound) else None,
         surrogate_bound=state.surrogate_bound if np.isfinite(state.surrogate_bound) else None,
+        cautions=problem.cautions(state.X[feasible][best], equals=int((scores == scores[best]).sum()) - 1),
     )
 
 

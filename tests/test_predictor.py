@@ -11,7 +11,7 @@ import pytest
 import hwsearch
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
-from hwsearch.predictor import Predictor, load_predictor
+from hwsearch.predictor import KINDS, Predictor, load_predictor
 from hwsearch.space import SearchSpace
 
 
@@ -54,7 +54,7 @@ def test_it_learns_interactions_that_a_linear_model_cannot(digits: SearchSpace) 
     def crossed(X: np.ndarray) -> np.ndarray:
         return np.where(X[:, quantized] == 1, 1.0 - X[:, wide] / 3, X[:, wide] / 3)
 
-    linear = Predictor.fit(digits, X, crossed(X), hidden=()).score(Z, crossed(Z))
+    linear = Predictor.fit(digits, X, crossed(X), kind="linear").score(Z, crossed(Z))
     full = Predictor.fit(digits, X, crossed(X)).score(Z, crossed(Z))
     assert linear.kendall_tau < 0.2
     assert full.kendall_tau > 0.7
@@ -69,6 +69,51 @@ def test_the_same_seed_gives_the_same_predictor(digits: SearchSpace, fitted: Pre
 def test_equal_networks_have_equal_predictions(digits: SearchSpace, fitted: Predictor, rng: np.random.Generator) -> None:
     raw = np.stack([rng.integers(size, size=100) for size in digits.sizes], axis=1).astype(np.uint8)
     assert np.array_equal(fitted(raw), fitted(digits.canonical(raw)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_repeats_itself_and_survives_a_file(kind: str, digits: SearchSpace, tmp_path: Path) -> None:
+    X, Z = digits.sample(150, np.random.default_rng(1)), digits.sample(300, np.random.default_rng(2))
+    predictor = Predictor.fit(digits, X, accuracy(digits, X), kind=kind, seed=3)
+    assert predictor.score(Z, accuracy(digits, Z)).kendall_tau > (0.7 if kind == "trees" else 0.85)
+    again = Predictor.fit(digits, X, accuracy(digits, X), kind=kind, seed=3)
+    loaded = load_predictor(predictor.save(tmp_path / "p.npz"))
+    for other in (again, loaded):
+        np.testing.assert_array_equal(other(Z), predictor(Z))
+        np.testing.assert_array_equal(other.doubt(Z), predictor.doubt(Z))
+    assert (predictor.doubt(Z) >= 0).all()
+    assert (predictor.doubt(Z) > 0).any() == (kind != "linear")
+    assert (predictor.tables is not None) == (kind == "linear")
+
+
+def test_the_gaussian_process_doubts_most_where_it_knows_least(digits: SearchSpace) -> None:
+    low = digits.restrict({"resolution": [8], "*.mid": [4, 8, 16], "*.depth": [1]})
+    X = low.sample(100, np.random.default_rng(4))
+    predictor = Predictor.fit(digits, X, accuracy(digits, X), kind="gp")
+    far = digits.restrict({"resolution": [16], "*.depth": [2]}).sample(100, np.random.default_rng(5))
+    assert predictor.doubt(far).min() > predictor.doubt(X).max()
+
+
+def test_the_tables_of_a_linear_predictor_are_its_predictions(digits: SearchSpace, rng: np.random.Generator) -> None:
+    X = digits.sample(100, rng)
+    predictor = Predictor.fit(digits, X, accuracy(digits, X), kind="linear")
+    tables = predictor.tables
+    assert tables is not None
+    Z = digits.sample(200, rng)
+    total = sum(np.broadcast_to(array[tuple(Z[:, gene] for gene in genes)], len(Z)) for genes, array in tables)
+    np.testing.assert_allclose(total, predictor(Z), rtol=1e-5)
+
+
+def test_a_search_cautions_against_scores_that_cannot_be_trusted(digits: SearchSpace) -> None:
+    low = digits.restrict({"resolution": [8, 12]})
+    X = low.sample(60, np.random.default_rng(6))
+    predictor = Predictor.fit(digits, X, accuracy(digits, X))
+    beyond = hwsearch.search(digits.restrict({"resolution": [16]}), predictor=predictor, steps=2)
+    assert any("no network had" in caution for caution in beyond.cautions)
+    assert not any("no network had" in caution for caution in hwsearch.search(low, predictor=predictor, steps=2).cautions)
+    stuck = hwsearch.search(digits, predictor=lambda X: np.minimum(X.sum(axis=1), 20), steps=2)
+    assert any("saturated" in caution for caution in stuck.cautions)
+    assert "Caution" in stuck._repr_html_()
 
 
 def test_it_survives_a_file(digits: SearchSpace, toy: SearchSpace, fitted: Predictor, tmp_path: Path, rng: np.random.Generator) -> None:
@@ -114,13 +159,13 @@ def test_files_that_are_no_predictors_are_refused(fitted: Predictor, tmp_path: P
     rewritten(format="hwsearch-result")
     with pytest.raises(CorruptFile, match="hwsearch-predictor"):
         load_predictor(path)
-    rewritten(layers=[9])
+    rewritten(kind="forest")
     with pytest.raises(CorruptFile, match="do not fit together"):
         load_predictor(path)
-    rewritten(linear=np.full_like(arrays["linear"], np.nan))
+    rewritten(**{"model.linear": np.full_like(arrays["model.linear"], np.nan)})
     with pytest.raises(CorruptFile, match="not finite"):
         load_predictor(path)
-    rewritten(linear=arrays["linear"][:-3])
+    rewritten(**{"model.linear": arrays["model.linear"][:-3]})
     with pytest.raises(CorruptFile, match="inputs were expected"):
         load_predictor(path)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .._models import Perceptrons
 from .._store import PathLike, read_bytes
 from ..blocks import Block
 from ..chain import divisible
@@ -191,7 +192,7 @@ def ofa_predictor(file: PathLike, space: SearchSpace) -> Predictor:
     stack = [first, *(weight.T for weight in weights[1:])]
     layers = tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in zip(stack, biases, strict=True))
     linear = np.zeros(sum(space.sizes) + 1, dtype=np.float32)
-    return Predictor(space, linear, (layers,), mean=base, scale=1.0)
+    return Predictor(space, Perceptrons(linear, (layers,)), mean=base, scale=1.0)
 
 
 def _published(space: SearchSpace) -> list[tuple[str, Value]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def main() -> None:
     files = [out / f"{name}.onnx" for name in ("dense", "uniform", "searched")]
     for network, file in zip((dense, uniform), files, strict=False):
         hwsearch.export(network, weights=weights, out=file)
-    limit = hwsearch.measure(files[1], table=table).latency_ms
+    limit = hwsearch.measure_many(files[:2], rounds=40, table=table)[1].latency_ms
     console.print(f"the limit is what the best uniform-width network of half the dense latency takes: {limit:.4f} ms")
     for _ in range(4):
         result = hwsearch.search(space, device=table, predictor=predictor, limits={"latency_ms": limit}, seed=seed, progress=True)
@@ -117,4 +118,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except hwsearch.HwsearchError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

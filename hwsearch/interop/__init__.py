@@ -12,6 +12,7 @@ from ._benchmarks import Benchmark, nasbench201, nasbench_macro
 from ._checks import ForeignDataWarning, problems
 from ._layers import LayerTable, haq_table, hawq_table
 from ._ofa import ofa_latency, ofa_predictor
+from ._ofa_architecture import ofa_architecture, ofa_config, ofa_setting, ofa_supernet
 from ._tfnas import tfnas_table
 
 __all__ = [
@@ -23,8 +24,12 @@ __all__ = [
     "hawq_table",
     "nasbench201",
     "nasbench_macro",
+    "ofa_architecture",
+    "ofa_config",
     "ofa_latency",
     "ofa_predictor",
+    "ofa_setting",
+    "ofa_supernet",
     "problems",
     "tfnas_table",
 ]

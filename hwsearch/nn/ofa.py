@@ -7,7 +7,9 @@ and of a depthwise kernel the middle, turned by a learned matrix for every step 
 from __future__ import annotations
 
 import itertools
+import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -15,12 +17,22 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from .._store import PathLike
 from ..blocks import Block, Layer
 from ..errors import CorruptFile
 from ..space import SearchSpace, Slot
 from .graph import GraphBlock, GraphLayer
+from .state import read_state
 
 State = dict[str, torch.Tensor]
+
+
+def ofa_supernet(file: PathLike, space: SearchSpace) -> OfaSupernet:
+    """Read a supernet of Once-for-All; see :func:`hwsearch.interop.ofa_supernet`."""
+    supernet = OfaSupernet(space)
+    state = {name: torch.from_numpy(array) for name, array in read_state(file).items()}
+    supernet.set_published(state, os.fspath(file))
+    return supernet.eval()
 
 
 class OfaSupernet(nn.Module):
@@ -111,22 +123,46 @@ class OfaSupernet(nn.Module):
                 weight = (middle.flatten(2) @ matrix.T).view_as(middle)
         return weight
 
+    def published(self) -> State:
+        """The weights under Once-for-All's own names and in its shapes; the tensors share memory with this supernet."""
+        return {name: tensor.detach() for name, tensor in self._named()}
+
     def set_published(self, state: State, source: str) -> None:
-        """Take over the weights of Once-for-All's own state dict, read from ``source``.
+        """Take over the weights of Once-for-All's own state dict.
+
+        Where it has no matrices for the kernels, the middle of a kernel is taken as it is.
+
+        Args:
+            state: tensors by name, from a supernet of any version of Once-for-All.
+            source: where they came from, for messages.
 
         Raises:
             CorruptFile: a tensor is missing or has another shape.
         """
-        state = {_normal(key): value for key, value in state.items()}
-        mobile = any(key.startswith("first_conv.") for key in state)
+        state = {_normal(name): tensor for name, tensor in state.items()}
         with torch.no_grad():
-            for slot, prefix in zip(self.space.slots, _prefixes(self.space, mobile), strict=True):
-                name = _module_name(slot)
-                for key, value in self.blocks[name].state_dict(keep_vars=True).items():
-                    published = prefix + _published(key, self.blocks[name], mobile)
-                    _copy(value, state, published, source)
-                for step, matrix in self.matrices[name].named_parameters():
-                    _copy(matrix, state, f"{prefix}.depth_conv.conv.{step}_matrix", source, optional=True)
+            for name, tensor in self._named():
+                found = state.get(name)
+                if found is None and name.endswith("_matrix"):
+                    tensor.copy_(torch.eye(len(tensor)))
+                elif found is None:
+                    raise CorruptFile(f"{source} lacks the tensor {name!r} of Once-for-All's supernet.")
+                elif found.shape != tensor.shape:
+                    raise CorruptFile(f"{source}: {name!r} has the shape {tuple(found.shape)}, and {tuple(tensor.shape)} was expected.")
+                else:
+                    tensor.copy_(found)
+
+    def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Once-for-All's names and the tensors that they stand for, as views."""
+        mobile = "first" in self.blocks
+        for slot, prefix in zip(self.space.slots, _prefixes(self.space, mobile), strict=True):
+            block = self.blocks[_module_name(slot)]
+            for key, tensor in block.state_dict(keep_vars=True).items():
+                name = prefix + _published(key, block, mobile)
+                convolved = name.endswith("weight") and ("feature_mix" in name or ".se." in name)
+                yield name, tensor[:, :, None, None] if convolved else tensor
+            for step, matrix in self.matrices[_module_name(slot)].named_parameters():
+                yield f"{prefix}.depth_conv.conv.{step}_matrix", matrix
 
 
 def _standing(space: SearchSpace) -> list[list[Block]]:
@@ -149,14 +185,17 @@ def _module_name(slot: Slot) -> str:
 # -- published names -------------------------------------------------------------------------------------------------------
 
 
+_SYNONYMS = (
+    ("mobile_inverted_conv", "conv"),
+    (".conv.conv.weight", ".conv.weight"),
+    (".bn.bn.", ".bn."),
+    (".linear.linear.", ".linear."),
+)
+
+
 def _normal(key: str) -> str:
-    """One name for what Once-for-All's versions call differently."""
-    for old, new in (
-        ("mobile_inverted_conv", "conv"),
-        (".conv.conv.weight", ".conv.weight"),
-        (".bn.bn.", ".bn."),
-        (".linear.linear.", ".linear."),
-    ):
+    """One name for what Once-for-All's versions, and its elastic and fixed layers, call differently."""
+    for old, new in _SYNONYMS:
         key = key.replace(old, new)
     return key
 
@@ -189,14 +228,3 @@ def _published(key: str, block: nn.Module, mobile: bool) -> str:
         return f".{rest}"
     names = ("inverted_bottleneck", "depth_conv", "point_linear")[-len(layers) :] if mobile else ("conv1", "conv2", "conv3")
     return f".{names[int(number)]}.{rest}"
-
-
-def _copy(into: torch.Tensor, state: State, key: str, source: str, *, optional: bool = False) -> None:
-    if key not in state:
-        if optional:  # without a matrix, the middle of the kernel is taken as it is
-            return
-        raise CorruptFile(f"{source} lacks the tensor {key!r} of Once-for-All's supernet.")
-    value = state[key]
-    if value.numel() != into.numel() or value.shape[: into.ndim] != into.shape:
-        raise CorruptFile(f"{source}: {key!r} has the shape {tuple(value.shape)}, and {tuple(into.shape)} was expected.")
-    into.copy_(value.view_as(into))

@@ -21,7 +21,7 @@ FLOORS = (
     ("errors", "_store", "_registry", "_progress"),
     ("layers",),
     ("blocks", "device"),
-    ("space", "_minsum", "_calibration", "_interpolation"),
+    ("space", "_minsum", "_calibration", "_interpolation", "_models"),
     ("table", "_table_file", "backends", "_draft", "chain"),
     ("spaces", "rounds"),
     ("metrics", "predictor", "algorithms", "profile"),

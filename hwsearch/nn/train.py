@@ -73,7 +73,7 @@ class Recipe:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-RECIPES = {"digits": Recipe(epochs=16, batch=32, learning_rate=0.2), "cifar10": Recipe(epochs=12, amp=True)}
+RECIPES = {"digits": Recipe(epochs=16, batch=32, learning_rate=0.2), "cifar10": Recipe(epochs=12, batch=128, amp=True)}
 """Good recipes by the name of the data; other data begin with that of ``"cifar10"``."""
 
 

@@ -27,6 +27,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "evolution": "hwsearch.algorithms.evolution:Evolution",
         "exact": "hwsearch.algorithms.exact:Exact",
         "local": "hwsearch.algorithms.local:Local",
+        "nsga2": "hwsearch.algorithms.nsga2:NSGA2",
     },
 }
 

@@ -45,6 +45,15 @@ class Problem:
     metrics: tuple[Metric, ...] = field(repr=False)
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def costs(self, X: Rows) -> Values:
+        """The limited metrics of rows as fractions of their limits (at most 1: met), shape ``(n, limits)``."""
+        costs = np.zeros((len(X), len(self.limits)))
+        if self.limits and len(X):
+            values = evaluate([limit.metric for limit in self.limits], X)
+            for column, limit in enumerate(self.limits):
+                costs[:, column] = limit.ratio(values[:, column])
+        return costs
+
     def evaluate(self, X: Rows) -> tuple[Values, Values]:
         """Score rows.
 
@@ -59,11 +68,7 @@ class Problem:
             InvalidInput: the predictor's answer has another shape, or is not finite.
         """
         scores = np.full(len(X), np.nan)
-        costs = np.zeros((len(X), len(self.limits)))
-        if self.limits and len(X):
-            values = evaluate([limit.metric for limit in self.limits], X)
-            for column, limit in enumerate(self.limits):
-                costs[:, column] = limit.ratio(values[:, column])
+        costs = self.costs(X)
         feasible = (costs <= 1.0).all(axis=1)
         if feasible.any():
             found = np.asarray(self.score(X[feasible]), dtype=np.float64)

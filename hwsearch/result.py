@@ -88,7 +88,8 @@ class SearchResult:
         limits: the most that each limited metric was allowed to be.
         status: how the search ended.
         front: the trade-offs that it came across.
-        history: a dictionary a step: ``step``, ``evaluated``, ``feasible``, ``best_score``.
+        history: a dictionary a step: ``step``, ``evaluated``, ``feasible``, ``best_score``, and the ``hypervolume`` that the front
+            dominates, from the worst score and costs of the search (``None`` with more than two costs).
         seed: of the search.
         provenance: the algorithm with its hyper-parameters, the predictor and the device.
         bound: a score that, proven, no architecture within the limits beats; ``None`` where nothing was proven.

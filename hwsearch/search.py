@@ -18,7 +18,7 @@ import numpy.typing as npt
 from . import _store
 from ._progress import progress as progress_bar
 from .algorithms import load_algorithm
-from .algorithms._pareto import nondominated
+from .algorithms._pareto import hypervolume, nondominated
 from .algorithms.base import Algorithm
 from .algorithms.local import Local
 from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace
@@ -26,7 +26,7 @@ from .metrics import evaluate
 from .predictor import Predictor
 from .problem import Problem, Score, problem
 from .result import Front, SearchResult, Status
-from .space import Rows, SearchSpace
+from .space import Rows, SearchSpace, contains, row_keys
 from .table import LatencyTable
 
 Values = npt.NDArray[np.float64]
@@ -89,8 +89,8 @@ def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> Searc
     rng = np.random.default_rng([state.seed, state.step])
     asked, own = algorithm.ask(state.algorithm, problem, rng)
     X = problem.space.canonical(asked)
-    keys, first = np.unique(_hash(X), return_index=True)
-    new = ~_contains(state.seen, keys)
+    keys, first = np.unique(row_keys(X), return_index=True)
+    new = ~contains(state.seen, keys)
     order = np.sort(first[new])
     X = X[order]
     scores, costs = problem.evaluate(X)
@@ -198,20 +198,23 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
     feasible = np.flatnonzero(~np.isnan(state.scores))
     if not len(feasible):
         raise Infeasible(_nothing(problem, state))
-    values = evaluate(problem.metrics, state.X[feasible])
     scores = state.scores[feasible]
-    best = int(np.lexsort((values[:, 0], -scores))[0])
     names = tuple(entry.name for entry in problem.metrics)
-    costs = [names.index(limit.metric.name) for limit in problem.limits] or list(range(len(names)))[:1]
-    kept = nondominated(np.column_stack([-scores, values[:, costs]]))
-    front = Front(problem.space, state.X[feasible][kept], scores[kept], dict(zip(names, values[kept].T, strict=True)))
+    wanted = getattr(algorithm, "metrics", ()) or [limit.metric.name for limit in problem.limits] or names[:1]
+    traded = [problem.metrics[names.index(name)] for name in wanted]
+    points = np.column_stack([-scores, evaluate(traded, state.X[feasible])])
+    volumes = _volumes(points, np.searchsorted(feasible, state.history[:, 0]))
+    kept = nondominated(points)
+    best = int(kept[0])
+    values = evaluate(problem.metrics, state.X[feasible][kept])
+    front = Front(problem.space, state.X[feasible][kept], scores[kept], dict(zip(names, values.T.copy(), strict=True)))
     exhausted = len(state.X) >= problem.space.size
     done = state.finishing or algorithm.done(state.algorithm)
     status = Status.EXHAUSTED if exhausted else Status.OPTIMAL if _proven(state) else Status.CONVERGED if done else Status.BUDGET_SPENT
     return SearchResult(
-        best=problem.space.architecture(state.X[feasible][best]),
-        best_score=float(scores[best]),
-        values=dict(zip(names, map(float, values[best]), strict=True)),
+        best=front[0],
+        best_score=float(front.scores[0]),
+        values={name: float(column[0]) for name, column in front.values.items()},
         limits={limit.metric.name: limit.at_most for limit in problem.limits},
         status=status,
         front=front,
@@ -221,6 +224,7 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
                 "evaluated": int(line[0]),
                 "feasible": int(line[1]),
                 "best_score": None if np.isnan(line[2]) else float(line[2]),
+                "hypervolume": None if volumes is None else volumes[step],
             }
             for step, line in enumerate(state.history)
         ),
@@ -230,6 +234,24 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
         surrogate_bound=state.surrogate_bound if np.isfinite(state.surrogate_bound) else None,
         cautions=problem.cautions(state.X[feasible][best], equals=int((scores == scores[best]).sum()) - 1),
     )
+
+
+def _volumes(points: Values, counts: npt.NDArray[np.intp]) -> list[float] | None:
+    """The hypervolume after each step, from the worst corner of everything feasible; ``None`` where it would take long.
+
+    Args:
+        points: of the feasible rows in the order of evaluation, lower is better, shape ``(n, costs)``.
+        counts: how many of them were known after each step.
+    """
+    if points.shape[1] > 3:
+        return None
+    worst = points.max(axis=0)
+    volumes, front, before = [], points[:0], 0
+    for count in counts:
+        front = np.concatenate([front, points[before:count]])
+        front, before = front[nondominated(front)], int(count)
+        volumes.append(hypervolume(front, worst))
+    return volumes
 
 
 def _proven(state: SearchState) -> bool:
@@ -292,23 +314,6 @@ def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, An
 def _check_count(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidInput(f"{name} must be a whole number of at least {least}, not {value!r}.")
-
-
-def _hash(X: Rows) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every row, shape ``(n,)``: a random linear map (two of a million rows collide with a chance below 1e-5)."""
-    factors = np.random.default_rng(20200210).integers(0, 2**64, size=X.shape[1], dtype=np.uint64, endpoint=False) | np.uint64(1)
-    with np.errstate(over="ignore"):
-        result: npt.NDArray[np.uint64] = ((X.astype(np.uint64) + np.uint64(1)) * factors).sum(axis=1, dtype=np.uint64)
-    return result
-
-
-def _contains(ordered: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Which keys are among ``ordered`` (ascending), shape of ``keys``."""
-    if not len(ordered):
-        return np.zeros(len(keys), dtype=np.bool_)
-    position = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
-    result: npt.NDArray[np.bool_] = ordered[position] == keys
-    return result
 
 
 def _nothing(problem: Problem, state: SearchState) -> str:

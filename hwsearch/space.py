@@ -38,6 +38,33 @@ def only(X: Rows) -> Rows:
     return np.asarray(row, dtype=np.uint8)
 
 
+def row_keys(X: Rows) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of every row, shape ``(n,)``; two of a million rows share one with a chance below 1e-7.
+
+    Eight genes at a time are read as one number, multiplied, and mixed so that every gene reaches every bit.
+    """
+    words = -(-X.shape[1] // 8)
+    packed = np.zeros((len(X), 8 * words), dtype=np.uint8)
+    packed[:, : X.shape[1]] = X
+    factors = np.random.default_rng(20200210).integers(0, 2**64, size=(2, words), dtype=np.uint64, endpoint=False) | np.uint64(1)
+    mixed = packed.view(np.uint64) + np.uint64(1)
+    mixed *= factors[0]
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= factors[1]
+    mixed ^= mixed >> np.uint64(32)
+    result: npt.NDArray[np.uint64] = mixed.sum(axis=1, dtype=np.uint64)
+    return result
+
+
+def contains(ordered: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which keys are among ``ordered`` (ascending), shape of ``keys``."""
+    if not len(ordered):
+        return np.zeros(len(keys), dtype=np.bool_)
+    position = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
+    result: npt.NDArray[np.bool_] = ordered[position] == keys
+    return result
+
+
 @dataclass(frozen=True)
 class Choice:
     """One gene: a name and the values it may take.
@@ -335,26 +362,41 @@ class SearchSpace:
         Returns:
             Canonical rows, shape ``(n, genes)``.
         """
-        n = len(X)
-        change = rng.random(X.shape) < np.reshape(rate, (-1, 1))
-        keys = np.where(self.active(X) & (np.array([len(a) for a in self.allowed]) > 1), rng.random(X.shape), -1.0)
-        change[np.arange(n), keys.argmax(axis=1)] = True
-        return self.canonical(np.where(change, self._redrawn(X, rng), X).astype(np.uint8))
+        change = rng.random(X.shape, dtype=np.float32) < np.reshape(rate, (-1, 1)).astype(np.float32)
+        change[np.arange(len(X)), self._some_gene(X, rng)] = True
+        counts, values, ranks = self._redraws
+        row, gene = np.nonzero(change)
+        step = 1 + (rng.random(len(row)) * (counts[gene] - 1)).astype(np.intp)
+        result = X.copy()
+        result[row, gene] = values[gene, (ranks[gene, X[row, gene]] + step) % counts[gene]]
+        return self.canonical(result)
 
-    def _redrawn(self, X: Rows, rng: np.random.Generator) -> Rows:
-        """A different allowed value for every gene that has one."""
-        drawn = np.empty_like(X)
+    def _some_gene(self, X: Rows, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+        """A random gene of each row that is active and has a choice (any gene, where there is none), shape ``(n,)``."""
+        free = self.active(X) & (self._redraws[0] > 1)
+        gene = rng.integers(X.shape[1], size=len(X))
+        for _ in range(4):
+            wrong = np.flatnonzero(~free[np.arange(len(X)), gene])
+            gene[wrong] = rng.integers(X.shape[1], size=len(wrong))
+        wrong = np.flatnonzero(~free[np.arange(len(X)), gene])
+        gene[wrong] = np.where(free[wrong], rng.random((len(wrong), X.shape[1])), -1.0).argmax(axis=1)
+        return gene
+
+    @cached_property
+    def _redraws(self) -> tuple[npt.NDArray[np.intp], Rows, npt.NDArray[np.intp]]:
+        """For each gene the number of its allowed indices, those indices, and the place of each index among them (0 if it has none)."""
+        counts = np.array([len(allowed) for allowed in self.allowed], dtype=np.intp)
+        values = np.zeros((len(counts), max(counts, default=1)), dtype=np.uint8)
+        ranks = np.zeros((len(counts), 256), dtype=np.intp)
         for gene, allowed in enumerate(self.allowed):
-            values = np.array(allowed, dtype=np.uint8)
-            rank = np.zeros(256, dtype=np.intp)
-            rank[values] = np.arange(len(values))
-            step = rng.integers(1, len(values), size=len(X)) if len(values) > 1 else 0
-            drawn[:, gene] = values[(rank[X[:, gene]] + step) % len(values)]
-        return drawn
+            values[gene, : len(allowed)] = allowed
+            ranks[gene, list(allowed)] = np.arange(len(allowed))
+        return counts, values, ranks
 
     def cross(self, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
         """Uniform crossover: each gene from one parent or the other, shape ``(n, genes)`` like both parents."""
-        return self.canonical(np.where(rng.random(A.shape) < 0.5, A, B).astype(np.uint8))
+        coin = np.frombuffer(rng.bytes(A.size), dtype=np.uint8).reshape(A.shape) < 128
+        return self.canonical(np.where(coin, A, B))
 
     def neighbours(self, row: Rows) -> Rows:
         """All different canonical rows that change one active gene of ``row`` (shape ``(genes,)``), shape ``(m, genes)``."""
@@ -430,11 +472,16 @@ class SearchSpace:
 
     def features(self, X: Rows) -> npt.NDArray[np.float32]:
         """One-hot encoding for predictors, zeros for inactive genes, shape ``(n, sum of gene sizes)``."""
-        offsets = np.concatenate([[0], np.cumsum(self.sizes)])
-        result = np.zeros((len(X), int(offsets[-1])), dtype=np.float32)
-        rows, genes = np.nonzero(self.active(X))
-        result[rows, offsets[genes] + X[rows, genes]] = 1.0
+        gene, value = self._columns
+        shown = np.where(self.active(X), X, np.uint8(255))  # no gene has a value of index 255
+        result: npt.NDArray[np.float32] = (shown.take(gene, axis=1) == value).astype(np.float32)
         return result
+
+    @cached_property
+    def _columns(self) -> tuple[npt.NDArray[np.intp], Rows]:
+        """The gene and the index that each feature stands for."""
+        values = [np.arange(size, dtype=np.uint8) for size in self.sizes]
+        return np.repeat(np.arange(len(self.sizes)), self.sizes), np.concatenate(values)
 
     def architecture(self, row: npt.ArrayLike) -> Architecture:
         """The architecture of a row of shape ``(genes,)``."""
@@ -471,7 +518,7 @@ class SearchSpace:
 
     def _canonical_cells(self, genes: tuple[int, ...], shape: tuple[int, ...]) -> list[list[int]]:
         """All combinations of some genes, inactive ones at zero, shape ``(cells, genes)``."""
-        index = np.indices(shape).reshape(len(shape), -1).T
+        index = np.indices(shape).reshape(len(shape), int(np.prod(shape))).T
         full = np.zeros((len(index), len(self.choices)), dtype=np.uint8)
         full[:, list(genes)] = index
         cells: list[list[int]] = self.canonical(full)[:, list(genes)].tolist()

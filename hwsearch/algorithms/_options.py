@@ -47,7 +47,11 @@ class Factor:
         return self.rows[:, [self.genes.index(gene) for gene in genes]]
 
 
-def factors(tables: Sequence[Sequence[Table]], excluded: Sequence[Table], allowed: Sequence[Sequence[int]]) -> list[Factor]:
+def factors(
+    tables: Sequence[Sequence[Table]],
+    excluded: Sequence[tuple[tuple[int, ...], npt.NDArray[np.bool_]]],
+    allowed: Sequence[Sequence[int]],
+) -> list[Factor]:
     """Tables as factors, those within the scope of another one added to it.
 
     Args:
@@ -68,8 +72,8 @@ def factors(tables: Sequence[Sequence[Table]], excluded: Sequence[Table], allowe
     for column, entries in enumerate(tables):
         for genes, array in entries:
             costs[home[genes]][..., column] += _spread(genes, array, scopes[home[genes]], allowed)
-    for genes, array in excluded:
-        costs[home[genes]][..., 0] += np.where(_spread(genes, array, scopes[home[genes]], allowed), np.inf, 0.0)
+    for genes, impossible in excluded:
+        costs[home[genes]][..., 0] += np.where(_spread(genes, impossible, scopes[home[genes]], allowed), np.inf, 0.0)
     made = []
     for scope, shape, cost in zip(scopes, shapes, costs, strict=True):
         rows = np.zeros((math.prod(shape), len(scope)), dtype=np.uint8)

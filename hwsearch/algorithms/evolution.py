@@ -1,14 +1,14 @@
-"""Evolution: mutation and crossover among the best and along the trade-off, finished by local search."""
+"""Evolution: islands that evolve apart and merge, pair by pair, into one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from ..space import Rows, SearchSpace
-from ._pareto import pareto
+from ..space import Rows, contains, row_keys
 from .base import Values
 
 if TYPE_CHECKING:
@@ -20,125 +20,174 @@ class EvolutionState:
     """What evolution remembers.
 
     Attributes:
-        X: the parents, best first, shape ``(p, genes)``.
+        X: the parents of all islands, island by island, best first, shape ``(p, genes)``.
         scores: their scores, NaN where infeasible, shape ``(p,)``.
         tightness: the largest of their costs as a fraction of its limit, 0 without limits, shape ``(p,)``.
-        front: non-dominated feasible rows in score and tightness, shape ``(f, genes)``.
-        front_scores: their scores, descending, shape ``(f,)``.
-        front_tightness: their tightness, descending, shape ``(f,)``.
+        island: the island of each, shape ``(p,)``.
+        asked: keys of the rows that were just asked for, sorted, shape ``(k,)``.
+        asked_island: their islands, shape ``(k,)``.
+        seen: keys of all rows asked for so far, sorted.
+        islands: how many there are.
+        best: the best score so far.
         step: steps taken.
-        stale: steps since the best score rose.
+        stale: steps since the best score rose or islands merged.
     """
 
     X: Rows
     scores: Values
     tightness: Values
-    front: Rows
-    front_scores: Values
-    front_tightness: Values
+    island: npt.NDArray[np.int64]
+    asked: npt.NDArray[np.uint64]
+    asked_island: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.uint64]
+    islands: int
+    best: float = -np.inf
     step: int = 0
     stale: int = 0
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """Elitist evolution, vectorised over the population.
+    """Elitist evolution on islands, vectorised over all of them.
 
-    Parents are the best rows found (feasible ones by score, then infeasible ones by how far they are over) and the front of score
-    against tightness, whose members bring cheap building blocks. Children are half mutants, half crossovers; a share of random
-    newcomers keeps the search global. Whenever the best score has not risen for two steps, the best row's neighbours (one gene or
-    two genes changed) are tried as well, so that the answer is a local optimum when the search ends by itself.
+    One big population converges too early and to a different optimum each time. Many small ones that merge in pairs, each pair
+    crossing what its halves found apart, come to nearly the same optimum every time. Costs are much cheaper than scores, so more
+    children are made than are scored: those that were met before, exceed a limit, or waste more of the limits than the parents
+    do are left out. Islands without a feasible parent breed towards the limits.
 
     Attributes:
-        population: children a step.
-        parents: elite kept from step to step.
+        population: children scored in a step, over all islands.
+        islands: at the start, where the population allows 32 children for each.
+        parents: elite kept in a step, over all islands, but at most ``crowd`` on one of them.
+        crowd: see ``parents``.
+        alone: steps before islands merge for the first time.
+        together: steps between later merges.
+        surplus: children made for each that is scored.
         steps: the most steps of a search.
-        patience: steps without a better score after which the search is done.
-        newcomers: share of the children that are random rows.
-        pairs: the most two-gene neighbours tried in one step.
+        patience: steps without a better score, all islands merged, after which the search is done.
     """
 
     name: ClassVar[str] = "evolution"
-    population: int = 512
-    parents: int = 96
+    population: int = 2048
+    islands: int = 32
+    parents: int = 1280
+    crowd: int = 240
+    alone: int = 30
+    together: int = 15
+    surplus: int = 2
     steps: int = 120
-    patience: int = 24
-    newcomers: float = 0.1
-    pairs: int = 2048
+    patience: int = 12
 
     def init(self, problem: Problem) -> EvolutionState:
         """The state before the first step, without parents."""
-        none = np.empty(0)
-        empty = np.empty((0, len(problem.space.choices)), dtype=np.uint8)
-        return EvolutionState(empty, none, none, empty, none, none)
+        none, keys, islands = np.empty(0), np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
+        count = max(1, min(self.islands, self.population // 32))
+        return EvolutionState(np.empty((0, len(problem.space.choices)), dtype=np.uint8), none, none, islands, keys, islands, keys, count)
 
     def ask(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, EvolutionState]:
-        """Random rows and the problem's seeds at first; then children, and now and then the neighbours of the best."""
-        space = problem.space
+        """Random rows and the problem's seeds at first, then children."""
         if not len(state.X):
-            return np.concatenate([problem.seeds, space.sample(2 * self.population, rng)]), state
-        fresh = max(1, round(self.population * self.newcomers))
-        half = (self.population - fresh) // 2
-        mothers = self._pick(state, half, rng)
-        rates = np.exp(rng.uniform(np.log(1.0 / len(space.choices)), np.log(0.3), size=half))
-        children = [space.mutate(mothers, rng, rates)]
-        crossed = space.cross(self._pick(state, half, rng), self._pick(state, half, rng), rng)
-        some = rng.random(half) < 0.3
-        crossed[some] = space.mutate(crossed[some], rng, 0.0)
-        children += [crossed, space.sample(fresh, rng)]
-        if state.stale >= 2:
-            children.append(self._around(state, space, rng))
-        return np.concatenate(children), state
+            X, island = self._founders(state, problem, rng)
+        else:
+            X, island = self._children(state, problem, rng)
+        tightness = _tightness(problem, X)
+        keys, first = np.unique(row_keys(X), return_index=True)
+        new = first[~contains(state.seen, keys)]
+        X, island, tightness = X[new], island[new], tightness[new]
+        chosen = self._choose(state, tightness, island, rng) if len(state.X) else np.arange(len(X))
+        X, island = X[chosen], island[chosen]
+        asked = row_keys(X)
+        order = np.argsort(asked)
+        seen = np.insert(state.seen, np.searchsorted(state.seen, asked[order]), asked[order])
+        return X, replace(state, asked=asked[order], asked_island=island[order], seen=seen)
 
     def tell(self, state: EvolutionState, X: Rows, scores: Values, costs: Values) -> EvolutionState:
-        """Keep the elite and the front of the parents and the new rows."""
+        """Keep the elite of each island; merge islands when it is time."""
         tightness = costs.max(axis=1) if costs.shape[1] else np.zeros(len(X))
-        pool = np.concatenate([state.X, X])
-        pool_scores = np.concatenate([state.scores, scores])
+        island = state.asked_island[np.searchsorted(state.asked, row_keys(X))] if len(X) else np.empty(0, dtype=np.int64)
+        step, islands = state.step + 1, state.islands
+        every = np.concatenate([state.island, island])
+        merging = islands > 1 and step >= self.alone and (step - self.alone) % self.together == 0
+        if merging:
+            islands, every = (islands + 1) // 2, every // 2
+        pool, pool_scores = np.concatenate([state.X, X]), np.concatenate([state.scores, scores])
         pool_tightness = np.concatenate([state.tightness, tightness])
         feasible = ~np.isnan(pool_scores)
-        order = np.lexsort((pool_tightness, -np.where(feasible, pool_scores, 0.0), ~feasible))[: self.parents]
-        before = state.scores[0] if len(state.scores) else np.nan
-        after = pool_scores[order[0]] if len(order) else np.nan
-        better = not np.isnan(after) and (np.isnan(before) or after > before)
-        front = self._front(state, X, scores, tightness)
-        return EvolutionState(
-            pool[order],
-            pool_scores[order],
-            pool_tightness[order],
-            *front,
-            step=state.step + 1,
-            stale=0 if better else state.stale + 1,
+        worth = np.where(feasible, -pool_scores, pool_tightness)
+        order = np.lexsort((worth, ~feasible, every))
+        kept = order[rank(every[order]) < max(2, min(self.crowd, self.parents // islands))]
+        best = float(np.max(pool_scores[feasible], initial=-np.inf))
+        return replace(
+            state,
+            X=pool[kept],
+            scores=pool_scores[kept],
+            tightness=pool_tightness[kept],
+            island=every[kept],
+            islands=islands,
+            best=best,
+            step=step,
+            stale=0 if best > state.best or merging else state.stale + 1,
         )
 
     def done(self, state: EvolutionState) -> bool:
-        """Whether the best score has not risen for ``patience`` steps."""
-        return state.stale >= self.patience
+        """Whether the islands have merged and the best score has not risen for ``patience`` steps."""
+        return state.islands == 1 and state.stale >= self.patience
 
-    def _pick(self, state: EvolutionState, n: int, rng: np.random.Generator) -> Rows:
-        """Parents: a quarter from the front, the others from the elite, the better the likelier."""
-        ranks = np.minimum(rng.integers(len(state.X), size=n), rng.integers(len(state.X), size=n))
-        picked: Rows = state.X[ranks]
-        if len(state.front):
-            other = rng.random(n) < 0.25
-            picked = np.where(other[:, None], state.front[rng.integers(len(state.front), size=n)], picked).astype(np.uint8)
-        return picked
+    def _founders(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int64]]:
+        """Random rows and, where limits are tight, mixtures of them with the seeds."""
+        space, n = problem.space, 2 * self.population
+        X = np.concatenate([problem.seeds, space.sample(n, rng)])
+        if len(problem.seeds):
+            seeds = problem.seeds[rng.integers(len(problem.seeds), size=n)]
+            keep = rng.random((n, X.shape[1])) < rng.random((n, 1))
+            X = np.concatenate([X, space.canonical(np.where(keep, seeds, space.sample(n, rng)).astype(np.uint8))])
+        order = np.argsort(np.maximum(_tightness(problem, X), 1.0), kind="stable")[:n]
+        return X[order], rng.integers(state.islands, size=len(order))
 
-    def _around(self, state: EvolutionState, space: SearchSpace, rng: np.random.Generator) -> Rows:
-        """Rows that differ from the best in one gene, and some that differ in two."""
-        ones = space.neighbours(state.X[0])
-        if not len(ones):
-            return ones
-        first = rng.permutation(len(ones))[: max(1, self.pairs // len(ones))]
-        twos = [space.neighbours(ones[index]) for index in first]
-        return np.concatenate([ones, *twos])
+    def _children(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int64]]:
+        """Mutants and crossovers, each island among itself."""
+        space = problem.space
+        count = np.bincount(state.island, minlength=state.islands)
+        first = np.cumsum(count) - count
+        living = np.flatnonzero(count)
+        island = living[np.arange(self.population * self.surplus) % len(living)]
+        n = len(island)
 
-    def _front(self, state: EvolutionState, X: Rows, scores: Values, tightness: Values) -> tuple[Rows, Values, Values]:
-        feasible = ~np.isnan(scores)
-        rows = np.concatenate([state.front, X[feasible]])
-        all_scores = np.concatenate([state.front_scores, scores[feasible]])
-        all_tightness = np.concatenate([state.front_tightness, tightness[feasible]])
-        kept = pareto(-all_scores, all_tightness)
-        if len(kept) > self.parents:
-            kept = kept[np.linspace(0, len(kept) - 1, self.parents).astype(np.intp)]
-        return rows[kept], all_scores[kept], all_tightness[kept]
+        def pick() -> Rows:
+            return state.X[first[island] + (np.minimum(rng.random(n), rng.random(n)) * count[island]).astype(np.intp)]
+
+        children, others = pick(), pick()
+        crossed = np.flatnonzero(rng.random(n) < 0.5)
+        children[crossed] = space.cross(children[crossed], others[crossed], rng)
+        rate = np.exp(rng.uniform(np.log(1.0 / len(space.sizes)), np.log(0.25), size=n))
+        rate[crossed] = 0.02
+        changed = np.ones(n, dtype=np.bool_)
+        changed[crossed] = rng.random(len(crossed)) < 0.4
+        children[changed] = space.mutate(children[changed], rng, rate[changed])
+        return children, island
+
+    def _choose(
+        self, state: EvolutionState, tightness: Values, island: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> npt.NDArray[np.intp]:
+        """Indices of the children to score: feasible ones about as tight as the parents first, then the nearest to the limits."""
+        feasible = ~np.isnan(state.scores)
+        least = float(np.quantile(state.tightness[feasible], 0.1)) - 0.03 if feasible.any() else 0.0
+        class_ = np.where(tightness > 1.0, 2, np.where(tightness < least, 1, 0))
+        within = np.where(tightness > 1.0, tightness, rng.random(len(tightness)))
+        order = np.lexsort((within, class_, island))
+        order = order[rank(island[order]) < max(1, self.population // len(np.unique(state.island)))]
+        known = feasible.any()
+        return order[class_[order] == 0] if known and (class_[order] == 0).sum() >= len(order) // 4 else order
+
+
+def _tightness(problem: Problem, X: Rows) -> Values:
+    """The largest of the costs of each row as a fraction of its limit, 0 without limits, shape ``(n,)``."""
+    costs = problem.costs(X)
+    return costs.max(axis=1) if costs.shape[1] else np.zeros(len(X))
+
+
+def rank(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+    """The place of each entry within its group, from 0; equal groups stand together."""
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    lengths = np.diff(np.append(starts, len(groups)))
+    return np.arange(len(groups)) - np.repeat(starts, lengths)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
@@ -124,7 +125,7 @@ class OfaSupernet(nn.Module):
         return weight
 
     def published(self) -> State:
-        """The weights under Once-for-All's own names and in its shapes; the tensors share memory with this supernet."""
+        """The weights in Once-for-All's shapes, under names that :meth:`set_published` reads; they share memory with this supernet."""
         return {name: tensor.detach() for name, tensor in self._named()}
 
     def set_published(self, state: State, source: str) -> None:
@@ -186,24 +187,25 @@ def _module_name(slot: Slot) -> str:
 
 
 _SYNONYMS = (
-    ("mobile_inverted_conv", "conv"),
-    (".conv.conv.weight", ".conv.weight"),
-    (".bn.bn.", ".bn."),
-    (".linear.linear.", ".linear."),
+    (r"mobile_inverted_conv", "conv"),
+    (r"\.conv\.conv\.weight", ".conv.weight"),
+    (r"\.bn\.bn\.", ".bn."),
+    (r"\.linear\.linear\.", ".linear."),
+    (r"^input_stem\.1\.conv\.(conv|bn)\.", r"input_stem.1.\1."),
 )
 
 
 def _normal(key: str) -> str:
     """One name for what Once-for-All's versions, and its elastic and fixed layers, call differently."""
     for old, new in _SYNONYMS:
-        key = key.replace(old, new)
+        key = re.sub(old, new, key)
     return key
 
 
 def _prefixes(space: SearchSpace, mobile: bool) -> list[str]:
     """The published prefix of each slot; blocks are numbered through, as deep as the space goes."""
     fixed = {"stem": "first_conv", "first": "blocks.0.conv", "final": "final_expand_layer", "head": ""} if mobile else {}
-    fixed |= {"stem1": "input_stem.0", "stem2": "input_stem.1.conv", "stem3": "input_stem.2", "pool": ""}
+    fixed |= {"stem1": "input_stem.0", "stem2": "input_stem.1", "stem3": "input_stem.2", "pool": ""}
     numbers = itertools.count(1 if mobile else 0)
     after = ".conv" if mobile else ""
     return [fixed.get(slot.name, "") if "." not in slot.name else f"blocks.{next(numbers)}{after}" for slot in space.slots]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_feature_maps_fit_together(rng: np.random.Generator) -> None:
         space = load_space(name)
         for row in space.sample(20, rng):
             blocks = space.blocks(row)
-            for before, after in zip(blocks, blocks[1:], strict=False):
+            for before, after in itertools.pairwise(blocks):
                 assert (before.cout, before.out_size) == (after.cin, after.size), (name, before.key, after.key)
 
 
@@ -57,7 +58,7 @@ def test_sizes_are_the_published_ones() -> None:
     # A block of APQ: mid widths x (kernels 3 and 5 with 3 x 3 depthwise bits, kernel 7 with 3 x 2) x 3 x 3 pointwise bits.
     blocks = [(mids - 1) * 9 * (2 * 9 + 6) for mids in (6, 8, 12, 22, 26, 50)]
     size = blocks[5]
-    for first, later in zip(blocks, blocks[1:], strict=False):
+    for first, later in itertools.pairwise(blocks):
         size *= first * later * (1 + later + later**2)
     assert load_space("apq").size == size
 

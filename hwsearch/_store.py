@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,34 @@ def write_atomic(path: PathLike, data: bytes, *, sync: bool = True) -> None:
         path: the file.
         data: its new content.
         sync: wait until it is on disk, which also survives a power cut; without, it survives the death of the process only.
+
+    Raises:
+        FileError: it cannot be written there.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a path that cannot be written into a FileError."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        raise FileError(f"Cannot write {path}: {error.strerror or error}. Name another place, or make room there.") from error
 
 
 def sweep(path: PathLike) -> None:
@@ -123,6 +137,8 @@ def read_arrays(path: PathLike, what: str, *, format: str, version: int) -> tupl
         CorruptFile, NewerVersion: it is not of ``format``, or newer than ``version``.
     """
     data = read_bytes(path, what)
+    if not data.startswith(b"PK"):
+        raise CorruptFile(f"{os.fspath(path)} is not a {what} (an npz file with a header): it is another kind of file.")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -147,7 +163,7 @@ class Journal:
     def __iter__(self) -> Iterator[Any]:
         if not self.path.exists():
             return
-        lines = self.path.read_bytes().split(b"\n")
+        lines = read_bytes(self.path, "journal").split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 yield msgspec.json.decode(line)
@@ -155,14 +171,22 @@ class Journal:
                 raise CorruptFile(f"{self.path}, line {number}: {error}.") from error
 
     def append(self, record: object) -> None:
-        """Add one record and wait until it is on disk."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Add one record and wait until it is on disk.
+
+        Raises:
+            FileError: it cannot be written there.
+        """
+        with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(msgspec.json.encode(record) + b"\n")
+
+    def _append(self, line: bytes) -> None:
         with open(self.path, "a+b") as file:
             end = file.seek(0, os.SEEK_END)
             whole = self._whole_lines(file, end)
             if whole != end:
                 file.truncate(whole)
-            file.write(msgspec.json.encode(record) + b"\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 

@@ -17,7 +17,7 @@ from .backends import Backend, load_backend
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
 from .errors import CorruptFile, InvalidInput, Unsupported, WrongDevice, WrongSpace
-from .rounds import Open, Rounds, difference, sentinel_of
+from .rounds import Open, Rounds, difference, period_of, sentinel_of
 from .space import SearchSpace
 from .spaces import load_space
 from .table import Calibration, LatencyTable, load_table
@@ -88,8 +88,8 @@ def profile(
     where, device = load_space(space), load_backend(backend)
     if blocks is None and checks < FEWEST_CHECKS:
         raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
-    if fits < 0:
-        raise InvalidInput(f"fits must be at least 0, not {fits}.")
+    if fits < 0 or seed < 0:
+        raise InvalidInput(f"fits and seed must be at least 0, not {fits} and {seed}.")
     sentinel = sentinel_of(device)
     minimum = min(Protocol.min_rounds, max_rounds)
     protocol = Protocol(precision=precision, min_rounds=minimum, max_rounds=max_rounds, sentinel=sentinel.key)
@@ -105,6 +105,7 @@ def profile(
     journal = Journal(f"{os.fspath(out)}.partial.jsonl")
     if run.nothing:
         journal.remove()
+        sweep(out)
         return table
     fingerprint = where.fingerprint if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
     header = {
@@ -212,7 +213,7 @@ class _Run:
         networks = {network for pair in self.framed.values() for network in pair} | set(self.roles) | {()}
         things = {_name(network): self._opener(network) for network in sorted(networks, key=_name)}
         sentinel = Block.parse(self.before.protocol.sentinel) if self.before.protocol.sentinel else sentinel_of(self.backend)
-        return Rounds(things, self._opener((sentinel,)), self.before.protocol, seed)
+        return Rounds(things, self._opener((sentinel,)), self.before.protocol, seed, period_of(self.backend))
 
     def _opener(self, network: _Network) -> Open:
         return lambda: self.backend.open(network)
@@ -298,7 +299,7 @@ def measure_many(
     for index, model in enumerate(models):
         things[str(index)] = _opener(device, model)
     protocol = Protocol(min_rounds=rounds, max_rounds=_PATIENCE * rounds)
-    turns = Rounds(things, lambda: device.open((sentinel,)), protocol, seed)
+    turns = Rounds(things, lambda: device.open((sentinel,)), protocol, seed, period_of(device))
     with progress_bar("measuring", len(things) * protocol.max_rounds, progress) as advance:
         turns.finish(lambda record: None, advance)
     reference = table.protocol.sentinel_ms if table is not None and table.protocol.sentinel_ms else turns.reference_ms()

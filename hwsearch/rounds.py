@@ -10,6 +10,7 @@ of whole networks from 20 % to 0.4 %.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,8 @@ from .device import Protocol, Row
 
 Open = Callable[[], Session]
 _SENTINEL_RUNS = 6
+_PERIOD_S = 0.075
+"""A round begins at least this long after the one before: twenty of them take 1.5 s, however little there is to measure."""
 _CALM = 1.04
 """The machine is calm while the sentinel is at most this much slower than undisturbed."""
 _FEWEST = 4
@@ -44,6 +47,11 @@ def sentinel_of(backend: Backend) -> Block:
     return Block("basic", 16, 16, 16, (16,), kernel=3, precision=backend.precisions[0])
 
 
+def period_of(backend: Backend) -> float:
+    """Seconds from round to round at least, so that rounds are spread over time; an analytic device needs none."""
+    return 0.0 if backend.describe().kind == "analytic" else _PERIOD_S
+
+
 class Rounds:
     """Things to be measured, taken in turns.
 
@@ -52,10 +60,11 @@ class Rounds:
         sentinel: how to open the block that shows drift.
         protocol: when to stop.
         seed: of the order within the rounds.
+        period_s: seconds from the beginning of a round to that of the next, at least; see :func:`period_of`.
     """
 
-    def __init__(self, things: Mapping[str, Open], sentinel: Open, protocol: Protocol, seed: int = 0) -> None:
-        self.things, self.protocol, self.seed = dict(things), protocol, seed
+    def __init__(self, things: Mapping[str, Open], sentinel: Open, protocol: Protocol, seed: int = 0, period_s: float = 0.0) -> None:
+        self.things, self.protocol, self.seed, self.period_s = dict(things), protocol, seed, period_s
         self.readings: dict[str, list[Reading]] = {name: [] for name in things}
         self.number = 0
         self._reference: float | None = None
@@ -168,11 +177,14 @@ class Rounds:
             done: called with the record of each round.
             advance: called with the progress, in measurements (``max_rounds`` a thing).
         """
-        before = self.progress()
+        before, pause = self.progress(), 0.0
         advance(before)
         try:
             while self.pending():
+                time.sleep(pause)
+                began = time.monotonic()
                 done(self.run())
+                pause = max(0.0, began + self.period_s - time.monotonic())
                 after = self.progress()
                 advance(after - before)
                 before = after

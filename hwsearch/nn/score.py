@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from .._progress import progress as show_progress
-from .._store import Journal, PathLike, check_header, write_atomic
+from .._store import Journal, PathLike, check_header, read_arrays, write_arrays
 from ..errors import CorruptFile, InvalidInput
 from ..predictor import Predictor
 from ..space import Architecture, Rows, SearchSpace
@@ -107,7 +106,6 @@ def score_samples(
         InvalidInput: fewer than one sample or image, or ``out`` comes from other arguments.
         CorruptFile, NewerVersion: ``out`` exists and is no such file.
     """
-    import msgspec
 
     space = load_space(space)
     if samples < 1 or images < 1:
@@ -146,9 +144,7 @@ def score_samples(
                 journal.append({"row": key, "accuracy": done[key]})
             advance(1)
     scores = np.array([done[bytes(row).hex()] for row in rows])
-    buffer = io.BytesIO()
-    np.savez(buffer, X=rows, accuracy=scores, header=np.frombuffer(msgspec.json.encode(header), dtype=np.uint8))
-    write_atomic(target, buffer.getvalue())
+    write_arrays(target, header, {"X": rows, "accuracy": scores})
     journal.remove()
     return rows, scores
 
@@ -204,17 +200,12 @@ def fit_predictor(
 
 
 def _read(path: Path, wanted: dict[str, Any]) -> tuple[Rows, Scores]:
-    import zipfile
-
-    from .._store import decode_json, read_bytes
-
+    header, arrays = read_arrays(path, "file of scores", format=FORMAT, version=VERSION)
+    _same(header, wanted, path)
     try:
-        with np.load(io.BytesIO(read_bytes(path, "scores")), allow_pickle=False) as archive:
-            X, scores, raw = archive["X"], archive["accuracy"], archive["header"].tobytes()
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise CorruptFile(f"{path} does not hold scores of networks: {error}.") from error
-    _same(check_header(decode_json(raw, path), format=FORMAT, version=VERSION, path=path), wanted, path)
-    return X, scores
+        return arrays["X"], arrays["accuracy"]
+    except KeyError as error:
+        raise CorruptFile(f"{path} has no array {error}.") from error
 
 
 def _same(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

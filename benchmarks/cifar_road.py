@@ -42,12 +42,15 @@ def accuracy(model: Path, architecture: hwsearch.Architecture, data: Data) -> fl
     return right / len(data.test_y)
 
 
-def road(seed: int, data: Data, table: hwsearch.LatencyTable, out: Path, epochs: int, samples: int) -> Iterator[dict[str, float]]:
+def road(
+    seed: int, data: Data, table: hwsearch.LatencyTable, out: Path, epochs: int, samples: int, images: int
+) -> Iterator[dict[str, float]]:
     """One seed: a supernet, a predictor, and one comparison a level."""
     space = hwsearch.load_space("resnet_cifar")
-    weights, predictor_file = out / "supernet.safetensors", out / "predictor.npz"
+    weights = out / "supernet.safetensors"
     hwsearch.train(space, data=data, out=weights, epochs=epochs, seed=seed)
-    predictor = hwsearch.fit_predictor(space, weights=weights, data=data, out=predictor_file, samples=samples, seed=seed)
+    scored = {"samples": samples, "images": images, "seed": seed}
+    predictor = hwsearch.fit_predictor(space, weights=weights, data=data, out=out / "predictor.npz", **scored)
     full = min(table.predict(hwsearch.dense(space, precision).blocks()) for precision in table.precisions)
     for level in LEVELS:
         uniform = hwsearch.uniform(space, limits={"latency_ms": level * full}, device=table, predictor=predictor)
@@ -83,7 +86,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds cifar-10-batches-py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=200, help="networks that the predictor learns from")
+    parser.add_argument("--images", type=int, default=1000, help="validation images that each of them is scored on")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/cifar10"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -93,7 +97,7 @@ def main() -> None:
     console.print(table, table.error())
     rows = []
     for seed in options.seeds:
-        for row in road(seed, data, table, options.out / f"seed{seed}", options.epochs, options.samples):
+        for row in road(seed, data, table, options.out / f"seed{seed}", options.epochs, options.samples, options.images):
             rows.append(row)
             console.print(row)
     shown = Table(title=f"CIFAR-10 test accuracy at equal measured latency, {table.device.hardware}, one thread, batch 1")
@@ -110,7 +114,14 @@ def main() -> None:
         shown.add_row(f"{level:.0%}", "mean", "", "", f"{mean(gains):+.2%}", "", "", "", end_section=True)
     console.print(shown)
     facts = {"device": table.device.hardware, "runtime": table.device.runtime_version, "python": platform.python_version()}
-    document = {"facts": facts, "epochs": options.epochs, "samples": options.samples, "table_error": table.error(), "rows": rows}
+    document = {
+        "facts": facts,
+        "epochs": options.epochs,
+        "samples": options.samples,
+        "images": options.images,
+        "table_error": table.error(),
+        "rows": rows,
+    }
     (options.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -29,6 +29,7 @@ from .spaces import load_space
 from .table import LatencyTable, load_table
 
 if TYPE_CHECKING:
+    from . import interop
     from .nn.export import export
     from .nn.score import evaluate, fit_predictor
     from .nn.train import train
@@ -62,6 +63,7 @@ __all__ = [
     "evaluate_metrics",
     "export",
     "fit_predictor",
+    "interop",
     "load_predictor",
     "load_result",
     "load_space",
@@ -90,6 +92,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "interop":
+        return import_module(".interop", __name__)
     if name not in _LAZY:
         raise AttributeError(f"module 'hwsearch' has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name], __name__), name)

@@ -206,9 +206,9 @@ def _order(key: str) -> tuple[Any, ...]:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to seven digits: finer than any measurement, and stable when saved again."""
+    """Numbers to twelve digits: finer than any measurement or simulation, and stable when saved again."""
     if isinstance(value, float):
-        return float(f"{value:.7g}")
+        return float(f"{value:.12g}")
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -173,6 +174,25 @@ def measure(
     for model, one in zip(models, measured, strict=True):
         table.add_row(str(model), f"{one.latency_ms:.4f}", f"{one.spread_ms:.4f}", str(one.rounds))
     console.print(table)
+
+
+@app.command("import", epilog="Example: hwsearch import ofa-latency note10 --out latency_tables/note10.json")
+def import_(
+    kind: Annotated[str, typer.Argument(help="apq-table, ofa-architecture, ofa-latency, ofa-predictor or tfnas-table.")],
+    file: Annotated[Path, typer.Argument(help="The foreign file, or the folder of files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    space: Annotated[str, typer.Option(help="The search space of a predictor or an architecture.")] = "ofa_mobilenetv3",
+    resolution: Annotated[int | None, typer.Option(help="Input resolution of an architecture, px.", show_default=False)] = None,
+) -> None:
+    """Turn what other projects have measured, trained or found into files of hwsearch, and say what is wrong with it."""
+    from . import interop
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", interop.ForeignDataWarning)
+        interop.convert(kind, file, out, space=space, resolution=resolution)
+    for warning in caught:
+        _complaints.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(_show.file(out))
 
 
 @app.command(epilog="Example: hwsearch show latency_tables/my-cpu.json")

@@ -12,7 +12,7 @@ import hwsearch
 from hwsearch.cli import app
 
 SPACE = "resnet_digits"
-COMMANDS = ("profile", "train", "fit-predictor", "search", "export", "measure", "show", "devices")
+COMMANDS = ("profile", "train", "fit-predictor", "search", "export", "measure", "import", "show", "devices")
 
 
 def run(*words: object, code: int = 0) -> Result:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import hwsearch
 from hwsearch import LatencyTable, SearchSpace, interop, load_space, load_table, metric
+from hwsearch.cli import app
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, MissingBlocks, UnknownName
 from hwsearch.interop import ForeignDataWarning
 
@@ -73,7 +75,7 @@ def test_note10_latencies_are_once_for_alls(data_folder: Path, mobile: SearchSpa
 def test_imported_latencies_survive_our_file(mobile: SearchSpace, note10: LatencyTable, tmp_path: Path, rng: np.random.Generator) -> None:
     X = mobile.sample(50, rng)
     table = load_table(note10.save(tmp_path / "note10.json"))
-    np.testing.assert_allclose(metric("latency_ms", mobile, table)(X), metric("latency_ms", mobile, note10)(X), rtol=1e-6)
+    np.testing.assert_allclose(metric("latency_ms", mobile, table)(X), metric("latency_ms", mobile, note10)(X), rtol=0, atol=1e-9)
 
 
 def test_an_impossible_latency_on_note10_is_refused(mobile: SearchSpace, note10: LatencyTable) -> None:
@@ -170,6 +172,22 @@ def test_the_classifier_is_one_block(tmp_path: Path) -> None:
     without = {key: mean for key, mean in LAYERS.items() if not key.startswith("Logits")}
     with pytest.warns(ForeignDataWarning, match="no usable Logits"):
         interop.ofa_latency(write_note(tmp_path, without))
+
+
+def test_the_shell_imports_and_complains(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="needs the interop extra")
+    (tmp_path / "note").mkdir()
+    folder = write_note(tmp_path / "note", {**LAYERS, "Conv_1-input:6x6x192-output:6x6x1152": -1.0})
+    out = tmp_path / "note.json"
+    done = CliRunner().invoke(app, ["import", "ofa-latency", str(folder), "--out", str(out)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "left out 1 entry (160 px Conv_1-input:6x6x192" in done.output
+    table = load_table(out)
+    assert (table.device.name, len(table.rows)) == ("note", 4)
+    assert len(interop.problems(table)) == 1
+    wrong = CliRunner().invoke(app, ["import", "ofa-latencies", str(folder), "--out", str(out)])
+    assert wrong.exit_code == 1
+    assert "Did you mean 'ofa-latency'?" in wrong.output
 
 
 def test_folders_that_hold_no_tables_are_refused(tmp_path: Path) -> None:

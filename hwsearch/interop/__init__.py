@@ -10,16 +10,19 @@ from __future__ import annotations
 from ._apq import apq_table
 from ._benchmarks import Benchmark, nasbench201, nasbench_macro
 from ._checks import ForeignDataWarning, problems
+from ._convert import KINDS, convert
 from ._layers import LayerTable, haq_table, hawq_table
 from ._ofa import ofa_latency, ofa_predictor
 from ._ofa_architecture import ofa_architecture, ofa_config, ofa_setting, ofa_supernet
 from ._tfnas import tfnas_table
 
 __all__ = [
+    "KINDS",
     "Benchmark",
     "ForeignDataWarning",
     "LayerTable",
     "apq_table",
+    "convert",
     "haq_table",
     "hawq_table",
     "nasbench201",

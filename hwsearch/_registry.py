@@ -26,6 +26,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "random": "hwsearch.algorithms.base:RandomSearch",
         "evolution": "hwsearch.algorithms.evolution:Evolution",
         "exact": "hwsearch.algorithms.exact:Exact",
+        "hybrid": "hwsearch.algorithms.hybrid:Hybrid",
         "local": "hwsearch.algorithms.local:Local",
         "nsga2": "hwsearch.algorithms.nsga2:NSGA2",
     },

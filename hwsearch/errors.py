@@ -13,6 +13,7 @@ HwsearchError
 │   └── WrongSpace                     a predictor, state or supernet of another search space
 ├── MissingBlocks (LookupError)        a table that does not hold all the blocks a space needs
 ├── Unsupported                        a backend cannot run what was asked for
+├── WorkersLost                        workers of an executor die again and again
 └── MissingDependency (ImportError)    an optional package is not installed
 """
 
@@ -86,6 +87,10 @@ class MissingBlocks(HwsearchError, LookupError):
 
 class Unsupported(HwsearchError):
     """A backend cannot run what was asked for."""
+
+
+class WorkersLost(HwsearchError):
+    """Workers of an executor die whenever they score certain rows; the message says how often."""
 
 
 class MissingDependency(HwsearchError, ImportError):

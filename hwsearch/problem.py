@@ -5,8 +5,8 @@ A problem scores rows: cheap compiled metrics first, the predictor last and only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from .table import LatencyTable, load_table
 
 Values = npt.NDArray[np.float64]
 Score = Callable[[Rows], npt.ArrayLike]
+Devices = LatencyTable | PathLike | Sequence[LatencyTable | PathLike]
+"""A latency table, its path, or its name in ``latency_tables/``; or several of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,8 @@ def problem(
     space: str | SearchSpace,
     *,
     predictor: Predictor | PathLike | Score,
-    device: LatencyTable | PathLike | None = None,
+    device: Devices | None = None,
+    weights: Sequence[float] | None = None,
     limits: Mapping[str, float] | None = None,
 ) -> Problem:
     """Load the parts of a search and check them against each other.
@@ -121,19 +124,21 @@ def problem(
     Args:
         space: a space or its name.
         predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``.
-        device: a latency table, its path, or its name in ``latency_tables/``. The search offers only the precisions that it holds.
+        device: a latency table, its path, or its name in ``latency_tables/``. The search offers only the precisions that it holds. Of
+            several devices a limit on ``latency_ms`` or ``energy_mj`` holds on each: the metrics are then called
+            ``latency_ms[device]`` and so on, and may also be limited by these names.
+        weights: of several devices, each at least 0: what is limited and reported is then the weighted sum over the devices.
         limits: metric name -> the most it may be, any number of them.
 
     Raises:
         UnknownName: of a space or a metric.
         InvalidLimit: a limit that is negative, NaN, infinite or no number.
         Infeasible: limits that, provably, no architecture meets.
-        InvalidInput: a measured metric is limited, and no device is named.
+        InvalidInput: a measured metric is limited, and no device is named; or devices and weights do not fit together.
         WrongSpace: the predictor belongs to another space.
         MissingBlocks: the device's table lacks blocks of the space.
     """
     where = load_space(space)
-    checked = check_limits(limits or {}, [*METRICS, *where.costs])
     if isinstance(predictor, str | Path):
         predictor = load_predictor(predictor, where)
     if not callable(predictor):
@@ -142,14 +147,53 @@ def problem(
         raise WrongSpace(
             f"The predictor is of space {predictor.space.name!r} ({predictor.fingerprint}), not of {where.name!r} ({where.fingerprint})."
         )
-    table = None if device is None else find_table(device)
-    if table is not None and any(choice.name.endswith("precision") for choice in where.choices):
-        where = where.restrict({"*precision": table.precisions})
-    names = dict.fromkeys([*checked, *available(where, table)])
-    metrics = tuple(metric(name, where, table) for name in names)
-    bounds = tuple(Limit(entry, checked[entry.name]) for entry in metrics if entry.name in checked)
+    if device is None:
+        tables = []
+    elif isinstance(device, Sequence) and not isinstance(device, str):
+        tables = [find_table(each) for each in device]
+    else:
+        tables = [find_table(device)]
+    if any(choice.name.endswith("precision") for choice in where.choices):
+        for table in tables:
+            where = where.restrict({"*precision": table.precisions})
+    metrics = _metrics(where, tables, weights)
+    checked = check_limits(limits or {}, [*METRICS, *(entry.name for entry in metrics)])
+    for name in checked:
+        if not any(name in (entry.name, _plain(entry)) for entry in metrics):
+            raise InvalidInput(f"{name} is measured: name a device's latency table (device=...).")
+    most = {entry.name: checked.get(entry.name, checked.get(_plain(entry))) for entry in metrics}
+    bounds = tuple(Limit(entry, value) for entry in metrics if (value := most[entry.name]) is not None)
+    metrics = tuple(sorted(metrics, key=lambda entry: most[entry.name] is None))
     seeds = prove_feasible(bounds).reshape(-1, len(where.choices))
     return Problem(where, predictor, bounds, seeds, metrics)
+
+
+def _metrics(space: SearchSpace, tables: Sequence[LatencyTable], weights: Sequence[float] | None) -> tuple[Metric, ...]:
+    """Everything that is known of a network on some devices."""
+    if weights is not None and (len(weights) != len(tables) or min(weights, default=0) < 0 or not sum(weights)):
+        raise InvalidInput(f"weights must hold a number of at least 0 for each of {len(tables)} devices, not {weights!r}.")
+    names = [table.device.name for table in tables]
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"Several devices must differ in their names, not {names}.")
+    known = [available(space, table) for table in tables] or [available(space)]
+    found: list[Metric] = []
+    for name in dict.fromkeys(name for each in known for name in each):
+        each = [metric(name, space, table) for table, has in zip(tables, known, strict=False) if name in has]
+        if len(tables) < 2 or each[0].device is None:
+            found.append(each[0] if each else metric(name, space))
+        elif weights is None:
+            found += [replace(entry, name=f"{name}[{entry.device}]") for entry in each]
+        elif len(each) == len(tables):
+            parts = [(genes, w * array) for entry, w in zip(each, weights, strict=True) for genes, array in entry.tables]
+            found.append(
+                replace(each[0], tables=tuple(parts), device=" + ".join(f"{w:g} {n}" for w, n in zip(weights, names, strict=True)))
+            )
+    return tuple(found)
+
+
+def _plain(entry: Metric) -> str:
+    """The name of a metric without the device in it."""
+    return entry.name.partition("[")[0]
 
 
 def find_table(device: LatencyTable | PathLike) -> LatencyTable:

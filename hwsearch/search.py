@@ -6,7 +6,8 @@ that a notebook can own the loop, and a saved state goes on exactly as if it had
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _store
+from ._executor import Spread
 from ._progress import progress as progress_bar
 from .algorithms import load_algorithm
 from .algorithms._pareto import hypervolume, nondominated
@@ -24,10 +26,9 @@ from .algorithms.local import Local
 from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace
 from .metrics import evaluate
 from .predictor import Predictor
-from .problem import Problem, Score, problem
+from .problem import Devices, Problem, Score, problem
 from .result import Front, SearchResult, Status
 from .space import Rows, SearchSpace, contains, row_keys
-from .table import LatencyTable
 
 Values = npt.NDArray[np.float64]
 
@@ -123,13 +124,15 @@ def search(
     space: str | SearchSpace,
     *,
     predictor: Predictor | _store.PathLike | Score,
-    device: LatencyTable | _store.PathLike | None = None,
+    device: Devices | None = None,
+    weights: Sequence[float] | None = None,
     limits: Mapping[str, float] | None = None,
     algorithm: str | Algorithm = "evolution",
     seed: int = 0,
     steps: int | None = None,
     polish: bool | None = None,
     state: _store.PathLike | None = None,
+    executor: Executor | Callable[[], Executor] | None = None,
     progress: bool = False,
 ) -> SearchResult:
     """Find the network with the best predicted score within the limits.
@@ -137,7 +140,8 @@ def search(
     Args:
         space: a space or its name.
         predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``, higher is better.
-        device: a latency table, its path, or its name in ``latency_tables/``.
+        device: a latency table, its path, or its name in ``latency_tables/``; or several of them, as in :func:`problem`.
+        weights: of several devices, as in :func:`problem`.
         limits: metric name -> the most it may be; see :data:`hwsearch.METRICS`.
         algorithm: a name (``"evolution"``, ``"exact"``, ``"local"``, ``"nsga2"``, ``"random"``, ...) or an
             :class:`~hwsearch.algorithms.base.Algorithm`.
@@ -146,6 +150,8 @@ def search(
         polish: whether to finish with the exhaustive neighbourhoods of the best rows (see :class:`~hwsearch.algorithms.local.Local`);
             where left out, whenever ``steps`` is left out too and the optimum is not proven.
         state: a file that keeps the search after every step; where it exists the search goes on from it.
+        executor: scores rows on its workers, for costly scores: any :class:`concurrent.futures.Executor` (a process pool, or that of a
+            Dask, MPI or Ray cluster), or a function that makes one. Rows whose worker died are scored again.
         progress: show a progress bar.
 
     Returns:
@@ -155,8 +161,36 @@ def search(
         Infeasible: no architecture meets the limits (proven), or none that the search came across does.
         HwsearchError: as :func:`problem`, and as :func:`load_state` where ``state`` is of another search.
     """
-    posed = problem(space, predictor=predictor, device=device, limits=limits)
-    method = load_algorithm(algorithm)
+    posed = problem(space, predictor=predictor, device=device, weights=weights, limits=limits)
+    spread = None if executor is None else Spread(posed.score, executor)
+    try:
+        return solve(
+            posed if spread is None else replace(posed, score=spread),
+            load_algorithm(algorithm),
+            seed=seed,
+            steps=steps,
+            polish=polish,
+            state=state,
+            progress=progress,
+            sources={"predictor": predictor, "device": device},
+        )
+    finally:
+        if spread is not None:
+            spread.close()
+
+
+def solve(
+    posed: Problem,
+    method: Algorithm,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    polish: bool | None = None,
+    state: _store.PathLike | None = None,
+    progress: bool = False,
+    sources: Mapping[str, object] | None = None,
+) -> SearchResult:
+    """Search a problem that is posed already; everything else is as in :func:`search`."""
     total = method.steps if steps is None else steps
     _check_count("steps", total, least=1)
     _check_count("seed", seed, least=0)
@@ -180,7 +214,7 @@ def search(
                 now = finish(posed, now)
         if now.finishing:
             go(Local(), np.inf)
-    return conclude(posed, method, now, predictor=predictor, device=device)
+    return conclude(posed, method, now, **(sources or {}))
 
 
 def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sources: object) -> SearchResult:

@@ -70,6 +70,11 @@ class Algorithm(Protocol):
         """Whether the algorithm expects nothing from more steps."""
 
 
+def mutation_rates(genes: int, n: int, rng: np.random.Generator) -> Values:
+    """Chances of a gene to be redrawn, from one gene a row to a quarter of all, evenly in their logarithm, shape ``(n,)``."""
+    return np.exp(rng.uniform(min(np.log(1.0 / genes), np.log(0.25)), np.log(0.25), size=n))
+
+
 @dataclass(frozen=True)
 class RandomState:
     """The state of random search: the steps taken."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..space import Rows, contains, row_keys
-from .base import Values
+from .base import Values, mutation_rates
 
 if TYPE_CHECKING:
     from ..problem import Problem
@@ -45,6 +45,10 @@ class EvolutionState:
     step: int = 0
     stale: int = 0
 
+    def asked_island_of(self, X: Rows) -> npt.NDArray[np.int64]:
+        """The islands that asked for rows, shape ``(n,)``."""
+        return self.asked_island[np.searchsorted(self.asked, row_keys(X))] if len(X) else self.asked_island[:0]
+
 
 @dataclass(frozen=True)
 class Evolution:
@@ -68,9 +72,9 @@ class Evolution:
     """
 
     name: ClassVar[str] = "evolution"
-    population: int = 2048
-    islands: int = 32
-    parents: int = 1280
+    population: int = 3072
+    islands: int = 48
+    parents: int = 1920
     crowd: int = 240
     alone: int = 30
     together: int = 15
@@ -96,15 +100,20 @@ class Evolution:
         X, island, tightness = X[new], island[new], tightness[new]
         chosen = self._choose(state, tightness, island, rng) if len(state.X) else np.arange(len(X))
         X, island = X[chosen], island[chosen]
-        asked = row_keys(X)
-        order = np.argsort(asked)
-        seen = np.insert(state.seen, np.searchsorted(state.seen, asked[order]), asked[order])
-        return X, replace(state, asked=asked[order], asked_island=island[order], seen=seen)
+        return X, self.noted(state, X, island)
+
+    def noted(self, state: EvolutionState, X: Rows, island: npt.NDArray[np.int64]) -> EvolutionState:
+        """The state that knows which rows were asked for, and by which islands."""
+        keys = row_keys(X)
+        order = np.argsort(keys)
+        new = keys[order][~contains(state.seen, keys[order])]
+        seen = np.insert(state.seen, np.searchsorted(state.seen, new), new)
+        return replace(state, asked=keys[order], asked_island=island[order], seen=seen)
 
     def tell(self, state: EvolutionState, X: Rows, scores: Values, costs: Values) -> EvolutionState:
         """Keep the elite of each island; merge islands when it is time."""
         tightness = costs.max(axis=1) if costs.shape[1] else np.zeros(len(X))
-        island = state.asked_island[np.searchsorted(state.asked, row_keys(X))] if len(X) else np.empty(0, dtype=np.int64)
+        island = state.asked_island_of(X)
         step, islands = state.step + 1, state.islands
         every = np.concatenate([state.island, island])
         merging = islands > 1 and step >= self.alone and (step - self.alone) % self.together == 0
@@ -154,12 +163,13 @@ class Evolution:
         n = len(island)
 
         def pick() -> Rows:
-            return state.X[first[island] + (np.minimum(rng.random(n), rng.random(n)) * count[island]).astype(np.intp)]
+            picked: Rows = state.X[first[island] + (np.minimum(rng.random(n), rng.random(n)) * count[island]).astype(np.intp)]
+            return picked
 
         children, others = pick(), pick()
         crossed = np.flatnonzero(rng.random(n) < 0.5)
         children[crossed] = space.cross(children[crossed], others[crossed], rng)
-        rate = np.exp(rng.uniform(np.log(1.0 / len(space.sizes)), np.log(0.25), size=n))
+        rate = mutation_rates(len(space.sizes), n, rng)
         rate[crossed] = 0.02
         changed = np.ones(n, dtype=np.bool_)
         changed[crossed] = rng.random(len(crossed)) < 0.4

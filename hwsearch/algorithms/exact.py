@@ -71,8 +71,8 @@ class Exact:
         Raises:
             Infeasible: proven; no row of the space meets the limits.
         """
-        program = compiled(problem)
-        found = program.solve(np.array([limit.at_most for limit in program.summed]), gap=self.gap, seconds=self.seconds)
+        budgets = np.array([limit.at_most for limit in problem.limits if not limit.metric.peak])
+        found = compiled(problem).solve(budgets, gap=self.gap, seconds=self.seconds)
         rows = problem.seeds if found.row is None else found.row[None]
         return rows, replace(state, bound=found.bound)
 

@@ -12,7 +12,7 @@ from ..errors import UnknownName
 from ..metrics import Metric, evaluate
 from ..space import Rows
 from ._pareto import nondominated
-from .base import Values
+from .base import Values, mutation_rates
 
 if TYPE_CHECKING:
     from ..problem import Problem
@@ -84,9 +84,7 @@ class NSGA2:
             mothers, fathers = (X[np.minimum(rng.integers(len(X), size=n), rng.integers(len(X), size=n))] for _ in range(2))
             crossed = space.cross(mothers, fathers, rng)
             some = rng.random(n) < 0.8
-            crossed[some] = space.mutate(
-                crossed[some], rng, np.exp(rng.uniform(np.log(0.5 / X.shape[1]), np.log(0.3), size=int(some.sum())))
-            )
+            crossed[some] = space.mutate(crossed[some], rng, mutation_rates(X.shape[1], int(some.sum()), rng))
             for row in crossed:
                 if row.tobytes() not in seen:
                     seen.add(row.tobytes())

@@ -1,0 +1,157 @@
+"""Search algorithms: one contract for all, and what each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch import SearchSpace, metric
+from hwsearch.algorithms._pareto import hypervolume
+from hwsearch.algorithms.base import Algorithm, RandomSearch
+from hwsearch.algorithms.evolution import Evolution
+from hwsearch.algorithms.exact import Exact
+from hwsearch.algorithms.hybrid import Hybrid
+from hwsearch.algorithms.local import Local
+from hwsearch.algorithms.nsga2 import NSGA2
+from hwsearch.errors import Infeasible, InvalidInput, UnknownName
+from hwsearch.result import Status, load_result
+from hwsearch.testing import best_of, check_algorithm, example_space, rugged
+
+SMALL: dict[str, Callable[[], Algorithm]] = {
+    "random": lambda: RandomSearch(population=40),
+    "evolution": lambda: Evolution(population=64, parents=40, alone=2, together=1),
+    "exact": lambda: Exact(),
+    "hybrid": lambda: Hybrid(population=64, parents=40, alone=2, together=1, refits=(1, 2)),
+    "local": lambda: Local(samples=40, pairs=100),
+    "nsga2": lambda: NSGA2(population=30, metrics=()),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_algorithm_keeps_the_contract(name: str) -> None:
+    check_algorithm(SMALL[name], additive=name == "exact")
+
+
+def test_the_contract_notices_a_broken_algorithm() -> None:
+    class Stubborn(RandomSearch):
+        def ask(self, state, problem, rng):  # type: ignore[no-untyped-def]
+            X, state = super().ask(state, problem, rng)
+            return np.where(X == 0, 1, X).astype(np.uint8) % np.array(problem.space.sizes, dtype=np.uint8), state
+
+    with pytest.raises(AssertionError, match="allowed values"):
+        check_algorithm(lambda: Stubborn(population=40))
+
+
+@pytest.mark.parametrize("limits", [{}, {"time": 4.0}, {"time": 6.0, "size": 5.0}, {"time": 6.0, "size": 5.0, "peak_memory_mb": 0.9}])
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_is_what_looking_at_every_network_finds(limits: dict[str, float], seed: int) -> None:
+    space = example_space(seed)
+    worth = metric("worth", space)
+    try:
+        best = best_of(space, worth, limits)
+    except Infeasible:
+        with pytest.raises(Infeasible):
+            hwsearch.search(space, predictor=worth, limits=limits, algorithm="exact")
+        return
+    result = hwsearch.search(space, predictor=worth, limits=limits, algorithm="exact")
+    assert result.best_score == pytest.approx(best, rel=1e-9)
+    assert result.status is Status.OPTIMAL
+    assert result.bound == pytest.approx(best, rel=1e-5)
+    assert result.gap is not None
+    assert result.gap < 1e-5
+    least = hwsearch.search(space, predictor=-worth, limits=limits, algorithm="exact")
+    assert -least.best_score == pytest.approx(-best_of(space, -worth, limits), rel=1e-9)
+
+
+def test_exact_proves_that_limits_cannot_be_met_together() -> None:
+    """Each limit alone is easy, and so is every weighted sum of the two: only the program sees that no network meets both."""
+    tables = {"a": [(["x"], [0.0, 2.0]), (["y"], [0.0, 2.0])], "b": [(["x"], [2.0, 0.0]), (["y"], [2.0, 0.0])], "c": [(["x"], [0.0, 1.0])]}
+    space = SearchSpace.from_tables({"x": (0, 1), "y": (0, 1)}, tables)
+    result = hwsearch.search(space, predictor=metric("c", space), limits={"a": 2.0, "b": 2.0}, algorithm="exact")
+    assert result.best_score == 1.0
+    odd = SearchSpace.from_tables({"x": (0, 1), "y": (0, 1)}, {**tables, "b": [(["x", "y"], [[5.0, 3.0], [3.0, 0.0]])]})
+    with pytest.raises(Infeasible, match="proven"):
+        hwsearch.search(odd, predictor=metric("c", odd), limits={"a": 3.0, "b": 2.0}, algorithm="exact")
+
+
+def test_exact_says_what_it_needs() -> None:
+    with pytest.raises(InvalidInput, match="hybrid"):
+        hwsearch.search(example_space(), predictor=lambda X: X.sum(axis=1), algorithm="exact")
+
+
+def test_exact_takes_a_linear_predictor(digits: SearchSpace, roofline_table: hwsearch.LatencyTable) -> None:
+    X = digits.sample(200, np.random.default_rng(0))
+    y = digits.features(X) @ np.linspace(0, 1, sum(digits.sizes))
+    linear = hwsearch.Predictor.fit(digits, X, y, kind="linear")
+    assert linear.tables is not None
+    exact = hwsearch.search(digits, predictor=linear, device=roofline_table, limits={"latency_ms": 0.15}, algorithm="exact")
+    other = hwsearch.search(
+        digits, predictor=linear, device=roofline_table, limits={"latency_ms": 0.15}, algorithm=Evolution(population=256)
+    )
+    assert exact.bound is not None
+    assert other.best_score <= exact.bound + 1e-9
+    assert exact.best_score >= other.best_score - 1e-6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hybrid_proves_additive_scores_and_solves_others(seed: int) -> None:
+    space = example_space(seed)
+    limits = {"time": 6.0}
+    worth = hwsearch.search(space, predictor=metric("worth", space), limits=limits, algorithm="hybrid", steps=1)
+    assert worth.status is Status.OPTIMAL
+    score = rugged(space, seed)
+    result = hwsearch.search(space, predictor=score, limits=limits, algorithm=Hybrid(population=128, refits=(1, 3)), seed=seed)
+    assert result.best_score == pytest.approx(best_of(space, score, limits))
+    assert result.surrogate_bound is not None
+    assert result.bound is None
+
+
+def test_local_search_ends_where_no_two_genes_help() -> None:
+    space = example_space()
+    score = rugged(space)
+    result = hwsearch.search(space, predictor=score, limits={"time": 6.0}, algorithm=Local(samples=20), polish=False)
+    assert result.status is Status.CONVERGED
+    row = result.best.genes
+    everything = np.concatenate(list(space.enumerate()))
+    near = everything[((everything != row) & space.active(everything)).sum(axis=1) <= 2]
+    near = near[((near != row).sum(axis=1) <= 2) & (metric("time", space)(near) <= 6.0)]
+    assert len(near) > 20
+    assert np.max(score(near)) <= result.best_score + 1e-12
+
+
+def test_every_search_is_finished_in_its_neighbourhood_unless_told_otherwise() -> None:
+    space = example_space()
+    few = RandomSearch(population=30, steps=2)
+    rough = hwsearch.search(space, predictor=rugged(space), algorithm=few, polish=False)
+    fine = hwsearch.search(space, predictor=rugged(space), algorithm=few)
+    assert len(rough.history) == 2
+    assert fine.best_score > rough.best_score
+    assert fine.status is Status.CONVERGED
+
+
+def test_nsga2_spreads_along_the_true_front() -> None:
+    space = example_space()
+    score = rugged(space)
+    everything = np.concatenate(list(space.enumerate()))
+    for names in (("time",), ("time", "size")):
+        points = np.column_stack([-np.asarray(score(everything)), *(metric(name, space)(everything) for name in names)])
+        algorithm = NSGA2(population=64, metrics=names)
+        result = hwsearch.search(space, predictor=score, algorithm=algorithm, steps=12)
+        found = np.column_stack([-result.front.scores, *(result.front.values[name] for name in names)])
+        worst = points.max(axis=0)
+        assert hypervolume(found, worst) >= 0.97 * hypervolume(points, worst)
+        assert result.history[-1]["evaluated"] < len(everything) / 3
+        volumes = [step["hypervolume"] for step in result.history]
+        assert volumes == sorted(volumes)
+    with pytest.raises(UnknownName, match="watts"):
+        hwsearch.search(space, predictor=score, algorithm=NSGA2(metrics=("watts",)))
+
+
+def test_bounds_survive_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    space = example_space()
+    result = hwsearch.search(space, predictor=metric("worth", space), limits={"time": 6.0}, algorithm="exact")
+    back = load_result(result.save(tmp_path / "result.json"), space)
+    assert (back.bound, back.gap, back.status) == (result.bound, result.gap, Status.OPTIMAL)

@@ -52,10 +52,13 @@ def road(
     scored = {"samples": samples, "images": images, "seed": seed}
     predictor = hwsearch.fit_predictor(space, weights=weights, data=data, out=out / "predictor.npz", **scored)
     full = min(table.predict(hwsearch.dense(space, precision).blocks()) for precision in table.precisions)
-    for level in LEVELS:
-        uniform = hwsearch.uniform(space, limits={"latency_ms": level * full}, device=table, predictor=predictor)
-        files = [hwsearch.export(uniform, weights=weights, out=out / f"uniform-{level}.onnx"), out / f"searched-{level}.onnx"]
-        limit = hwsearch.measure(files[0], table=table).latency_ms
+    uniforms = [hwsearch.uniform(space, limits={"latency_ms": level * full}, device=table, predictor=predictor) for level in LEVELS]
+    plain_files = [
+        hwsearch.export(one, weights=weights, out=out / f"uniform-{level}.onnx") for one, level in zip(uniforms, LEVELS, strict=True)
+    ]
+    limits = [one.latency_ms for one in hwsearch.measure_many(plain_files, table=table, rounds=40)]
+    for level, uniform, plain_file, limit in zip(LEVELS, uniforms, plain_files, limits, strict=True):
+        files = [plain_file, out / f"searched-{level}.onnx"]
         for _ in range(4):
             found = hwsearch.search(space, device=table, predictor=predictor, limits={"latency_ms": limit}, seed=seed)
             hwsearch.export(found.best, weights=weights, out=files[1])

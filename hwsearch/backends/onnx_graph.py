@@ -1,9 +1,9 @@
 """ONNX graphs of networks, in the flavour that ONNX Runtime fuses.
 
-Float blocks become Conv + Relu (+ Add) nodes with the batch norms folded. Quantised blocks become QDQ graphs: ``uint8``
-activations (asymmetric; a zero point of 0 is the ReLU, so no Relu node is left), ``int8`` weights (symmetric, one scale a
-channel), ``int32`` biases with the scale ``input scale x weight scale``; ONNX Runtime turns them into QLinearConv and
-QLinearAdd. The same function builds what is profiled and what is exported, so what is profiled is what is shipped.
+Float blocks of every kind become Conv + Relu (+ Add) nodes, and whatever else is in their graphs, with the batch norms folded.
+Quantised blocks become QDQ graphs: ``uint8`` activations (asymmetric; a zero point of 0 is the ReLU, so no Relu node is left), ``int8``
+weights (symmetric, one scale a channel), ``int32`` biases with the scale ``input scale x weight scale``; ONNX Runtime turns them into
+QLinearConv and QLinearAdd. The same function builds what is profiled and what is exported, so what is profiled is what is shipped.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ onnx = require("onnx", feature="Building ONNX graphs", extra="onnxruntime")
 OPSET = 17
 IR_VERSION = 8
 PRECISIONS = ("fp32", "int8")
-_KINDS = ("conv", "basic", "bottleneck", "head", "quantize", "dequantize")
+_QUANTIZED = ("conv", "basic", "bottleneck", "quantize", "dequantize")
+_ACTIVATIONS = {"relu": "Relu", "relu6": "Clip", "hswish": "HardSwish"}
 _FLOAT32, _UINT8 = 1, 2
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The numbers of one layer.
+    """The numbers of one layer; a pooling has empty ones.
 
     Attributes:
         weight: float32 with the batch norm folded in, shape ``(cout, cin / groups, k, k)``, or ``(cout, cin)`` for a linear layer.
@@ -52,7 +53,7 @@ class BlockWeights:
     """The numbers of one block.
 
     Attributes:
-        body, shortcut: of the layers of :attr:`Block.graph`, in the same order.
+        body, shortcut, excite: of the layers of :attr:`Block.graph`, in the same order.
         out_scale, out_zero: the quantiser of the block's output, after the sum and its ReLU; ``None`` and 0 in float blocks. Of a
             ``quantize`` block these are all there is; a plain convolution has the same quantiser in its only layer.
     """
@@ -61,12 +62,14 @@ class BlockWeights:
     shortcut: tuple[LayerWeights, ...] | None = None
     out_scale: float | None = None
     out_zero: int = 0
+    excite: tuple[LayerWeights, ...] = ()
 
 
 def can_build(block: Block) -> bool:
-    """Whether :func:`build` knows such blocks: convolutions, residual blocks with ReLU, a linear classifier, and boundaries."""
-    relu = getattr(block, "activation", "relu") == "relu"
-    return block.kind in _KINDS and relu and block.precision in PRECISIONS and not (block.kind == "head" and block.mids)
+    """Whether :func:`build` knows such blocks: all in fp32; in int8 convolutions, residual blocks with ReLU, and boundaries."""
+    if block.precision == "fp32":
+        return True
+    return block.precision == "int8" and block.kind in _QUANTIZED and block.activation == "relu"
 
 
 def random_weights(network: Sequence[Block], seed: int = 0) -> tuple[BlockWeights, ...]:
@@ -74,6 +77,8 @@ def random_weights(network: Sequence[Block], seed: int = 0) -> tuple[BlockWeight
     rng = np.random.default_rng(seed)
 
     def layer(layer: Layer, block: Block) -> LayerWeights:
+        if layer.pooling:
+            return LayerWeights(np.zeros(0, np.float32), np.zeros(0, np.float32))
         fan_in = layer.cin // layer.groups * layer.kernel**2
         shape = (layer.cout, fan_in) if layer.op == "linear" else (layer.cout, layer.cin // layer.groups, layer.kernel, layer.kernel)
         weight = (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
@@ -87,7 +92,8 @@ def random_weights(network: Sequence[Block], seed: int = 0) -> tuple[BlockWeight
         body = tuple(layer(one, block) for one in block.graph.body)
         shortcut = None if block.graph.shortcut is None else tuple(layer(one, block) for one in block.graph.shortcut)
         quantized = block.bits.quantized and block.kind != "dequantize"
-        weights.append(BlockWeights(body, shortcut, 0.03 if quantized else None, 0))
+        excite = tuple(layer(one, block) for one in block.graph.excite)
+        weights.append(BlockWeights(body, shortcut, 0.03 if quantized else None, 0, excite))
     return tuple(weights)
 
 
@@ -193,6 +199,8 @@ class _Builder:
         _same_layers(block, body, numbers.body)
         result = value
         for index, (layer, one) in enumerate(zip(body, numbers.body, strict=True)):
+            if block.graph.excite and index == len(body) - 1:
+                result = self._excited(block, numbers, result)
             result = self._layer(f"body{index}", layer, one, result)
         if shortcut is None:
             return result
@@ -202,11 +210,21 @@ class _Builder:
             side = self._layer(f"shortcut{index}", layer, one, side)
         return self._sum(block, numbers, result, side)
 
+    def _excited(self, block: Block, numbers: BlockWeights, value: _Value) -> _Value:
+        """Squeeze-and-excite: the channels scaled by a hard sigmoid."""
+        _same_layers(block, block.graph.excite, numbers.excite)
+        scale = value
+        for index, (layer, one) in enumerate(zip(block.graph.excite, numbers.excite, strict=True)):
+            scale = self._layer(f"excite{index}", layer, one, scale)
+        scale = self._node("HardSigmoid", "excite.sigmoid", [scale.name], scale.shape, alpha=1 / 6, beta=0.5)
+        axes = self._constant("excite.axes", np.array([2, 3], dtype=np.int64))
+        scale = self._node("Unsqueeze", "excite.scale", [scale.name, axes], (*scale.shape, 1, 1))
+        return self._node("Mul", "excite.out", [value.name, scale.name], value.shape)
+
     def _sum(self, block: Block, numbers: BlockWeights, left: _Value, right: _Value) -> _Value:
-        """The residual sum and its ReLU."""
+        """The residual sum and what follows it."""
         if left.scale is None:
-            total = self._node("Add", "sum", [left.name, right.name], left.shape)
-            return self._node("Relu", "out", [total.name], left.shape)
+            return self._follow("out", self._node("Add", "sum", [left.name, right.name], left.shape), block.graph.joined)
         sides = [self._dequantize("left", left).name, self._dequantize("right", right).name]
         total = self._node("Add", "sum", sides, left.shape)
         return self._activate("out", total, True, *_quantizer(numbers, block))
@@ -214,7 +232,9 @@ class _Builder:
     def _layer(self, name: str, layer: Layer, numbers: LayerWeights, value: _Value) -> _Value:
         shape = (self.batch, layer.cout, layer.out_size, layer.out_size)
         if layer.op == "linear":
-            return self._linear(name, layer, numbers, value)
+            return self._follow(name, self._linear(name, layer, numbers, value), layer.activation)
+        if layer.pooling:
+            return self._pool(name, layer, value)
         self._check_shape(name, numbers, (layer.cout, layer.cin // layer.groups, layer.kernel, layer.kernel))
         pad = layer.kernel // 2
         options = {
@@ -225,18 +245,39 @@ class _Builder:
         }
         if value.scale is None:
             inputs = [value.name, self._constant(f"{name}.weight", numbers.weight), self._constant(f"{name}.bias", numbers.bias)]
-            result = self._node("Conv", name, inputs, shape, **options)
-            return self._node("Relu", f"{name}.relu", [result.name], shape) if layer.relu else result
+            return self._follow(name, self._node("Conv", name, inputs, shape, **options), layer.activation)
         inputs = [self._dequantize(f"{name}.in", value).name, *self._quantized_weights(name, numbers, value.scale)]
         result = self._node("Conv", name, inputs, shape, **options)
         return self._activate(name, result, layer.relu, *_quantizer(numbers, name))
 
     def _linear(self, name: str, layer: Layer, numbers: LayerWeights, value: _Value) -> _Value:
         self._check_shape(name, numbers, (layer.cout, layer.cin))
-        pooled = self._node("GlobalAveragePool", f"{name}.pool", [value.name], (self.batch, layer.cin, 1, 1))
-        flat = self._node("Flatten", f"{name}.flat", [pooled.name], (self.batch, layer.cin))
+        flat = value
+        if len(value.shape) > 2:
+            pooled = self._node("GlobalAveragePool", f"{name}.pool", [value.name], (self.batch, layer.cin, 1, 1))
+            flat = self._node("Flatten", f"{name}.flat", [pooled.name], (self.batch, layer.cin))
         inputs = [flat.name, self._constant(f"{name}.weight", numbers.weight), self._constant(f"{name}.bias", numbers.bias)]
         return self._node("Gemm", name, inputs, (self.batch, layer.cout), transB=1)
+
+    def _pool(self, name: str, layer: Layer, value: _Value) -> _Value:
+        """Maxima or averages; averages count what is inside the feature map only, and without overlap need no padding."""
+        shape = (self.batch, layer.cout, layer.out_size, layer.out_size)
+        options: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
+        if layer.op == "avgpool" and layer.kernel == layer.stride:
+            return self._node("AveragePool", name, [value.name], shape, ceil_mode=1, **options)
+        options["pads"] = [layer.kernel // 2] * 4
+        return self._node("MaxPool" if layer.op == "maxpool" else "AveragePool", name, [value.name], shape, **options)
+
+    def _follow(self, name: str, value: _Value, activation: str) -> _Value:
+        """What follows a layer or a sum."""
+        if activation == "none":
+            return value
+        if activation == "swish":
+            gate = self._node("Sigmoid", f"{name}.sigmoid", [value.name], value.shape)
+            return self._node("Mul", f"{name}.swish", [value.name, gate.name], value.shape)
+        bounds = [np.float32(0), np.float32(6)] if activation == "relu6" else []
+        inputs = [value.name, *(self._constant(f"{name}.bound{index}", bound) for index, bound in enumerate(bounds))]
+        return self._node(_ACTIVATIONS[activation], f"{name}.{activation}", inputs, value.shape)
 
     # -- quantisation --------------------------------------------------------------------------------------------------
 

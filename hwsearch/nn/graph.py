@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..blocks import Block, Layer
+
+if TYPE_CHECKING:
+    from ..backends.onnx_graph import BlockWeights
 
 _ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "hswish": F.hardswish, "swish": F.silu}
 
@@ -82,3 +88,35 @@ class GraphBlock(nn.Module):
 
 def _activate(x: torch.Tensor, name: str) -> torch.Tensor:
     return x if name == "none" else _ACTIVATIONS[name](x)
+
+
+def block_weights(network: nn.Sequential) -> tuple[BlockWeights, ...]:
+    """The numbers of a network of :class:`GraphBlock` as :func:`hwsearch.backends.onnx_graph.build` takes them, batch norms folded.
+
+    Args:
+        network: in evaluation mode, such as an extracted one.
+
+    Raises:
+        MissingDependency: onnx is not installed.
+    """
+    from ..backends.onnx_graph import BlockWeights, LayerWeights
+
+    def folded(layer: GraphLayer) -> LayerWeights:
+        if layer.layer.pooling:
+            return LayerWeights(np.zeros(0, np.float32), np.zeros(0, np.float32))
+        assert isinstance(layer.op, nn.Conv2d | nn.Linear)
+        weight = layer.op.weight.detach().double()
+        bias = torch.zeros(len(weight), dtype=torch.float64) if layer.op.bias is None else layer.op.bias.detach().double()
+        if isinstance(layer.norm, nn.BatchNorm2d):
+            norm = {name: tensor.double() for name, tensor in layer.norm.state_dict().items()}
+            scale = norm["weight"] / torch.sqrt(norm["running_var"] + layer.norm.eps)
+            weight = weight * scale[:, None, None, None]
+            bias = norm["bias"] + (bias - norm["running_mean"]) * scale
+        return LayerWeights(weight.float().numpy(), bias.float().numpy())
+
+    def part(layers: nn.Module) -> tuple[LayerWeights, ...]:
+        assert isinstance(layers, nn.ModuleList)
+        return tuple(folded(layer) for layer in layers if isinstance(layer, GraphLayer))
+
+    blocks = [module for module in network if isinstance(module, GraphBlock)]
+    return tuple(BlockWeights(part(one.body), part(one.shortcut) if one.residual else None, excite=part(one.excite)) for one in blocks)

@@ -29,6 +29,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "hybrid": "hwsearch.algorithms.hybrid:Hybrid",
         "local": "hwsearch.algorithms.local:Local",
         "nsga2": "hwsearch.algorithms.nsga2:NSGA2",
+        "optuna": "hwsearch.algorithms.optuna:OptunaSearch",
     },
 }
 

@@ -162,6 +162,20 @@ class SearchResult:
 
         return front_figure(self)
 
+    def to_study(self, *, storage: Any = None, name: str | None = None) -> Any:
+        """The front as an Optuna study, for its storages, dashboard and visualisation: a trial a network, metrics as its attributes.
+
+        Args:
+            storage: an Optuna storage or its address, such as ``"sqlite:///study.db"``; in memory where left out.
+            name: of the study.
+
+        Raises:
+            MissingDependency: Optuna is not installed.
+        """
+        from .algorithms.optuna import to_study
+
+        return to_study(self.front.space, self.front.X, self.front.scores, self.front.values, name=name, storage=storage)
+
     def save(self, path: PathLike) -> Path:
         """Write the result as JSON, whole or not at all."""
         document = {

@@ -155,3 +155,24 @@ def test_bounds_survive_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def
     result = hwsearch.search(space, predictor=metric("worth", space), limits={"time": 6.0}, algorithm="exact")
     back = load_result(result.save(tmp_path / "result.json"), space)
     assert (back.bound, back.gap, back.status) == (result.bound, result.gap, Status.OPTIMAL)
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "NSGAIISampler", "RandomSampler"])
+def test_samplers_of_optuna_keep_the_contract(sampler: str) -> None:
+    pytest.importorskip("optuna")
+    from hwsearch.algorithms.optuna import OptunaSearch
+
+    check_algorithm(lambda: OptunaSearch(sampler, population=6), steps=3)
+
+
+def test_results_are_studies_of_optuna(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    optuna = pytest.importorskip("optuna")
+    space = example_space()
+    result = hwsearch.search(space, predictor=rugged(space), limits={"time": 6.0}, algorithm=Evolution(population=64, steps=5))
+    study = result.to_study(storage=f"sqlite:///{tmp_path}/study.db", name="front")
+    assert study.best_value == pytest.approx(result.best_score)
+    again = optuna.load_study(study_name="front", storage=f"sqlite:///{tmp_path}/study.db")
+    assert len(again.trials) == len(result.front)
+    assert again.best_trial.user_attrs["time"] == pytest.approx(result.values["time"])
+    with pytest.raises(UnknownName, match="TPESampler"):
+        hwsearch.search(space, predictor=rugged(space), algorithm=hwsearch.algorithms.optuna.OptunaSearch("TPSampler"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
@@ -21,11 +24,18 @@ torch.set_num_threads(1)
 
 RECIPE = Recipe(epochs=1, batch=32)
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 torch.set_num_threads(1)
 from conftest import make_toy
-from hwsearch.nn import Recipe, train
-train(make_toy(), data="digits", out=sys.argv[1], recipe=Recipe(epochs=1, batch=32), progress=False)
+from hwsearch.nn import Recipe, load_data, train
+load_data("digits"), torch.optim.SGD([torch.zeros(1)])  # imports the rest of scikit-learn and torch
+for _ in sys.stdin:  # each training is a process of its own, which need not import all that again
+    child = os.fork()
+    if not child:
+        train(make_toy(), data="digits", out=sys.argv[1], recipe=Recipe(epochs=1, batch=32), progress=False)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -35,22 +45,28 @@ def test_largest_and_smallest_network_both_learn(trained: Path, toy: hwsearch.Se
     assert accuracy(deployed(supernet, supernet.smallest), data, "test") > 0.8
 
 
-def test_killed_training_continues_to_exactly_the_same_weights(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_training_killed_ten_times_continues_to_exactly_the_same_weights(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     whole = train(toy, data="digits", out=tmp_path / "whole.safetensors", recipe=RECIPE, progress=False)
     out, partial = tmp_path / "killed.safetensors", tmp_path / "killed.safetensors.partial"
-    seen = []
-    for after in (0.0, 0.1):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], cwd=Path(__file__).parent, env=_environment())
-        before = _stamp(partial)
-        while process.poll() is None and _stamp(partial) == before:
-            time.sleep(0.005)
-        time.sleep(after)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        seen.append(_stamp(partial))
-        assert not out.exists()
-        assert seen[-1] is not None
-    assert seen[0] != seen[1]
+    rng, steps = random.Random(0), [0]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], cwd=Path(__file__).parent, env=_environment(), **pipes) as nursery:
+        assert nursery.stdin
+        assert nursery.stdout
+        for kill in range(10):
+            print(file=nursery.stdin, flush=True)
+            child, before, deadline = int(nursery.stdout.readline()), _stamp(partial), time.monotonic() + 60
+            # Two of ten at any moment from the start of the training; the others while it steps.
+            while kill % 5 and _stamp(partial) == before and time.monotonic() < deadline:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.01 if kill % 5 else 0.5))
+            os.kill(child, signal.SIGKILL)
+            assert int(nursery.stdout.readline()) == -signal.SIGKILL, "the training ended before it was killed"
+            assert not out.exists()
+            steps.append(_step(partial))
+    assert steps == sorted(steps), "a step that was on disk is lost"
+    assert len(set(steps)) >= 9
     (tmp_path / ".killed.safetensors.partial.left.tmp").write_bytes(b"half a file")
     resumed = train(toy, data="digits", out=out, recipe=RECIPE, progress=False)
     assert resumed.digest == whole.digest
@@ -105,3 +121,11 @@ def _environment() -> dict[str, str]:
 
 def _stamp(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _step(partial: Path) -> int:
+    """The step of a checkpoint, 0 where there is none; fails where it is half-written."""
+    if not partial.exists():
+        return 0
+    with safe_open(partial, framework="pt") as file:
+        return int(json.loads(file.metadata()["hwsearch"])["step"])

@@ -195,6 +195,7 @@ profile(SMALL, backend=Slow(), out=sys.argv[1], progress=False, max_rounds=40)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_ten_times_loses_at_most_the_round_in_flight(tmp_path):
     source = Path(__file__).read_text().splitlines()
     small = next(line for line in source if line.startswith("SMALL = "))

@@ -26,7 +26,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Interpolator:
-    """Estimates from measured blocks of the same kind and precision.
+    """Estimates from measured blocks of the same kind, structure and precision.
 
     A non-negative combination of MACs, memory traffic and a constant (the roofline in one line), multiplied by the ratio of
     measured to modelled of the nearest measured blocks.
@@ -36,19 +36,24 @@ class Interpolator:
     """
 
     measured: Sequence[tuple[Block, float, float | None]]
-    _families: dict[tuple[str, str], _Family | None] = field(default_factory=dict)
+    _families: dict[tuple[str, str, int], _Family | None] = field(default_factory=dict)
 
     def estimate(self, block: Block) -> Guess | None:
         """The estimate, or ``None`` where no block of the kind and precision was measured."""
-        name = (block.kind, block.precision)
+        name = _family(block)
         if name not in self._families:
-            members = [(b, ms, mj) for b, ms, mj in self.measured if (b.kind, b.precision) == name]
+            members = [(b, ms, mj) for b, ms, mj in self.measured if _family(b) == name]
             self._families[name] = _Family.fit(members) if members else None
         family = self._families[name]
         if family is None:
             return None
         energy = None if family.energy is None else family.energy.predict(block)
         return Guess(family.latency.predict(block), family.relative_error, energy)
+
+
+def _family(block: Block) -> tuple[str, str, int]:
+    """Kind, precision and number of inner widths (with a squeeze-and-excite or without)."""
+    return block.kind, block.precision, len(block.mids)
 
 
 @dataclass(frozen=True)

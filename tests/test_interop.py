@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -76,6 +77,17 @@ def test_imported_latencies_survive_our_file(mobile: SearchSpace, note10: Latenc
     X = mobile.sample(50, rng)
     table = load_table(note10.save(tmp_path / "note10.json"))
     np.testing.assert_allclose(metric("latency_ms", mobile, table)(X), metric("latency_ms", mobile, note10)(X), rtol=0, atol=1e-9)
+
+
+def test_blocks_that_an_imported_table_lacks_are_estimated(mobile: SearchSpace, note10: LatencyTable, rng: np.random.Generator) -> None:
+    """Blocks with and without squeeze-and-excite are estimated apart."""
+    lacking = [key for key in note10.rows if key.endswith("-at192")][::3]
+    part = dataclasses.replace(note10, rows={key: row for key, row in note10.rows.items() if key not in lacking})
+    X = mobile.sample(50, rng)
+    with pytest.raises(MissingBlocks):
+        metric("latency_ms", mobile, part)
+    guessed = metric("latency_ms", mobile, part, interpolate=True)(X)
+    np.testing.assert_allclose(guessed, metric("latency_ms", mobile, note10)(X), rtol=0.05)
 
 
 def test_an_impossible_latency_on_note10_is_refused(mobile: SearchSpace, note10: LatencyTable) -> None:

@@ -28,7 +28,7 @@ class _Commands(TyperGroup):
             _complaints.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            _complaints.print("Stopped. What was done is kept: run the same command again to go on.", style="yellow")
+            _complaints.print("Stopped. Run the same command again: it goes on where it can (search: with --state).", style="yellow")
             raise typer.Exit(130) from None
 
 
@@ -46,7 +46,7 @@ Space = Annotated[str, typer.Argument(help="The search space, such as resnet_cif
 DataDir = Annotated[Path | None, typer.Argument(help="The folder of the images, where --data needs one.", show_default=False)]
 DataName = Annotated[str, typer.Option("--data", help="The images: digits (comes with scikit-learn), or cifar10 with a folder.")]
 BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
-Seed = Annotated[int, typer.Option("--seed", help="Equal seeds give equal answers.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal answers.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 

@@ -125,7 +125,17 @@ def test_errors_are_one_clear_message(folder: Path, tmp_path: Path) -> None:
     assert "no file of hwsearch" in complaint("show", tmp_path / "other.json")
     (tmp_path / "cut.json").write_bytes((folder / "roofline.json").read_bytes()[:1000])
     assert "CorruptFile" in complaint("show", tmp_path / "cut.json")
+    (tmp_path / "file").write_text("in the way")
+    words = ("search", SPACE, "-p", folder / "predictor.npz", *table, "-q", "--steps", 1)
+    assert "FileError: Cannot write" in complaint(*words, "-o", tmp_path / "file" / "result.json")
+    assert "an npz file with a header" in complaint("search", SPACE, "-p", tmp_path / "other.json", *table, "-q")
     assert not (tmp_path / "result.json").exists()
+
+
+def test_negative_seeds_are_refused(tmp_path: Path) -> None:
+    for command in ("profile", "train", "fit-predictor", "search"):
+        assert "--seed" in run(command, SPACE, "--seed", -1, "-o", tmp_path / "out", code=2).output
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_whole_road(folder: Path, tmp_path: Path) -> None:

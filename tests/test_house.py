@@ -28,7 +28,7 @@ FLOORS = (
     ("table", "_table_file", "backends", "_draft", "chain"),
     ("spaces", "rounds"),
     ("metrics", "predictor", "algorithms", "profile"),
-    ("problem", "result", "interop", "_executor"),
+    ("problem", "result", "interop", "fitted", "_executor"),
     ("search",),
     ("baselines", "nn", "sweeps"),
     ("_words", "_page"),

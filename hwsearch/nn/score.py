@@ -103,13 +103,13 @@ def score_samples(
         The rows, shape ``(n, genes)``, and their accuracies, shape ``(n,)``; ``n`` is below ``samples`` where the space is smaller.
 
     Raises:
-        InvalidInput: fewer than one sample or image, or ``out`` comes from other arguments.
+        InvalidInput: fewer than one sample or image, a negative seed, or ``out`` comes from other arguments.
         CorruptFile, NewerVersion: ``out`` exists and is no such file.
     """
 
     space = load_space(space)
-    if samples < 1 or images < 1:
-        raise InvalidInput(f"samples and images must be at least 1, not {samples} and {images}.")
+    if samples < 1 or images < 1 or seed < 0:
+        raise InvalidInput(f"samples and images must be at least 1, and seed at least 0, not {samples}, {images} and {seed}.")
     supernet, data = load_supernet(weights, space), load_data(data)
     rows = sampled(space, samples, seed)
     header: dict[str, Any] = {

@@ -111,9 +111,11 @@ def train(
         The trained supernet.
 
     Raises:
-        InvalidInput: the images do not fit the space, or ``out`` was begun or made with other arguments.
+        InvalidInput: the images do not fit the space, ``out`` was begun or made with other arguments, or training diverged.
         CorruptFile, NewerVersion, WrongSpace: ``out`` or ``<out>.partial`` exists and is not what it should be.
     """
+    if seed < 0:
+        raise InvalidInput(f"seed must be at least 0, not {seed}.")
     space = load_space(space)
     data = load_data(data)
     recipe = recipe or RECIPES.get(data.name, RECIPES["cifar10"])

@@ -128,6 +128,26 @@ def one_hot(setting: dict[str, list[float]]) -> list[float]:
     return [float(flag) for part in parts for flag in part]
 
 
+def test_published_encodings_are_derived_from_the_genes(rng: np.random.Generator) -> None:
+    for name in ("ofa_mobilenetv3", "ofa_resnet50"):
+        space = load_space(name)
+        X = space.sample(50, rng)
+        wanted = [one_hot(interop.ofa_setting(space.architecture(row))) for row in X]
+        np.testing.assert_array_equal(space.features(X) @ interop.published_encoding(space), wanted)
+    space = load_space("apq")
+    encoding = interop.published_encoding(space)
+    assert encoding.shape[1] == 520 + 4 * 21 * 3
+    for row in space.sample(20, rng):
+        values, code = space.decode(row), space.features(row[None])[0] @ encoding
+        kept = [f"stage{stage}.block{block}" in {name[:13] for name in values} for stage in range(1, 7) for block in range(1, 5)][:21]
+        for start, count in ((0, 3), *((520 + 63 * part, 3) for part in range(4))):
+            np.testing.assert_array_equal(code[start : start + 21 * count].reshape(21, count).sum(axis=1), kept)
+        assert code[63:520].sum() == sum(kept)
+        assert code.sum() == 6 * sum(kept)
+    with pytest.raises(InvalidInput, match="No encoding is published"):
+        interop.published_encoding(load_space("nasbench201"))
+
+
 def test_a_predictor_of_another_space_is_refused(data_folder: Path, mobile: SearchSpace) -> None:
     pytest.importorskip("torch", reason="needs the torch extra")
     with pytest.raises(CorruptFile, match=r"reads 82 features, and space 'ofa_mobilenetv3' has 128"):

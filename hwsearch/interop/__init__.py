@@ -11,6 +11,7 @@ from ._apq import apq_table
 from ._benchmarks import Benchmark, nasbench201, nasbench_macro
 from ._checks import ForeignDataWarning, problems
 from ._convert import KINDS, convert
+from ._encoding import published_encoding
 from ._layers import LayerTable, haq_table, hawq_table
 from ._ofa import ofa_latency, ofa_predictor
 from ._ofa_architecture import ofa_architecture, ofa_config, ofa_setting, ofa_supernet
@@ -34,5 +35,6 @@ __all__ = [
     "ofa_setting",
     "ofa_supernet",
     "problems",
+    "published_encoding",
     "tfnas_table",
 ]

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from .._models import Perceptrons
 from .._store import PathLike, read_bytes
 from ..blocks import Block
 from ..chain import divisible
-from ..errors import CorruptFile, FileError, InvalidInput, require
+from ..errors import CorruptFile, FileError, require
 from ..predictor import Predictor
-from ..space import SearchSpace, Value
+from ..space import SearchSpace
 from ..table import Device, LatencyTable, Protocol, Row
 from ._checks import report, some
+from ._encoding import published_encoding
 
 _FILE = re.compile(r"(\d+)_lookup_table\.ya?ml")
 _ENTRY = re.compile(
@@ -29,9 +30,6 @@ _ENTRY = re.compile(
     r"(?:-expand:(?P<mid>\d+)-kernel:(?P<kernel>\d+)-stride:(?P<stride>\d+)-idskip:(?P<skip>\d+)-se:(?P<se>\d+)-hs:(?P<hs>\d+))?:?"
 )
 _HEAD = ("AvgPool2D", "Conv_2", "Logits")
-_MOBILE_SIZES = tuple(range(112, 225, 16))
-_RESNET_SIZES = (128, 144, 160, 176, 192, 224, 240, 256)
-"""Resolutions of the published encodings, px."""
 
 
 def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTable:
@@ -172,48 +170,18 @@ def ofa_predictor(file: PathLike, space: SearchSpace) -> Predictor:
     state = read_state(file)
     weights = [value for name, value in state.items() if name.endswith("weight")]
     biases = [value for name, value in state.items() if name.endswith("bias")]
-    published = _published(space)
+    encoding = published_encoding(space)
     chained = all(before.shape[0] == after.shape[1] for before, after in itertools.pairwise(weights) if before.ndim == after.ndim == 2)
     if not weights or any(weight.ndim != 2 for weight in weights) or not chained or weights[-1].shape[0] != 1:
         raise CorruptFile(f"{os.fspath(file)} is no accuracy predictor of Once-for-All: layers that follow each other were expected.")
-    if weights[0].shape[1] != len(published):
+    if weights[0].shape[1] != encoding.shape[1]:
         raise CorruptFile(
-            f"{os.fspath(file)} reads {weights[0].shape[1]} features, and space {space.name!r} has {len(published)} in Once-for-All's "
+            f"{os.fspath(file)} reads {weights[0].shape[1]} features, and space {space.name!r} has {encoding.shape[1]} in Once-for-All's "
             "encoding: it is the predictor of another space."
         )
     base = float(np.sum(state.get("base_acc", np.zeros(1))))
     biases += [np.zeros(len(weight)) for weight in weights[len(biases) :]]
-    first = np.zeros((sum(space.sizes), len(weights[0])), dtype=np.float32)
-    offsets = dict(zip((choice.name for choice in space.choices), np.cumsum([0, *space.sizes]).tolist(), strict=False))
-    for column, (gene, value) in enumerate(published):
-        choice = space.choices[space.position[gene]]
-        if value in choice.values:
-            first[offsets[gene] + choice.index(value)] = weights[0][:, column]
-    stack = [first, *(weight.T for weight in weights[1:])]
+    stack = [encoding @ weights[0].T, *(weight.T for weight in weights[1:])]
     layers = tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in zip(stack, biases, strict=True))
     linear = np.zeros(sum(space.sizes) + 1, dtype=np.float32)
     return Predictor(space, Perceptrons(linear, (layers,)), mean=base, scale=1.0)
-
-
-def _published(space: SearchSpace) -> list[tuple[str, Value]]:
-    """Once-for-All's features of a space in their published order: the gene and the value that each stands for."""
-    mobile = [choice.name for choice in space.choices if choice.name.endswith(".kernel")]
-    expand = [choice.name for choice in space.choices if choice.name.endswith(".expand")]
-    width = [choice.name for choice in space.choices if choice.name.endswith(".width")]
-    stem = [choice.name for choice in space.choices if choice.name.startswith("stem") and choice.name.endswith(".depth")]
-    if mobile and expand and not width:
-        groups, sizes = [mobile, expand, ["resolution"]], _MOBILE_SIZES
-    elif expand and width and stem:
-        groups, sizes = [["resolution"], stem, width, expand], _RESNET_SIZES
-    else:
-        raise InvalidInput(f"Once-for-All's predictors are for the spaces ofa_mobilenetv3 and ofa_resnet50, not for {space.name!r}.")
-    unknown = set(space.choices[space.position["resolution"]].values) - set(sizes)
-    if unknown:
-        raise InvalidInput(
-            f"Once-for-All's predictor knows the resolutions {sizes}; space {space.name!r} also has {sorted(map(int, unknown))}."
-        )
-
-    def values(gene: str) -> Iterable[Value]:
-        return sizes if gene == "resolution" else space.choices[space.position[gene]].values
-
-    return [(gene, value) for group in groups for gene in group for value in values(gene)]

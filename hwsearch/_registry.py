@@ -13,6 +13,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "nasbench201": "hwsearch.spaces.nasbench201:build",
         "nasbench_macro": "hwsearch.spaces.nasbench_macro:build",
         "ofa_mobilenetv3": "hwsearch.spaces.ofa_mobilenetv3:build",
+        "ofa_mobilenetv3_w1.0": "hwsearch.spaces.ofa_mobilenetv3:build_narrow",
         "ofa_resnet50": "hwsearch.spaces.ofa_resnet50:build",
         "resnet50": "hwsearch.spaces.resnet50:build",
         "resnet_cifar": "hwsearch.spaces.resnet_cifar:build",

@@ -207,6 +207,13 @@ def test_what_no_network_has_is_refused(build: object, error: type[Exception], w
         build()
 
 
+def test_spaces_are_found_by_their_own_names(published: SearchSpace) -> None:
+    """Files name the space they belong to, so that name must lead back to it."""
+    assert load_space(published.name).fingerprint == published.fingerprint
+    narrow = load_space("ofa_mobilenetv3", width=1.0)
+    assert load_space(narrow.name).fingerprint == narrow.fingerprint
+
+
 def test_published_spaces_are_searched_like_any_other() -> None:
     space = load_space("ofa_mobilenetv3")
     result = hwsearch.search(space, predictor=lambda X: X.sum(axis=1).astype(float), limits={"macs": 3e8}, seed=0, steps=5)

@@ -52,3 +52,8 @@ def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS) -> Sea
         by_resolution=True,
     )
     return chain.space()
+
+
+def build_narrow(resolutions: tuple[int, ...] = RESOLUTIONS) -> SearchSpace:
+    """The space ``ofa_mobilenetv3_w1.0``: the same at width 1.0 (arguments as of :func:`build`)."""
+    return build(1.0, resolutions)

@@ -14,6 +14,7 @@ import numpy as np
 from ._progress import progress as progress_bar
 from ._store import Journal, PathLike, check_header, sweep
 from .backends import Backend, load_backend
+from .backends.base import check_fit
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
 from .errors import CorruptFile, InvalidInput, Unsupported, WrongDevice, WrongSpace
@@ -82,7 +83,7 @@ def profile(
     Raises:
         WrongDevice: ``out`` was measured on another device or by another protocol.
         WrongSpace: ``out`` has an unfinished run of another space beside it.
-        Unsupported: the device runs no block of the space.
+        Unsupported: the device runs no block of the space, or its networks are no chains of blocks.
         InvalidInput: fewer than 12 checks, or numbers that make no sense.
     """
     where, device = load_space(space), load_backend(backend)
@@ -97,10 +98,16 @@ def profile(
     wanted = tuple(dict.fromkeys(where.unique_blocks if blocks is None else blocks))
     able = tuple(block for block in wanted if device.supports(block))
     if not any(block.graph.layers and block.kind != "head" for block in able) and blocks is None:
-        raise Unsupported(f"Backend {device.name!r} runs no block of {where.name!r}: its precisions are {', '.join(device.precisions)}.")
+        needs = dict.fromkeys(block.precision for block in wanted if block.graph.layers and block.kind != "head")
+        raise Unsupported(
+            f"Backend {device.name!r} runs no block of {where.name!r}: its precisions are {', '.join(device.precisions)}, and the space's "
+            f"are {', '.join(needs)}."
+        )
     if blocks is not None and len(able) < len(wanted):
         device.open([next(block for block in wanted if block not in able)])
     roles = {} if blocks is not None else _draw(where, device, fits, checks, seed)
+    for network in tuple(roles)[:1]:
+        _check_runs(where, network)
     run = _Run(device, table, table.missing(able), {n: r for n, r in roles.items() if not _known(table, n)})
     journal = Journal(f"{os.fspath(out)}.partial.jsonl")
     if run.nothing:
@@ -166,6 +173,21 @@ def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: in
         held = checks > 0 and (fits == 0 or (len(networks) * checks) // (fits + checks) < ((len(networks) + 1) * checks) // (fits + checks))
         networks.setdefault(space.blocks(row), "check" if held else "fit")
     return networks
+
+
+def _check_runs(space: SearchSpace, network: _Network) -> None:
+    """Whole networks must be chains of blocks, or there is nothing to open on a device.
+
+    Raises:
+        Unsupported: they are not.
+    """
+    try:
+        check_fit(network)
+    except InvalidInput as error:
+        raise Unsupported(
+            f"Networks of {space.name!r} are no chains of blocks, so they cannot be measured whole ({error}) Measure its blocks alone with "
+            f"profile(..., blocks=space.unique_blocks)."
+        ) from error
 
 
 def _known(table: LatencyTable, network: _Network) -> bool:

@@ -21,6 +21,7 @@ from hwsearch.device import Protocol
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, Unsupported, WrongDevice, WrongSpace
 from hwsearch.profile import measure, measure_many, profile
 from hwsearch.rounds import Rounds, difference
+from hwsearch.spaces import load_space
 from hwsearch.table import load_table
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
@@ -363,12 +364,20 @@ def test_measurements_can_be_put_in_proportion_to_a_table(tmp_path):
 
 
 def test_a_space_whose_precisions_the_device_lacks(tmp_path):
-    with pytest.raises(Unsupported, match="runs no block of 'small'"):
+    with pytest.raises(Unsupported, match=r"runs no block of 'small': its precisions are fp16, and the space's are fp32, int8\."):
         run(tmp_path / "t.json", Roofline(peak_gmacs={"fp16": 10.0}, tile={"fp16": 8}))
     table = run(tmp_path / "t.json", Roofline(peak_gmacs={"fp32": 10.0}))
     assert table.precisions == ("fp32",)
     with pytest.raises(Unsupported, match="int8"):
         run(tmp_path / "u.json", Roofline(peak_gmacs={"fp32": 10.0}), blocks=[replace(BLOCK, precision="int8")])
+
+
+def test_networks_that_are_no_chains_are_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(Unsupported, match="Networks of 'nasbench201' are no chains of blocks"):
+        run(tmp_path / "t.json", space="nasbench201")
+    assert not list(tmp_path.iterdir())
+    space = load_space("nasbench201")
+    assert run(tmp_path / "t.json", space=space, blocks=space.unique_blocks).missing(space.unique_blocks) == ()
 
 
 def test_this_cpu_end_to_end(tmp_path):

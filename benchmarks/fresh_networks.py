@@ -1,12 +1,16 @@
-"""Predicted against measured latency on fresh random networks: python benchmarks/fresh_networks.py SPACE TABLE [SEED]."""
+"""Predicted against measured latency on fresh random networks, which had no part in making the table.
+
+python benchmarks/fresh_networks.py resnet_cifar latency_tables/my-cpu.json
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import replace
 
 import numpy as np
 
+from hwsearch.backends import load_backend
 from hwsearch.device import Check
 from hwsearch.profile import measure_many
 from hwsearch.spaces import load_space
@@ -15,10 +19,15 @@ from hwsearch.table import load_table
 EACH = 20
 
 
-def main(name: str, path: str, seed: int = 1234) -> None:
+def main() -> None:
     """Measure 20 networks of each precision and 20 mixed ones, and print the table's error on them."""
-    space, table = load_space(name), load_table(path)
-    rng = np.random.default_rng(seed)
+    parser = argparse.ArgumentParser(description="Predicted against measured latency on fresh random networks.")
+    parser.add_argument("space", help="the search space")
+    parser.add_argument("table", help="its latency table of this machine")
+    parser.add_argument("--seed", type=int, default=1234, help="of the networks; not the seed that the table was profiled with")
+    options = parser.parse_args()
+    space, table = load_space(options.space), load_table(options.table, device=load_backend("onnxruntime").describe())
+    rng = np.random.default_rng(options.seed)
     choices = [*([precision] for precision in table.precisions), list(table.precisions)]
     networks = [space.blocks(row) for keep in choices for row in space.restrict({"*precision": keep}).sample(EACH, rng)]
     measured = measure_many(networks, progress=True)
@@ -31,4 +40,4 @@ def main(name: str, path: str, seed: int = 1234) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -52,3 +53,14 @@ def test_snippet(prepared: Path) -> None:
     assert result.values["size_mb"] <= 0.4
     assert (prepared / "best.onnx").stat().st_size > 0
     assert (prepared / "latency_tables" / "my-cpu.json").read_bytes() == before, "a whole table is not measured again"
+
+
+def test_notebook_was_executed_whole() -> None:
+    """As it stands in the repository it shows what each cell gives, in order, without an error."""
+    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
+    assert kinds == {"execute_result", "stream"}
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    assert set(re.findall(r"hwsearch\.([a-zA-Z_]+)\(", code)) <= set(hwsearch.__all__)

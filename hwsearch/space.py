@@ -369,6 +369,8 @@ class SearchSpace:
         step = 1 + (rng.random(len(row)) * (counts[gene] - 1)).astype(np.intp)
         result = X.copy()
         result[row, gene] = values[gene, (ranks[gene, X[row, gene]] + step) % counts[gene]]
+        row, gene = np.nonzero(self.active(result) & ~self.active(X))  # what a mutation wakes up starts at random, not at its first value
+        result[row, gene] = values[gene, (rng.random(len(row)) * counts[gene]).astype(np.intp)]
         return self.canonical(result)
 
     def _some_gene(self, X: Rows, rng: np.random.Generator) -> npt.NDArray[np.intp]:
@@ -394,9 +396,9 @@ class SearchSpace:
         return counts, values, ranks
 
     def cross(self, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
-        """Uniform crossover: each gene from one parent or the other, shape ``(n, genes)`` like both parents."""
+        """Uniform crossover: each gene from one parent or the other, or from the one where it is active; shape ``(n, genes)``."""
         coin = np.frombuffer(rng.bytes(A.size), dtype=np.uint8).reshape(A.shape) < 128
-        return self.canonical(np.where(coin, A, B))
+        return self.canonical(np.where((coin & self.active(A)) | ~self.active(B), A, B))
 
     def neighbours(self, row: Rows) -> Rows:
         """All different canonical rows that change one active gene of ``row`` (shape ``(genes,)``), shape ``(m, genes)``."""

@@ -72,9 +72,9 @@ class Evolution:
     """
 
     name: ClassVar[str] = "evolution"
-    population: int = 3072
-    islands: int = 48
-    parents: int = 1920
+    population: int = 2560
+    islands: int = 40
+    parents: int = 1600
     crowd: int = 240
     alone: int = 30
     together: int = 15

@@ -50,7 +50,7 @@ class Hybrid(Evolution):
         refits: steps after which a surrogate is fitted.
         budgets: fractions of the limits at which it is solved.
         samples: the most rows that it is fitted on.
-        seconds: the most that one of its solutions may take.
+        seconds: the most that one of the surrogate's solutions may take.
     """
 
     name: ClassVar[str] = "hybrid"
@@ -93,12 +93,13 @@ class Hybrid(Evolution):
     def _optima(self, problem: Problem, tables: Sequence[Table]) -> tuple[Rows, float]:
         program = Program.compile(problem.space, tables, problem.limits)
         most = np.array([limit.at_most for limit in program.summed])
-        gap = 1e-6 if additive(problem.score, problem.space) is not None else 1e-3
+        proof = additive(problem.score, problem.space) is not None
+        gap, seconds = (1e-6, 60.0) if proof else (1e-3, self.seconds)
         found = []
         bound = np.inf
-        for part in self.budgets if len(most) else (1.0,):
+        for part in self.budgets if len(most) and not proof else (1.0,):
             if part == 1.0 or (np.array([limit.metric.lower_bound for limit in program.summed]) <= part * most).all():
-                solution = program.solve(part * most, gap=gap, seconds=self.seconds)
+                solution = program.solve(part * most, gap=gap, seconds=seconds)
                 bound = solution.bound if part == 1.0 else bound
                 found += [] if solution.row is None else [solution.row]
         return np.array(found, dtype=np.uint8).reshape(-1, len(problem.space.choices)), bound

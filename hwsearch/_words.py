@@ -47,5 +47,6 @@ def limit_rows(result: SearchResult) -> list[tuple[str, str, str, str]]:
 
 
 def status(result: SearchResult) -> str:
-    """How a search ended, and how far its answer is proven to be from the best."""
-    return result.status.value if result.gap is None else f"{result.status.value} Gap: {result.gap:.3%}."
+    """How a search ended, how far its answer is proven to be from the best, and why its score should not be taken at its word."""
+    proven = [] if result.gap is None else [f"Gap: {result.gap:.3%}."]
+    return " ".join([result.status.value, *proven, *(f"Caution: {caution}" for caution in result.cautions)])

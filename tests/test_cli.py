@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,10 @@ def test_show_every_kind_of_file(folder: Path, result: Path) -> None:
     assert "latency_ms" in shown
     assert "front:" in shown
     assert "Kendall tau" in run("show", folder / "predictor.npz").output
-    best = hwsearch.load_result(result).best
+    found = hwsearch.load_result(result)
+    dataclasses.replace(found, cautions=("The predictor is unsure.",)).save(folder / "doubtful.json")
+    assert "Caution: The predictor is unsure." in " ".join(run("show", folder / "doubtful.json").output.split())
+    best = found.best
     assert "resolution" in run("show", best.to_json(folder / "best.json")).output
 
 

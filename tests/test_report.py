@@ -148,6 +148,14 @@ def test_report_is_one_whole_page(result: hwsearch.SearchResult, table: hwsearch
     assert len(identifiers) == len(set(identifiers)), "identifiers of two pictures collide"
 
 
+def test_report_says_why_a_score_should_not_be_trusted(result: hwsearch.SearchResult, tmp_path: Path) -> None:
+    doubtful = dataclasses.replace(result, cautions=("The predictor is <unsure>.",))
+    text = write_report(doubtful, out=tmp_path / "report.html").read_text()
+    assert "Caution: The predictor is &lt;unsure&gt;." in text
+    assert "<title>hwsearch: resnet_digits</title>" in text
+    assert "Caution" not in write_report(result, out=tmp_path / "report.html").read_text()
+
+
 def test_report_without_a_table_leaves_its_pictures_out(result: hwsearch.SearchResult, tmp_path: Path) -> None:
     page = Page(write_report(result, out=tmp_path / "report.html").read_text())
     assert sum(tag == "svg" for tag, _ in page.tags) == 2

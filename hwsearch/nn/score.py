@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from .._progress import progress as show_progress
-from .._store import Journal, PathLike, check_header, read_arrays, write_arrays
+from .._store import Journal, PathLike, check_header, read_arrays, sweep, write_arrays
 from ..errors import CorruptFile, InvalidInput
 from ..predictor import Predictor
 from ..space import Architecture, Rows, SearchSpace
@@ -146,6 +146,7 @@ def score_samples(
     scores = np.array([done[bytes(row).hex()] for row in rows])
     write_arrays(target, header, {"X": rows, "accuracy": scores})
     journal.remove()
+    sweep(target)
     return rows, scores
 
 

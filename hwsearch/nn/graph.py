@@ -44,7 +44,7 @@ class GraphLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape ``(n, cin, size, size)`` to ``(n, cout, out_size, out_size)``; to ``(n, cout)`` for a linear layer."""
         if self.layer.op == "linear" and x.ndim == 4:
-            x = x.mean(dim=(2, 3))
+            x = x.mean(dim=3).mean(dim=2)
         x = self.op(x)
         x = x if self.norm is None else self.norm(x)
         return _activate(x, self.layer.activation)

@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .._store import PathLike
@@ -121,7 +122,7 @@ class OfaSupernet(nn.Module):
             if size < large <= weight.shape[-1]:
                 edge = (large - small) // 2
                 middle = weight[:, :, edge : large - edge, edge : large - edge]
-                weight = (middle.flatten(2) @ matrix.T).view_as(middle)
+                weight = F.linear(middle.reshape(-1, small**2), matrix).view_as(middle)
         return weight
 
     def published(self) -> State:

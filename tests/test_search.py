@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch.algorithms.base import RandomSearch
 from hwsearch.algorithms._pareto import nondominated, pareto
+from hwsearch.algorithms.base import RandomSearch
 from hwsearch.algorithms.evolution import Evolution
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, UnknownName, WrongSpace
 from hwsearch.metrics import evaluate, metric
@@ -142,11 +142,15 @@ import hwsearch
 space = hwsearch.load_space("resnet_digits")
 weights = np.random.default_rng(0).normal(size=sum(space.sizes))
 def score(X):
-    time.sleep(0.02)
+    time.sleep(0.05)
     return space.features(X) @ weights
-result = hwsearch.search(space, predictor=score, limits={"macs": 2.0e6}, seed=7, steps=25, state=sys.argv[1])
+result = hwsearch.search(space, predictor=score, limits={"macs": 2.0e6}, seed=7, steps=40, state=sys.argv[1])
 result.save(sys.argv[2])
 """
+
+
+def _stamp(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 @pytest.mark.slow
@@ -157,16 +161,20 @@ def test_kill_9_ten_times_loses_at_most_the_step_in_flight(tmp_path: Path) -> No
     straight, survivor, state = tmp_path / "straight.json", tmp_path / "survivor.json", tmp_path / "state.npz"
     assert command(tmp_path / "other.npz", straight).wait() == 0
     chance = random.Random(1)
-    reached = 0
-    for _ in range(10):
-        process = command(state, survivor)
-        time.sleep(chance.uniform(0.3, 1.2))
+    reached = [0]
+    for kill in range(10):
+        process, before, deadline = command(state, survivor), _stamp(state), time.monotonic() + 60
+        # Two of ten at any moment from the start of the process; the others while it searches.
+        while kill % 5 and _stamp(state) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.1 if kill % 5 else 0.8))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL, "the search ended before it was killed"
         if state.exists():
             with np.load(state) as archive:  # whole, whenever the process was killed
-                assert len(archive["history"]) >= reached
-                reached = len(archive["history"])
+                reached.append(len(archive["history"]))
+    assert reached == sorted(reached), "a step that was on disk is lost"
+    assert len(set(reached)) >= 9
     assert command(state, survivor).wait() == 0
     one, two = load_result(straight), load_result(survivor)
     assert one.best == two.best

@@ -26,6 +26,7 @@ from .result import SearchResult, Status, load_result
 from .search import advance, conclude, search, start
 from .space import Architecture, Choice, SearchSpace, Slot
 from .spaces import load_space
+from .sweeps import sweep
 from .table import LatencyTable, load_table
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ __all__ = [
     "register",
     "search",
     "start",
+    "sweep",
     "train",
     "uniform",
     "write_report",

@@ -266,6 +266,7 @@ PUBLIC = [
     "register",
     "search",
     "start",
+    "sweep",
     "train",
     "uniform",
     "write_report",

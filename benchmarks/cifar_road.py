@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
+from hwsearch._store import write_atomic
 from hwsearch.nn import Data, load_data, resize
 
 LEVELS = (0.6, 0.4, 0.25)
@@ -59,7 +60,7 @@ def road(
     limits = [one.latency_ms for one in hwsearch.measure_many(plain_files, table=table, rounds=40)]
     for level, uniform, plain_file, limit in zip(LEVELS, uniforms, plain_files, limits, strict=True):
         files = [plain_file, out / f"searched-{level}.onnx"]
-        for _ in range(4):
+        for _ in range(8):
             found = hwsearch.search(space, device=table, predictor=predictor, limits={"latency_ms": limit}, seed=seed)
             hwsearch.export(found.best, weights=weights, out=files[1])
             plain, ours = hwsearch.measure_many(files, table=table, rounds=40)
@@ -72,6 +73,7 @@ def road(
             "level": level,
             "uniform_accuracy": accuracy(files[0], uniform, data),
             "searched_accuracy": accuracy(files[1], found.best, data),
+            "no_slower": ours.latency_ms <= plain.latency_ms,
             "uniform_ms": plain.latency_ms,
             "searched_ms": ours.latency_ms,
             "searched_predicted_ms": found.values["latency_ms"],
@@ -98,11 +100,14 @@ def main() -> None:
     data = load_data("cifar10", options.folder)
     table = hwsearch.profile("resnet_cifar", backend="onnxruntime", out=options.out / "latency_table.json")
     console.print(table, table.error())
-    rows = []
+    facts = {"device": table.device.hardware, "runtime": table.device.runtime_version, "python": platform.python_version()}
+    document = {**facts, "epochs": options.epochs, "samples": options.samples, "images": options.images, "table_error": table.error()}
+    rows: list[dict[str, float]] = []
     for seed in options.seeds:
         for row in road(seed, data, table, options.out / f"seed{seed}", options.epochs, options.samples, options.images):
             rows.append(row)
             console.print(row)
+            write_atomic(options.out / "results.json", json.dumps({**document, "rows": rows}, indent=1).encode())
     shown = Table(title=f"CIFAR-10 test accuracy at equal measured latency, {table.device.hardware}, one thread, batch 1")
     for title in ("latency level", "seed", "uniform", "searched", "gain", "uniform ms", "searched ms", "MACs searched / uniform"):
         shown.add_column(title, justify="right")
@@ -110,22 +115,13 @@ def main() -> None:
         some = [row for row in rows if row["level"] == level]
         for row in some:
             gain = row["searched_accuracy"] - row["uniform_accuracy"]
-            cells = [f"{row['uniform_accuracy']:.2%}", f"{row['searched_accuracy']:.2%}", f"{gain:+.2%}"]
+            slower = "" if row["no_slower"] else " (searched is slower)"
+            cells = [f"{row['uniform_accuracy']:.2%}", f"{row['searched_accuracy']:.2%}", f"{gain:+.2%}{slower}"]
             times = [f"{row['uniform_ms']:.4f}", f"{row['searched_ms']:.4f}", f"{row['searched_macs'] / row['uniform_macs']:.2f}"]
             shown.add_row(f"{level:.0%}", f"{row['seed']:.0f}", *cells, *times)
         gains = [row["searched_accuracy"] - row["uniform_accuracy"] for row in some]
         shown.add_row(f"{level:.0%}", "mean", "", "", f"{mean(gains):+.2%}", "", "", "", end_section=True)
     console.print(shown)
-    facts = {"device": table.device.hardware, "runtime": table.device.runtime_version, "python": platform.python_version()}
-    document = {
-        "facts": facts,
-        "epochs": options.epochs,
-        "samples": options.samples,
-        "images": options.images,
-        "table_error": table.error(),
-        "rows": rows,
-    }
-    (options.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ only, so a cost compiles to one dense array a slot and the cost of a population 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _minsum
+from ._store import PathLike
 from .blocks import Block
 from .errors import Infeasible, InvalidInput, InvalidLimit, UnknownName
 from .space import Rows, SearchSpace, only
-from .table import LatencyTable
+from .table import LatencyTable, load_table
 
 Values = npt.NDArray[np.float64]
 
@@ -117,13 +119,13 @@ def allowed_row(chosen: Mapping[int, int], space: SearchSpace) -> Rows:
     return only(space.canonical(row))
 
 
-def metric(name: str, space: SearchSpace, table: LatencyTable | None = None, *, interpolate: bool = False) -> Metric:
+def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None = None, *, interpolate: bool = False) -> Metric:
     """Compile a metric.
 
     Args:
         name: one of :data:`METRICS`, or a cost that the space brings along (see :meth:`SearchSpace.from_tables`).
         space: the space whose rows it will take.
-        table: the device's latency table; needed for ``latency_ms`` and ``energy_mj`` only.
+        table: the device's latency table, or its path; needed for ``latency_ms`` and ``energy_mj`` only.
         interpolate: whether blocks that are not in the table may be estimated from those that are.
 
     Raises:
@@ -131,6 +133,7 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | None = None, *, 
         InvalidInput: a measured metric without a table.
         MissingBlocks: the table lacks blocks of the space, and ``interpolate`` is off.
     """
+    table = load_table(table) if isinstance(table, str | os.PathLike) else table
     kind = _KINDS.get(name, _OWN)
     if name in space.costs:
         return Metric(name, kind.unit, space, space.costs[name], kind.peak)
@@ -145,7 +148,7 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | None = None, *, 
         raise InvalidInput(f"{name} is measured: name a device's latency table (device=..., or table=...).")
     else:
         wanted = reachable(space)
-        cost[wanted] = table.costs([blocks[i] for i in wanted], name, interpolate=interpolate)
+        cost[wanted] = table.costs([blocks[i] for i in wanted], name, interpolate=interpolate, space=space.name)
     op = np.maximum if kind.peak else np.add
     tables = [_minsum.table(slot.genes, op.reduce(cost[slot.blocks], axis=-1, initial=0.0)) for slot in space.slot_blocks]
     if name == "latency_ms" and table is not None and table.network_ms:

@@ -214,6 +214,8 @@ def solve(
                 now = finish(posed, now)
         if now.finishing:
             go(Local(), np.inf)
+    if state is not None:
+        _store.sweep(state)
     return conclude(posed, method, now, **(sources or {}))
 
 

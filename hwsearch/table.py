@@ -122,13 +122,14 @@ class LatencyTable:
             raise self._missing([block])
         return Estimate(self.calibration.cost_ms(block, guess.latency_ms), False, guess.relative_error, guess.energy_mj)
 
-    def costs(self, blocks: Sequence[Block], quantity: str = "latency_ms", *, interpolate: bool = False) -> Costs:
+    def costs(self, blocks: Sequence[Block], quantity: str = "latency_ms", *, interpolate: bool = False, space: str = "SPACE") -> Costs:
         """What many blocks cost, shape ``(len(blocks),)``.
 
         Args:
             blocks: what the device would run.
             quantity: ``"latency_ms"`` or ``"energy_mj"``.
             interpolate: as in :meth:`lookup`.
+            space: name of the space that needs them, for the message.
 
         Raises:
             MissingBlocks: some were not measured; the message says how many, which is the first, and how to measure them.
@@ -138,7 +139,7 @@ class LatencyTable:
             raise InvalidInput(f"quantity must be one of {', '.join(QUANTITIES)}, not {quantity!r}.")
         missing = self.missing(blocks)
         if missing and not interpolate:
-            raise self._missing(missing, len(set(blocks)))
+            raise self._missing(missing, len(set(blocks)), space)
         found = [self.lookup(block, interpolate=interpolate) for block in blocks]
         if quantity == "latency_ms":
             return np.array([estimate.latency_ms for estimate in found], dtype=np.float64)
@@ -154,11 +155,12 @@ class LatencyTable:
         """The latency of a whole network, ms: the sum of its blocks' costs and :attr:`network_ms`."""
         return self.network_ms + float(self.costs(network, interpolate=interpolate).sum())
 
-    def _missing(self, blocks: Sequence[Block], total: int | None = None) -> MissingBlocks:
-        count = f"{len(blocks)} of {total} blocks are" if total is not None else "The block asked for is"
+    def _missing(self, blocks: Sequence[Block], total: int | None = None, space: str = "SPACE") -> MissingBlocks:
+        of = f" of {space!r}" if space != "SPACE" else ""
+        count = f"{len(blocks)} of {total} blocks{of} are" if total is not None else "The block asked for is"
         return MissingBlocks(
             f"{count} not in {self.source} (first: {blocks[0].key}). Profile them with: "
-            f"hwsearch profile SPACE --backend {self.device.runtime} --out {self.source}"
+            f"hwsearch profile {space} --backend {self.device.runtime} --out {self.source}"
         )
 
     # -- trust ---------------------------------------------------------------------------------------------------------

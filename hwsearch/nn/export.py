@@ -10,7 +10,7 @@ import numpy as np
 
 from .._registry import names
 from .._store import PathLike, write_atomic
-from ..errors import UnknownName, Unsupported, require
+from ..errors import InvalidInput, UnknownName, Unsupported, require
 from ..space import Architecture
 from .data import Data, load_data
 from .deploy import Deployed, FoldedBlock, FoldedLayer, deploy
@@ -52,6 +52,8 @@ def export(
         FileError: the weights cannot be used; WrongSpace where they are of another space.
         MissingDependency: onnx is not installed.
     """
+    if not isinstance(architecture, Architecture):
+        raise InvalidInput(f"architecture must be an Architecture, such as result.best, not {type(architecture).__name__}.")
     if backend not in names("backend"):
         raise UnknownName("backend", backend, names("backend"))
     if backend != "onnxruntime":

@@ -323,10 +323,18 @@ class SearchSpace:
     def active(self, X: Rows) -> npt.NDArray[np.bool_]:
         """Which genes count, shape ``(n, genes)``."""
         mask = np.ones(X.shape, dtype=np.bool_)
+        for parent, wanted, genes in self._needy:
+            mask[:, genes] = (mask[:, parent] & wanted.take(X[:, parent]))[:, None]
+        return mask
+
+    @cached_property
+    def _needy(self) -> tuple[tuple[int, npt.NDArray[np.bool_], npt.NDArray[np.intp]], ...]:
+        """The genes that need the same values of the same gene together: that gene, its wanted values, and they; outer needs first."""
+        groups: dict[tuple[int, bytes], list[int]] = {}
         for gene, need in enumerate(self.needs):
             if need is not None:
-                mask[:, gene] = mask[:, need[0]] & need[1][X[:, need[0]]]
-        return mask
+                groups.setdefault((need[0], need[1].tobytes()), []).append(gene)
+        return tuple((parent, np.frombuffer(wanted, dtype=np.bool_), np.array(groups[parent, wanted])) for parent, wanted in sorted(groups))
 
     def canonical(self, X: Rows) -> Rows:
         """The rows with every inactive gene at zero, shape ``(n, genes)``; equal networks become equal rows."""

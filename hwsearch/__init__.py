@@ -17,6 +17,7 @@ from .backends.base import Backend, Roofline
 from .baselines import dense, uniform
 from .blocks import Block
 from .errors import HwsearchError, Infeasible
+from .fitted import fit_metric
 from .metrics import METRICS, Metric, metric
 from .metrics import evaluate as evaluate_metrics
 from .predictor import Predictor, load_predictor
@@ -63,6 +64,7 @@ __all__ = [
     "evaluate",
     "evaluate_metrics",
     "export",
+    "fit_metric",
     "fit_predictor",
     "interop",
     "load_predictor",

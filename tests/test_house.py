@@ -252,6 +252,7 @@ PUBLIC = [
     "evaluate",
     "evaluate_metrics",
     "export",
+    "fit_metric",
     "fit_predictor",
     "interop",
     "load_predictor",

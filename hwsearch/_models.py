@@ -317,5 +317,7 @@ def fit_model(kind: str, sizes: Sequence[int], features: Features, y: Values, se
         start += size
     if kind == "linear":
         options["members"] = 0
-    model: Model = MODELS[kind].fit(steps, features, y, seed, **options)
+    threads = require("threadpoolctl", feature="Fitting a predictor", extra="torch")  # comes with scikit-learn
+    with threads.threadpool_limits(1):  # the matrices are small: more threads only wait for each other
+        model: Model = MODELS[kind].fit(steps, features, y, seed, **options)
     return model

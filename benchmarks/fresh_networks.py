@@ -1,6 +1,9 @@
 """Predicted against measured latency on fresh random networks, which had no part in making the table.
 
 python benchmarks/fresh_networks.py resnet_cifar latency_tables/my-cpu.json
+
+Latencies are put in proportion to the table's sentinel, which is measured along: what is compared is the network, not how fast the
+machine happens to be today.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     choices = [*([precision] for precision in table.precisions), list(table.precisions)]
     networks = [space.blocks(row) for keep in choices for row in space.restrict({"*precision": keep}).sample(EACH, rng)]
-    measured = measure_many(networks, progress=True)
+    measured = measure_many(networks, table=table, progress=True)
     checks = tuple(
         Check("check", tuple(block.key for block in network), one.latency_ms, one.spread_ms, table.predict(network))
         for network, one in zip(networks, measured, strict=True)

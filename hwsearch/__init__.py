@@ -14,10 +14,8 @@ from ._registry import register
 from .algorithms.base import RandomSearch
 from .algorithms.evolution import Evolution
 from .backends.base import Backend, Roofline
-from .baselines import dense, uniform
 from .blocks import Block
 from .errors import HwsearchError, Infeasible
-from .fitted import fit_metric
 from .metrics import METRICS, Metric, metric
 from .metrics import evaluate as evaluate_metrics
 from .predictor import Predictor, load_predictor
@@ -27,15 +25,17 @@ from .result import SearchResult, Status, load_result
 from .search import advance, conclude, search, start
 from .space import Architecture, Choice, SearchSpace, Slot
 from .spaces import load_space
-from .sweeps import sweep
 from .table import LatencyTable, load_table
 
 if TYPE_CHECKING:
     from . import interop
+    from .baselines import dense, uniform
+    from .fitted import fit_metric
     from .nn.export import export
     from .nn.score import evaluate, fit_predictor
     from .nn.train import train
     from .report import write_report
+    from .sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -85,12 +85,16 @@ __all__ = [
     "write_report",
 ]
 
-# What needs torch or matplotlib is imported when it is first asked for.
+# What needs torch or matplotlib, and what few sessions use, is imported when it is first asked for.
 _LAZY = {
+    "dense": ".baselines",
     "evaluate": ".nn",
     "export": ".nn",
+    "fit_metric": ".fitted",
     "fit_predictor": ".nn",
+    "sweep": ".sweeps",
     "train": ".nn",
+    "uniform": ".baselines",
     "write_report": ".report",
 }
 

@@ -20,7 +20,6 @@ HwsearchError
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
@@ -43,6 +42,8 @@ class UnknownName(InvalidInput, LookupError):
     """
 
     def __init__(self, what: str, name: object, known: Iterable[str]) -> None:
+        from difflib import get_close_matches
+
         names = sorted(known)
         close = get_close_matches(str(name), names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

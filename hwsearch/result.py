@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +126,8 @@ class SearchResult:
         return f"<SearchResult score {self.best_score:.4f}, {'; '.join(told)}>"
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         rows = "".join(
             f"<tr><th>{name}</th><td>{value:,.6g}</td><td>{self._limit_cell(name)}</td></tr>" for name, value in self.values.items()
         )
@@ -138,10 +139,10 @@ class SearchResult:
         )
         heads = "".join(f"<th>{name}</th>" for name in ("score", *self.front.values))
         return (
-            f"<p><b>Best predicted score {self.best_score:.4f}</b> in space <code>{html.escape(self.best.space.name)}</code>. "
-            f"{html.escape(self.status.value)}</p>{''.join(f'<p><b>Caution:</b> {html.escape(c)}</p>' for c in self.cautions)}"
+            f"<p><b>Best predicted score {self.best_score:.4f}</b> in space <code>{escape(self.best.space.name)}</code>. "
+            f"{escape(self.status.value)}</p>{''.join(f'<p><b>Caution:</b> {escape(c)}</p>' for c in self.cautions)}"
             f"<table><tr><th>metric</th><th>value</th><th>limit</th></tr>{rows}</table>"
-            f"<pre>{html.escape(str(self.best))}</pre>"
+            f"<pre>{escape(str(self.best))}</pre>"
             f"<p>Front: {len(self.front)} networks, some of them:</p><table><tr>{heads}</tr>{tops}</table>"
         )
 

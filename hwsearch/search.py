@@ -7,17 +7,15 @@ that a notebook can own the loop, and a saved state goes on exactly as if it had
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from . import _store
-from ._executor import Spread
 from ._progress import progress as progress_bar
 from .algorithms import load_algorithm
 from .algorithms._pareto import hypervolume, nondominated
@@ -29,6 +27,9 @@ from .predictor import Predictor
 from .problem import Devices, Problem, Score, problem
 from .result import Front, SearchResult, Status
 from .space import Rows, SearchSpace, contains, row_keys
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 Values = npt.NDArray[np.float64]
 
@@ -162,10 +163,15 @@ def search(
         HwsearchError: as :func:`problem`, and as :func:`load_state` where ``state`` is of another search.
     """
     posed = problem(space, predictor=predictor, device=device, weights=weights, limits=limits)
-    spread = None if executor is None else Spread(posed.score, executor)
+    spread = None
+    if executor is not None:
+        from ._executor import Spread
+
+        spread = Spread(posed.score, executor)
+        posed = replace(posed, score=spread)
     try:
         return solve(
-            posed if spread is None else replace(posed, score=spread),
+            posed,
             load_algorithm(algorithm),
             seed=seed,
             steps=steps,

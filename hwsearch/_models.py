@@ -97,7 +97,7 @@ class Perceptrons:
     def fit(
         cls, steps: Features, features: Features, y: Values, seed: int, hidden: Sequence[int] = (64, 64), members: int = 5
     ) -> Perceptrons:
-        """A ridge regression, and perceptrons fitted to what it leaves.
+        """A ridge regression, and perceptrons fitted to what it leaves, each without a part of the networks, on which it is judged.
 
         Args:
             steps: see :func:`fit_model`.
@@ -114,17 +114,26 @@ class Perceptrons:
         linear = np.concatenate([steps @ ridge.coef_, [ridge.intercept_]]).astype(np.float32)
         rest = y - ridge.predict(inputs)
         unit = float(rest.std()) or 1.0
-        stacks = []
+        folds = np.random.default_rng(seed).permutation(len(y)) % max(2, members)
+        fitted, guessed = [], np.zeros(len(y))
         for index in range(members):
+            out = folds == index
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # stopping at max_iter is the regularisation, not a failure
                 model = neural_network.MLPRegressor(
                     hidden_layer_sizes=tuple(hidden), alpha=1.0, solver="lbfgs", max_iter=300, random_state=seed + index
-                ).fit(inputs, rest / unit)
+                ).fit(inputs[~out], rest[~out] / unit)
+            guessed[out] = model.predict(inputs[out]) * unit
+            fitted.append(model)
+        # What the members know of networks that they did not see tells how far to believe them: all of it where scores are exact, little of
+        # it where they are noise.
+        belief = float(np.clip(guessed @ rest / max(guessed @ guessed, 1e-12), 0.0, 1.0))
+        stacks = []
+        for model in fitted if belief > 0 else []:
             weights = [weight.astype(np.float32) for weight in model.coefs_]
             biases = [bias.astype(np.float32) for bias in model.intercepts_]
             weights[0] = steps @ weights[0]
-            weights[-1], biases[-1] = weights[-1] * np.float32(unit), biases[-1] * np.float32(unit)
+            weights[-1], biases[-1] = weights[-1] * np.float32(unit * belief), biases[-1] * np.float32(unit * belief)
             stacks.append(tuple(zip(weights, biases, strict=True)))
         return cls(linear, tuple(stacks))
 

@@ -51,7 +51,12 @@ def accuracy(network: Deployed, data: Data, split: str, most: int | None = None,
 
 
 def evaluate(
-    architecture: Architecture, *, weights: PathLike | Supernet, data: str | tuple[str, PathLike] | Data, split: str = "test"
+    architecture: Architecture,
+    *,
+    weights: PathLike | Supernet,
+    data: str | tuple[str, PathLike] | Data,
+    split: str = "test",
+    images: int | None = None,
 ) -> float:
     """Accuracy of one architecture at its precisions, with the weights it has in the supernet.
 
@@ -60,6 +65,7 @@ def evaluate(
         weights: the supernet or its file.
         data: the images (:func:`load_data`).
         split: ``"train"``, ``"val"`` or ``"test"``.
+        images: evaluate on this many images only, the first of the split.
 
     Returns:
         Between 0 and 1.
@@ -70,7 +76,7 @@ def evaluate(
         Unsupported: a precision that is neither fp32 nor quantised.
     """
     supernet = load_supernet(weights, architecture.space)
-    return accuracy(deployed(supernet, architecture.genes), load_data(data), split)
+    return accuracy(deployed(supernet, architecture.genes), load_data(data), split, images)
 
 
 def score_samples(

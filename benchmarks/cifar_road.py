@@ -4,10 +4,11 @@
 
 DIR holds cifar-10-batches-py. For every seed a supernet is trained and a predictor fitted; the table is measured once. At each
 latency level the uniform-width network is chosen, exported and measured, and its measured latency is the limit. The search is run in
-rounds: its best candidates and the uniform-width network are evaluated in the supernet on validation images, the predictor is fitted
-again with them, and in the end the candidate that is best on validation images is taken. Where it measures slower than the uniform
-one, the limit is tightened and another candidate taken. Accuracies are of the exported files in ONNX Runtime on the 10,000 test images,
-which nothing was chosen on. Trainings and scores resume; what is printed also goes to results.json.
+two rounds: its best candidates and the uniform-width network are evaluated in the supernet on some validation images, the predictor
+is fitted again with them, and in the end the one of the best eight that is best on all validation images is taken. Where it
+measures slower than the uniform one, the limit is tightened and another candidate taken. Accuracies are of the exported files in
+ONNX Runtime on the 10,000 test images, which nothing was chosen on. Trainings and scores resume; what is printed also goes to
+results.json.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def road(
         hwsearch.export(one, weights=supernet, out=out / f"uniform-{level}.onnx") for one, level in zip(uniforms, LEVELS, strict=True)
     ]
     limits = [one.latency_ms for one in hwsearch.measure_many(plain_files, table=table, rounds=40)]
-    for turn in range(3):
+    for turn in range(2):
         rows = [one.genes for one in uniforms] if turn == 0 else []
         rows += [row for limit in limits for row in candidates(space, table, predictor, limit, seed + 100 * turn)]
         for row in rows:
@@ -93,12 +94,20 @@ def road(
         X = np.array([list(row) for row in known], dtype=np.uint8)
         predictor = hwsearch.Predictor.fit(space, X, np.array(list(known.values())), seed=seed)
     latency = hwsearch.metric("latency_ms", space, table)
+    sure: dict[bytes, float] = {}
+
+    def judged(row: np.ndarray) -> float:
+        """Accuracy on all validation images: the best of many short looks flatters itself."""
+        if bytes(row) not in sure:
+            sure[bytes(row)] = hwsearch.evaluate(space.architecture(row), weights=supernet, data=data, split="val")
+        return sure[bytes(row)]
+
     for level, uniform, plain_file, limit in zip(LEVELS, uniforms, plain_files, limits, strict=True):
         files = [plain_file, out / f"searched-{level}.onnx"]
         for _ in range(8):
             rows = np.array([list(row) for row in known], dtype=np.uint8)
             feasible = rows[latency(rows) <= limit]
-            found = space.architecture(max(feasible, key=evaluated))
+            found = space.architecture(max(sorted(feasible, key=evaluated)[-8:], key=judged))
             hwsearch.export(found, weights=supernet, out=files[1])
             plain, ours = hwsearch.measure_many(files, table=table, rounds=40)
             if ours.latency_ms <= plain.latency_ms:
@@ -114,8 +123,8 @@ def road(
             "uniform_ms": plain.latency_ms,
             "searched_ms": ours.latency_ms,
             "searched_predicted_ms": float(latency(found.genes[None])[0]),
-            "validation_accuracy": known[bytes(found.genes)],
-            "uniform_validation_accuracy": known[bytes(uniform.genes)],
+            "validation_accuracy": judged(found.genes),
+            "uniform_validation_accuracy": judged(uniform.genes),
             "uniform_macs": float(hwsearch.metric("macs", space)(uniform.genes[None])[0]),
             "searched_macs": float(hwsearch.metric("macs", space)(found.genes[None])[0]),
             "evaluated": len(known),

@@ -112,24 +112,27 @@ class Perceptrons:
         inputs = (features @ steps).astype(np.float64)
         ridge = linear_model.RidgeCV(np.logspace(-2, 3, 16)).fit(inputs, y)
         linear = np.concatenate([steps @ ridge.coef_, [ridge.intercept_]]).astype(np.float32)
-        rest = y - ridge.predict(inputs)
-        unit = float(rest.std()) or 1.0
         folds = np.random.default_rng(seed).permutation(len(y)) % max(2, members)
-        fitted, guessed = [], np.zeros(len(y))
+        fitted: list[tuple[Any, float]] = []
+        guessed, rest = np.zeros(len(y)), np.zeros(len(y))
         for index in range(members):
             out = folds == index
+            part = linear_model.RidgeCV(np.logspace(-2, 3, 16)).fit(inputs[~out], y[~out])
+            left = y[~out] - part.predict(inputs[~out])
+            unit = float(left.std()) or 1.0
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # stopping at max_iter is the regularisation, not a failure
                 model = neural_network.MLPRegressor(
                     hidden_layer_sizes=tuple(hidden), alpha=1.0, solver="lbfgs", max_iter=300, random_state=seed + index
-                ).fit(inputs[~out], rest[~out] / unit)
+                ).fit(inputs[~out], left / unit)
             guessed[out] = model.predict(inputs[out]) * unit
-            fitted.append(model)
+            rest[out] = y[out] - part.predict(inputs[out])
+            fitted.append((model, unit))
         # What the members know of networks that they did not see tells how far to believe them: all of it where scores are exact, little of
         # it where they are noise.
-        belief = float(np.clip(guessed @ rest / max(guessed @ guessed, 1e-12), 0.0, 1.0))
+        belief = float(np.clip(guessed @ rest / max(float(guessed @ guessed), 1e-12), 0.0, 1.0))
         stacks = []
-        for model in fitted if belief > 0 else []:
+        for model, unit in fitted if belief > 0 else []:
             weights = [weight.astype(np.float32) for weight in model.coefs_]
             biases = [bias.astype(np.float32) for bias in model.intercepts_]
             weights[0] = steps @ weights[0]

@@ -58,7 +58,7 @@ class OnnxRuntime(Backend):
         """This machine's CPU."""
         hardware, flags = _cpu()
         facts = {
-            "os": f"{platform.system()} {platform.release()}",
+            "os": f"{platform.system()} {platform.release().partition('-')[0]}",
             "machine": platform.machine(),
             "cores": str(os.cpu_count() or 1),
             "flags": " ".join(flag for flag in _FLAGS if flag in flags),

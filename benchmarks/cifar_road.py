@@ -23,6 +23,7 @@ from statistics import mean
 import numpy as np
 import onnxruntime
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -133,6 +134,21 @@ def road(
         }
 
 
+def picture(rows: list[dict[str, float]], path: Path) -> None:
+    """Draw accuracy against measured latency: every seed as a dot, means as lines."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, marker, colour in (("searched", "o", "#0072b2"), ("uniform", "^", "#009e73")):
+        points = [(row[f"{name}_ms"], 100 * row[f"{name}_accuracy"]) for row in rows]
+        axes.scatter(*zip(*points, strict=True), marker=marker, color=colour, alpha=0.4, s=28)
+        means = [np.mean([p for p, row in zip(points, rows, strict=True) if row["level"] == level], axis=0) for level in LEVELS]
+        axes.plot(*np.transpose(means), marker=marker, color=colour, label=f"{name}, mean and single seeds")
+    axes.set(xlabel="measured latency (ms), ONNX Runtime, one thread", ylabel="CIFAR-10 test accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """Run all seeds and print the comparison."""
     parser = argparse.ArgumentParser(description="Searched against uniform-width networks on CIFAR-10, at equal measured latency.")
@@ -170,6 +186,7 @@ def main() -> None:
         gains = [row["searched_accuracy"] - row["uniform_accuracy"] for row in some]
         shown.add_row(f"{level:.0%}", "mean", "", "", f"{mean(gains):+.2%}", "", "", "", end_section=True)
     console.print(shown)
+    picture(rows, options.out / "cifar10.png")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ HwsearchError
 │   └── WrongSpace                     a predictor, state or supernet of another search space
 ├── MissingBlocks (LookupError)        a table that does not hold all the blocks a space needs
 ├── Unsupported                        a backend cannot run what was asked for
+├── BuildFailed                        a runtime's builder crashed, hung or ran out of memory over one network
 ├── WorkersLost                        workers of an executor die again and again
 └── MissingDependency (ImportError)    an optional package is not installed
 """
@@ -88,6 +89,10 @@ class MissingBlocks(HwsearchError, LookupError):
 
 class Unsupported(HwsearchError):
     """A backend cannot run what was asked for."""
+
+
+class BuildFailed(HwsearchError):
+    """A runtime's builder crashed, hung or ran out of memory over one network; others may still build."""
 
 
 class WorkersLost(HwsearchError):

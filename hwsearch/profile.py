@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import numpy as np
 
 from ._progress import progress as progress_bar
 from ._store import Journal, PathLike, check_header, sweep
-from .backends import Backend, load_backend
+from .backends import Backend, Session, load_backend
 from .backends.base import check_fit
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
-from .errors import CorruptFile, InvalidInput, Unsupported, WrongDevice, WrongSpace
+from .errors import BuildFailed, CorruptFile, InvalidInput, Unsupported, WrongDevice, WrongSpace
 from .rounds import Open, Rounds, difference, period_of, sentinel_of
 from .space import SearchSpace
 from .spaces import load_space
@@ -28,6 +29,10 @@ JOURNAL_VERSION = 1
 FEWEST_CHECKS = 12
 _PATIENCE = 3
 _Network = tuple[Block, ...]
+
+
+class LeftOutWarning(UserWarning):
+    """Blocks that could not be built and are not in the table; the message names each and says why."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def profile(
     """Measure every block of a space on a device, and whole networks to calibrate and to check their sums.
 
     Each round is on disk as soon as it is measured (in ``<out>.partial.jsonl``), so that a run that was killed goes on where it
-    was when it is started again; a table that is there already is completed: only what it lacks is measured.
+    was when it is started again; a table that is there already is completed: only what it lacks is measured. A block that the runtime
+    cannot build is left out with a :class:`LeftOutWarning`, and so are whole networks that hold it; another run tries them again.
 
     Args:
         space: a space or its name. Blocks of precisions that the device does not have are left out.
@@ -85,6 +91,7 @@ def profile(
         WrongSpace: ``out`` has an unfinished run of another space beside it.
         Unsupported: the device runs no block of the space, or its networks are no chains of blocks.
         InvalidInput: fewer than 12 checks, or numbers that make no sense.
+        BuildFailed: not even an empty network or the sentinel could be built.
     """
     where, device = load_space(space), load_backend(backend)
     if blocks is None and checks < FEWEST_CHECKS:
@@ -224,6 +231,7 @@ class _Run:
     def __init__(self, backend: Backend, table: LatencyTable, blocks: Sequence[Block], roles: dict[_Network, str]) -> None:
         self.backend, self.before, self.roles = backend, table, roles
         self.framed = {block: backend.framed(block) for block in blocks}
+        self.failed: Mapping[str, str] = {}
 
     @property
     def nothing(self) -> bool:
@@ -235,10 +243,22 @@ class _Run:
         networks = {network for pair in self.framed.values() for network in pair} | set(self.roles) | {()}
         things = {_name(network): self._opener(network) for network in sorted(networks, key=_name)}
         sentinel = Block.parse(self.before.protocol.sentinel) if self.before.protocol.sentinel else sentinel_of(self.backend)
-        return Rounds(things, self._opener((sentinel,)), self.before.protocol, seed, period_of(self.backend))
+        rounds = Rounds(things, self._opener((sentinel,)), self.before.protocol, seed, period_of(self.backend))
+        self.failed = rounds.failed
+        return rounds
 
     def _opener(self, network: _Network) -> Open:
-        return lambda: self.backend.open(network)
+        def open() -> Session:
+            broken = next((block for block in network if self.why(block)), None)
+            if broken is not None:
+                raise BuildFailed(f"It holds {broken.key}, which could not be built.")
+            return self.backend.open(network)
+
+        return open
+
+    def why(self, block: Block) -> str:
+        """Why a block could not be built; empty where it could, or was not tried."""
+        return next((self.failed[name] for name in map(_name, self.framed.get(block, ())) if name in self.failed), "")
 
     def table(self, rounds: Rounds) -> LatencyTable:
         """The table before, and all that was measured."""
@@ -248,13 +268,21 @@ class _Run:
         def row(network: _Network) -> Row:
             return rounds.row(_name(network), reference)
 
-        rows = {block.key: difference(row(whole), row(frame)) for block, (whole, frame) in self.framed.items()}
+        if why := self.failed.get(_name(())):
+            raise BuildFailed(f"Not even an empty network could be built: {why}")
+        lost = {block: why for block in self.framed if (why := self.why(block))}
+        if lost:
+            lines = "".join(f"\n  {block.key}: {why}" for block, why in lost.items())
+            warnings.warn(f"{len(lost)} blocks could not be built and are left out:{lines}", LeftOutWarning, stacklevel=3)
+        rows = {block.key: difference(row(whole), row(frame)) for block, (whole, frame) in self.framed.items() if block not in lost}
         call_ms = before.calibration.call_ms or row(()).latency_ms
         calibration = replace(before.calibration, call_ms=call_ms)
         if not before.checks:
             calibration = Calibration(call_ms, call_ms)
         new = []
         for network, role in self.roles.items():
+            if _name(network) in self.failed:
+                continue
             found = row(network)
             new.append(Check(role, tuple(block.key for block in network), found.latency_ms, found.spread_ms))
         table = replace(
@@ -307,6 +335,7 @@ def measure_many(
         Unsupported: the backend cannot run a model.
         InvalidInput: no models, or fewer than one round.
         WrongDevice: ``table`` was measured on another device.
+        BuildFailed: the runtime's builder crashed, hung or ran out of memory over a model.
     """
     device = load_backend(backend)
     if not models:
@@ -324,6 +353,8 @@ def measure_many(
     turns = Rounds(things, lambda: device.open((sentinel,)), protocol, seed, period_of(device))
     with progress_bar("measuring", len(things) * protocol.max_rounds, progress) as advance:
         turns.finish(lambda record: None, advance)
+    if turns.failed:
+        raise BuildFailed(next(iter(turns.failed.values())))
     reference = table.protocol.sentinel_ms if table is not None and table.protocol.sentinel_ms else turns.reference_ms()
     rows = [turns.row(name, reference) for name in things]
     return [Measurement(row.latency_ms, row.spread_ms, row.rounds, described) for row in rows]

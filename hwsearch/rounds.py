@@ -20,6 +20,7 @@ import numpy as np
 from .backends.base import Backend, Session
 from .blocks import Block
 from .device import Protocol, Row
+from .errors import BuildFailed
 
 Open = Callable[[], Session]
 _SENTINEL_RUNS = 6
@@ -27,6 +28,8 @@ _PERIOD_S = 0.075
 """A round begins at least this long after the one before: twenty of them take 1.5 s, however little there is to measure."""
 _CALM = 1.04
 """The machine is calm while the sentinel is at most this much slower than undisturbed."""
+_COOLING_S = (0.5, 2.0, 5.0)
+"""A reading that was taken while the device was held back is taken again after these pauses; the last one counts in any case."""
 _FEWEST = 4
 """The calmest readings count in any case, this many."""
 _LEVEL = 0.25
@@ -55,6 +58,8 @@ def period_of(backend: Backend) -> float:
 class Rounds:
     """Things to be measured, taken in turns.
 
+    A thing whose build fails is dropped and remembered in ``failed`` (name -> why); the others go on.
+
     Args:
         things: name -> how to open it.
         sentinel: how to open the block that shows drift.
@@ -66,6 +71,7 @@ class Rounds:
     def __init__(self, things: Mapping[str, Open], sentinel: Open, protocol: Protocol, seed: int = 0, period_s: float = 0.0) -> None:
         self.things, self.protocol, self.seed, self.period_s = dict(things), protocol, seed, period_s
         self.readings: dict[str, list[Reading]] = {name: [] for name in things}
+        self.failed: dict[str, str] = {}
         self.number = 0
         self._reference: float | None = None
         self._open_sentinel = sentinel
@@ -76,6 +82,7 @@ class Rounds:
         """Take in a round that was measured before, as :meth:`run` returned it."""
         self.number = max(self.number, int(record["round"]))
         self._reference = None
+        self.failed.update(record.get("failed", {}))
         for name, reading in record["times"].items():
             if name in self.readings:
                 self.readings[name].append(Reading(*reading))
@@ -84,18 +91,22 @@ class Rounds:
         """Measure everything that is not finished once more.
 
         Returns:
-            The round as JSON data: its number, and name -> latency_ms, sentinel_ms, energy_mj.
+            The round as JSON data: its number, name -> latency_ms, sentinel_ms, energy_mj, and what failed to build, name -> why.
         """
         names = self.pending()
         number = self.number + 1
         order = np.random.default_rng([self.seed, number]).permutation(len(names))
         if self._sentinel is None:
             self._sentinel = self._open_sentinel()
-        times = {}
+        times, failed = {}, {}
         before: float | None = None
         for name in (names[index] for index in order):
             fresh = name not in self._sessions
-            session = self._session(name)
+            try:
+                session = self._session(name)
+            except BuildFailed as error:
+                failed[name] = str(error)
+                continue
             if before is None or fresh:
                 before = self._time(self._sentinel, _SENTINEL_RUNS)
             latency = self._time(session, self.protocol.runs)
@@ -103,7 +114,7 @@ class Rounds:
             energy = session.energy_mj
             times[name] = [latency, max(before, after), *([] if energy is None else [energy])]
             before = after
-        record = {"round": number, "times": times}
+        record = {"round": number, "times": times} | ({"failed": failed} if failed else {})
         self.add(record)
         for name in names:
             if self.finished(name) and name in self._sessions:
@@ -119,14 +130,22 @@ class Rounds:
         """A low quantile of a few runs, ms."""
         if self.protocol.warmup:
             session.times(self.protocol.warmup)
-        return float(np.quantile(session.times(runs), self.protocol.quantile)) * 1e3
+        times = session.times(runs)
+        for pause in _COOLING_S:
+            if not session.throttled:
+                break
+            time.sleep(pause)
+            times = session.times(runs)
+        return float(np.quantile(times, self.protocol.quantile)) * 1e3
 
     def pending(self) -> list[str]:
         """What is to be measured in the next round."""
         return [name for name in self.things if not self.finished(name)]
 
     def finished(self, name: str) -> bool:
-        """Whether a thing was measured precisely enough, or often enough."""
+        """Whether a thing was measured precisely enough, or often enough, or cannot be."""
+        if name in self.failed:
+            return True
         if len(self.readings[name]) >= self.protocol.max_rounds:
             return True
         if len(self.readings[name]) < self.protocol.min_rounds:

@@ -18,8 +18,8 @@ from hwsearch.backends.base import Session
 from hwsearch.blocks import Block
 from hwsearch.chain import Chain, Stage
 from hwsearch.device import Protocol
-from hwsearch.errors import CorruptFile, FileError, InvalidInput, Unsupported, WrongDevice, WrongSpace
-from hwsearch.profile import measure, measure_many, profile
+from hwsearch.errors import BuildFailed, CorruptFile, FileError, InvalidInput, Unsupported, WrongDevice, WrongSpace
+from hwsearch.profile import LeftOutWarning, measure, measure_many, profile
 from hwsearch.rounds import Rounds, difference
 from hwsearch.spaces import load_space
 from hwsearch.table import load_table
@@ -379,6 +379,86 @@ def test_networks_that_are_no_chains_are_refused_before_anything_is_measured(tmp
     assert not list(tmp_path.iterdir())
     space = load_space("nasbench201")
     assert run(tmp_path / "t.json", space=space, blocks=space.unique_blocks).missing(space.unique_blocks) == ()
+
+
+class Fragile(Counting):
+    """Its builder crashes over the given blocks."""
+
+    def __init__(self, broken):
+        super().__init__()
+        self.broken = broken
+
+    def _open(self, network):
+        session = super()._open(network)
+        if self.broken.intersection(network):
+            raise BuildFailed("the builder died of signal 11")
+        return session
+
+
+def test_a_block_that_crashes_the_builder_is_left_out_and_the_run_completes(tmp_path):
+    broken = {block for block in SMALL.unique_blocks if block.kind == "basic" and block.size == 8 and block.cout == 12}
+    device = Fragile(broken)
+    with pytest.warns(LeftOutWarning, match="(?s)could not be built.*died of signal 11") as warned:
+        table = run(tmp_path / "t.json", device)
+    assert all(block.key in str(warned[0].message) for block in broken)
+    assert set(table.missing(SMALL.unique_blocks)) == broken
+    keys = {block.key for block in broken}
+    assert table.checks
+    assert not any(keys.intersection(check.blocks) for check in table.checks)
+    for block in broken:
+        assert device.opened.count((block,)) == 1
+    assert not (tmp_path / "t.json.partial.jsonl").exists()
+
+
+def test_a_resumed_run_does_not_try_failed_builds_again_and_a_new_one_does(tmp_path, monkeypatch):
+    broken = {next(block for block in SMALL.unique_blocks if block.kind == "basic")}
+    finish = Rounds.finish
+    monkeypatch.setattr(Rounds, "finish", lambda self, done, advance: (done(self.run()), time.sleep(0), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "t.json", Fragile(broken))
+    monkeypatch.setattr(Rounds, "finish", finish)
+    again = Fragile(broken)
+    with pytest.warns(LeftOutWarning):
+        run(tmp_path / "t.json", again)
+    assert not any(broken.intersection(network) for network in again.opened)
+    mended = run(tmp_path / "t.json", Fragile(set()))
+    assert mended.missing(SMALL.unique_blocks) == ()
+
+
+def test_a_runtime_that_builds_nothing_is_an_error(tmp_path):
+    class Dead(Roofline):
+        def _open(self, network):
+            raise BuildFailed("the builder died of signal 11")
+
+    with pytest.raises(BuildFailed, match="signal 11"):
+        run(tmp_path / "t.json", Dead())
+    with pytest.raises(BuildFailed, match="signal 11"):
+        measure([BLOCK], backend=Dead())
+
+
+def test_readings_of_a_throttled_device_are_taken_again(monkeypatch):
+    monkeypatch.setattr(rounds_module, "_COOLING_S", (0.0, 0.0))
+
+    class Hot(Session):
+        """Slow and throttled at first."""
+
+        def __init__(self, hot):
+            self.hot, self.runs = hot, 0
+
+        @property
+        def throttled(self):
+            return self.runs <= self.hot
+
+        def times(self, runs):
+            self.runs += 1
+            return np.full(runs, 3.0 if self.throttled else 1.0)
+
+        def close(self):
+            pass
+
+    for hot, expected in ((0, 1.0), (2, 1.0), (99, 3.0)):
+        rounds = Rounds({"hot": lambda hot=hot: Hot(hot)}, lambda: Hot(0), Protocol(min_rounds=1, max_rounds=1, warmup=0))
+        assert rounds.run()["times"]["hot"][0] == expected * 1e3
 
 
 def test_this_cpu_end_to_end(tmp_path):

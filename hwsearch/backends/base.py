@@ -44,6 +44,11 @@ class Session(ABC):
         """Millijoules of one run, or ``None`` where there is no meter."""
         return None
 
+    @property
+    def throttled(self) -> bool:
+        """Whether the device was held back, by heat or power, during the last :meth:`times`, so that they say little."""
+        return False
+
     def close(self) -> None:  # noqa: B027 - many sessions have nothing to release
         """Release what the session holds."""
 
@@ -94,6 +99,7 @@ class Backend(ABC):
         Raises:
             Unsupported: the device cannot run one of the blocks.
             InvalidInput: a block does not fit the one before it.
+            BuildFailed: the runtime's builder crashed, hung or ran out of memory over this network.
         """
         for block in network:
             if not self.supports(block):

@@ -1,8 +1,12 @@
-"""Files that survive ``kill -9``: whole-file replacement and append-only journals."""
+"""Files that survive ``kill -9``: whole-file replacement and append-only journals.
+
+Boards that are profiled have no msgspec, so journals do without it.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 import zipfile
@@ -12,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -107,6 +110,8 @@ def decode_json(data: bytes, path: PathLike) -> Any:
     Raises:
         CorruptFile: empty, truncated or malformed, saying where.
     """
+    import msgspec
+
     try:
         return msgspec.json.decode(data)
     except msgspec.DecodeError as error:
@@ -123,6 +128,8 @@ def write_arrays(path: PathLike, header: dict[str, Any], arrays: Mapping[str, np
         header: JSON data with ``format`` and ``version``.
         arrays: by name; ``"header"`` is taken.
     """
+    import msgspec
+
     packed: dict[str, Any] = {**arrays, "header": np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)}
     buffer = io.BytesIO()
     np.savez(buffer, **packed)
@@ -166,8 +173,8 @@ class Journal:
         lines = read_bytes(self.path, "journal").split(b"\n")
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                yield msgspec.json.decode(line)
-            except msgspec.DecodeError as error:
+                yield json.loads(line)
+            except ValueError as error:
                 raise CorruptFile(f"{self.path}, line {number}: {error}.") from error
 
     def append(self, record: object) -> None:
@@ -178,7 +185,7 @@ class Journal:
         """
         with _writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._append(msgspec.json.encode(record) + b"\n")
+            self._append(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 
     def _append(self, line: bytes) -> None:
         with open(self.path, "a+b") as file:

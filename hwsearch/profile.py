@@ -5,27 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ._journal import make_header, resume, words
 from ._progress import progress as progress_bar
-from ._store import Journal, PathLike, check_header, sweep
+from ._store import Journal, PathLike, sweep
 from .backends import Backend, Session, load_backend
 from .backends.base import check_fit
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
-from .errors import BuildFailed, CorruptFile, InvalidInput, Unsupported, WrongDevice, WrongSpace
+from .errors import BuildFailed, InvalidInput, Unsupported, WrongDevice
 from .rounds import Open, Rounds, difference, period_of, sentinel_of
 from .space import SearchSpace
 from .spaces import load_space
 from .table import Calibration, LatencyTable, load_table
 
-JOURNAL_FORMAT = "hwsearch-profile-journal"
-JOURNAL_VERSION = 1
 FEWEST_CHECKS = 12
 _PATIENCE = 3
 _Network = tuple[Block, ...]
@@ -94,47 +93,17 @@ def profile(
         BuildFailed: not even an empty network or the sentinel could be built.
     """
     where, device = load_space(space), load_backend(backend)
-    if blocks is None and checks < FEWEST_CHECKS:
-        raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
-    if fits < 0 or seed < 0:
-        raise InvalidInput(f"fits and seed must be at least 0, not {fits} and {seed}.")
-    sentinel = sentinel_of(device)
-    minimum = min(Protocol.min_rounds, max_rounds)
-    protocol = Protocol(precision=precision, min_rounds=minimum, max_rounds=max_rounds, sentinel=sentinel.key)
-    table = _table_so_far(out, device, protocol)
-    wanted = tuple(dict.fromkeys(where.unique_blocks if blocks is None else blocks))
-    able = tuple(block for block in wanted if device.supports(block))
-    if not any(block.graph.layers and block.kind != "head" for block in able) and blocks is None:
-        needs = dict.fromkeys(block.precision for block in wanted if block.graph.layers and block.kind != "head")
-        raise Unsupported(
-            f"Backend {device.name!r} runs no block of {where.name!r}: its precisions are {', '.join(device.precisions)}, and the space's "
-            f"are {', '.join(needs)}."
-        )
-    if blocks is not None and len(able) < len(wanted):
-        device.open([next(block for block in wanted if block not in able)])
-    roles = {} if blocks is not None else _draw(where, device, fits, checks, seed)
-    for network in tuple(roles)[:1]:
-        _check_runs(where, network)
-    run = _Run(device, table, table.missing(able), {n: r for n, r in roles.items() if not _known(table, n)})
+    table = _table_so_far(out, device, protocol_of(device, precision, max_rounds))
+    run = plan(where, device, table, checks=checks, fits=fits, seed=seed, blocks=blocks)
     journal = Journal(f"{os.fspath(out)}.partial.jsonl")
     if run.nothing:
         journal.remove()
         sweep(out)
         return table
-    fingerprint = where.fingerprint if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
-    header = {
-        "format": JOURNAL_FORMAT,
-        "version": JOURNAL_VERSION,
-        "device": asdict(table.device),
-        "protocol": asdict(table.protocol),
-        "space": where.name,
-        "fingerprint": fingerprint,
-        "seed": seed,
-    }
-    rounds = run.rounds(seed)
-    for record in _resume(journal, header):
+    rounds = run.rounds()
+    for record in resume(journal, run.header):
         rounds.add(record)
-    total = len(rounds.things) * protocol.max_rounds
+    total = len(rounds.things) * rounds.protocol.max_rounds
     with progress_bar(f"profiling {where.name} on {table.device.name}", total, progress) as advance:
         rounds.finish(journal.append, advance)
     finished = run.table(rounds)
@@ -142,6 +111,45 @@ def profile(
     journal.remove()
     sweep(out)
     return load_table(out)
+
+
+def protocol_of(backend: Backend, precision: float, max_rounds: int) -> Protocol:
+    """How a backend is measured: to this relative precision, in at most so many rounds."""
+    minimum = min(Protocol.min_rounds, max_rounds)
+    return Protocol(precision=precision, min_rounds=minimum, max_rounds=max_rounds, sentinel=sentinel_of(backend).key)
+
+
+def plan(
+    space: SearchSpace,
+    backend: Backend,
+    table: LatencyTable,
+    *,
+    checks: int = 18,
+    fits: int = 42,
+    seed: int = 0,
+    blocks: Sequence[Block] | None = None,
+) -> Run:
+    """What is to be measured so that ``table`` holds a space; see :func:`profile`."""
+    if blocks is None and checks < FEWEST_CHECKS:
+        raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
+    if fits < 0 or seed < 0:
+        raise InvalidInput(f"fits and seed must be at least 0, not {fits} and {seed}.")
+    wanted = tuple(dict.fromkeys(space.unique_blocks if blocks is None else blocks))
+    able = tuple(block for block in wanted if backend.supports(block))
+    if not any(block.graph.layers and block.kind != "head" for block in able) and blocks is None:
+        needs = dict.fromkeys(block.precision for block in wanted if block.graph.layers and block.kind != "head")
+        raise Unsupported(
+            f"Backend {backend.name!r} runs no block of {space.name!r}: its precisions are {', '.join(backend.precisions)}, and the "
+            f"space's are {', '.join(needs)}."
+        )
+    if blocks is not None and len(able) < len(wanted):
+        backend.open([next(block for block in wanted if block not in able)])
+    roles = {} if blocks is not None else _draw(space, backend, fits, checks, seed)
+    for network in tuple(roles)[:1]:
+        _check_runs(space, network)
+    fingerprint = space.fingerprint if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
+    header = make_header(table.device, table.protocol, space.name, fingerprint, seed)
+    return Run(backend, table, table.missing(able), {n: r for n, r in roles.items() if not _known(table, n)}, header)
 
 
 def _table_so_far(out: PathLike, backend: Backend, protocol: Protocol) -> LatencyTable:
@@ -152,14 +160,10 @@ def _table_so_far(out: PathLike, backend: Backend, protocol: Protocol) -> Latenc
     table = load_table(out, device=device)
     if table.protocol != protocol:
         raise WrongDevice(
-            f"{table.source} was measured by another protocol ({_words(table.protocol)}, and not {_words(protocol)}). Ask for the same, or "
+            f"{table.source} was measured by another protocol ({words(table.protocol)}, and not {words(protocol)}). Ask for the same, or "
             "profile into another file."
         )
     return table
-
-
-def _words(protocol: Protocol) -> str:
-    return f"precision {protocol.precision:g}, at most {protocol.max_rounds} rounds"
 
 
 def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: int) -> dict[_Network, str]:
@@ -202,34 +206,19 @@ def _known(table: LatencyTable, network: _Network) -> bool:
     return any(check.blocks == keys for check in table.checks)
 
 
-def _resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rounds of an unfinished run; starts the journal where there is none."""
-    records = iter(journal)
-    first = next(records, None)
-    if first is None:
-        journal.append(header)
-        return
-    found = check_header(first, format=JOURNAL_FORMAT, version=JOURNAL_VERSION, path=journal.path)
-    hint = f"Finish that run as it was started, or delete {journal.path}"
-    try:
-        device, protocol = Device(**found["device"]), Protocol(**found["protocol"])
-        ours = Device(**header["device"])
-        if change := ours.difference(device):
-            raise WrongDevice(f"{journal.path} is an unfinished run on another device: {change}. {hint}.")
-        if protocol != Protocol(**header["protocol"]):
-            raise WrongDevice(f"{journal.path} is an unfinished run by another protocol ({_words(protocol)}). {hint}.")
-        if found["fingerprint"] != header["fingerprint"]:
-            raise WrongSpace(f"{journal.path} is an unfinished run of {found['space']!r}, not of {header['space']!r}. {hint}.")
-    except (KeyError, TypeError) as error:
-        raise CorruptFile(f"{journal.path} does not begin as a journal does ({error}). Delete it.") from error
-    yield from records
+class Run:
+    """What one run measures: networks by name, and how they make up a table; see :func:`plan`.
 
+    Attributes:
+        header: what its journal begins with.
+        sentinel: the block that shows drift.
+    """
 
-class _Run:
-    """What one run measures: networks by name, and how they make up a table."""
-
-    def __init__(self, backend: Backend, table: LatencyTable, blocks: Sequence[Block], roles: dict[_Network, str]) -> None:
-        self.backend, self.before, self.roles = backend, table, roles
+    def __init__(
+        self, backend: Backend, table: LatencyTable, blocks: Sequence[Block], roles: dict[_Network, str], header: dict[str, Any]
+    ) -> None:
+        self.backend, self.before, self.roles, self.header = backend, table, roles, header
+        self.sentinel = Block.parse(table.protocol.sentinel) if table.protocol.sentinel else sentinel_of(backend)
         self.framed = {block: backend.framed(block) for block in blocks}
         self.failed: Mapping[str, str] = {}
 
@@ -238,12 +227,16 @@ class _Run:
         """Whether nothing is left to be measured."""
         return not self.framed and not self.roles
 
-    def rounds(self, seed: int) -> Rounds:
-        """All networks that have to run: blocks in their frames, the frames, whole networks, and none."""
+    @property
+    def networks(self) -> dict[str, _Network]:
+        """All networks that have to run, by name: blocks in their frames, the frames, whole networks, and none."""
         networks = {network for pair in self.framed.values() for network in pair} | set(self.roles) | {()}
-        things = {_name(network): self._opener(network) for network in sorted(networks, key=_name)}
-        sentinel = Block.parse(self.before.protocol.sentinel) if self.before.protocol.sentinel else sentinel_of(self.backend)
-        rounds = Rounds(things, self._opener((sentinel,)), self.before.protocol, seed, period_of(self.backend))
+        return dict(sorted((_name(network), network) for network in networks))
+
+    def rounds(self) -> Rounds:
+        """The networks as things to be measured in turns."""
+        things = {name: self._opener(network) for name, network in self.networks.items()}
+        rounds = Rounds(things, self._opener((self.sentinel,)), self.before.protocol, self.header["seed"], period_of(self.backend))
         self.failed = rounds.failed
         return rounds
 

@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hwsearch"
 OPTIONAL = (
     *("torch", "torchvision", "safetensors", "onnx", "onnxruntime", "matplotlib", "pandas", "sklearn", "optuna", "tensorrt", "pycuda"),
-    "yaml",
+    *("yaml", "openvino", "mlperf_loadgen"),
 )
 # A room may import from its own floor and from the floors above it.
 FLOORS = (
     ("errors", "_store", "_registry", "_progress"),
     ("layers",),
     ("blocks", "device"),
-    ("space", "_minsum", "_calibration", "_interpolation", "_models"),
+    ("space", "_minsum", "_calibration", "_interpolation", "_models", "_journal"),
     ("table", "_table_file", "backends", "_draft", "chain"),
     ("spaces", "rounds"),
     ("metrics", "predictor", "algorithms", "profile"),
@@ -119,7 +119,8 @@ def test_no_import_circles() -> None:
     ("packages", "rooms"),
     [
         (("torch", "torchvision", "safetensors", "sklearn.datasets"), ("nn",)),
-        (("onnxruntime", "tensorrt", "pycuda"), ("backends",)),
+        (("onnxruntime", "openvino", "tensorrt", "pycuda"), ("backends",)),
+        (("mlperf_loadgen",), ("bench",)),
         (("onnx",), ("backends", "nn")),
         (("matplotlib",), ("_picture", "report", "result")),
         (("typer",), ("cli",)),
@@ -174,7 +175,7 @@ def test_bare_environment() -> None:
     for line in lines:
         if not line.endswith(" imported"):
             assert pattern.search(line), line
-            assert line.split(" ")[0].startswith(("hwsearch.nn", "hwsearch.backends.onnx", "hwsearch._picture")), line
+            assert line.split(" ")[0].startswith(("hwsearch.nn", "hwsearch.backends.o", "hwsearch.backends._cpu", "hwsearch._picture")), line
 
 
 def test_public_names() -> None:

@@ -10,6 +10,7 @@ from .errors import InvalidInput, UnknownName
 _TARGETS: dict[str, dict[str, str | Any]] = {
     "space": {
         "apq": "hwsearch.spaces.apq:build",
+        "bootstrapnas_resnet50": "hwsearch.spaces.bootstrapnas_resnet50:build",
         "nasbench201": "hwsearch.spaces.nasbench201:build",
         "nasbench_macro": "hwsearch.spaces.nasbench_macro:build",
         "ofa_mobilenetv3": "hwsearch.spaces.ofa_mobilenetv3:build",
@@ -22,6 +23,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
     "backend": {
         "roofline": "hwsearch.backends.base:Roofline",
         "onnxruntime": "hwsearch.backends.onnxruntime:OnnxRuntime",
+        "openvino": "hwsearch.backends.openvino:OpenVino",
     },
     "algorithm": {
         "random": "hwsearch.algorithms.base:RandomSearch",

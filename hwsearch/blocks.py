@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from .errors import InvalidInput, UnknownName
 from .layers import ACTIVATIONS, Graph, Layer
@@ -39,6 +39,7 @@ class Precision:
     quantized: bool
 
     @classmethod
+    @cache
     def parse(cls, name: str) -> Precision:
         """Read a precision's name.
 
@@ -142,7 +143,9 @@ def _shortcut(block: Block) -> tuple[Layer, ...]:
     return (_layer(block.cin, block.cout, block.size, stride=block.stride),)
 
 
+@cache
 def _layer(cin: int, cout: int, size: int, kernel: int = 1, stride: int = 1, groups: int = 1, activation: str = "none") -> Layer:
+    """A convolution; kept, because very many blocks share it."""
     return Layer("conv", cin, cout, size, kernel, stride, groups, activation)
 
 

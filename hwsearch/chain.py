@@ -10,7 +10,7 @@ their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from ._draft import Draft, Knob, Needs
 from .blocks import Block
@@ -84,11 +84,12 @@ class Chain:
         stem: widths of the stem convolution; where empty, the first stage reads the image.
         stages: the stages in order.
         classes: outputs of the classifier.
-        precisions: of the stem and of each block; the classifier stays in fp32. Where empty, all is fp32.
+        precisions: of the stem and of each block. Where empty, all is fp32.
         channels: of the input image.
         stem_kernel, stem_stride: of the stem convolution.
         mix: width of a hidden linear layer of the classifier; 0 for none.
         mix_activation: what follows that layer.
+        head_precisions: of the classifier; its outputs are floats in any case.
         by_resolution: whether blocks carry the resolution as their context, for tables that measure each resolution on its own.
     """
 
@@ -103,6 +104,7 @@ class Chain:
     stem_stride: int = 1
     mix: int = 0
     mix_activation: str = "relu"
+    head_precisions: tuple[str, ...] | str = "fp32"
     by_resolution: bool = False
 
     def space(self) -> SearchSpace:
@@ -132,8 +134,9 @@ class _Lowering:
         for index, stage in enumerate(stages):
             number += not stage.name
             ends, width, strides = self._stage(stage, stage.name or f"stage{number}", ends, width, strides, first=index == 0)
-        self._joins("head.input", ends, width, strides, _FP32)
-        self.draft.slot("head", {"resolution": self.resolution, "cin": width}, partial(self._head, strides))
+        precision = self.draft.knob("head.precision", chain.head_precisions)
+        self._joins("head.input", ends, width, strides, precision)
+        self.draft.slot("head", {"resolution": self.resolution, "cin": width, "precision": precision}, partial(self._head, strides))
         return self.draft.space(chain.name)
 
     def _stage(self, stage: Stage, name: str, ends: list[_End], cin: Knob, strides: int, *, first: bool) -> tuple[list[_End], Knob, int]:
@@ -151,8 +154,10 @@ class _Lowering:
             if stage.expands:
                 genes["expand"] = draft.knob(f"{block}.expand", stage.expands, needs)
             genes["kernel"] = draft.knob(f"{block}.kernel", stage.kernel, needs)
-            before = precision = precisions[-1]
-            if stage.kind != "maxpool":
+            before = precisions[-1]
+            if stage.kind == "maxpool":  # takes what it is given, where that is one thing
+                precision = before if number > 1 or len(ends) == 1 else _FP32
+            else:
                 precision = draft.knob(f"{block}.precision", self.chain.precisions, needs) if self.chain.precisions else _FP32
             if number == 1:
                 self._joins("input" if first else f"{block}.input", ends, cin, strides, precision)
@@ -209,12 +214,13 @@ class _Lowering:
         if stage.excited:
             inner += (divisible((inner[0] if inner else cin) // 4),)
         size, context = self._place(resolution, strides)
-        return (Block(stage.kind, cin, cout, size, inner, kernel, stride, 1, precision, stage.activation, context),)
+        return (_made(stage.kind, cin, cout, size, inner, kernel, stride, precision, stage.activation, context),)
 
-    def _head(self, strides: int, *, resolution: int, cin: int) -> tuple[Block, ...]:
+    def _head(self, strides: int, *, resolution: int, cin: int, precision: str) -> tuple[Block, ...]:
         mids = (self.chain.mix,) if self.chain.mix else ()
         size, context = self._place(resolution, strides)
-        return (Block("head", cin, self.chain.classes, size, mids, activation=self.chain.mix_activation, context=context),)
+        activation = self.chain.mix_activation
+        return (Block("head", cin, self.chain.classes, size, mids, precision=precision, activation=activation, context=context),)
 
     def _place(self, resolution: int, strides: int) -> tuple[int, str]:
         """Size of the feature map, px, and context."""
@@ -230,9 +236,7 @@ class _Lowering:
 
     def _boundary(self, name: str, width: Knob, strides: int, before: Knob, after: Knob, needs: Needs | None) -> None:
         """A change of precision."""
-        if before.gene is None and after.gene is None:
-            return
-        if before.gene is not None and after.gene is not None and len(self.chain.precisions) == 1:
+        if before == after or len({*before.values, *after.values}) == 1:
             return
         knobs = {"resolution": self.resolution, "width": width, "left": before, "right": after}
 
@@ -240,6 +244,23 @@ class _Lowering:
             return boundary(left, right, width, -(-resolution // strides))
 
         self.draft.slot(name, knobs, lower, needs)
+
+
+@cache
+def _made(
+    kind: str,
+    cin: int,
+    cout: int,
+    size: int,
+    mids: tuple[int, ...],
+    kernel: int,
+    stride: int,
+    precision: str,
+    activation: str,
+    context: str,
+) -> Block:
+    """A block; kept, because the same one stands in very many cells of the slots."""
+    return Block(kind, cin, cout, size, mids, kernel, stride, 1, precision, activation, context)
 
 
 def divisible(width: float, by: int = 8) -> int:

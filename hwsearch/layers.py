@@ -8,7 +8,7 @@ ACTIVATIONS: tuple[str, ...] = ("relu", "relu6", "hswish", "swish", "none")
 """What may follow a layer: ReLU, ReLU6, hard swish, swish, or nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One convolution (with batch norm), linear layer or pooling inside a block.
 
@@ -74,7 +74,7 @@ class Layer:
         return self.cout * self.out_size**2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Graph:
     """The layers of a block.
 

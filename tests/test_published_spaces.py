@@ -17,7 +17,7 @@ from hwsearch.chain import Chain, Stage, divisible
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.interop import ofa_architecture
 
-PUBLISHED = ("apq", "nasbench201", "nasbench_macro", "ofa_mobilenetv3", "ofa_resnet50", "resnet50")
+PUBLISHED = ("apq", "bootstrapnas_resnet50", "nasbench201", "nasbench_macro", "ofa_mobilenetv3", "ofa_resnet50")
 
 
 @pytest.fixture(params=PUBLISHED)
@@ -40,7 +40,7 @@ def test_compiled_costs_are_sums_over_blocks(published: SearchSpace, rng: np.ran
 
 
 def test_feature_maps_fit_together(rng: np.random.Generator) -> None:
-    for name in ("ofa_mobilenetv3", "ofa_resnet50", "resnet50", "nasbench_macro"):
+    for name in ("ofa_mobilenetv3", "ofa_resnet50", "bootstrapnas_resnet50", "nasbench_macro"):
         space = load_space(name)
         for row in space.sample(20, rng):
             blocks = space.blocks(row)
@@ -106,7 +106,7 @@ def test_once_for_all_resnets_range_from_315_to_9784_mmacs() -> None:
 def test_intels_searched_resnets_are_in_the_space(data_folder: Path, name: str) -> None:
     """Layer by layer as submitted to MLPerf Inference v2.0 (open division): widths, MACs and weights."""
     document = json.loads((data_folder / "mlperf" / "intel_bootstrapnas_archs.json").read_text())[name]
-    space = load_space("resnet50")
+    space = load_space("bootstrapnas_resnet50")
     architecture = space.architecture(space.encode(intel_values(document["layers"], space)))
     layers = [layer for block in architecture.blocks() for layer in block.graph.layers if not layer.pooling]
     ours = [(layer.cin, layer.cout, layer.kernel, layer.stride, layer.out_size, layer.macs) for layer in layers]
@@ -219,3 +219,45 @@ def test_published_spaces_are_searched_like_any_other() -> None:
     result = hwsearch.search(space, predictor=lambda X: X.sum(axis=1).astype(float), limits={"macs": 3e8}, seed=0, steps=5)
     assert result.best is not None
     assert result.values["macs"] <= 3e8
+
+
+def dense(space: SearchSpace) -> np.ndarray:
+    """The widest and deepest row, in fp32."""
+    return np.array([0 if choice.name.endswith("precision") else len(choice.values) - 1 for choice in space.choices], dtype=np.uint8)
+
+
+def test_the_largest_resnet50_is_the_one_that_everybody_knows() -> None:
+    """torchvision counts 25,557,032 parameters, and 4.089 GMACs at 224 px by the field's rule."""
+    space = load_space("resnet50", mids=2, outs=2)
+    row = dense(space)
+    assert metric("macs", space)(row[None])[0] == 4_089_184_256
+    assert metric("params", space)(row[None])[0] == 25_557_032
+    spatial = [layer for block in space.blocks(row) for layer in block.graph.layers if layer.kernel == 3 and layer.stride == 2]
+    assert [layer.op for layer in spatial] == ["maxpool", "conv", "conv", "conv"], "the stride is in the 3x3"
+
+
+def test_every_width_of_resnet50_is_a_multiple_of_the_step() -> None:
+    for step in (4, 8):
+        space = load_space("resnet50", step=step)
+        widths = {choice.name: choice.values for choice in space.choices if choice.name.endswith((".out", ".mid1", ".mid2"))}
+        assert len(widths) == 5 + 2 * (3 + 4 + 6 + 3)
+        assert all(width % step == 0 for values in widths.values() for width in values)
+        assert all(np.all(np.diff(values) > 0) and len(values) <= 12 for values in widths.values())
+    assert space.choices[space.position["stage2.block1.mid1"]].values[-1] == 128
+    with pytest.raises(InvalidInput, match="no multiple of 7"):
+        load_space("resnet50", step=7)
+
+
+def test_parts_of_resnet50_can_be_frozen(rng: np.random.Generator) -> None:
+    frozen = {"stage1.*": [3, 64, 256, "int8"], "stage1.out": [256], "resolution": [224]}
+    space = load_space("resnet50", mids=2, outs=2, freeze=frozen)
+    rows = [[block.key for block in space.blocks(row) if block.kind == "bottleneck"][1:3] for row in space.sample(9, rng)]
+    stages = {tuple(row) for row in rows}
+    assert stages == {("bottleneck-in256-mid64x64-out256-px56-k3-s1-g1-int8",) * 2}
+
+
+def test_resnet50_pools_in_the_precision_of_its_stem(rng: np.random.Generator) -> None:
+    space = load_space("resnet50", mids=2, outs=2)
+    for row in space.sample(20, rng):
+        stem, pool = (block for block in space.blocks(row) if block.kind in ("conv", "maxpool"))
+        assert stem.precision == pool.precision

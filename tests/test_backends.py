@@ -10,10 +10,14 @@ from hwsearch.spaces import load_space
 CONV = Block("conv", 3, 8, 8, (), 3)
 
 
-@pytest.fixture(scope="module")
-def onnxruntime() -> Backend:
-    pytest.importorskip("onnxruntime")
-    return load_backend("onnxruntime")
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request) -> Backend:
+    """Each runtime of the CPU."""
+    pytest.importorskip(request.param)
+    return load_backend(request.param)
 
 
 def some_networks(n=3):
@@ -25,8 +29,8 @@ def test_roofline_keeps_the_contract():
     check_backend(Roofline(), some_networks())
 
 
-def test_onnxruntime_keeps_the_contract(onnxruntime):
-    check_backend(onnxruntime, some_networks())
+def test_runtimes_keep_the_contract(runtime):
+    check_backend(runtime, some_networks())
 
 
 def test_a_backend_that_breaks_the_contract_is_found_out():
@@ -94,45 +98,81 @@ def test_blocks_that_do_not_fit_are_refused(network, message):
         Roofline().open(network)
 
 
-def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_built(onnxruntime, monkeypatch):
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_built(runtime, monkeypatch):
     from hwsearch.backends import onnx_graph
 
     monkeypatch.setattr(onnx_graph, "build", lambda *a, **k: pytest.fail("a graph was built"))
     with pytest.raises(Unsupported, match="fp32, int8"):
-        onnxruntime.open((Block("conv", 3, 8, 8, (), 3, 1, 1, "int4"),))
+        runtime.open((Block("conv", 3, 8, 8, (), 3, 1, 1, "int4"),))
 
 
-def test_onnxruntime_describes_the_machine(onnxruntime):
-    device = onnxruntime.describe()
-    assert (device.kind, device.runtime, device.threads, device.batch) == ("cpu", "onnxruntime", 1, 1)
+def test_runtimes_describe_the_machine(runtime):
+    device = runtime.describe()
+    assert (device.kind, device.runtime, device.threads, device.batch) == ("cpu", runtime.name, 1, 1)
     assert device.hardware
     assert {"os", "machine", "cores", "flags"} <= set(device.facts)
-    assert not device.same_as(load_backend("onnxruntime", threads=2).describe())
-    assert not device.same_as(load_backend("onnxruntime", batch=8).describe())
+    assert not device.same_as(load_backend(runtime.name, threads=2).describe())
+    assert not device.same_as(load_backend(runtime.name, batch=8).describe())
+    assert all(device.same_as(load_backend(other).describe()) == (other == runtime.name) for other in RUNTIMES)
     with pytest.raises(InvalidInput, match="threads and batch"):
-        load_backend("onnxruntime", threads=0)
+        load_backend(runtime.name, threads=0)
 
 
-def test_onnxruntime_runs_files(onnxruntime, tmp_path):
+def test_runtimes_run_files(runtime, tmp_path):
     from hwsearch.backends.onnx_graph import build
 
     path = tmp_path / "model.onnx"
     path.write_bytes(build(some_networks(1)[0]).SerializeToString())
-    with onnxruntime.load(path) as session:
+    with runtime.load(path) as session:
         assert (session.times(2) > 0).all()
     with pytest.raises(FileError, match="no model file"):
-        onnxruntime.load(tmp_path / "other.onnx")
+        runtime.load(tmp_path / "other.onnx")
     path.write_bytes(b"not a model")
     with pytest.raises(FileError, match="cannot run"):
-        onnxruntime.load(path)
+        runtime.load(path)
     with pytest.raises(Unsupported, match="does not run model files"):
         Roofline().load(path)
 
 
-def test_onnxruntime_runs_every_block_in_a_batch():
-    pytest.importorskip("onnxruntime")
-    device = load_backend("onnxruntime", batch=3)
+def test_open_dimensions_of_files_become_the_batch(runtime, tmp_path):
+    from hwsearch.backends.onnx_graph import build
+
+    model = build((CONV,))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    path = tmp_path / "open.onnx"
+    path.write_bytes(model.SerializeToString())
+    with load_backend(runtime.name, batch=3).load(path) as session:
+        assert session.batch == 3
+        assert (session.times(1) > 0).all()
+    path.write_bytes(build((CONV,), batch=2).SerializeToString())
+    with load_backend(runtime.name, batch=3).load(path) as session:
+        assert session.batch == 2
+
+
+def test_runtimes_run_every_block_in_a_batch(runtime):
+    device = load_backend(runtime.name, batch=3)
     for precision in device.precisions:
         for block in example_blocks(precision):
             with device.open((block,)) as session:
+                assert session.batch == 3
                 assert (session.times(1) > 0).all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_openvino_runs_convolutions_at_the_precision_that_was_asked_for(precision):
+    """Also where they are framed, and with no layer of a block shortened because of what stands behind it."""
+    pytest.importorskip("openvino")
+    from hwsearch.backends.onnx_graph import build
+
+    device = load_backend("openvino")
+    for block in (Block("bottleneck", 16, 16, 8, (8, 8), 3, 1, 1, precision), Block("basic", 16, 32, 8, (24,), 3, 2, 1, precision)):
+        whole, _ = device.framed(block)
+        found = [
+            (facts["runtimePrecision"].astype(str), [int(size) for size in op.shape][2])
+            for op in device.compile(build(whole)).get_runtime_model().get_ordered_ops()
+            if (facts := op.get_rt_info())["layerType"].astype(str) == "Convolution"
+        ]
+        assert {kind for kind, _ in found} == {"f32" if precision == "fp32" else "u8"}
+        layers = [layer.out_size for one in whole for layer in one.graph.layers]
+        assert sorted(size for _, size in found) == sorted(layers)

@@ -26,7 +26,13 @@ Network = Sequence[Block]
 
 
 class Session(ABC):
-    """A network, ready to run. Use it in a ``with`` statement, or close it."""
+    """A network, ready to run. Use it in a ``with`` statement, or close it.
+
+    Attributes:
+        batch: images of one run.
+    """
+
+    batch: int = 1
 
     @abstractmethod
     def times(self, runs: int) -> Times:
@@ -213,14 +219,14 @@ class Roofline(Backend):
 
     def _open(self, network: Network) -> Session:
         seconds = (self.call_us * 1e-3 + sum(map(self.latency_ms, network))) * 1e-3
-        return _Fixed(seconds, sum(map(self.energy_mj, network)))
+        return _Fixed(seconds, sum(map(self.energy_mj, network)), self.batch)
 
 
 class _Fixed(Session):
     """Always the same."""
 
-    def __init__(self, seconds: float, energy_mj: float) -> None:
-        self._seconds, self._energy_mj = seconds, energy_mj
+    def __init__(self, seconds: float, energy_mj: float, batch: int) -> None:
+        self._seconds, self._energy_mj, self.batch = seconds, energy_mj, batch
 
     def times(self, runs: int) -> Times:
         return np.full(runs, self._seconds)

@@ -3,104 +3,33 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._store import PathLike
-from ..blocks import Block
-from ..device import Device
-from ..errors import FileError, InvalidInput, require
-from . import onnx_graph
-from .base import Backend, Network, Session, Times
+from ..errors import InvalidInput, require
+from ._cpu import CpuBackend, random_input
+from .base import Session, Times
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 ort = require("onnxruntime", feature="The backend 'onnxruntime'", extra="onnxruntime")
 
-_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-_IMAGE = 4
-"""Feature maps this narrow are images: they come from outside, in the plain layout."""
+_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 
-class OnnxRuntime(Backend):
-    """ONNX Runtime's CPU provider.
-
-    fp32 and int8 (``uint8`` activations, ``int8`` weights) only: other precisions gain nothing there. Without VNNI
-    instructions ``int8`` products may saturate in 16 bits; :meth:`describe` lists what the CPU has.
-
-    Args:
-        threads: that work on one operator.
-        batch: images at once.
-
-    Raises:
-        InvalidInput: threads or batch below 1.
-        MissingDependency: onnx or onnxruntime is not installed.
-    """
+class OnnxRuntime(CpuBackend):
+    """ONNX Runtime's CPU provider; see :class:`~hwsearch.backends._cpu.CpuBackend` for its arguments."""
 
     name = "onnxruntime"
+    title = "ONNX Runtime"
+    version = str(ort.__version__)
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
-        if threads < 1 or batch < 1:
-            raise InvalidInput(f"threads and batch must be at least 1, not {threads} and {batch}.")
-        self.threads, self.batch = threads, batch
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """fp32 and int8."""
-        return ("fp32", "int8")
-
-    def describe(self) -> Device:
-        """This machine's CPU."""
-        hardware, flags = _cpu()
-        facts = {
-            "os": f"{platform.system()} {platform.release().partition('-')[0]}",
-            "machine": platform.machine(),
-            "cores": str(os.cpu_count() or 1),
-            "flags": " ".join(flag for flag in _FLAGS if flag in flags),
-            "python": platform.python_version(),
-        }
-        name = f"{hardware.lower().replace(' ', '-')}-onnxruntime"
-        return Device(name, "cpu", hardware, self.name, str(ort.__version__), self.threads, self.batch, facts)
-
-    def supports(self, block: Block) -> bool:
-        """Whether the precision is fp32 or int8, and graphs of such blocks can be built."""
-        return super().supports(block) and onnx_graph.can_build(block)
-
-    def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-        """The block between two cheap convolutions of its precision.
-
-        Alone it would be charged for changing memory layouts at its edges and lose the fusion of its sum, neither of which happens
-        inside a network. The convolution before it reads one channel, the one after it one pixel.
-        """
-        before = block.precision if block.bits.quantized and block.kind != "quantize" else "fp32"
-        after = block.precision if block.bits.quantized and block.kind != "dequantize" else "fp32"
-        image = block.cin <= _IMAGE
-        lead = () if image else (Block("conv", 1, block.cin, block.size, precision=before),)
-        frame = (*lead, _probe(block.cin, block.size, before))
-        if block.kind == "head":
-            return (*lead, block), frame
-        return (*lead, block, _probe(block.cout, block.out_size, after)), frame
-
-    def _open(self, network: Network) -> Session:
-        return OrtSession(self.session(onnx_graph.build(network, batch=self.batch)))
-
-    def load(self, path: PathLike) -> Session:
-        """Make an ONNX file ready to run on random inputs; open dimensions become the batch.
-
-        Raises:
-            FileError: there is no such file, or ONNX Runtime cannot run it.
-        """
-        if not Path(path).is_file():
-            raise FileError(f"There is no model file {os.fspath(path)}.")
-        try:
-            return OrtSession(self.session(os.fspath(path)), self.batch)
-        except Exception as error:
-            raise FileError(f"ONNX Runtime cannot run {os.fspath(path)}: {error}") from error
+    def _run(self, model: ModelProto | str) -> Session:
+        return OrtSession(self.session(model), self.batch)
 
     def session(self, model: ModelProto | str, optimized: PathLike | None = None) -> Any:
         """An ``onnxruntime.InferenceSession`` with the settings that are profiled.
@@ -122,20 +51,18 @@ class OnnxRuntime(Backend):
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def _probe(channels: int, size: int, precision: str) -> Block:
-    """A convolution of one pixel of a feature map to 16 channels."""
-    return Block("conv", channels, 16, size, stride=size, precision=precision)
-
-
 class OrtSession(Session):
     """An inference session with its inputs and outputs bound to fixed memory."""
 
     def __init__(self, session: Any, batch: int = 1) -> None:
-        rng = np.random.default_rng(0)
         binding = session.io_binding()
         for argument in session.get_inputs():
             shape = [size if isinstance(size, int) and size > 0 else batch for size in argument.shape]
-            binding.bind_ortvalue_input(argument.name, ort.OrtValue.ortvalue_from_numpy(_random(argument.type, shape, rng)))
+            if argument.type not in _TYPES:
+                raise InvalidInput(f"Inputs of type {argument.type} cannot be made up; float and uint8 can.")
+            value = random_input(np.dtype(_TYPES[argument.type]), shape)
+            binding.bind_ortvalue_input(argument.name, ort.OrtValue.ortvalue_from_numpy(value))
+            self.batch = shape[0]
         for argument in session.get_outputs():
             binding.bind_output(argument.name, "cpu")
         self._session, self._binding = session, binding
@@ -153,23 +80,3 @@ class OrtSession(Session):
     def close(self) -> None:
         """Release the inference session."""
         self._session = self._binding = None
-
-
-def _random(kind: str, shape: list[int], rng: np.random.Generator) -> Any:
-    if kind == "tensor(uint8)":
-        return rng.integers(0, 256, shape, dtype=np.uint8)
-    if kind == "tensor(float)":
-        return rng.standard_normal(shape).astype(np.float32)
-    raise InvalidInput(f"Inputs of type {kind} cannot be made up; float and uint8 can.")
-
-
-def _cpu() -> tuple[str, frozenset[str]]:
-    """The processor's name and instruction sets."""
-    name, flags = platform.processor() or platform.machine(), frozenset[str]()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return name, flags
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    words = facts.get("flags", facts.get("Features", ""))
-    return facts.get("model name", name), frozenset(words.split())

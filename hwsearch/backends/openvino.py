@@ -1,0 +1,90 @@
+"""OpenVINO on the CPU: fp32, and int8 from the same QDQ graphs, which its low-precision passes fuse."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import require
+from ._cpu import CpuBackend, random_input
+from .base import Session, Times
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+ov = require("openvino", feature="The backend 'openvino'", extra="openvino")
+
+
+class OpenVino(CpuBackend):
+    """OpenVINO's CPU plugin; see :class:`~hwsearch.backends._cpu.CpuBackend` for its arguments.
+
+    One stream in the latency mode. What is fp32 runs in fp32: left to itself, the plugin takes bf16 or fp16 where the CPU has them.
+    Threads are not pinned to cores, so that the system may say where they run.
+
+    OpenVINO lets a 1x1 convolution skip pixels already in the layers before it, so the probe behind a framed block is a 3x3 convolution:
+    behind a 1x1 one a bottleneck seemed to take a quarter of its time.
+    """
+
+    name = "openvino"
+    title = "OpenVINO"
+    version = str(ov.__version__).partition("-")[0]
+    probe = 3
+
+    def _run(self, model: ModelProto | str) -> Session:
+        compiled = self.compile(model)
+        return OvSession(compiled)
+
+    def compile(self, model: ModelProto | str) -> Any:
+        """An ``openvino.CompiledModel`` with the settings that are profiled; its runtime model shows what was fused.
+
+        Args:
+            model: the model, or the path of its file; open dimensions become the batch.
+        """
+        core = _core()
+        network = core.read_model(model if isinstance(model, str) else model.SerializeToString())
+        if network.is_dynamic():
+            network.reshape(
+                {value: [size.get_length() if size.is_static else self.batch for size in value.partial_shape] for value in network.inputs}
+            )
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,
+        }
+        return core.compile_model(network, "CPU", options)
+
+
+@cache
+def _core() -> Any:
+    """The one instance of the runtime: it shares its threads between models."""
+    return ov.Core()
+
+
+class OvSession(Session):
+    """An inference request with its inputs and outputs bound to fixed memory."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        for argument in compiled.inputs:
+            shape = list(argument.shape)
+            self._request.set_tensor(argument, ov.Tensor(random_input(argument.element_type.to_dtype(), shape)))
+            self.batch = shape[0]
+
+    def times(self, runs: int) -> Times:
+        """Seconds of each run, shape ``(runs,)``."""
+        run, clock = self._request.infer, time.perf_counter_ns
+        marks = np.empty((runs, 2), dtype=np.int64)
+        for i in range(runs):
+            start = clock()
+            run(share_outputs=True)
+            marks[i] = start, clock()
+        return np.asarray((marks[:, 1] - marks[:, 0]) * 1e-9, dtype=np.float64)
+
+    def close(self) -> None:
+        """Release the inference request."""
+        self._request = None

@@ -14,7 +14,6 @@ from .._store import PathLike
 from ..blocks import Block
 from ..device import Device
 from ..errors import FileError, InvalidInput
-from . import onnx_graph
 from .base import Backend, Network, Session
 
 if TYPE_CHECKING:
@@ -74,7 +73,9 @@ class CpuBackend(Backend):
 
     def supports(self, block: Block) -> bool:
         """Whether the precision is fp32 or int8, and graphs of such blocks can be built."""
-        return super().supports(block) and onnx_graph.can_build(block)
+        from .onnx_graph import can_build
+
+        return super().supports(block) and can_build(block)
 
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """The block between two cheap convolutions of its precision.
@@ -96,7 +97,21 @@ class CpuBackend(Backend):
         return Block("conv", channels, 16, size, (), self.probe, stride=size, precision=precision)
 
     def _open(self, network: Network) -> Session:
-        return self._run(onnx_graph.build(network, batch=self.batch))
+        return self._run(self._build(network))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Threads and batch."""
+        return {"threads": self.threads, "batch": self.batch}
+
+    def _model(self, network: Network) -> bytes:
+        return bytes(self._build(network).SerializeToString())
+
+    def _build(self, network: Network) -> ModelProto:
+        # Boards that are given model files have no onnx.
+        from .onnx_graph import build
+
+        return build(network, batch=self.batch)
 
     def load(self, path: PathLike) -> Session:
         """Make an ONNX file ready to run on random inputs; open dimensions become the batch.

@@ -11,7 +11,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,10 @@ class Backend(ABC):
             InvalidInput: a block does not fit the one before it.
             BuildFailed: the runtime's builder crashed, hung or ran out of memory over this network.
         """
+        self._check(network)
+        return self._open(network)
+
+    def _check(self, network: Network) -> None:
         for block in network:
             if not self.supports(block):
                 known = block.precision in self.precisions
@@ -114,7 +118,6 @@ class Backend(ABC):
                 hint = "" if known else " Restrict the space to them: space.restrict({'*.precision': [...]})."
                 raise Unsupported(f"Backend {self.name!r} cannot run block {block.key}: {why}.{hint}")
         check_fit(network)
-        return self._open(network)
 
     @abstractmethod
     def _open(self, network: Network) -> Session:
@@ -128,6 +131,25 @@ class Backend(ABC):
             FileError: the file cannot be used.
         """
         raise Unsupported(f"Backend {self.name!r} does not run model files ({path}); give it blocks.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``load_backend(backend.name, **options)`` needs to make another one like it, on another machine say."""
+        return {}
+
+    def model(self, network: Network) -> bytes:
+        """The model file of a network, which :meth:`load` makes ready to run wherever the runtime is.
+
+        Raises:
+            Unsupported: the device cannot run one of the blocks, or this backend has no model files.
+            InvalidInput: a block does not fit the one before it.
+        """
+        self._check(network)
+        return self._model(network)
+
+    def _model(self, network: Network) -> bytes:
+        """The model file of a network that was checked."""
+        raise Unsupported(f"Backend {self.name!r} has no model files, so it cannot be measured on another machine.")
 
 
 def check_fit(network: Network) -> None:

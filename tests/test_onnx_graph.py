@@ -20,6 +20,14 @@ BLOCKS = [
     "basic-in12-mid20-out24-px9-k3-s2-g1-{}",
     "bottleneck-in16-mid8x8-out32-px8-k3-s2-g4-{}",
 ]
+MORE_BLOCKS = [
+    "conv-in3-out16-px16-k7-s2-g1-{}",
+    "maxpool-in16-out16-px9-k3-s2-g1-{}",
+    "avgpool-in16-out16-px8-k2-s2-g1-{}",
+    "avgpool-in16-out16-px8-k3-s1-g1-{}",
+    "bottleneckd-in16-mid8x12-out32-px8-k3-s2-g1-{}",
+    "resconv-in16-out16-px8-k3-s1-g1-{}",
+]
 
 
 def fused_ops(network, tmp_path):
@@ -45,6 +53,14 @@ def conv(x, weight, bias, layer):
     return np.concatenate(parts, axis=1) + bias[:, None, None]
 
 
+def pool(x, layer):
+    """The maxima or means of what is inside the feature map."""
+    pad = layer.kernel // 2 if layer.kernel != layer.stride else 0
+    x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=np.nan)
+    patches = np.lib.stride_tricks.sliding_window_view(x, (layer.kernel, layer.kernel), axis=(2, 3))[:, :, :: layer.stride, :: layer.stride]
+    return (np.nanmax if layer.op == "maxpool" else np.nanmean)(patches, axis=(4, 5))
+
+
 def quantize(x, scale, zero):
     return np.clip(np.rint(x / scale) + zero, 0, 255)
 
@@ -52,8 +68,13 @@ def quantize(x, scale, zero):
 def reference(block, numbers, x, scale=None, zero=0):
     """What the block should compute: float (scale None), or on the grid of its quantisers."""
 
-    def layers(specs, weights, value, value_scale):
+    def layers(specs, weights, value, value_scale, value_zero=zero):
         for layer, one in zip(specs, weights, strict=True):
+            if layer.pooling:
+                value = pool(value, layer)
+                if value_scale is not None:
+                    value = (quantize(value, value_scale, value_zero) - value_zero) * value_scale
+                continue
             weight, bias = one.weight.astype(np.float64), one.bias.astype(np.float64)
             if value_scale is not None:
                 values, weight_scale = quantize_weight(one.weight)
@@ -64,19 +85,21 @@ def reference(block, numbers, x, scale=None, zero=0):
                 value = np.maximum(value, 0)
             if value_scale is not None:
                 value = (quantize(value, one.out_scale, one.out_zero) - one.out_zero) * one.out_scale
-                value_scale = one.out_scale
+                value_scale, value_zero = one.out_scale, one.out_zero
         return value
 
     x = x.astype(np.float64) if scale is None else (x.astype(np.float64) - zero) * scale
     body = layers(block.graph.body, numbers.body, x, scale)
     if block.graph.shortcut is None:
-        last = numbers.body[-1]
-        return body if scale is None else quantize(body, last.out_scale, last.out_zero)
-    total = np.maximum(body + layers(block.graph.shortcut, numbers.shortcut, x, scale), 0)
+        last = (scale, zero) if block.graph.body[-1].pooling else (numbers.body[-1].out_scale, numbers.body[-1].out_zero)
+        return body if scale is None else quantize(body, *last)
+    total = body + layers(block.graph.shortcut, numbers.shortcut, x, scale)
+    if block.graph.joined == "relu":
+        total = np.maximum(total, 0)
     return total if scale is None else quantize(total, numbers.out_scale, numbers.out_zero)
 
 
-@pytest.mark.parametrize("key", BLOCKS)
+@pytest.mark.parametrize("key", BLOCKS + MORE_BLOCKS)
 def test_float_blocks_compute_the_reference(key):
     block = Block.parse(key.format("fp32"))
     (numbers,) = random_weights([block], seed=1)
@@ -85,7 +108,7 @@ def test_float_blocks_compute_the_reference(key):
     np.testing.assert_allclose(found, reference(block, numbers, x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("key", BLOCKS)
+@pytest.mark.parametrize("key", BLOCKS + MORE_BLOCKS)
 @pytest.mark.parametrize("zero", [0, 100])
 def test_int8_blocks_compute_the_reference_on_the_grid(key, zero):
     block = Block.parse(key.format("int8"))
@@ -117,6 +140,16 @@ def test_the_classifier_averages_and_multiplies():
     x = np.random.default_rng(0).standard_normal((2, 24, 6, 6)).astype(np.float32)
     expected = x.mean(axis=(2, 3)) @ numbers.body[0].weight.T + numbers.body[0].bias
     np.testing.assert_allclose(run(build([block], weights=[numbers], batch=2), x), expected, atol=1e-5)
+
+
+def test_an_int8_classifier_gives_floats_near_those_of_the_float_one():
+    block = Block("head", 24, 10, 6, precision="int8")
+    (numbers,) = random_weights([block])
+    x = np.random.default_rng(0).integers(0, 256, (2, 24, 6, 6)).astype(np.uint8)
+    found = run(build([block], weights=[numbers], batch=2, input_scale=0.02, input_zero=100), x)
+    assert found.dtype == np.float32
+    mean = ((x.astype(np.float64) - 100) * 0.02).mean(axis=(2, 3))
+    np.testing.assert_allclose(found, mean @ numbers.body[0].weight.T + numbers.body[0].bias, atol=0.15)
 
 
 def test_boundaries_quantise_and_dequantise():
@@ -168,6 +201,18 @@ def test_whole_int8_networks_have_no_stray_quantisers(tmp_path):
     assert ops.count("DequantizeLinear") == 1
     assert "Relu" not in ops
     assert ops.count("QLinearConv") == sum(len(block.graph.layers) for block in network if block.kind != "head")
+
+
+def test_int8_poolings_and_classifiers_stay_integers_between_neighbours(tmp_path):
+    network = [
+        Block("conv", 16, 32, 8, (), 3, precision="int8"),
+        Block("maxpool", 32, 32, 8, (), 3, 2, precision="int8"),
+        Block("bottleneckd", 32, 64, 4, (16, 16), 3, 2, precision="int8"),
+        Block("head", 64, 10, 2, precision="int8"),
+    ]
+    ops = set(fused_ops(network, tmp_path))
+    integer = {"QLinearConv", "NhwcMaxPool", "QLinearAveragePool", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm"}
+    assert ops == {*integer, "Transpose", "Flatten"}
 
 
 def test_int8_weights_use_the_whole_range_of_every_channel():

@@ -9,7 +9,7 @@ QLinearConv and QLinearAdd. The same function builds what is profiled and what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +26,14 @@ onnx = require("onnx", feature="Building ONNX graphs", extra="onnxruntime")
 OPSET = 17
 IR_VERSION = 8
 PRECISIONS = ("fp32", "int8")
-_QUANTIZED = ("conv", "basic", "bottleneck", "quantize", "dequantize")
+_QUANTIZED = (
+    *("conv", "resconv", "basic", "bottleneck", "bottleneckd", "maxpool", "avgpool", "head"),
+    *("quantize", "dequantize"),
+)
 _ACTIVATIONS = {"relu": "Relu", "relu6": "Clip", "hswish": "HardSwish"}
 _FLOAT32, _UINT8 = 1, 2
+_PERIOD = 1021
+"""After so many values random weights repeat; a prime, so that no two filters are the same."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -39,7 +44,8 @@ class LayerWeights:
     Attributes:
         weight: float32 with the batch norm folded in, shape ``(cout, cin / groups, k, k)``, or ``(cout, cin)`` for a linear layer.
         bias: float32, shape ``(cout,)``.
-        out_scale, out_zero: the ``uint8`` quantiser of the layer's output, after its ReLU; ``None`` and 0 in float blocks.
+        out_scale, out_zero: the ``uint8`` quantiser of the layer's output, after its ReLU; ``None`` and 0 in float blocks. Poolings and
+            linear layers need none: the former keep that of their input, the latter give floats.
     """
 
     weight: Floats
@@ -66,22 +72,27 @@ class BlockWeights:
 
 
 def can_build(block: Block) -> bool:
-    """Whether :func:`build` knows such blocks: all in fp32; in int8 convolutions, residual blocks with ReLU, and boundaries."""
+    """Whether :func:`build` knows such blocks: all in fp32; in int8 all but inverted bottlenecks, with ReLU, and one linear layer."""
     if block.precision == "fp32":
         return True
-    return block.precision == "int8" and block.kind in _QUANTIZED and block.activation == "relu"
+    single = block.kind != "head" or not block.mids
+    return block.precision == "int8" and block.kind in _QUANTIZED and block.activation == "relu" and single
 
 
 def random_weights(network: Sequence[Block], seed: int = 0) -> tuple[BlockWeights, ...]:
-    """Sensible random numbers for profiling, one entry a block; the time of a block does not depend on them."""
+    """Sensible random numbers for profiling, one entry a block; the time of a block does not depend on them.
+
+    They repeat after a while, and few are the largest, so that model files can be packed small, in int8 too.
+    """
     rng = np.random.default_rng(seed)
+    numbers = np.clip(rng.standard_normal(_PERIOD), -2, 2).astype(np.float32)
 
     def layer(layer: Layer, block: Block) -> LayerWeights:
         if layer.pooling:
             return LayerWeights(np.zeros(0, np.float32), np.zeros(0, np.float32))
         fan_in = layer.cin // layer.groups * layer.kernel**2
         shape = (layer.cout, fan_in) if layer.op == "linear" else (layer.cout, layer.cin // layer.groups, layer.kernel, layer.kernel)
-        weight = (rng.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+        weight = np.resize(numbers, shape) * np.float32(np.sqrt(2 / fan_in))
         bias = (0.1 * rng.standard_normal(layer.cout)).astype(np.float32)
         if not block.bits.quantized:
             return LayerWeights(weight, bias)
@@ -227,7 +238,7 @@ class _Builder:
             return self._follow("out", self._node("Add", "sum", [left.name, right.name], left.shape), block.graph.joined)
         sides = [self._dequantize("left", left).name, self._dequantize("right", right).name]
         total = self._node("Add", "sum", sides, left.shape)
-        return self._activate("out", total, True, *_quantizer(numbers, block))
+        return self._activate("out", total, block.graph.joined == "relu", *_quantizer(numbers, block))
 
     def _layer(self, name: str, layer: Layer, numbers: LayerWeights, value: _Value) -> _Value:
         shape = (self.batch, layer.cout, layer.out_size, layer.out_size)
@@ -251,12 +262,18 @@ class _Builder:
         return self._activate(name, result, layer.relu, *_quantizer(numbers, name))
 
     def _linear(self, name: str, layer: Layer, numbers: LayerWeights, value: _Value) -> _Value:
+        """The mean over the feature map, and its products in the number format of the map; the outputs are floats."""
         self._check_shape(name, numbers, (layer.cout, layer.cin))
         flat = value
         if len(value.shape) > 2:
-            pooled = self._node("GlobalAveragePool", f"{name}.pool", [value.name], (self.batch, layer.cin, 1, 1))
-            flat = self._node("Flatten", f"{name}.flat", [pooled.name], (self.batch, layer.cin))
-        inputs = [flat.name, self._constant(f"{name}.weight", numbers.weight), self._constant(f"{name}.bias", numbers.bias)]
+            pooled = self._on_grid(f"{name}.pool", value, "GlobalAveragePool", (self.batch, layer.cin, 1, 1))
+            flat = replace(
+                self._node("Flatten", f"{name}.flat", [pooled.name], (self.batch, layer.cin)), scale=value.scale, zero=value.zero
+            )
+        if flat.scale is None:
+            inputs = [flat.name, self._constant(f"{name}.weight", numbers.weight), self._constant(f"{name}.bias", numbers.bias)]
+        else:
+            inputs = [self._dequantize(f"{name}.in", flat).name, *self._quantized_weights(name, numbers, flat.scale)]
         return self._node("Gemm", name, inputs, (self.batch, layer.cout), transB=1)
 
     def _pool(self, name: str, layer: Layer, value: _Value) -> _Value:
@@ -264,9 +281,16 @@ class _Builder:
         shape = (self.batch, layer.cout, layer.out_size, layer.out_size)
         options: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
         if layer.op == "avgpool" and layer.kernel == layer.stride:
-            return self._node("AveragePool", name, [value.name], shape, ceil_mode=1, **options)
+            return self._on_grid(name, value, "AveragePool", shape, ceil_mode=1, **options)
         options["pads"] = [layer.kernel // 2] * 4
-        return self._node("MaxPool" if layer.op == "maxpool" else "AveragePool", name, [value.name], shape, **options)
+        return self._on_grid(name, value, "MaxPool" if layer.op == "maxpool" else "AveragePool", shape, **options)
+
+    def _on_grid(self, name: str, value: _Value, op: str, shape: tuple[int, ...], **options: Any) -> _Value:
+        """A pooling, whose results are within the range of its inputs and so need no quantiser of their own."""
+        if value.scale is None:
+            return self._node(op, name, [value.name], shape, **options)
+        result = self._node(op, name, [self._dequantize(f"{name}.in", value).name], shape, **options)
+        return self._quantize(f"{name}.q", result, value.scale, value.zero)
 
     def _follow(self, name: str, value: _Value, activation: str) -> _Value:
         """What follows a layer or a sum."""

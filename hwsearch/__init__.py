@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from . import interop
     from .baselines import dense, uniform
     from .fitted import fit_metric
+    from .loadgen import bench
     from .nn.export import export
     from .nn.score import evaluate, fit_predictor
     from .nn.train import train
@@ -59,6 +60,7 @@ __all__ = [
     "Slot",
     "Status",
     "advance",
+    "bench",
     "conclude",
     "dense",
     "evaluate",
@@ -87,6 +89,7 @@ __all__ = [
 
 # What needs torch or matplotlib, and what few sessions use, is imported when it is first asked for.
 _LAZY = {
+    "bench": ".loadgen",
     "dense": ".baselines",
     "evaluate": ".nn",
     "export": ".nn",

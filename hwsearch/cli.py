@@ -176,6 +176,30 @@ def measure(
     console.print(table)
 
 
+@app.command(epilog="Example: hwsearch bench dense.onnx best.onnx --scenario SingleStream --backend openvino --out bench")
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(help="ONNX files; several are measured one after the other, and compared with the first.")
+    ],
+    scenario: Annotated[str, typer.Option(help="SingleStream, MultiStream, Offline or Server.")] = "SingleStream",
+    backend: BackendName = "onnxruntime",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of LoadGen's log files.")] = Path("bench"),
+    target_qps: Annotated[float | None, typer.Option(help="Images a second that Server sends.", show_default=False)] = None,
+    short: Annotated[bool, typer.Option("--short", help="Seconds instead of ten minutes; stamped as non-compliant.")] = False,
+) -> None:
+    """Measure model files in the manner of MLPerf Inference, with its LoadGen and its rules for ResNet50: an MLPerf-style measurement."""
+    from .loadgen import bench as run
+
+    found = run(models, scenario=scenario, backend=backend, out=out, short=short, target_qps=target_qps)
+    first = found[0]
+    table = Table("model", f"{first.what} ({first.unit})", "speed-up", "LoadGen", "queries", title=f"{scenario} on {first.device.name}")
+    for one in found:
+        verdict = one.verdict + (f": {one.reason}" if one.reason else "")
+        table.add_row(one.model, f"{one.figure:.4g}", f"{one.speedup(first):.2f}", verdict, str(one.queries))
+    console.print(table)
+    console.print(f"{first.stamp}. Logs: {out}", highlight=False, soft_wrap=True)
+
+
 @app.command("import", epilog="Example: hwsearch import ofa-latency note10 --out latency_tables/note10.json")
 def import_(
     kind: Annotated[str, typer.Argument(help="apq-table, ofa-architecture, ofa-latency, ofa-predictor or tfnas-table.")],

@@ -453,6 +453,11 @@ class SearchSpace:
                 allowed[gene] = left
         return replace(self, allowed=tuple(allowed))
 
+    def alone(self, row: npt.ArrayLike) -> SearchSpace:
+        """The same space with one network left: that of a row of shape ``(genes,)``."""
+        (checked,) = self.canonical(self.check(np.asarray(row)[None], "row"))
+        return replace(self, allowed=tuple((int(index),) for index in checked))
+
     # -- values and features -------------------------------------------------------------------------------------------
 
     def encode(self, values: Mapping[str, Value]) -> Rows:

@@ -50,7 +50,7 @@ def test_quantised_export_predicts_what_was_evaluated(supernet: Supernet, data: 
             expected = deployed(supernet, row)(data.normalize(data.test_x)).numpy()
         assert (logits.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
         right = float((logits.argmax(axis=1) == data.test_y.numpy()).mean())
-        assert right == pytest.approx(evaluate(architecture, weights=supernet, data=data), abs=0.005)
+        assert right == pytest.approx(evaluate(architecture, weights=supernet, data=data), abs=0.01)
 
 
 def test_file_stands_alone_and_says_what_it_is(trained: Path, supernet: Supernet, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_each_damage_to_a_file_has_its_error(
         (written(tensors, version=99), NewerVersion, "version 99"),
         (written({**tensors, name: tensors[name] * float("nan")}), CorruptFile, "not finite"),
         (written({**tensors, name: tensors[name][:1].clone()}), CorruptFile, "shape"),
-        (written({k: v for k, v in tensors.items() if k != name}), CorruptFile, "not those of this supernet"),
+        (written({k: v for k, v in tensors.items() if k != name}), CorruptFile, "not those that belong here"),
         (written(tensors, normalize={"mean": "x"}), CorruptFile, "header"),
     ]
     path = tmp_path / "damaged.safetensors"

@@ -7,19 +7,23 @@ from ..errors import require
 for _package in ("torch", "safetensors"):
     require(_package, feature="Training, evaluating and exporting networks", extra="torch")
 
-from .data import Data, Normalize, load_data, make_data  # noqa: E402
+from .data import ArrayData, Data, Normalize, load_data, make_data  # noqa: E402
 from .deploy import Deployed, deploy  # noqa: E402
 from .export import export  # noqa: E402
+from .folder import FolderData, folder_data  # noqa: E402
 from .plain import calibrate_bn, resize  # noqa: E402
+from .recipe import RECIPES, Recipe  # noqa: E402
 from .score import evaluate, fit_predictor, score_samples  # noqa: E402
 from .supernet import Supernet  # noqa: E402
 from .trace import trace  # noqa: E402
-from .train import RECIPES, Recipe, train  # noqa: E402
+from .train import train  # noqa: E402
 
 __all__ = [
     "RECIPES",
+    "ArrayData",
     "Data",
     "Deployed",
+    "FolderData",
     "Normalize",
     "Recipe",
     "Supernet",
@@ -28,6 +32,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit_predictor",
+    "folder_data",
     "load_data",
     "make_data",
     "resize",

@@ -1,12 +1,12 @@
-"""Images with labels: scikit-learn's digits, CIFAR-10 through torchvision, or the user's own."""
+"""Images with labels: scikit-learn's digits, CIFAR-10 through torchvision, the user's own arrays, or a folder of image files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from .._store import PathLike
 from ..errors import FileError, InvalidInput, UnknownName, require
+from .vision import import_torchvision
 
 SPLITS = ("train", "val", "test")
 
@@ -33,14 +34,69 @@ class Normalize:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise ``uint8`` images of shape ``(n, c, h, w)``; ``float32`` of the same shape, channels last in memory."""
-        scale = torch.tensor([1.0 / (255.0 * std) for std in self.std]).view(1, -1, 1, 1)
-        shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)]).view(1, -1, 1, 1)
+        scale = torch.tensor([1.0 / (255.0 * std) for std in self.std], device=images.device).view(1, -1, 1, 1)
+        shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=images.device).view(1, -1, 1, 1)
         return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).sub_(shift)
 
 
+Index = npt.NDArray[np.int64]
+Share = tuple[int, int, Index]
+"""Training images to be taken together: the step, which part of the step's batch they are, and their numbers, shape ``(n,)``."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images, ``uint8`` of shape ``(n, channels, height, width)``, and labels, ``int64`` of shape ``(n,)``."""
+
+
+class Data(ABC):
+    """A labelled set of images in three splits: what training and evaluation ask of it.
+
+    Attributes:
+        name: as users ask for it.
+        mean, std: of pixels scaled to 0..1, one number a channel.
+        classes: how many different labels there are.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+
+    @property
+    def normalize(self) -> Normalize:
+        """What turns these images into a network's input."""
+        return Normalize(self.mean, self.std)
+
+    @abstractmethod
+    def count(self, split: str) -> int:
+        """How many images ``"train"``, ``"val"`` or ``"test"`` holds.
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+
+    @abstractmethod
+    def batches(self, split: str, batch: int, most: int | None = None) -> Iterator[Batch]:
+        """The images of a split in their order, as they are evaluated; the first ``most`` of them where that is given.
+
+        Raises:
+            UnknownName: there is no such split.
+        """
+
+    @abstractmethod
+    def training(self, shares: Iterable[Share], seed: int) -> Iterator[Batch]:
+        """Training images, varied at random, one batch a share.
+
+        What comes out depends on ``seed`` and the share alone, not on what came before: a training that goes on at any step sees what it
+        would have seen.
+        """
+
+    @abstractmethod
+    def calibration_images(self, seed: int) -> torch.Tensor:
+        """Some hundred training images drawn at random, as they are evaluated; ``uint8``, shape ``(n, channels, h, w)``."""
+
+
 @dataclass(frozen=True)
-class Data:
-    """A labelled set of images in three splits.
+class ArrayData(Data):
+    """Images that are held in memory; :func:`make_data` makes them.
 
     Attributes:
         name: as users ask for it.
@@ -80,27 +136,35 @@ class Data:
                     f"Data {self.name!r}: {split}_y must be int64 labels below {self.classes}, one for each of {len(x)} images."
                 )
 
-    @property
-    def normalize(self) -> Normalize:
-        """What turns these images into a network's input."""
-        return Normalize(self.mean, self.std)
-
-    def split(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def split(self, name: str) -> Batch:
         """Images and labels of ``"train"``, ``"val"`` or ``"test"``.
 
         Raises:
             UnknownName: there is no such split.
         """
-        if name not in SPLITS:
-            raise UnknownName("split", name, SPLITS)
+        check_split(name)
         return getattr(self, f"{name}_x"), getattr(self, f"{name}_y")
 
-    def calibration_images(self, seed: int, most: int = 512) -> torch.Tensor:
-        """Training images drawn at random, as many as there are up to ``most``; ``uint8``, shape ``(n, channels, h, w)``."""
-        chosen = np.random.default_rng([seed, 0xCA11]).permutation(len(self.train_x))[:most]
-        return self.train_x[torch.from_numpy(chosen)]
+    def count(self, split: str) -> int:
+        """How many images a split holds."""
+        return len(self.split(split)[1])
 
-    def augmented(self, index: npt.NDArray[np.int64], rng: np.random.Generator) -> torch.Tensor:
+    def batches(self, split: str, batch: int, most: int | None = None) -> Iterator[Batch]:
+        """The images of a split in their order."""
+        x, y = self.split(split)
+        for start in range(0, len(y[:most]), batch):
+            yield x[:most][start : start + batch], y[:most][start : start + batch]
+
+    def training(self, shares: Iterable[Share], seed: int) -> Iterator[Batch]:
+        """Training images, moved and mirrored at random, one batch a share."""
+        for step, part, index in shares:
+            yield self.augmented(index, np.random.default_rng([seed, step, part])), self.train_y[torch.from_numpy(index)]
+
+    def calibration_images(self, seed: int) -> torch.Tensor:
+        """Up to 512 training images drawn at random."""
+        return self.train_x[torch.from_numpy(_drawn(len(self.train_x), seed)[:512])]
+
+    def augmented(self, index: Index, rng: np.random.Generator) -> torch.Tensor:
         """Training images, each moved and mirrored at random.
 
         Args:
@@ -126,13 +190,25 @@ class Data:
         ]
 
 
+def check_split(name: str) -> None:
+    """Raise UnknownName where there is no such split."""
+    if name not in SPLITS:
+        raise UnknownName("split", name, SPLITS)
+
+
+def _drawn(count: int, seed: int) -> Index:
+    """The numbers of the images in a random order that has nothing to do with that of training."""
+    return np.random.default_rng([seed, 0xCA11]).permutation(count)
+
+
 def load_data(data: str | tuple[str, PathLike] | Data, folder: PathLike | None = None) -> Data:
     """The images of that name; a :class:`Data` is handed back as it is.
 
     Args:
-        data: ``"digits"`` (1,797 scanned digits of 8x8 px that come with scikit-learn), ``"cifar10"``, or a name with its folder as
-            one tuple.
-        folder: where the files of ``"cifar10"`` are: the folder that holds ``cifar-10-batches-py``.
+        data: ``"digits"`` (1,797 scanned digits of 8x8 px that come with scikit-learn), ``"cifar10"``, ``"imagefolder"``, or a name with
+            its folder as one tuple.
+        folder: where the files are: for ``"cifar10"`` the folder that holds ``cifar-10-batches-py``, for ``"imagefolder"`` the one that
+            holds ``train`` and ``val`` (see :func:`folder_data`).
 
     Raises:
         UnknownName: there are no images of that name.
@@ -177,13 +253,22 @@ def _cifar10(folder: PathLike | None) -> Data:
     return make_data("cifar10", (x[:45000], y[:45000]), (x[45000:], y[45000:]), held_out, shift=4, flip=True)
 
 
-_LOADERS: dict[str, Callable[[PathLike | None], Data]] = {"digits": _digits, "cifar10": _cifar10}
+def _imagefolder(folder: PathLike | None) -> Data:
+    """A folder of image files, read from disk as they are needed."""
+    from .folder import folder_data
+
+    if folder is None:
+        raise InvalidInput("imagefolder needs the folder that holds 'train' and 'val': load_data('imagefolder', folder).")
+    return folder_data(folder)
+
+
+_LOADERS: dict[str, Callable[[PathLike | None], Data]] = {"digits": _digits, "cifar10": _cifar10, "imagefolder": _imagefolder}
 
 Split = tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]
 
 
-def make_data(name: str, train: Split, val: Split, test: Split, *, shift: int = 0, flip: bool = False) -> Data:
-    """Your own images as :class:`Data`.
+def make_data(name: str, train: Split, val: Split, test: Split, *, shift: int = 0, flip: bool = False) -> ArrayData:
+    """Your own images, held in memory.
 
     Args:
         name: how the data is called in files.
@@ -205,30 +290,4 @@ def make_data(name: str, train: Split, val: Split, test: Split, *, shift: int = 
         for letter, array in (("x", x), ("y", y.astype(np.int64)))
     }
     classes = int(labels.max()) + 1
-    return Data(name, mean=tuple(mean.tolist()), std=tuple(std.tolist()), classes=classes, shift=shift, flip=flip, **tensors)
-
-
-def import_torchvision() -> ModuleType:
-    """Import torchvision, also beside a torch that it was not compiled for.
-
-    With a CPU build of torch, torchvision's compiled operators may not load; its Python code then fails at import, since it
-    registers shapes for two operators that do not exist. Naming those operators first lets the rest of it work.
-
-    Raises:
-        MissingDependency: torchvision is not installed.
-    """
-    try:
-        return require("torchvision", feature="CIFAR-10", extra="torch")
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    make_library: Any = torch.library.Library
-    library = make_library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARIES.append(library)
-    return require("torchvision", feature="CIFAR-10", extra="torch")
-
-
-_LIBRARIES: list[Any] = []
-"""Operators are known for as long as their library is kept."""
+    return ArrayData(name, mean=tuple(mean.tolist()), std=tuple(std.tolist()), classes=classes, shift=shift, flip=flip, **tensors)

@@ -70,6 +70,11 @@ class Deployed:
         """Height and width of the input, px."""
         return self.blocks[0].block.size
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(layer.weight.device for block in self.blocks for layer in block.body)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, shape ``(n, classes)``, of normalised images of any size, shape ``(n, channels, h, w)``."""
         return self._run(x, lambda place, y, bits, signed: self.quantizers[place](y))

@@ -56,6 +56,20 @@ class ElasticLayer(nn.Module):
             self.bias = nn.Parameter(torch.zeros(cout))
             nn.init.normal_(self.weight, std=0.01)
 
+    def inherit(self, other: ElasticLayer) -> None:
+        """Take over the first channels, and the middle of the kernel, of a layer that is at least as large."""
+        with torch.no_grad():
+            if self.op == "conv":
+                edge = (other.weight.shape[-1] - self.weight.shape[-1]) // 2
+                middle = slice(edge, edge + self.weight.shape[-1])
+                self.weight.copy_(other.weight[: self.weight.shape[0], : self.weight.shape[1], middle, middle])
+            else:
+                self.weight.copy_(other.weight[: self.weight.shape[0], : self.weight.shape[1]])
+                self.bias.copy_(other.bias[: self.bias.shape[0]])
+            if self.norm is not None and other.norm is not None:
+                self.norm.weight.copy_(other.norm.weight[: self.norm.weight.shape[0]])
+                self.norm.bias.copy_(other.norm.bias[: self.norm.bias.shape[0]])
+
     def sliced(self, layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias of ``layer``: the first channels and the middle of the kernel."""
         weight = self.weight[: layer.cout, : layer.cin // layer.groups]

@@ -63,14 +63,14 @@ def export(
 
     supernet = load_supernet(weights, architecture.space)
     normalize = supernet.normalize
-    images = supernet.calibration() if data is None else None
-    if data is not None:
+    if data is None:
+        images = supernet.calibration()
+    else:
         data = load_data(data)
         normalize, images = data.normalize, data.normalize(data.calibration_images(0))
     assert normalize is not None
-    assert images is not None
     blocks = architecture.blocks()
-    network = deploy(supernet.extract(architecture.genes, images), blocks, images)
+    network = deploy(supernet.extract(architecture.genes, None if supernet.settled else images), blocks, images)
     model = build(blocks, weights=block_weights(network))
     facts: dict[str, Any] = {
         "resolution": network.resolution,

@@ -50,8 +50,9 @@ def fit_quantizer(x: torch.Tensor, bits: int, signed: bool) -> Quantizer:
     if len(values) > _MOST_VALUES:
         values = values[torch.randint(len(values), (_MOST_VALUES,), generator=torch.Generator().manual_seed(0))]
     values = values.double().clamp(min=low)
-    scales = _SHARES.double()[:, None] * ((high - low) / steps)
-    zeros = torch.round(-low * _SHARES.double()[:, None] / scales)
+    shares = _SHARES.double().to(x.device)[:, None]
+    scales = shares * ((high - low) / steps)
+    zeros = torch.round(-low * shares / scales)
     rounded = (torch.clamp(torch.round(values / scales) + zeros, 0, steps) - zeros) * scales
     best = int(((rounded - values) ** 2).mean(dim=1).argmin())
     return Quantizer(float(scales[best, 0].float()), int(zeros[best, 0]), bits)

@@ -17,6 +17,7 @@ from ..space import Architecture, Rows, SearchSpace
 from ..spaces import load_space
 from .data import Data, load_data
 from .deploy import Deployed, deploy
+from .processes import accelerator
 from .supernet import Supernet, load_supernet
 
 FORMAT = "hwsearch-scores"
@@ -26,8 +27,9 @@ Scores = npt.NDArray[np.float64]
 
 def deployed(supernet: Supernet, row: Rows) -> Deployed:
     """The network of ``row`` (shape ``(genes,)``) as it is shipped: extracted, calibrated, folded, quantised."""
-    images = supernet.calibration()
-    return deploy(supernet.extract(row, images), supernet.space.blocks(row), images)
+    images = supernet.calibration().to(accelerator())
+    network = supernet.extract(row, None if supernet.settled else images).to(images.device)
+    return deploy(network, supernet.space.blocks(row), images)
 
 
 def accuracy(network: Deployed, data: Data, split: str, most: int | None = None, batch: int = 250) -> float:
@@ -40,14 +42,13 @@ def accuracy(network: Deployed, data: Data, split: str, most: int | None = None,
         most: evaluate on this many images only, the first of the split.
         batch: images at a time.
     """
-    x, y = data.split(split)
-    x, y = x[:most], y[:most]
-    right = 0
+    right = total = 0
+    where = network.device
     with torch.inference_mode():
-        for start in range(0, len(y), batch):
-            part = slice(start, start + batch)
-            right += int((network(data.normalize(x[part])).argmax(dim=1) == y[part]).sum())
-    return right / len(y)
+        for x, y in data.batches(split, batch, most):
+            right += int((network(data.normalize(x.to(where))).argmax(dim=1) == y.to(where)).sum())
+            total += len(y)
+    return right / total
 
 
 def evaluate(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,18 @@ from torch import nn
 from .._store import PathLike
 from ..blocks import Block, Layer
 from ..errors import CorruptFile, InvalidInput
-from ..space import Rows, SearchSpace
+from ..space import Rows, SearchSpace, only
 from ..spaces import load_space
 from . import weights_file
 from .data import Normalize
 from .elastic import ElasticBlock, ElasticLayer
 from .plain import Residual, calibrate_bn, plain, resize
 
-Tensors = dict[str, torch.Tensor]
+Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Supernet(nn.Module):
-    """Weights for every network of a space, built from the space alone.
+    """Weights for every network that a space allows, built from the space alone; for a single one if it is ``space.alone(row)``.
 
     Each slot that holds weights in some network becomes one elastic block, as large as the largest block that may stand there. Smaller
     networks take the first channels and the first blocks of a stage (Once-for-All, ICLR'20). Precisions play no part: weights are trained
@@ -41,6 +44,7 @@ class Supernet(nn.Module):
         normalize: what turns pixels into input; ``None`` before training.
         images: real training images for calibration, ``uint8``, shape ``(n, channels, height, width)``; empty before training.
         facts: how it was trained.
+        settled: whether the batch norms keep the statistics of the only network there is, instead of being calibrated anew for each.
 
     Raises:
         InvalidInput: a slot of the space holds several blocks with weights, or blocks of different kinds.
@@ -54,6 +58,7 @@ class Supernet(nn.Module):
         self.normalize: Normalize | None = None
         self.images = torch.empty(0, dtype=torch.uint8)
         self.facts: dict[str, Any] = {}
+        self.settled = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             cells = zip(self.space.slots, self._cells(), strict=True)
@@ -66,9 +71,10 @@ class Supernet(nn.Module):
         found = []
         weighty = np.array([not block.boundary for block in unique] + [False])
         for slot, lowered in zip(self.space.slots, self.space.slot_blocks, strict=True):
-            if weighty[lowered.blocks].sum(axis=-1).max() > 1:
+            standing = lowered.blocks[np.ix_(*(self.space.allowed[gene] for gene in lowered.genes))]
+            if weighty[standing].sum(axis=-1).max() > 1:
                 raise InvalidInput(f"Slot {slot.name!r} of {self.space.name!r} holds several blocks with weights; a supernet needs one.")
-            found.append([unique[index] for index in np.unique(lowered.blocks) if weighty[index]])
+            found.append([unique[index] for index in np.unique(standing) if weighty[index]])
         return found
 
     @property
@@ -93,10 +99,21 @@ class Supernet(nn.Module):
             row: gene indices, shape ``(genes,)``.
 
         Raises:
-            InvalidInput: the row does not fit the space.
+            InvalidInput: the row does not fit the space, or these are the weights of other networks.
         """
-        (self.row,) = self.space.canonical(self.space.check(np.asarray(row)[None], "row"))
+        self.row = self._held(row)
         self._path = [(slot.name, block) for slot, blocks in self.space.placed(self.row) for block in blocks]
+
+    def _held(self, row: npt.ArrayLike) -> Rows:
+        """The canonical row, where there are weights for it; precisions play no part."""
+        canonical = only(self.space.canonical(self.space.check(np.asarray(row)[None], "row")))
+        for choice, gene, allowed, active in zip(
+            self.space.choices, canonical, self.space.allowed, self.space.active(canonical[None])[0], strict=True
+        ):
+            if active and gene not in allowed and not choice.name.endswith("precision"):
+                values = [choice.values[index] for index in allowed]
+                raise InvalidInput(f"These weights are of networks with {choice.name} in {values}, not {choice.values[gene]}.")
+        return canonical
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the active network.
@@ -109,11 +126,14 @@ class Supernet(nn.Module):
         Returns:
             Logits, shape ``(n, classes)``.
         """
-        x = resize(x, self._path[0][1].size)
-        for name, block in self._path:
-            if not block.boundary:
-                x = self.blocks[_module_name(name)](x, block)
+        for step in self.steps():
+            x = step(x)
         return x
+
+    def steps(self) -> list[Step]:
+        """What :meth:`forward` does, one step after the other: the resizing of the images, and the blocks of the active network."""
+        blocks = [partial(self.blocks[_module_name(name)], block=block) for name, block in self._path if not block.boundary]
+        return [partial(resize, size=self._path[0][1].size), *blocks]
 
     def calibrate_bn(self, images: torch.Tensor | None = None) -> None:
         """Set the batch-norm statistics of the active network, and switch to evaluation mode.
@@ -140,39 +160,71 @@ class Supernet(nn.Module):
 
         Args:
             row: gene indices, shape ``(genes,)``.
-            images: normalised training images to calibrate the batch norms on, shape ``(n, channels, h, w)``; those that the supernet
-                carries where left out.
+            images: normalised training images to calibrate the batch norms on, shape ``(n, channels, h, w)``. Where left out, a settled
+                network keeps its statistics, and others are calibrated on the images that the supernet carries.
 
         Raises:
-            InvalidInput: the row does not fit the space, or there are no images.
+            InvalidInput: the row does not fit the space, these are the weights of other networks, or there are no images.
         """
-        images = self.calibration() if images is None else images
-        (checked,) = self.space.check(np.asarray(row)[None], "row")
-        path = [(slot.name, block) for slot, blocks in self.space.placed(checked) for block in blocks]
+        path = [(slot.name, block) for slot, blocks in self.space.placed(self._held(row)) for block in blocks]
         network = plain(_numbered(path))
+        self._match(path, network, _copy)
+        if images is None and self.settled:
+            return network.eval()
+        images = self.calibration() if images is None else images
+        calibrate_bn(network.to(images.device), images)
+        return network
+
+    def settle(self, network: nn.Sequential) -> None:
+        """Take over weights and batch-norm statistics of a network that was extracted, the only one of this space, and trained further."""
+        path = [(slot.name, block) for slot, blocks in self.space.placed(self.largest) for block in blocks]
+        self._match(path, network, _copy_back)
+        self.settled = True
+
+    def inherit(self, other: Supernet) -> None:
+        """Take over the weights of a supernet that holds all networks of this one: the first channels, and the middle of the kernels.
+
+        Raises:
+            InvalidInput: it belongs to another space, or lacks some of the networks.
+        """
+        if other.space.fingerprint != self.space.fingerprint:
+            raise InvalidInput(f"The supernet belongs to space {other.space.name!r}, not to {self.space.name!r}.")
+        for row in (self.smallest, self.largest):
+            other._held(row)
+        with torch.no_grad():
+            for name, block in self.blocks.items():
+                for part in ("body", "shortcut"):
+                    for target, source in zip(getattr(block, part), getattr(other.blocks[name], part), strict=False):
+                        target.inherit(source)
+
+    def _match(self, path: list[tuple[str, Block]], network: nn.Sequential, copy: _Copier) -> None:
+        """Copy between the layers of a path and those of a plain network."""
         for (name, block), module in zip(path, list(network)[1:], strict=True):
             if not block.boundary:
                 elastic = self.blocks[_module_name(name)]
                 assert isinstance(elastic, ElasticBlock)
                 body = module.body if isinstance(module, Residual) else module
-                _copy(elastic.body, block.graph.body, body)
+                copy(elastic.body, block.graph.body, body)
                 if block.graph.shortcut and isinstance(module, Residual):
-                    _copy(elastic.shortcut, block.graph.shortcut, module.shortcut)
-        calibrate_bn(network, images)
-        return network
+                    copy(elastic.shortcut, block.graph.shortcut, module.shortcut)
 
     @property
     def digest(self) -> str:
         """A hash of the weights and the calibration images: what was evaluated with them belongs to them."""
         hashed = hashlib.sha256(self.images.numpy().tobytes())
-        for parameter in self.parameters():
-            hashed.update(parameter.detach().numpy().tobytes())
+        for tensor in self._tensors().values():
+            hashed.update(tensor.detach().numpy().tobytes())
         return hashed.hexdigest()[:16]
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What makes up the weights by name, the batch-norm statistics of a settled network among them."""
+        statistics = {name: buffer for name, buffer in self.named_buffers() if name.endswith(("running_mean", "running_var"))}
+        return {**dict(self.named_parameters()), **(statistics if self.settled else {})}
 
     def save(self, path: PathLike) -> Path:
         """Write the trained supernet as safetensors, whole or not at all."""
         normalize = {"mean": self.normalize.mean, "std": self.normalize.std} if self.normalize else None
-        tensors = {**dict(self.named_parameters()), "calibration.images": self.images}
+        tensors = {**self._tensors(), "calibration.images": self.images}
         weights_file.write(path, weights_file.SUPERNET_FORMAT, self.space, tensors, {"normalize": normalize, "training": self.facts})
         return Path(path)
 
@@ -182,39 +234,27 @@ class Supernet(nn.Module):
 
         Args:
             path: a file written by :meth:`save`.
-            space: the space it must belong to.
+            space: the space it must belong to; the supernet's own is restricted to the networks that the weights are of.
 
         Raises:
             FileError: the file cannot be read.
             CorruptFile, NewerVersion: it is not a supernet that this hwsearch can read.
             WrongSpace: it belongs to another space.
         """
-        supernet = cls(space)
-        tensors, header = weights_file.read(path, weights_file.SUPERNET_FORMAT, supernet.space)
+        where = load_space(space)
+        tensors, header = weights_file.read(path, weights_file.SUPERNET_FORMAT, where)
         try:
+            facts = dict(header["training"])
+            supernet = cls(replace(where, allowed=_allowed(facts["allowed"], where)) if "allowed" in facts else where)
+            supernet.facts = facts
             supernet.images = tensors.pop("calibration.images")
             if (normalize := header["normalize"]) is not None:
                 supernet.normalize = Normalize(tuple(map(float, normalize["mean"])), tuple(map(float, normalize["std"])))
-            supernet.facts = dict(header["training"])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFile(f"{path}: its header is not that of a supernet: {error!r}.") from error
-        supernet.set_parameters(tensors, path)
+        supernet.settled = any(name.endswith("running_mean") for name in tensors)
+        weights_file.fill(supernet._tensors(), tensors, path)
         return supernet
-
-    def set_parameters(self, tensors: Tensors, path: PathLike) -> None:
-        """Take over the weights that were read from ``path``.
-
-        Raises:
-            CorruptFile: names or shapes differ from this supernet's.
-        """
-        mine = dict(self.named_parameters())
-        if mine.keys() != tensors.keys():
-            raise CorruptFile(f"{path}: its weights are not those of this supernet: {sorted(mine.keys() ^ tensors.keys())[:3]} ...")
-        with torch.no_grad():
-            for name, parameter in mine.items():
-                if parameter.shape != tensors[name].shape or tensors[name].dtype != parameter.dtype:
-                    raise CorruptFile(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, not {tuple(parameter.shape)}.")
-                parameter.copy_(tensors[name])
 
 
 def load_supernet(weights: PathLike | Supernet, space: SearchSpace) -> Supernet:
@@ -240,18 +280,45 @@ def _numbered(path: list[tuple[str, Block]]) -> list[tuple[str, Block]]:
     return result
 
 
+def _allowed(found: Sequence[Sequence[int]], space: SearchSpace) -> tuple[tuple[int, ...], ...]:
+    """The genes' allowed indices as a file tells them, checked."""
+    allowed = tuple(tuple(map(int, indices)) for indices in found)
+    if len(allowed) != len(space.choices) or not all(
+        set(some) <= set(range(n)) and some for some, n in zip(allowed, space.sizes, strict=True)
+    ):
+        raise ValueError("'allowed' does not fit the genes of the space")
+    return allowed
+
+
+_Copier = Callable[[nn.ModuleList, tuple[Layer, ...], nn.Module], None]
+
+
 def _copy(elastic: nn.ModuleList, layers: tuple[Layer, ...], into: nn.Module) -> None:
     """Copy the slices that ``layers`` use into plain convolutions, batch norms and linear layers."""
-    targets = [module for module in into.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    norms = iter([module for module in into.modules() if isinstance(module, nn.BatchNorm2d)])
     with torch.no_grad():
-        for source, layer, target in zip(elastic, layers, targets, strict=True):
-            assert isinstance(source, ElasticLayer)
-            weight, bias = source.sliced(layer)
-            target.weight.copy_(weight)
-            if target.bias is not None and bias is not None:
-                target.bias.copy_(bias)
-            if source.norm is not None:
-                norm = next(norms)
-                norm.weight.copy_(source.norm.weight[: layer.cout])
-                norm.bias.copy_(source.norm.bias[: layer.cout])
+        for ours, theirs in _pairs(elastic, layers, into):
+            theirs.copy_(ours)
+
+
+def _copy_back(elastic: nn.ModuleList, layers: tuple[Layer, ...], source: nn.Module) -> None:
+    """The other way."""
+    with torch.no_grad():
+        for ours, theirs in _pairs(elastic, layers, source):
+            ours.copy_(theirs)
+
+
+def _pairs(elastic: nn.ModuleList, layers: tuple[Layer, ...], module: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The tensors of elastic layers, as the slices that ``layers`` use, and their counterparts in plain modules."""
+    plain_layers = [one for one in module.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    norms = iter([one for one in module.modules() if isinstance(one, nn.BatchNorm2d)])
+    weighty = [(one, layer) for one, layer in zip(elastic, layers, strict=True) if not layer.pooling]
+    for (ours, layer), theirs in zip(weighty, plain_layers, strict=True):
+        assert isinstance(ours, ElasticLayer)
+        weight, bias = ours.sliced(layer)
+        yield weight, theirs.weight
+        if bias is not None and theirs.bias is not None:
+            yield bias, theirs.bias
+        if ours.norm is not None:
+            norm = next(norms)
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                yield getattr(ours.norm, name)[: layer.cout], getattr(norm, name)

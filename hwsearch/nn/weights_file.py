@@ -73,3 +73,19 @@ def read(path: PathLike, format: str, space: SearchSpace) -> tuple[Tensors, dict
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CorruptFile(f"{name}: {key!r} holds values that are not finite.")
     return tensors, header
+
+
+def fill(into: Mapping[str, torch.Tensor], tensors: Tensors, path: PathLike) -> None:
+    """Copy what was read from ``path`` into tensors of the same names.
+
+    Raises:
+        CorruptFile: names, shapes or types differ.
+    """
+    if into.keys() != tensors.keys():
+        raise CorruptFile(f"{os.fspath(path)}: its weights are not those that belong here: {sorted(into.keys() ^ tensors.keys())[:3]} ...")
+    with torch.no_grad():
+        for name, tensor in into.items():
+            found = tensors[name]
+            if tensor.shape != found.shape or tensor.dtype != found.dtype:
+                raise CorruptFile(f"{os.fspath(path)}: {name} has the shape {tuple(found.shape)}, not {tuple(tensor.shape)}.")
+            tensor.copy_(found)

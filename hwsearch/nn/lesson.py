@@ -1,0 +1,145 @@
+"""What is learned in a step: the sandwich rule for a supernet, of which a single network is the smallest case."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..space import SearchSpace
+from .recipe import AMP, Recipe
+from .supernet import Supernet
+
+Maps = list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runs a network as its recipe says: in which numbers, and with which feature maps kept.
+
+    Attributes:
+        amp: the number format, or ``None`` for float32.
+        recompute: whether feature maps inside blocks are computed again for the backward pass.
+    """
+
+    amp: torch.dtype | None = None
+    recompute: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Run:
+        """As a recipe says."""
+        return cls(AMP[recipe.amp] if recipe.amp else None, recipe.recompute)
+
+    def __call__(self, network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, Maps]:
+        """Run a supernet or a plain network.
+
+        Args:
+            network: its steps are run in order.
+            x: normalised images, shape ``(n, channels, h, w)``.
+
+        Returns:
+            Logits, float32 of shape ``(n, classes)``, and the last feature map of each size, shape ``(n, c, h, w)``.
+        """
+        steps: list[Callable[[torch.Tensor], torch.Tensor]] = network.steps() if isinstance(network, Supernet) else list(network.children())
+        maps: Maps = []
+        with torch.autocast(x.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
+            for number, step in enumerate(steps):
+                x = self._step(step, x)
+                if number and x.ndim == 4:
+                    if maps and maps[-1].shape[2:] == x.shape[2:]:
+                        maps.pop()
+                    maps.append(x)
+        return x.float(), maps
+
+    def _step(self, step: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return step(x)
+        out: Any = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
+        return out  # type: ignore[no-any-return]
+
+
+class Lesson(ABC):
+    """A network and what it learns from a batch.
+
+    Attributes:
+        space: whose network it is.
+        network: its parameters are trained.
+    """
+
+    space: SearchSpace
+    network: nn.Module
+
+    @abstractmethod
+    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        """The losses of a batch; each is sent backward before the next one is asked for, so that one network is in memory at a time.
+
+        Args:
+            x: normalised images, shape ``(n, channels, h, w)``.
+            y: labels, shape ``(n,)``; or the share of each class, shape ``(n, classes)``.
+            rng: where further choices come from.
+        """
+
+
+class Sandwich(Lesson):
+    """The largest network learns from the labels and from the teacher, if there is one; the smallest and some random ones from the largest.
+
+    This is the sandwich rule with in-place distillation (Universally Slimmable Networks, ICCV'19, section 3; BigNAS, ECCV'20, section 3.1).
+    In a space of one network nothing but its first part is left.
+
+    A teacher may also give hints: at the end of each feature-map size the mean square over the channels says where the network looks; these
+    maps, scaled to length 1, are drawn to the teacher's (attention transfer, Zagoruyko and Komodakis, ICLR'17, section 3.1). They need no
+    equal widths, and no layers of their own.
+
+    Args:
+        supernet: what learns.
+        recipe: how.
+        teacher: a plain network in evaluation mode.
+    """
+
+    def __init__(self, supernet: Supernet, recipe: Recipe, teacher: nn.Module | None = None) -> None:
+        self.space, self.network, self.recipe, self.teacher = supernet.space, supernet, recipe, teacher
+        self.supernet, self.run = supernet, Run.of(recipe)
+
+    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        """First that of the largest network."""
+        supernet, recipe = self.supernet, self.recipe
+        supernet.activate(supernet.largest)
+        logits, maps = self.run(supernet, x)
+        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        yield loss if self.teacher is None else self._taught(self.teacher, x, loss, logits, maps)
+        if self.space.size == 1:
+            return
+        taught = F.softmax(logits.detach(), dim=1)
+        for row in (supernet.smallest, *supernet.space.sample(recipe.random_networks, rng)):
+            supernet.activate(row)
+            yield F.cross_entropy(self.run(supernet, x)[0], taught)
+
+    def _taught(self, teacher: nn.Module, x: torch.Tensor, loss: torch.Tensor, logits: torch.Tensor, maps: Maps) -> torch.Tensor:
+        recipe = self.recipe
+        with torch.no_grad():
+            wanted, there = self.run(teacher, x)
+        t = recipe.temperature
+        soft = t**2 * F.cross_entropy(logits / t, F.softmax(wanted / t, dim=1))
+        loss = (1 - recipe.distill) * loss + recipe.distill * soft
+        return loss + recipe.hints * hint(maps, there) if recipe.hints else loss
+
+
+def hint(maps: Maps, wanted: Maps) -> torch.Tensor:
+    """How far attention maps are from a teacher's: the mean over sizes and images of the squared distance, between 0 and 2.
+
+    Args:
+        maps, wanted: feature maps of student and teacher, as many, shapes ``(n, c, h, w)``; the teacher's are resized to the student's.
+    """
+    distances = []
+    for own, other in zip(maps, wanted, strict=True):
+        a, b = (one.float().square().mean(dim=1, keepdim=True) for one in (own, other))
+        b = F.adaptive_avg_pool2d(b, (a.shape[2], a.shape[3]))
+        distances.append((F.normalize(a.flatten(1)) - F.normalize(b.flatten(1))).square().sum(dim=1).mean())
+    return torch.stack(distances).mean()

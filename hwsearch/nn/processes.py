@@ -1,0 +1,65 @@
+"""One process or several: what ``torchrun`` starts, and where a process computes."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train one network together.
+
+    Attributes:
+        rank: which one this is, from 0.
+        count: how many there are; 1 without ``torchrun``.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes files and shows progress."""
+        return self.rank == 0
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in one message."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        start = 0
+        for tensor in tensors:
+            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+            start += tensor.numel()
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def processes() -> Processes:
+    """The processes that ``torchrun`` has started, joined at the first call; this one alone without it."""
+    if not dist.is_available() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    if not dist.is_initialized():
+        where = accelerator()
+        if where.type == "cuda":
+            torch.cuda.set_device(where)
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def accelerator() -> torch.device:
+    """Where this process computes: its own GPU where there is one (hide them with ``CUDA_VISIBLE_DEVICES=``), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

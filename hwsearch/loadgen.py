@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,9 @@ def bench(
         raise UnknownName("scenario", scenario, SCENARIOS)
     names = [Path(model).stem for model in models]
     if not names or len(set(names)) < len(names):
-        raise InvalidInput(f"models must hold at least one file, and files of different names, not {list(map(os.fspath, models))}.")
+        raise InvalidInput(
+            f"models must hold at least one file, and files of different names, not {[os.fspath(model) for model in models]}."
+        )
     if target_qps is not None and not (math.isfinite(target_qps) and target_qps > 0):
         raise InvalidInput(f"target_qps must be positive, not {target_qps}.")
     device = load_backend(backend)
@@ -151,6 +152,13 @@ class _System:
     def __init__(self, session: Session, loadgen: Any) -> None:
         self.session, self.loadgen = session, loadgen
         self.error: BaseException | None = None
+
+    def issue(self, queries: Sequence[Any], worker: Executor | None) -> None:
+        """Answer a query here, or have it answered elsewhere."""
+        if worker is None:
+            self.answer(queries)
+        else:
+            worker.submit(self.answer, queries)
 
     def answer(self, queries: Sequence[Any]) -> None:
         """Run the model on the images of a query, as many at once as it takes, and say when they are done."""
@@ -195,8 +203,7 @@ def _run(session: Session, scenario: str, folder: Path, short: bool, target_qps:
     system = _System(session, loadgen)
     with ThreadPoolExecutor(1) as worker:
         # Queries of Server come at their own times, whether the one before is done or not.
-        issue = partial(worker.submit, system.answer) if scenario == "Server" else system.answer
-        under_test = loadgen.ConstructSUT(issue, lambda: None)
+        under_test = loadgen.ConstructSUT(lambda queries: system.issue(queries, worker if scenario == "Server" else None), lambda: None)
         library = loadgen.ConstructQSL(_SAMPLES, _SAMPLES, lambda samples: None, lambda samples: None)
         try:
             loadgen.StartTestWithLogSettings(under_test, library, settings, logs, os.fspath(folder / "audit.config"))

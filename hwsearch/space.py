@@ -341,6 +341,12 @@ class SearchSpace:
         result: Rows = np.where(self.active(X), X, 0).astype(np.uint8)
         return result
 
+    def awake(self, X: Rows) -> Rows:
+        """The rows with every inactive gene at its first allowed value, ready to be woken up, shape ``(n, genes)``."""
+        first = np.array([allowed[0] for allowed in self.allowed], dtype=np.uint8)
+        result: Rows = np.where(self.active(X), X, first).astype(np.uint8)
+        return result
+
     # -- variation -----------------------------------------------------------------------------------------------------
 
     def sample(self, n: int, rng: np.random.Generator) -> Rows:
@@ -410,12 +416,12 @@ class SearchSpace:
 
     def neighbours(self, row: Rows) -> Rows:
         """All different canonical rows that change one active gene of ``row`` (shape ``(genes,)``), shape ``(m, genes)``."""
-        active = self.active(row[None])[0]
+        active, awake = self.active(row[None])[0], self.awake(row[None])
         changed = []
         for gene, allowed in enumerate(self.allowed):
             others = [value for value in allowed if value != row[gene]]
             if active[gene] and others:
-                block = np.repeat(row[None], len(others), axis=0)
+                block = np.repeat(awake, len(others), axis=0)
                 block[:, gene] = others
                 changed.append(block)
         if not changed:

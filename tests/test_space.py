@@ -215,3 +215,22 @@ def test_architectures_are_read_only_values(digits: SearchSpace, rng: np.random.
     assert len({one, two}) == 1
     with pytest.raises(ValueError, match="read-only"):
         one.genes[0] = 1
+
+
+def test_no_change_of_a_restricted_row_leaves_what_is_allowed(toy: SearchSpace, rng: np.random.Generator) -> None:
+    from hwsearch.algorithms.local import two_changes
+
+    space = toy.restrict({"*precision": ["int8"]})
+    shallow = space.sample(64, rng)
+    for row in shallow:
+        for X in (space.neighbours(row), two_changes(space, row, 200, rng), space.mutate(row[None], rng, 0.5)):
+            for values in map(space.decode, X):
+                assert {value for name, value in values.items() if name.endswith("precision")} == {"int8"}
+
+
+def test_a_space_of_one_network_holds_that_network_alone(toy: SearchSpace, rng: np.random.Generator) -> None:
+    row = toy.sample(1, rng)[0]
+    alone = toy.alone(row)
+    assert alone.size == 1
+    assert alone.fingerprint == toy.fingerprint
+    assert (alone.sample(5, rng) == row).all()

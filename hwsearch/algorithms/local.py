@@ -97,6 +97,7 @@ def two_changes(space: SearchSpace, row: Rows, most: int, rng: np.random.Generat
     Returns:
         Canonical rows, shape ``(m, genes)``; some may repeat or differ in fewer genes.
     """
+    row = space.awake(row[None])[0]
     changes = np.array([(gene, value) for gene, allowed in enumerate(space.allowed) for value in allowed if value != row[gene]])
     if len(changes) < 2:
         return np.empty((0, len(row)), dtype=np.uint8)

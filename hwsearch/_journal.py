@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ._store import Journal, check_header
+from ._store import Journal, PathLike, check_header
 from .device import Device, Protocol
 from .errors import CorruptFile, WrongDevice, WrongSpace
 
@@ -48,20 +48,31 @@ def resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]
     if first is None:
         journal.append(header)
         return
-    found = check_header(first, format=FORMAT, version=VERSION, path=journal.path)
+    found, device, protocol = read_header(first, journal.path)
     hint = f"Finish that run as it was started, or delete {journal.path}"
+    if change := Device(**header["device"]).difference(device):
+        raise WrongDevice(f"{journal.path} is an unfinished run on another device: {change}. {hint}.")
+    if protocol != Protocol(**header["protocol"]):
+        raise WrongDevice(f"{journal.path} is an unfinished run by another protocol ({words(protocol)}). {hint}.")
+    if found["fingerprint"] != header["fingerprint"]:
+        raise WrongSpace(f"{journal.path} is an unfinished run of {found['space']!r}, not of {header['space']!r}. {hint}.")
+    yield from records
+
+
+def read_header(record: object, path: PathLike) -> tuple[dict[str, Any], Device, Protocol]:
+    """What a journal begins with: all of it, and its device and protocol.
+
+    Raises:
+        CorruptFile, NewerVersion: it is no such journal.
+    """
+    found = check_header(record, format=FORMAT, version=VERSION, path=path)
     try:
         device, protocol = Device(**found["device"]), Protocol(**found["protocol"])
-        ours = Device(**header["device"])
-        if change := ours.difference(device):
-            raise WrongDevice(f"{journal.path} is an unfinished run on another device: {change}. {hint}.")
-        if protocol != Protocol(**header["protocol"]):
-            raise WrongDevice(f"{journal.path} is an unfinished run by another protocol ({words(protocol)}). {hint}.")
-        if found["fingerprint"] != header["fingerprint"]:
-            raise WrongSpace(f"{journal.path} is an unfinished run of {found['space']!r}, not of {header['space']!r}. {hint}.")
+        if not {"space", "fingerprint", "seed"} <= set(found):
+            raise KeyError("space")
     except (KeyError, TypeError) as error:
-        raise CorruptFile(f"{journal.path} does not begin as a journal does ({error}). Delete it.") from error
-    yield from records
+        raise CorruptFile(f"{path} does not begin as a journal does ({error}). Delete it.") from error
+    return found, device, protocol
 
 
 def words(protocol: Protocol) -> str:

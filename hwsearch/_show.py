@@ -146,6 +146,15 @@ def spaces() -> RenderableType:
     return grid
 
 
+def jobs(folder: Path, space: str) -> str:
+    """What to do with a folder of jobs."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return (
+        f"{folder}: {size / 1e6:,.1f} MB. Carry it to the board, and there: python {folder.name}/run.pyz\n"
+        f"Bring back its folder results, and here: hwsearch profile {space} --collect results --out TABLE"
+    )
+
+
 def tables(folder: Path) -> RenderableType:
     """The latency tables of a folder."""
     found = sorted(folder.glob("*.json"))

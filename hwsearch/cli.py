@@ -53,22 +53,49 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 @app.command(epilog="Example: hwsearch profile resnet_cifar --backend onnxruntime --out latency_tables/my-cpu.json")
 def profile(
     space: Space,
-    out: Annotated[Path, typer.Option("--out", "--table", "-o", help="The latency table to write, or to complete.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "--table", "-o", help="The latency table to write, or to complete.", show_default=False)
+    ] = None,
     backend: BackendName = "onnxruntime",
     precision: Annotated[float | None, typer.Option(help="Stop measuring a block at this relative precision.", show_default=False)] = None,
     max_rounds: Annotated[int | None, typer.Option(help="Stop measuring a block after this many rounds.", show_default=False)] = None,
     checks: Annotated[int | None, typer.Option(help="Whole networks that check the table, at least 12.", show_default=False)] = None,
+    remote: Annotated[str | None, typer.Option(help="Measure on this board, over ssh: user@host.", show_default=False)] = None,
+    python: Annotated[str, typer.Option(help="The Python of that board.")] = "python3",
+    emit: Annotated[Path | None, typer.Option(help="Write jobs for a board into this folder, instead.", show_default=False)] = None,
+    collect: Annotated[Path | None, typer.Option(help="Make the table of what came back from it, instead.", show_default=False)] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the blocks of SPACE on this machine, and how well their sums predict whole networks.
+    """Measure the blocks of SPACE on this machine or on a board, and how well their sums predict whole networks.
 
     Only what the table does not hold yet is measured, so a stopped run goes on where it was.
     """
-    from .profile import profile as run
-
     options = _given(precision=precision, max_rounds=max_rounds, checks=checks)
-    table = run(space, backend=backend, out=out, seed=seed, progress=not quiet, **options)
+    if sum(where is not None for where in (remote, emit, collect)) > 1:
+        raise InvalidInput("Give one of --remote, --emit and --collect.")
+    if emit is not None:
+        from .jobs import emit as write
+        from .table import load_table
+
+        known = load_table(out) if out is not None and out.exists() else None
+        folder = write(space, emit, backend=backend, table=known, seed=seed, progress=not quiet, **options)
+        console.print(_show.jobs(folder, space) if folder else f"{out} lacks nothing: no jobs to do.", highlight=False, soft_wrap=True)
+        return
+    if out is None:
+        raise InvalidInput("Say where the table goes: --out TABLE.")
+    if collect is not None:
+        from .jobs import collect as read
+
+        table = read(space, collect, out=out)
+    elif remote is not None:
+        from .remote import profile_remote
+
+        table = profile_remote(space, remote, out=out, python=python, backend=backend, seed=seed, progress=not quiet, **options)
+    else:
+        from .profile import profile as run
+
+        table = run(space, backend=backend, out=out, seed=seed, progress=not quiet, **options)
     console.print(_show.latency_table(table, out))
 
 

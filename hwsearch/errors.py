@@ -14,6 +14,8 @@ HwsearchError
 ├── MissingBlocks (LookupError)        a table that does not hold all the blocks a space needs
 ├── Unsupported                        a backend cannot run what was asked for
 ├── BuildFailed                        a runtime's builder crashed, hung or ran out of memory over one network
+├── ConnectionLost                     a board that cannot be reached; what was measured there is not lost
+├── BoardFailed                        a program that failed on a board
 ├── WorkersLost                        workers of an executor die again and again
 └── MissingDependency (ImportError)    an optional package is not installed
 """
@@ -93,6 +95,14 @@ class Unsupported(HwsearchError):
 
 class BuildFailed(HwsearchError):
     """A runtime's builder crashed, hung or ran out of memory over one network; others may still build."""
+
+
+class ConnectionLost(HwsearchError):
+    """A board cannot be reached, or the connection to it was cut; the same command goes on where it was."""
+
+
+class BoardFailed(HwsearchError):
+    """A program failed on a board; the message is what it said."""
 
 
 class WorkersLost(HwsearchError):

@@ -158,12 +158,21 @@ def _table_so_far(out: PathLike, backend: Backend, protocol: Protocol) -> Latenc
     if not Path(out).exists():
         return LatencyTable(device, protocol, {}, energy=backend.energy, source=os.fspath(out))
     table = load_table(out, device=device)
+    check_protocol(table, protocol)
+    return table
+
+
+def check_protocol(table: LatencyTable, protocol: Protocol) -> None:
+    """Check that a table can be completed by a protocol.
+
+    Raises:
+        WrongDevice: it was measured by another one.
+    """
     if table.protocol != protocol:
         raise WrongDevice(
             f"{table.source} was measured by another protocol ({words(table.protocol)}, and not {words(protocol)}). Ask for the same, or "
             "profile into another file."
         )
-    return table
 
 
 def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: int) -> dict[_Network, str]:

@@ -21,15 +21,15 @@ OPTIONAL = (
 )
 # A room may import from its own floor and from the floors above it.
 FLOORS = (
-    ("errors", "_store", "_registry", "_progress"),
+    ("errors", "_store", "_registry", "_progress", "_courier"),
     ("layers",),
     ("blocks", "device"),
     ("space", "_minsum", "_calibration", "_interpolation", "_models", "_journal"),
     ("table", "_table_file", "backends", "_draft", "chain"),
     ("spaces", "rounds"),
-    ("metrics", "predictor", "algorithms", "profile", "loadgen"),
-    ("problem", "result", "interop", "fitted", "_executor"),
-    ("search",),
+    ("metrics", "predictor", "algorithms", "profile", "loadgen", "_board"),
+    ("problem", "result", "interop", "fitted", "_executor", "jobs"),
+    ("search", "remote"),
     ("baselines", "nn", "sweeps"),
     ("_words", "_page"),
     ("_picture",),

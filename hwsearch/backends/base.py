@@ -11,7 +11,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +73,8 @@ class Backend(ABC):
         energy: what its sessions' energies are: ``"measured"``, ``"estimated"`` or ``"unavailable"``.
     """
 
-    name: ClassVar[str]
-    energy: ClassVar[str] = "unavailable"
+    name: str
+    energy: str = "unavailable"
 
     @property
     @abstractmethod

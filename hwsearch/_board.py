@@ -1,0 +1,140 @@
+"""What runs on a board that is not this machine: ``python run.pyz`` measures the model files beside it, round by round.
+
+It travels in ``run.pyz`` (see :mod:`hwsearch.jobs`) with the modules of hwsearch that it needs. These ask for numpy and the runtime
+only, so what is measured there is measured by the same code as here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ._journal import resume
+from ._store import Journal, check_header, read_bytes
+from .backends import Backend, load_backend
+from .backends.base import Session
+from .device import Protocol
+from .errors import BuildFailed, CorruptFile, FileError, HwsearchError
+from .rounds import Open, Rounds, period_of
+
+FORMAT = "hwsearch-jobs"
+VERSION = 1
+PLAN, MODELS, RESULTS = "plan.json", "models", "results"
+JOURNAL = f"{RESULTS}/journal.jsonl"
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The plan of a folder of jobs.
+
+    Raises:
+        FileError: there is none.
+        CorruptFile, NewerVersion: it is none that can be used.
+    """
+    path = folder / PLAN
+    data = read_bytes(path, "plan")
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise CorruptFile(f"{path} is not valid JSON: {error}. Copy the folder again.") from error
+    return check_header(document, format=FORMAT, version=VERSION, path=path)
+
+
+def run(folder: Path) -> None:
+    """Measure everything that is not measured yet; each round is on disk before the next begins.
+
+    Args:
+        folder: of the jobs.
+
+    Raises:
+        FileError: the folder is not whole.
+        BuildFailed: the runtime here cannot even run the sentinel.
+        WrongDevice: the folder holds the unfinished run of another board.
+    """
+    plan = read_plan(folder)
+    header = plan["run"]
+    backend = load_backend(header["backend"], **header["options"])
+    header |= {"device": asdict(backend.describe()), "energy": backend.energy}
+    protocol = Protocol(**header["protocol"])
+    journal = Journal(folder / JOURNAL)
+    things = {name: _opener(backend, folder, file) for name, file in plan["things"].items()}
+
+    with _alone(journal.path.with_name("lock")):
+        rounds = Rounds(things, _opener(backend, folder, plan["sentinel"]), protocol, header["seed"], period_of(backend))
+        for record in resume(journal, header):
+            rounds.add(record)
+        total = len(things) * protocol.max_rounds
+
+        def done(record: dict[str, Any]) -> None:
+            journal.append(record)
+            print(f"{rounds.progress()} of {total} measurements, round {record['round']}", flush=True)
+
+        rounds.finish(done, lambda n: None)
+    print(f"{total} of {total} measurements. Bring back the folder {RESULTS} and: hwsearch profile SPACE --collect {RESULTS} --out TABLE")
+
+
+def _opener(backend: Backend, folder: Path, file: str) -> Open:
+    """Makes a packed model file ready to run."""
+
+    def opened() -> Session:
+        path = folder / MODELS / file
+        packed = read_bytes(path, "model")
+        if not file.startswith(digest(packed)):
+            raise CorruptFile(f"{path} was damaged on its way. Copy it again.")
+        with tempfile.TemporaryDirectory() as place:
+            model = Path(place) / Path(file).stem
+            model.write_bytes(gzip.decompress(packed))
+            try:
+                return backend.load(model)
+            except FileError as error:
+                raise BuildFailed(str(error)) from error
+
+    return opened
+
+
+def digest(data: bytes) -> str:
+    """What model files are named by: their content."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process measures in this folder: two at once would disturb each other."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("waiting for another run in this folder to end", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    """Run the jobs of the folder in which ``run.pyz`` lies; the exit code is 1 where that failed."""
+    archive = Path(sys.argv[0]).resolve()
+    # Processes that a runtime's builder starts find the package in the archive too.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(archive), os.environ.get("PYTHONPATH", "")]))
+    try:
+        run(archive.parent)
+    except HwsearchError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever listened is gone; another run goes on from here
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0

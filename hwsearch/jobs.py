@@ -1,0 +1,199 @@
+"""Profiling a device that is not this machine, as a folder of jobs.
+
+:func:`emit` writes the folder: the models to be measured, and ``run.pyz``, which measures them on a board that has Python, numpy and the
+runtime, and nothing of ours. :func:`collect` makes the latency table of what came back. The plan, the protocol, the journal and the making
+of the table are those of :func:`hwsearch.profile`; only the place differs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from . import _board
+from ._journal import read_header
+from ._progress import progress as progress_bar
+from ._store import Journal, PathLike, write_atomic
+from .backends import Backend, Session, load_backend
+from .backends.base import Network
+from .blocks import Block
+from .device import Device
+from .errors import FileError, WrongSpace
+from .profile import check_protocol, plan, profile, protocol_of
+from .space import SearchSpace
+from .spaces import load_space
+from .table import LatencyTable
+
+_MAIN = b"import sys\nfrom hwsearch._board import main\nsys.exit(main())\n"
+
+
+def emit(
+    space: str | SearchSpace,
+    folder: PathLike,
+    *,
+    backend: str | Backend = "onnxruntime",
+    table: LatencyTable | None = None,
+    precision: float = 0.01,
+    max_rounds: int = 48,
+    checks: int = 18,
+    fits: int = 42,
+    seed: int = 0,
+    progress: bool = True,
+    blocks: Sequence[Block] | None = None,
+) -> Path | None:
+    """Write a folder of jobs that profiles a space on a board.
+
+    On the board, ``python run.pyz`` in that folder measures; it can be stopped and started again. A folder whose writing was
+    interrupted is completed.
+
+    Args:
+        space: a space or its name.
+        folder: where the jobs go.
+        backend: the runtime of the board; it must be installed here too, to build the models.
+        table: of the board; only what it lacks is written.
+        precision, max_rounds, checks, fits, seed, blocks: as in :func:`hwsearch.profile`.
+        progress: whether to show a bar with the time left.
+
+    Returns:
+        The folder, or ``None`` where the table lacks nothing.
+
+    Raises:
+        FileError: the folder holds other jobs, or cannot be written.
+        Unsupported: the backend has no model files, or runs no block of the space.
+        WrongDevice: the table was measured by another protocol.
+        InvalidInput: as :func:`hwsearch.profile`.
+    """
+    where, device, target = load_space(space), load_backend(backend), Path(folder)
+    protocol = protocol_of(device, precision, max_rounds)
+    known = LatencyTable(device.describe(), protocol, {}) if table is None else table
+    check_protocol(known, protocol)
+    run = plan(where, device, known, checks=checks, fits=fits, seed=seed, blocks=blocks)
+    if run.nothing:
+        return None
+    header = {name: value for name, value in run.header.items() if name != "device"}
+    header |= {"backend": device.name, "options": device.options, "checks": checks, "fits": fits}
+    header["blocks"] = None if blocks is None else [block.key for block in blocks]
+    if (target / _board.PLAN).exists():
+        if _board.read_plan(target)["run"] != msgspec.to_builtins(header):
+            raise FileError(f"{target} holds other jobs. Name another folder, or delete it.")
+        return target
+    networks = run.networks
+    with progress_bar(f"writing jobs for {where.name}", len(networks), progress) as advance:
+        sentinel = _write_model(target, device, (run.sentinel,))
+        things = {}
+        for name, network in networks.items():
+            things[name] = _write_model(target, device, network)
+            advance(1)
+    write_atomic(target / "run.pyz", _archive())
+    document = {"format": _board.FORMAT, "version": _board.VERSION, "run": header, "sentinel": sentinel, "things": things}
+    write_atomic(target / _board.PLAN, msgspec.json.encode(document))
+    return target
+
+
+def _write_model(folder: Path, backend: Backend, network: Network) -> str:
+    """Write the packed model of a network, and say the name of its file, which is that of its content."""
+    packed = gzip.compress(backend.model(network), 4, mtime=0)
+    name = f"{_board.digest(packed)}.onnx.gz"
+    path = folder / _board.MODELS / name
+    if not path.exists():
+        write_atomic(path, packed, sync=False)
+    return name
+
+
+def _archive() -> bytes:
+    """This package as a program that Python runs; without ``__init__``, which would ask for more than a board has."""
+    package = Path(__file__).parent
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        files = {"__main__.py": _MAIN, "hwsearch/__init__.py": b""}
+        for path in sorted(package.rglob("*.py")):
+            files.setdefault(f"hwsearch/{path.relative_to(package).as_posix()}", path.read_bytes())
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+class _Board(Backend):
+    """The board as its journal describes it: everything about it is known, and nothing runs on it from here.
+
+    Args:
+        header: of the journal.
+        device: the same as an object.
+    """
+
+    def __init__(self, header: dict[str, Any], device: Device) -> None:
+        self._runtime = load_backend(header["backend"], **header["options"])
+        self.name, self.energy, self._device = self._runtime.name, header["energy"], device
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return self._runtime.precisions
+
+    def describe(self) -> Device:
+        return self._device
+
+    def supports(self, block: Block) -> bool:
+        return self._runtime.supports(block)
+
+    def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+        return self._runtime.framed(block)
+
+    def _open(self, network: Network) -> Session:
+        raise FileError(f"{self._device.name} has not finished. Run there again: python run.pyz (it goes on where it was)")
+
+
+def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> LatencyTable:
+    """Make the latency table of what a board has measured.
+
+    Args:
+        space: the space for which the jobs were emitted.
+        results: the folder ``results`` that came back from the board, or the folder of jobs with it inside.
+        out: where the table goes; a table of the same board that is there is completed.
+
+    Returns:
+        The table, as it is in ``out``.
+
+    Raises:
+        FileError: no results there, or the board has not finished.
+        WrongSpace: they are of another space.
+        WrongDevice: ``out`` was measured on another device or by another protocol.
+    """
+    where = load_space(space)
+    folder = Path(results)
+    path = next((place / "journal.jsonl" for place in (folder, folder / _board.RESULTS) if (place / "journal.jsonl").exists()), None)
+    if path is None:
+        raise FileError(f"There is no journal.jsonl in {folder}. Run python run.pyz on the board, and bring its folder {_board.RESULTS}.")
+    records = list(Journal(path))
+    if not records:
+        raise FileError(f"{path} is empty: the board has not begun. Run there: python run.pyz")
+    header, device, _ = read_header(records[0], path)
+    if header["blocks"] is None and header["fingerprint"] != where.fingerprint:
+        raise WrongSpace(f"{path} is of {header['space']!r} as it was when the jobs were emitted, not of {where.name!r}.")
+    ours = Path(f"{os.fspath(out)}.partial.jsonl")
+    theirs = path.read_bytes()
+    if ours.exists() and not theirs.startswith(ours.read_bytes()):
+        raise FileError(f"{ours} is an unfinished run of something else. Finish it, or name another table.")
+    write_atomic(ours, theirs)
+    try:
+        return profile(
+            where,
+            backend=_Board(header, device),
+            out=out,
+            precision=header["protocol"]["precision"],
+            max_rounds=header["protocol"]["max_rounds"],
+            checks=header["checks"],
+            fits=header["fits"],
+            seed=header["seed"],
+            progress=False,
+            blocks=None if header["blocks"] is None else [Block.parse(key) for key in header["blocks"]],
+        )
+    except BaseException:
+        ours.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,299 @@
+"""Boards that are not this machine: a folder of jobs carried by hand, and an ssh server on loopback whose connections are cut."""
+
+import asyncio
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from hwsearch import remote
+from hwsearch.backends import Roofline, load_backend
+from hwsearch.chain import Chain, Stage
+from hwsearch.errors import BoardFailed, ConnectionLost, CorruptFile, FileError, Unsupported, WrongDevice, WrongSpace
+from hwsearch.jobs import collect, emit
+from hwsearch.remote import profile_remote
+
+onnxruntime = pytest.importorskip("onnxruntime")
+import numpy  # noqa: E402
+
+SMALL = Chain("small", (8,), (8,), (Stage((1,), (8, 12), (4, 8)),), 10, channels=1).space()
+OTHER = Chain("other", (8,), (8,), (Stage((1,), (8, 16), (4, 8)),), 10, channels=1).space()
+OPTIONS = {"max_rounds": 4, "fits": 4, "checks": 12, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def board_python(tmp_path_factory):
+    """A Python that has numpy and ONNX Runtime and nothing else, as on a board."""
+    site = tmp_path_factory.mktemp("board") / "site"
+    site.mkdir()
+    for package in (numpy, onnxruntime):
+        folder = Path(package.__file__).parent
+        for part in folder.parent.glob(f"{folder.name}*"):
+            (site / part.name).symlink_to(part)
+    script = site.parent / "python"
+    script.write_text(f'#!/bin/sh\nunset COV_CORE_SOURCE\nPYTHONPATH={site} exec {shlex.quote(sys.executable)} -S "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_the_boards_python_is_bare(board_python):
+    for package in ("msgspec", "onnx", "scipy", "rich", "typer", "hwsearch"):
+        done = subprocess.run([board_python, "-c", f"import {package}"], capture_output=True, text=True, check=False, cwd="/")
+        assert "ModuleNotFoundError" in done.stderr
+    subprocess.run([board_python, "-c", "import numpy, onnxruntime"], check=True)
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_carried_by_hand_make_the_table(tmp_path, board_python):
+    jobs = emit(SMALL, tmp_path / "jobs", **OPTIONS)
+    models = list((jobs / "models").iterdir())
+    assert len(models) > 20
+    assert sum(model.stat().st_size for model in models) < 6000 * len(models), "models travel packed"
+    board = shutil.copytree(jobs, tmp_path / "stick" / "jobs")
+    with pytest.raises(FileError, match="no journal"):
+        collect(SMALL, jobs, out=tmp_path / "t.json")
+
+    stopped = subprocess.Popen([board_python, board / "run.pyz"], stdout=subprocess.PIPE, text=True)
+    assert stopped.stdout.readline().endswith("round 1\n")
+    stopped.kill()
+    stopped.communicate()
+    with pytest.raises(FileError, match="has not finished"):
+        collect(SMALL, board / "results", out=tmp_path / "t.json")
+    assert not list(tmp_path.glob("t.json*"))
+
+    done = subprocess.run([board_python, board / "run.pyz"], capture_output=True, text=True, check=True)
+    assert "round 1\n" not in done.stdout, "the first round was measured before"
+    assert "round 4\n" in done.stdout
+    again = subprocess.run([board_python, board / "run.pyz"], capture_output=True, text=True, check=True)
+    assert "round" not in again.stdout.replace("rounds", "")
+    table = collect(SMALL, board / "results", out=tmp_path / "t.json")
+    assert table.missing(SMALL.unique_blocks) == ()
+    assert table.error()["networks"] == 12
+    assert {row.rounds for row in table.rows.values()} == {4}
+    here = load_backend("onnxruntime").describe()
+    assert (table.device, table.energy) == (here, load_backend("onnxruntime").energy), "this machine was the board"
+    assert sorted(path.name for path in tmp_path.glob("t.json*")) == ["t.json"]
+    # The table is one of this machine: profiling here has nothing left to do.
+    from hwsearch.profile import profile
+
+    assert profile(SMALL, out=tmp_path / "t.json", max_rounds=4, fits=4, checks=12).rows == table.rows
+    assert emit(SMALL, tmp_path / "more", table=table, **OPTIONS) is None
+    with pytest.raises(WrongDevice, match="another protocol"):
+        emit(SMALL, tmp_path / "more", table=table, **OPTIONS | {"max_rounds": 5})
+    with pytest.raises(WrongSpace, match="of 'small' as it was"):
+        collect(OTHER, board / "results", out=tmp_path / "o.json")
+
+
+def test_a_folder_of_jobs_is_whole_or_completed_and_never_of_two_runs(tmp_path, monkeypatch):
+    first = emit(SMALL, tmp_path / "jobs", **OPTIONS)
+    plan = (first / "plan.json").read_bytes()
+    files = {path.name: path.stat().st_mtime_ns for path in (first / "models").iterdir()}
+    (first / "plan.json").unlink()
+    lost = next(iter(files))
+    (first / "models" / lost).unlink()
+    emit(SMALL, first, **OPTIONS)
+    assert (first / "plan.json").read_bytes() == plan
+    after = {path.name: path.stat().st_mtime_ns for path in (first / "models").iterdir()}
+    assert after.keys() == files.keys()
+    assert [name for name in files if after[name] != files[name]] == [lost], "what was there was not written again"
+    with pytest.raises(FileError, match="holds other jobs"):
+        emit(SMALL, first, **OPTIONS | {"fits": 5})
+    with pytest.raises(Unsupported, match="no model files"):
+        emit(SMALL, tmp_path / "roofline", backend=Roofline(), **OPTIONS)
+
+
+def test_what_goes_wrong_on_a_board_is_said_there(tmp_path, board_python):
+    blocks = [block for block in SMALL.unique_blocks if block.kind == "basic"][:2]
+    jobs = emit(SMALL, tmp_path / "jobs", blocks=blocks, **OPTIONS)
+    plan = json.loads((jobs / "plan.json").read_text())
+    damaged = jobs / "models" / next(iter(plan["things"].values()))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1])
+    done = subprocess.run([board_python, jobs / "run.pyz"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("CorruptFile: ")
+    assert "was damaged on its way. Copy it again." in done.stderr
+    damaged.write_bytes(whole)
+    subprocess.run([board_python, jobs / "run.pyz"], capture_output=True, check=True)
+    table = collect(SMALL, jobs, out=tmp_path / "t.json")
+    assert set(table.rows) == {block.key for block in blocks}
+    journal = jobs / "results" / "journal.jsonl"
+    journal.write_text("{}\n")
+    with pytest.raises(CorruptFile):
+        collect(SMALL, jobs, out=tmp_path / "u.json")
+
+
+# -- over ssh ----------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """An ssh server on loopback whose users have ``home`` as their home, and whose cable can be cut.
+
+    Attributes:
+        cuts: (word of the command, ``"in"`` or ``"out"``, bytes after which the connection is gone), used up one by one.
+        commands: what was run.
+        received: bytes that came in, over all commands.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.cuts, self.commands, self.received = home, [], [], 0
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.listener = self.wait(self._listen())
+        self.port = self.listener.sockets[0].getsockname()[1]
+
+    def wait(self, task):
+        return asyncio.run_coroutine_threadsafe(task, self.loop).result(30)
+
+    async def _listen(self):
+        import asyncssh
+
+        class Anyone(asyncssh.SSHServer):
+            def begin_auth(self, username):
+                return False
+
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        return await asyncssh.create_server(
+            Anyone, "127.0.0.1", 0, server_host_keys=[key], process_factory=self._serve, encoding=None, gss_host=None
+        )
+
+    async def _serve(self, process) -> None:
+        import asyncssh
+
+        self.commands.append(process.command)
+        cut = next((cut for cut in self.cuts if cut[0] in shlex.split(process.command)), None)
+        child = await asyncio.create_subprocess_shell(process.command, *[asyncio.subprocess.PIPE] * 3, cwd=self.home)
+
+        async def pump(source, target, way):
+            passed = 0
+            while data := await source.read(4096):
+                passed += len(data)
+                self.received += len(data) if way == "in" else 0
+                target.write(data)
+                await target.drain()
+                if cut and cut[1] == way and passed >= cut[2]:
+                    self.cuts.remove(cut)
+                    process.get_extra_info("connection").abort()
+                    return
+            if way == "in":
+                target.close()
+
+        incoming = asyncio.ensure_future(pump(process.stdin, child.stdin, "in"))
+        try:
+            await asyncio.gather(pump(child.stdout, process.stdout, "out"), pump(child.stderr, process.stderr, "err"))
+            process.exit(await child.wait())
+        except (OSError, asyncssh.Error):
+            pass
+        finally:
+            incoming.cancel()
+            for pipe in (child._transport.get_pipe_transport(number) for number in range(3)):
+                pipe.close()
+            await child.wait()
+
+    def close(self) -> None:
+        self.listener.close()
+        self.wait(self._finish())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    async def _finish(self):
+        await self.listener.wait_closed()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*rest, return_exceptions=True)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    pytest.importorskip("asyncssh", reason="asyncssh, the server of this test, is not installed")
+    if shutil.which("ssh") is None:
+        pytest.skip("there is no ssh program on this machine")
+    (tmp_path / "home").mkdir()
+    server = Server(tmp_path / "home")
+    quiet = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes"
+    monkeypatch.setenv(remote.SSH, f"ssh -F /dev/null {quiet} -p {server.port}")
+    yield server
+    server.close()
+
+
+def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_python):
+    out = tmp_path / "t.json"
+
+    def go():
+        return profile_remote(SMALL, "user@127.0.0.1", out=out, python=board_python, **OPTIONS)
+
+    # While the files are sent.
+    server.cuts = [("take", "out", 700), ("give", "out", 2_000)]
+    with pytest.raises(ConnectionLost, match=r"user@127\.0\.0\.1: .*Run the same command again: it goes on where it was\."):
+        go()
+    assert not out.exists()
+    (folder,) = (server.home / ".hwsearch").iterdir()
+    arrived = {path.name for path in (folder / "models").iterdir() if path.suffix == ".gz"}
+    everything = {path.name for path in (tmp_path / "t.json.jobs" / "models").iterdir()}
+    assert 0 < len(arrived) < len(everything)
+    assert not (folder / "plan.json").exists()
+
+    # While it measures.
+    server.cuts.append((f".hwsearch/{folder.name}/run.pyz", "out", 1))
+    server.received = 0
+    with pytest.raises(ConnectionLost):
+        go()
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "t.json.jobs" / "models").iterdir()}
+    archive = (tmp_path / "t.json.jobs" / "run.pyz").stat().st_size
+    assert server.received < sum(size for name, size in sizes.items() if name not in arrived) + archive + 20_000, "sent again"
+    begun = (folder / "results" / "journal.jsonl").read_text().splitlines()
+    assert 2 <= len(begun) < 6
+
+    # While the results are fetched.
+    server.received = 0
+    with pytest.raises(ConnectionLost):
+        go()
+    assert server.received == 0, "everything was there"
+    measured = (folder / "results" / "journal.jsonl").read_text().splitlines()
+    assert measured[: len(begun)] == begun
+    assert [json.loads(line)["round"] for line in measured[1:]] == [1, 2, 3, 4]
+    fetched = (tmp_path / "t.json.jobs" / "results" / "journal.jsonl").stat().st_size
+    assert 0 < fetched < (folder / "results" / "journal.jsonl").stat().st_size
+
+    commands = len(server.commands)
+    table = go()
+    assert table.missing(SMALL.unique_blocks) == ()
+    assert {row.rounds for row in table.rows.values()} == {4}
+    assert table.error()["networks"] == 12
+    assert str(fetched) in shlex.split(server.commands[-2]), "the rest was fetched, from the last byte on"
+    assert len(server.commands) == commands + 4
+    assert not folder.exists()
+    assert sorted(path.name for path in tmp_path.glob("t.json*")) == ["t.json"]
+    assert go().rows == table.rows
+    assert len(server.commands) == commands + 4, "a finished table asks nothing of the board"
+
+
+def test_a_board_that_lacks_something_says_so(tmp_path, server, board_python, monkeypatch):
+    with pytest.raises(BoardFailed, match="no-such-python"):
+        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", python="no-such-python", **OPTIONS)
+    poor = tmp_path / "poor"
+    poor.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
+    poor.chmod(0o755)
+    with pytest.raises(BoardFailed, match="numpy"):
+        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", python=str(poor), **OPTIONS)
+    monkeypatch.setenv(remote.SSH, "no-such-ssh")
+    with pytest.raises(BoardFailed, match="HWSEARCH_SSH"):
+        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", **OPTIONS)
+
+
+def test_a_board_that_cannot_be_reached(tmp_path, monkeypatch):
+    if shutil.which("ssh") is None:
+        pytest.skip("there is no ssh program on this machine")
+    monkeypatch.setenv(remote.SSH, "ssh -F /dev/null -o BatchMode=yes -p 1")
+    with pytest.raises(ConnectionLost, match="refused"):
+        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", **OPTIONS)
+    assert os.listdir(tmp_path) == ["t.json.jobs"]

@@ -27,10 +27,11 @@ class Precision:
     """A number format for the weights and the activations of a block.
 
     Attributes:
-        name: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int2"`` .. ``"int8"``, or mixed as ``"w4a8"``.
+        name: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"fp8"``, ``"int2"`` .. ``"int8"``, or mixed as ``"w4a8"``; ``"w4a16"`` and its like have
+            quantised weights and fp16 activations.
         weight_bits: bits of a weight.
         activation_bits: bits of an activation.
-        quantized: whether values are integers with a scale.
+        quantized: whether activations are integers, or 8-bit floats, with a scale.
     """
 
     name: str
@@ -49,11 +50,13 @@ class Precision:
         floats = {"fp32": 32, "fp16": 16, "bf16": 16}
         if name in floats:
             return cls(name, floats[name], floats[name], quantized=False)
+        if name == "fp8":
+            return cls(name, 8, 8, quantized=True)
         if match := re.fullmatch(r"int([2-8])", name):
             return cls(name, int(match[1]), int(match[1]), quantized=True)
-        if match := re.fullmatch(r"w([2-8])a([2-8])", name):
-            return cls(name, int(match[1]), int(match[2]), quantized=True)
-        raise InvalidInput(f"Unknown precision {name!r}; expected fp32, fp16, bf16, int2..int8, or w4a8 for mixed bits.")
+        if match := re.fullmatch(r"w([2-8])a([2-8]|16)", name):
+            return cls(name, int(match[1]), int(match[2]), quantized=match[2] != "16")
+        raise InvalidInput(f"Unknown precision {name!r}; expected fp32, fp16, bf16, fp8, int2..int8, or w4a8 or w4a16 for mixed bits.")
 
 
 def _conv(block: Block) -> Graph:
@@ -289,7 +292,7 @@ class Block:
     @property
     def weight_bytes(self) -> int:
         """Bytes as deployed: weights at their bits (whole bytes a layer), a 4-byte bias a channel, and a 4-byte scale if quantised."""
-        channel = 8 if self.bits.quantized else 4
+        channel = 8 if self.bits.weight_bits < 16 else 4
         return sum(-(-layer.weights * self.bits.weight_bits // 8) + layer.biases * channel for layer in self.graph.layers)
 
     @property

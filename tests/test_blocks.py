@@ -69,7 +69,7 @@ def test_the_first_bottleneck_of_a_stage_projects_its_shortcut() -> None:
     size=st.integers(1, 512),
     kernel=st.sampled_from([1, 3, 5, 7]),
     stride=st.integers(1, 4),
-    precision=st.sampled_from(["fp32", "fp16", "bf16", "int8", "int4", "w4a8"]),
+    precision=st.sampled_from(["fp32", "fp16", "bf16", "fp8", "int8", "int4", "w4a8", "w4a16"]),
 )
 def test_keys_read_back(kind: str, widths: tuple[int, ...], size: int, kernel: int, stride: int, precision: str) -> None:
     mids = {"basic": widths[2:3], "bottleneck": widths[2:4]}.get(kind, ())
@@ -102,8 +102,11 @@ def test_an_unknown_kind_names_the_likely_one() -> None:
         Block("botleneck", 1, 1, 1)
 
 
-@pytest.mark.parametrize(("name", "weight", "activation"), [("fp32", 32, 32), ("int8", 8, 8), ("w4a8", 4, 8), ("bf16", 16, 16)])
+NAMES = [("fp32", 32, 32), ("int8", 8, 8), ("fp8", 8, 8), ("w4a8", 4, 8), ("w4a16", 4, 16), ("bf16", 16, 16)]
+
+
+@pytest.mark.parametrize(("name", "weight", "activation"), NAMES)
 def test_precisions(name: str, weight: int, activation: int) -> None:
     precision = Precision.parse(name)
     assert (precision.weight_bits, precision.activation_bits) == (weight, activation)
-    assert precision.quantized == (weight < 16)
+    assert precision.quantized == (activation < 16)

@@ -85,5 +85,5 @@ def test_mobile_blocks_are_measured_in_floats_only() -> None:
     with BACKEND.open([block]) as session:
         assert (session.times(2) > 0).all()
     assert not BACKEND.supports(Block("mbconv", 8, 8, 8, (24,), 3, precision="int8"))
-    with pytest.raises(Unsupported, match="no ONNX graph is known"):
+    with pytest.raises(Unsupported, match="no graph for ONNX Runtime is known"):
         build([Block("mbconv", 8, 8, 8, (24,), 3, precision="int8")])

@@ -227,7 +227,7 @@ def test_what_cannot_be_built_is_refused():
     block = Block.parse("conv-in3-out16-px8-k3-s1-g1-int8")
     (numbers,) = random_weights([block])
     layer = numbers.body[0]
-    with pytest.raises(Unsupported, match="fp32 and int8, not int4"):
+    with pytest.raises(Unsupported, match="ONNX Runtime hold fp32, int8, not int4"):
         build([Block.parse("conv-in3-out16-px8-k3-s1-g1-int4")])
     with pytest.raises(InvalidInput, match="one entry a block: 1 blocks, 2 entries"):
         build([block], weights=[numbers, numbers])

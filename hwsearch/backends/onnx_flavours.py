@@ -1,0 +1,77 @@
+"""Flavours of ONNX graphs: each runtime fuses a quantised network only where it is written down its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..blocks import Block
+
+FLOAT, UINT8, INT8, FLOAT16, BFLOAT16, FLOAT8, INT4 = 1, 2, 3, 10, 16, 17, 22
+"""ONNX's numbers for types of tensors; ``FLOAT8`` is E4M3 without infinities."""
+LARGEST = {INT8: 127.0, FLOAT8: 448.0, INT4: 7.0}
+"""The largest value on a symmetric grid."""
+_KINDS = ("conv", "resconv", "basic", "bottleneck", "bottleneckd", "maxpool", "avgpool", "head", "quantize", "dequantize")
+
+
+@dataclass(frozen=True)
+class Format:
+    """The types that a precision is made of, as ONNX numbers them.
+
+    Attributes:
+        floats: of float tensors, biases among them.
+        grid: of quantised feature maps; ``None`` where they are floats.
+        weights: of the weights on file, which are then dequantised with one scale an output channel; ``None`` where they are floats.
+        opset: the first version of ONNX's operators that takes these types.
+    """
+
+    floats: int = FLOAT
+    grid: int | None = None
+    weights: int | None = None
+    opset: int = 17
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """How the graphs of one runtime are written.
+
+    Attributes:
+        name: of the runtime.
+        formats: the precisions that it knows.
+        symmetric: whether quantised feature maps have no zero point. Then activations are nodes of their own, biases are floats, and of a
+            residual sum the side of the body comes straight from its convolution and only the shortcut is quantised, so that convolution,
+            sum, activation and quantiser become one kernel. Otherwise a zero point of 0 is the ReLU, biases are ``int32``, and both sides
+            of a sum are quantised.
+    """
+
+    name: str
+    formats: Mapping[str, Format]
+    symmetric: bool
+
+    def knows(self, block: Block) -> bool:
+        """Whether graphs of such blocks can be written.
+
+        All can in floats and on symmetric grids; else those with ReLU, but no inverted bottlenecks and no second linear layer.
+        """
+        format = self.formats.get(block.precision)
+        if format is None or format.grid is None or self.symmetric:
+            return format is not None
+        return block.kind in _KINDS and block.activation == "relu" and (block.kind != "head" or not block.mids)
+
+
+ONNXRUNTIME = Flavour("ONNX Runtime", {"fp32": Format(), "int8": Format(grid=UINT8, weights=INT8)}, symmetric=False)
+"""``uint8`` feature maps, ``int8`` weights. ONNX Runtime turns them into QLinearConv and QLinearAdd, and OpenVINO takes them as well."""
+
+TENSORRT = Flavour(
+    "TensorRT",
+    {
+        "fp32": Format(),
+        "fp16": Format(FLOAT16),
+        "bf16": Format(BFLOAT16, opset=22),
+        "int8": Format(grid=INT8, weights=INT8),
+        "fp8": Format(grid=FLOAT8, weights=FLOAT8, opset=21),
+        "w4a16": Format(FLOAT16, weights=INT4, opset=21),
+    },
+    symmetric=True,
+)
+"""Strongly typed: every tensor has the type that the graph says. Explicit quantisers only, as TensorRT 11 and TensorRT-RTX want it."""

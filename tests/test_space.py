@@ -228,6 +228,14 @@ def test_no_change_of_a_restricted_row_leaves_what_is_allowed(toy: SearchSpace, 
                 assert {value for name, value in values.items() if name.endswith("precision")} == {"int8"}
 
 
+def test_a_search_finds_only_what_a_restricted_space_allows(toy: SearchSpace) -> None:
+    space = toy.restrict({"*precision": ["int8"]})
+    most = float(hwsearch.metric("macs", space)(space.sample(1, np.random.default_rng(0)))[0])
+    found = hwsearch.search(space, predictor=lambda X: X.sum(axis=1), limits={"macs": most}, steps=3, progress=False)
+    for row in found.front.X:
+        assert {value for name, value in space.decode(row).items() if name.endswith("precision")} == {"int8"}
+
+
 def test_a_space_of_one_network_holds_that_network_alone(toy: SearchSpace, rng: np.random.Generator) -> None:
     row = toy.sample(1, rng)[0]
     alone = toy.alone(row)

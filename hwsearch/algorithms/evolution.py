@@ -149,7 +149,8 @@ class Evolution:
         if len(problem.seeds):
             seeds = problem.seeds[rng.integers(len(problem.seeds), size=n)]
             keep = rng.random((n, X.shape[1])) < rng.random((n, 1))
-            X = np.concatenate([X, space.canonical(np.where(keep, seeds, space.sample(n, rng)).astype(np.uint8))])
+            mixed = np.where(keep, space.awake(seeds), space.awake(space.sample(n, rng))).astype(np.uint8)
+            X = np.concatenate([X, space.canonical(mixed)])
         order = np.argsort(np.maximum(_tightness(problem, X), 1.0), kind="stable")[:n]
         return X[order], rng.integers(state.islands, size=len(order))
 

@@ -132,6 +132,25 @@ def test_half_precisions_compute_in_half_precision_and_cast_at_their_edges():
         assert [node.op_type for node in inside.graph.node].count("Cast") == 2
 
 
+def test_a_hard_swish_in_bf16_is_put_together():
+    """TensorRT's parser has none in this type; nothing here runs bf16, so the same graph is run with wider floats."""
+    block = Block("mbconv", 8, 8, 8, (24, 8), 3, precision="bf16", activation="hswish")
+    plain = Block("mbconv", 8, 8, 8, (24, 8), 3, activation="hswish")
+    (numbers,) = random_weights([plain], seed=1)
+    model = build([block], weights=[numbers], flavour=TENSORRT)
+    onnx.checker.check_model(model, full_check=True)
+    assert {"HardSwish", "HardSigmoid"}.isdisjoint(node.op_type for node in model.graph.node)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == BFLOAT16:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for node in model.graph.node:
+        if node.op_type == "Cast":
+            node.attribute[0].i = FLOAT
+    x = np.random.default_rng(0).standard_normal((1, 8, 8, 8)).astype(np.float32)
+    expected = run(build([plain], weights=[numbers]), x)
+    assert np.linalg.norm(run(model, x) - expected) <= 0.01 * np.linalg.norm(expected)
+
+
 def test_weights_of_four_bits_are_on_file_as_such():
     block = Block("bottleneck", 16, 32, 8, (8, 8), 3, precision="w4a16")
     model = build([block], flavour=TENSORRT)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported, require
-from .onnx_flavours import FLOAT, LARGEST, ONNXRUNTIME, Flavour
+from .onnx_flavours import BFLOAT16, FLOAT, LARGEST, ONNXRUNTIME, Flavour
 from .onnx_weights import BlockWeights, Floats, LayerWeights, quantize_weight, random_weights
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class _Builder:
         scale = plain
         for index, (layer, one) in enumerate(zip(block.graph.excite, numbers.excite, strict=True)):
             scale = self._layer(f"excite{index}", layer, one, scale)
-        scale = self._node("HardSigmoid", "excite.sigmoid", [scale.name], scale.shape, alpha=1 / 6, beta=0.5)
+        scale = self._hard_sigmoid("excite.sigmoid", scale)
         axes = self._constant("excite.axes", [2, 3], _INT64)
         scale = self._node("Unsqueeze", "excite.scale", [scale.name, axes], (*scale.shape, 1, 1))
         product = self._node("Mul", "excite.out", [plain.name, scale.name], value.shape)
@@ -225,9 +225,21 @@ class _Builder:
         if activation == "swish":
             gate = self._node("Sigmoid", f"{name}.sigmoid", [value.name], value.shape)
             return self._node("Mul", f"{name}.swish", [value.name, gate.name], value.shape)
+        if activation == "hswish" and self.format.floats == BFLOAT16:
+            gate = self._hard_sigmoid(f"{name}.sigmoid", value)
+            return self._node("Mul", f"{name}.hswish", [value.name, gate.name], value.shape)
         bounds = [0.0, 6.0] if activation == "relu6" else []
         inputs = [value.name, *(self._constant(f"{name}.bound{index}", bound, self.format.floats) for index, bound in enumerate(bounds))]
         return self._node(_ACTIVATIONS[activation], f"{name}.{activation}", inputs, value.shape)
+
+    def _hard_sigmoid(self, name: str, value: _Value) -> _Value:
+        """``min(max(x / 6 + 1 / 2, 0), 1)``; step by step in bf16, in which TensorRT has neither this nor the hard swish."""
+        if self.format.floats != BFLOAT16:
+            return self._node("HardSigmoid", name, [value.name], value.shape, alpha=1 / 6, beta=0.5)
+        for step, op, numbers in (("sixth", "Mul", [1 / 6]), ("half", "Add", [0.5]), ("clip", "Clip", [0.0, 1.0])):
+            constants = [self._constant(f"{name}.{step}{index}", number, BFLOAT16) for index, number in enumerate(numbers)]
+            value = self._node(op, f"{name}.{step}", [value.name, *constants], value.shape)
+        return value
 
     # -- quantisation --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 import hwsearch
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import Unsupported
-from hwsearch.nn import Recipe, Supernet, deploy, evaluate, load_data, train
+from hwsearch.nn import Recipe, Supernet, deploy, evaluate, load_data, make_data, trace, train
 from hwsearch.nn.quantize import fit_quantizer, quantize_weight
 
 torch.set_num_threads(1)
@@ -100,9 +100,46 @@ def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
     assert score["int4"] <= score["w4a8"] + 0.015
 
 
-def test_precision_that_cannot_be_simulated_is_refused() -> None:
-    space = Chain("half", (8,), (8,), (Stage((1,), (8,), (8,)),), 10, ("fp32", "bf16"), channels=1).space()
-    supernet = Supernet(space)
-    images = torch.randn(4, 1, 8, 8)
-    with pytest.raises(Unsupported, match="bf16"):
-        deploy(supernet.extract(supernet.largest, images), space.blocks(supernet.largest), images)
+def test_sixteen_bit_floats_round_a_little_and_eight_bit_ones_are_refused() -> None:
+    def network(*precisions: str) -> tuple[Supernet, tuple[hwsearch.Block, ...]]:
+        space = Chain("half", (8,), (8,), (Stage((1,), (8,), (8,)),), 10, precisions, channels=1).space()
+        supernet = Supernet(space)
+        return supernet, space.blocks(supernet.largest)
+
+    images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for precision in ("fp32", "fp16", "bf16"):
+        supernet, blocks = network("fp32", precision) if precision != "fp32" else network("fp32")
+        plain = supernet.extract(supernet.largest, images)
+        with torch.no_grad():
+            errors.append(float((deploy(plain, blocks, images)(images) - plain(images)).abs().max()))
+    assert 10 * errors[0] < errors[1] < errors[2] < 0.05
+    supernet, blocks = network("fp8")
+    with pytest.raises(Unsupported, match="fp8"):
+        deploy(supernet.extract(supernet.largest, images), blocks, images)
+
+
+def test_a_whole_network_with_poolings_and_an_integer_classifier_is_what_its_file_computes(tmp_path: Path) -> None:
+    import onnxruntime
+
+    space = hwsearch.load_space("resnet50", resolutions=(32,), mids=2, outs=2, classes=10)
+    space = space.alone(space.canonical(np.zeros((1, len(space.choices)), dtype=np.uint8))[0])
+    int8 = {gene: "int8" if gene.endswith("precision") else value for gene, value in space.decode(Supernet(space).largest).items()}
+    architecture = space.architecture(space.encode(int8))
+    supernet = Supernet(space.alone(architecture.genes))
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.copy_(torch.where(parameter == 0, 0.2, parameter))
+    rng = np.random.default_rng(0)
+    split = (rng.integers(0, 256, size=(64, 3, 32, 32), dtype=np.uint8), np.arange(64) % 10)
+    data = make_data("noise", split, split, split)
+    supernet.normalize, supernet.images = data.normalize, data.train_x
+    assert trace(supernet.extract(architecture.genes), torch.randn(2, 3, 32, 32)) == architecture.blocks()
+    path = hwsearch.export(architecture, weights=supernet, out=tmp_path / "small.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = data.normalize(data.train_x).contiguous()
+    found = np.concatenate([session.run(None, {"input": image[None].numpy()})[0] for image in x[:16]])
+    with torch.inference_mode():
+        expected = deploy(supernet.extract(architecture.genes), architecture.blocks(), x)(x[:16]).numpy()
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,10 @@ from torch import nn
 
 from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported
-from .plain import Residual, Resize, resize
+from .plain import Residual, Resize, pooling, resize
 from .quantize import Quantizer, fit_quantizer, quantize_weight
 
+Round = Callable[[torch.Tensor], torch.Tensor]
 Place = tuple[int, str]
 """Where a feature map is quantised: the number of the block, and ``"body0"``, ``"shortcut0"`` or ``"out"``."""
 
@@ -24,21 +26,35 @@ class FoldedLayer:
 
     Attributes:
         layer: what it is.
-        weight: the batch norm folded in; rounded where the block is quantised. Shape ``(cout, cin / groups, k, k)`` or ``(cout, cin)``.
-        bias: shape ``(cout,)``.
+        weight: the batch norm folded in; rounded where the block is quantised. Shape ``(cout, cin / groups, k, k)`` or ``(cout, cin)``;
+            empty for a pooling.
+        bias: shape ``(cout,)``; empty for a pooling.
     """
 
     layer: Layer
     weight: torch.Tensor
     bias: torch.Tensor
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the layer, its ReLU included."""
+    def __call__(self, x: torch.Tensor, grid: Round | None = None) -> torch.Tensor:
+        """Run the layer, its ReLU included; averages are rounded as their input was, where it was."""
         layer = self.layer
+        if layer.pooling:
+            x = pooling(layer)(x)
+            return grid(x) if grid else x
         if layer.op == "linear":
-            return F.linear(x.mean(dim=(2, 3)), self.weight, self.bias)
+            x = x.mean(dim=(2, 3))
+            return F.linear(grid(x) if grid else x, self.weight, self.bias)
         x = F.conv2d(x, self.weight, self.bias, layer.stride, layer.kernel // 2, 1, layer.groups)
         return F.relu_(x) if layer.relu else x
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A feature map, how it was rounded, if at all, and whether it has negative values."""
+
+    values: torch.Tensor
+    grid: Round | None = None
+    signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,13 +65,40 @@ class FoldedBlock:
     body: tuple[FoldedLayer, ...]
     shortcut: tuple[FoldedLayer, ...] | None
 
+    def run(self, x: _Map, at: Callable[[str, torch.Tensor, bool], Round | None]) -> _Map:
+        """Run the block; ``at`` says how to round at a place, from its name, the map there, and whether that has negative values."""
+        if self.block.kind == "dequantize":
+            return _Map(x.values, None, x.signed)
+        if self.block.kind == "quantize":
+            return _rounded(x.values, at("out", x.values, x.signed), x.signed)
+        y = self._path("body", self.body, x, at)
+        if self.shortcut is None:
+            return y
+        total = F.relu(y.values + self._path("shortcut", self.shortcut, x, at).values)
+        return _rounded(total, at("out", total, False), False)
+
+    @staticmethod
+    def _path(name: str, layers: Sequence[FoldedLayer], x: _Map, at: Callable[[str, torch.Tensor, bool], Round | None]) -> _Map:
+        for index, layer in enumerate(layers):
+            values, signed = layer(x.values, x.grid), not layer.layer.relu
+            if layer.layer.op == "conv":
+                x = _rounded(values, at(f"{name}{index}", values, signed), signed)
+            else:  # averages and maxima stay on the grid of their input, and the classifier's outputs are floats
+                x = _Map(values, x.grid if layer.layer.pooling else None, x.signed)
+        return x
+
+
+def _rounded(values: torch.Tensor, grid: Round | None, signed: bool) -> _Map:
+    return _Map(grid(values) if grid else values, grid, signed)
+
 
 @dataclass(frozen=True)
 class Deployed:
     """A network as it is shipped.
 
     In quantised blocks the output of every convolution (after its ReLU) and of the residual sum (after its ReLU) is quantised, weights are
-    symmetric with one scale an output channel, and the input is what the block or the boundary before has produced.
+    symmetric with one scale an output channel, and the input is what the block or the boundary before has produced. In blocks of 16-bit
+    floats weights and the same outputs are rounded to these.
 
     Attributes:
         blocks: in the order of execution, precision boundaries included.
@@ -73,11 +116,11 @@ class Deployed:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(layer.weight.device for block in self.blocks for layer in block.body)
+        return self.blocks[-1].body[-1].weight.device
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, shape ``(n, classes)``, of normalised images of any size, shape ``(n, channels, h, w)``."""
-        return self._run(x, lambda place, y, bits, signed: self.quantizers[place](y))
+        return self.run(x, lambda place, y, bits, signed: self.quantizers[place])
 
     def fit(self, images: torch.Tensor) -> None:
         """Choose all quantisers on real images, each on feature maps that the ones before it have already rounded.
@@ -86,39 +129,45 @@ class Deployed:
             images: normalised training images, shape ``(n, channels, h, w)``.
         """
 
-        def at(place: Place, y: torch.Tensor, bits: int, signed: bool) -> torch.Tensor:
+        def at(place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round:
             self.quantizers[place] = fit_quantizer(y, bits, signed)
-            return self.quantizers[place](y)
+            return self.quantizers[place]
 
-        self._run(images, at)
+        self.run(images, at)
 
-    def _run(self, x: torch.Tensor, at: Callable[[Place, torch.Tensor, int, bool], torch.Tensor]) -> torch.Tensor:
-        x = resize(x, self.resolution)
-        positive = False
+    def run(self, x: torch.Tensor, at: Callable[[Place, torch.Tensor, int, bool], Round]) -> torch.Tensor:
+        """Run the network with quantisers of one's own.
+
+        Args:
+            x: normalised images, shape ``(n, channels, h, w)``.
+            at: the quantiser of a place, from the place, the feature map there, its bits, and whether it has negative values.
+
+        Returns:
+            Logits, shape ``(n, classes)``.
+        """
+        value = _Map(resize(x, self.resolution))
         for number, folded in enumerate(self.blocks):
-            block = folded.block
-            bits = block.bits.activation_bits
-            if block.kind == "dequantize":
-                continue
-            if block.kind == "quantize":
-                x = at((number, "out"), x, bits, not positive)
-                continue
-            y = x
-            for path, layers in (("body", folded.body), ("shortcut", folded.shortcut or ())):
-                part = x
-                for index, layer in enumerate(layers):
-                    part = layer(part)
-                    if block.bits.quantized:
-                        part = at((number, f"{path}{index}"), part, bits, not layer.layer.relu)
-                if path == "body":
-                    y = part
-                elif folded.shortcut is not None:
-                    y = F.relu(y + part)
-            if folded.shortcut is not None and block.bits.quantized:
-                y = at((number, "out"), y, bits, False)
-            positive = folded.shortcut is not None or folded.body[-1].layer.relu
-            x = y
-        return x
+            value = folded.run(value, partial(_rounding, at, number, folded.block))
+        return value.values
+
+
+def _rounding(
+    at: Callable[[Place, torch.Tensor, int, bool], Round], number: int, block: Block, place: str, y: torch.Tensor, signed: bool
+) -> Round | None:
+    if block.bits.quantized:
+        return at((number, place), y, block.bits.activation_bits, signed)
+    return _HALVES.get(block.bits.name, _HALVES["fp16"]) if block.bits.activation_bits == 16 else None
+
+
+def _to_fp16(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.float16).to(x.dtype)
+
+
+def _to_bf16(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.bfloat16).to(x.dtype)
+
+
+_HALVES: dict[str, Round] = {"fp16": _to_fp16, "bf16": _to_bf16}
 
 
 def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor) -> Deployed:
@@ -131,50 +180,74 @@ def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor
 
     Raises:
         InvalidInput: the network does not have these blocks.
-        Unsupported: a precision that is neither fp32 nor quantised, or a quantised linear layer.
+        Unsupported: 8-bit floats.
     """
-    modules = [module for module in network if not isinstance(module, Resize)]
-    if len(modules) != len(blocks):
-        raise InvalidInput(f"The network has {len(modules)} blocks, and {len(blocks)} were expected.")
     with torch.inference_mode():
-        folded = tuple(_fold(module, block) for module, block in zip(modules, blocks, strict=True))
-        deployed = Deployed(folded, {})
+        deployed = Deployed(fold(network, blocks), {})
         if any(block.bits.quantized for block in blocks):
             deployed.fit(images)
     return deployed
 
 
-def _fold(module: nn.Module, block: Block) -> FoldedBlock:
-    bits = block.bits
+def fold(network: nn.Sequential, blocks: Sequence[Block], *, straight: bool = False) -> tuple[FoldedBlock, ...]:
+    """The blocks of a plain network with their batch norms folded in and their weights rounded.
+
+    Args:
+        network: its batch norms calibrated.
+        blocks: what it is.
+        straight: let gradients pass rounded weights as if they were not (straight-through estimation, Bengio et al., 2013).
+
+    Raises:
+        InvalidInput, Unsupported: as :func:`deploy` does.
+    """
+    modules = [module for module in network if not isinstance(module, Resize)]
+    if len(modules) != len(blocks):
+        raise InvalidInput(f"The network has {len(modules)} blocks, and {len(blocks)} were expected.")
+    return tuple(_fold(module, block, straight) for module, block in zip(modules, blocks, strict=True))
+
+
+def _fold(module: nn.Module, block: Block, straight: bool) -> FoldedBlock:
     graph = block.graph
-    if block.precision != "fp32" and not bits.quantized:
-        raise Unsupported(f"Block {block.key}: evaluation knows fp32 and quantised precisions, not {block.precision}.")
-    if bits.quantized and any(layer.op == "linear" for layer in graph.layers):
-        raise Unsupported(f"Block {block.key}: linear layers stay in fp32.")
+    if block.bits.name.startswith("fp8"):
+        raise Unsupported(f"Block {block.key}: evaluation knows integers and floats of 16 and 32 bits, not {block.precision}.")
     if block.boundary:
         return FoldedBlock(block, (), None)
     if not isinstance(module, Residual):
-        return FoldedBlock(block, _fold_layers(module, graph.body, block), None)
-    shortcut = _fold_layers(module.shortcut, graph.shortcut or (), block)
-    return FoldedBlock(block, _fold_layers(module.body, graph.body, block), shortcut)
+        return FoldedBlock(block, _fold_layers(module, graph.body, block, straight), None)
+    shortcut = _fold_layers(module.shortcut, graph.shortcut or (), block, straight)
+    return FoldedBlock(block, _fold_layers(module.body, graph.body, block, straight), shortcut)
 
 
-def _fold_layers(module: nn.Module, layers: Sequence[Layer], block: Block) -> tuple[FoldedLayer, ...]:
+def _fold_layers(module: nn.Module, layers: Sequence[Layer], block: Block, straight: bool) -> tuple[FoldedLayer, ...]:
     """Weights and biases with the batch norms folded in: ``w g / s`` and ``b - m g / s``, ``s = sqrt(var + eps)``."""
-    weighty = [one for one in module.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    weighty = iter([one for one in module.modules() if isinstance(one, nn.Conv2d | nn.Linear)])
     norms = iter([one for one in module.modules() if isinstance(one, nn.BatchNorm2d)])
     folded = []
-    for one, layer in zip(weighty, layers, strict=True):
-        if isinstance(one, nn.Linear):
-            folded.append(FoldedLayer(layer, one.weight.clone(), one.bias.clone()))
+    for layer in layers:
+        if layer.pooling:
+            folded.append(FoldedLayer(layer, torch.empty(0), torch.empty(0)))
             continue
-        norm = next(norms)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        weight = one.weight * factor.view(-1, 1, 1, 1)
-        bias = norm.bias - norm.running_mean * factor
-        if block.bits.quantized:
-            weight = quantize_weight(weight, block.bits.weight_bits)
-        folded.append(FoldedLayer(layer, weight.contiguous(memory_format=torch.channels_last), bias))
+        one = next(weighty)
+        weight, bias = one.weight, one.bias
+        if isinstance(one, nn.Conv2d):
+            norm = next(norms)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            weight = weight * factor.view(-1, 1, 1, 1)
+            bias = norm.bias - norm.running_mean * factor
+        assert bias is not None
+        rounded = _round_weight(weight.detach(), block)
+        weight = weight + (rounded - weight).detach() if straight else rounded
+        if weight.ndim == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        folded.append(FoldedLayer(layer, weight, bias if straight else bias.detach().clone()))
     return tuple(folded)
+
+
+def _round_weight(weight: torch.Tensor, block: Block) -> torch.Tensor:
+    """A weight, detached, as its block stores it."""
+    bits = block.bits
+    if bits.weight_bits <= 8:
+        return quantize_weight(weight, bits.weight_bits)
+    return _HALVES[bits.name](weight) if bits.weight_bits == 16 else weight.clone()

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported
+from .plain import pooling
 
 
 class ElasticNorm(nn.BatchNorm2d):
@@ -33,7 +34,7 @@ class ElasticNorm(nn.BatchNorm2d):
 
 
 class ElasticLayer(nn.Module):
-    """A convolution with batch norm, or a linear layer, as large as the largest of the layers that may stand here.
+    """A convolution with batch norm, a linear layer, or a pooling, as large as the largest of the layers that may stand here.
 
     Args:
         layers: every layer that may stand here.
@@ -46,7 +47,9 @@ class ElasticLayer(nn.Module):
         cin = max(layer.cin // layer.groups for layer in layers)
         kernel = max(layer.kernel for layer in layers)
         self.norm: ElasticNorm | None = None
-        if self.op == "conv":
+        if layers[0].pooling:
+            self.register_parameter("weight", None)
+        elif self.op == "conv":
             self.weight = nn.Parameter(torch.empty(cout, cin, kernel, kernel))
             self.register_parameter("bias", None)
             self.norm = ElasticNorm(cout)
@@ -63,7 +66,7 @@ class ElasticLayer(nn.Module):
                 edge = (other.weight.shape[-1] - self.weight.shape[-1]) // 2
                 middle = slice(edge, edge + self.weight.shape[-1])
                 self.weight.copy_(other.weight[: self.weight.shape[0], : self.weight.shape[1], middle, middle])
-            else:
+            elif self.op == "linear":
                 self.weight.copy_(other.weight[: self.weight.shape[0], : self.weight.shape[1]])
                 self.bias.copy_(other.bias[: self.bias.shape[0]])
             if self.norm is not None and other.norm is not None:
@@ -88,6 +91,8 @@ class ElasticLayer(nn.Module):
         Returns:
             Shape ``(n, layer.cout, out_size, out_size)``; ``(n, layer.cout)`` for a linear layer, which averages over the map first.
         """
+        if layer.pooling:
+            return pooling(layer)(x)  # type: ignore[no-any-return]
         weight, bias = self.sliced(layer)
         if self.norm is None:
             return F.linear(x.mean(dim=(2, 3)), weight, bias)
@@ -104,7 +109,8 @@ class ElasticBlock(nn.Module):
 
     Raises:
         InvalidInput: they do not share one structure.
-        Unsupported: they are made of something else than convolutions with ReLUs, residual sums with a ReLU, and one linear layer.
+        Unsupported: they are made of something else than convolutions with ReLUs, poolings, residual sums with a ReLU, and one linear
+            layer.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -136,7 +142,9 @@ class ElasticBlock(nn.Module):
 
 def _check_supported(block: Block) -> None:
     graph = block.graph
-    plain = all(layer.op == "conv" and layer.activation in ("relu", "none") for layer in graph.layers)
+    plain = all(layer.pooling or (layer.op == "conv" and layer.activation in ("relu", "none")) for layer in graph.layers)
     classifier = len(graph.layers) == 1 and graph.body[0].op == "linear"
     if graph.excite or not (plain or classifier) or (graph.shortcut is not None and graph.joined != "relu"):
-        raise Unsupported(f"Block {block.key}: a supernet trains convolutions and residual blocks with ReLUs, and a linear layer as head.")
+        raise Unsupported(
+            f"Block {block.key}: a supernet trains convolutions, poolings, residual blocks with ReLUs, and one linear layer as head."
+        )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..blocks import Block, Layer
+from .plain import pooling
 
 if TYPE_CHECKING:
     from ..backends.onnx_graph import BlockWeights
@@ -34,12 +35,8 @@ class GraphLayer(nn.Module):
             self.norm = nn.BatchNorm2d(layer.cout) if layer.bias else None
         elif layer.op == "linear":
             self.op = nn.Linear(layer.cin, layer.cout, bias=layer.bias)
-        elif layer.op == "maxpool":
-            self.op = nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
-        elif layer.kernel == layer.stride:
-            self.op = nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=True)
         else:
-            self.op = nn.AvgPool2d(layer.kernel, layer.stride, layer.kernel // 2, count_include_pad=False)
+            self.op = pooling(layer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape ``(n, cin, size, size)`` to ``(n, cout, out_size, out_size)``; to ``(n, cout)`` for a linear layer."""

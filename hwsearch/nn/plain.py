@@ -100,7 +100,9 @@ def _module(block: Block) -> nn.Module:
 def _layers(layers: Sequence[Layer]) -> nn.Sequential:
     modules: list[nn.Module] = []
     for layer in layers:
-        if layer.op == "linear":
+        if layer.pooling:
+            modules.append(pooling(layer))
+        elif layer.op == "linear":
             modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(layer.cin, layer.cout)]
         else:
             padding = layer.kernel // 2
@@ -109,6 +111,15 @@ def _layers(layers: Sequence[Layer]) -> nn.Sequential:
         if layer.relu:
             modules.append(nn.ReLU())
     return nn.Sequential(*modules)
+
+
+def pooling(layer: Layer) -> nn.MaxPool2d | nn.AvgPool2d:
+    """The module of a pooling layer; averages count what is inside the feature map only."""
+    if layer.op == "maxpool":
+        return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
+    if layer.kernel == layer.stride:
+        return nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=True)
+    return nn.AvgPool2d(layer.kernel, layer.stride, layer.kernel // 2, count_include_pad=False)
 
 
 def calibrate_bn(network: nn.Module, images: torch.Tensor, batch: int = 512) -> None:

@@ -79,17 +79,27 @@ def _layers(module: nn.Module, seen: Shapes) -> Layers:
                 sizes = f"{tuple(after[2:])} px out of {tuple(before[2:])} px"
                 raise InvalidInput(f"A convolution makes maps of {sizes}: its padding is not half its kernel.")
             layers.append(("conv", *shape, isinstance(following, nn.ReLU)))
+        elif isinstance(one, nn.MaxPool2d | nn.AvgPool2d):
+            before, after = seen[one]
+            op = "maxpool" if isinstance(one, nn.MaxPool2d) else "avgpool"
+            layers.append((op, before[1], after[1], before[2], _number(one.kernel_size), _number(one.stride), 1, False))
         elif isinstance(one, nn.Linear):
             pooled = next(step for step in steps if isinstance(step, nn.AdaptiveAvgPool2d))
             layers.append(("linear", seen[one][0][1], seen[one][1][1], seen[pooled][0][2], 1, 1, 1, False))
     return tuple(layers)
 
 
+def _number(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
 def _signature(block: Block) -> Signature:
     """What a block says it is made of, as :func:`_graph` reads it from a module."""
 
     def of(layers: tuple[Layer, ...]) -> Layers:
-        return tuple((one.op, one.cin, one.cout, one.size, one.kernel, one.stride, one.groups, one.relu) for one in layers)
+        return tuple(
+            (one.op, one.cin, one.cout, one.size, one.kernel, one.stride, 1 if one.pooling else one.groups, one.relu) for one in layers
+        )
 
     graph = block.graph
     return of(graph.body), None if graph.shortcut is None else of(graph.shortcut)

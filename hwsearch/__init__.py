@@ -30,6 +30,7 @@ from .table import LatencyTable, load_table
 if TYPE_CHECKING:
     from . import interop
     from .baselines import dense, uniform
+    from .compression import compress, least
     from .fitted import fit_metric
     from .loadgen import bench
     from .nn.export import export
@@ -61,6 +62,7 @@ __all__ = [
     "Status",
     "advance",
     "bench",
+    "compress",
     "conclude",
     "dense",
     "evaluate",
@@ -69,6 +71,7 @@ __all__ = [
     "fit_metric",
     "fit_predictor",
     "interop",
+    "least",
     "load_predictor",
     "load_result",
     "load_space",
@@ -90,6 +93,8 @@ __all__ = [
 # What needs torch or matplotlib, and what few sessions use, is imported when it is first asked for.
 _LAZY = {
     "bench": ".loadgen",
+    "compress": ".compression",
+    "least": ".compression",
     "dense": ".baselines",
     "evaluate": ".nn",
     "export": ".nn",

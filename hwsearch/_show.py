@@ -17,6 +17,7 @@ from . import _registry, _words
 from ._store import PathLike, decode_json, read_bytes
 from ._table_file import FORMAT as TABLE_FORMAT
 from .blocks import Block
+from .compression import Compression
 from .errors import CorruptFile, FileError, HwsearchError
 from .predictor import load_predictor
 from .result import FORMAT as RESULT_FORMAT
@@ -61,6 +62,17 @@ def architecture(path: PathLike) -> Architecture:
     if found == ARCHITECTURE_FORMAT:
         return Architecture.from_json(path, load_space(str(document.get("space"))))
     raise FileError(f"{os.fspath(path)} holds no architecture (its format is {found!r}); give a search result or an architecture file.")
+
+
+def compression(found: Compression) -> RenderableType:
+    """The networks of a compression beside the dense one."""
+    how = "predicted" if found["dense"].measured is None else "measured"
+    rows = _table("network", "GMACs", "params (M)", "score", "latency (ms)", "MAC ratio", "speed-up", "speed-up / MAC ratio")
+    for row in found.rows():
+        latency = f"{row['latency_ms']:.3f}"
+        ratios = [f"{row[name]:.2f}" for name in ("mac_ratio", "speedup", "speedup_per_mac_ratio")]
+        rows.add_row(row["name"], f"{row['macs'] / 1e9:.3f}", f"{row['params'] / 1e6:.2f}", f"{row['score']:.4f}", latency, *ratios)
+    return Group(*_heading(f"compressed for {found.device!r}"), Text(f"scores are predictions of {found.score}; latencies are {how}"), rows)
 
 
 def latency_table(table: LatencyTable, path: PathLike) -> RenderableType:

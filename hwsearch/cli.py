@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from typer.core import TyperGroup
 
 from . import _registry, _show
 from .errors import HwsearchError, InvalidInput, InvalidLimit
+
+if TYPE_CHECKING:
+    from .space import SearchSpace, Value
 
 console = Console()
 _complaints = Console(stderr=True)
@@ -60,6 +63,13 @@ def profile(
     precision: Annotated[float | None, typer.Option(help="Stop measuring a block at this relative precision.", show_default=False)] = None,
     max_rounds: Annotated[int | None, typer.Option(help="Stop measuring a block after this many rounds.", show_default=False)] = None,
     checks: Annotated[int | None, typer.Option(help="Whole networks that check the table, at least 12.", show_default=False)] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Measure a sample for so long at most, such as 20m, and estimate the rest.", show_default=False)
+    ] = None,
+    error: Annotated[
+        float | None, typer.Option(help="Stop within the budget where networks are foretold so well, such as 0.01.", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     remote: Annotated[str | None, typer.Option(help="Measure on this board, over ssh: user@host.", show_default=False)] = None,
     python: Annotated[str, typer.Option(help="The Python of that board.")] = "python3",
     emit: Annotated[Path | None, typer.Option(help="Write jobs for a board into this folder, instead.", show_default=False)] = None,
@@ -74,6 +84,8 @@ def profile(
     options = _given(precision=precision, max_rounds=max_rounds, checks=checks)
     if sum(where is not None for where in (remote, emit, collect)) > 1:
         raise InvalidInput("Give one of --remote, --emit and --collect.")
+    if (remote or emit or collect) and (budget is not None or error is not None or batch > 1):
+        raise InvalidInput("--budget, --error and --batch are for measuring on this machine; leave out --remote, --emit and --collect.")
     if emit is not None:
         from .jobs import emit as write
         from .table import load_table
@@ -93,9 +105,12 @@ def profile(
 
         table = profile_remote(space, remote, out=out, python=python, backend=backend, seed=seed, progress=not quiet, **options)
     else:
+        from .backends import load_backend
         from .profile import profile as run
 
-        table = run(space, backend=backend, out=out, seed=seed, progress=not quiet, **options)
+        device = load_backend(backend, **({"batch": batch} if batch > 1 else {}))
+        options |= _given(budget=budget, error=error)
+        table = run(space, backend=device, out=out, seed=seed, progress=not quiet, **options)
     console.print(_show.latency_table(table, out))
 
 
@@ -171,6 +186,52 @@ def search(
     )
     result.save(out)
     console.print(_show.file(out))
+
+
+@app.command(
+    epilog="Example: hwsearch compress resnet50 --device latency_tables/my-cpu.json --predictor resnet50_acc_predictor.pth"
+    " --macs 0.40 --params 0.44 --out compressed"
+)
+def compress(
+    space: Space,
+    device: Annotated[Path, typer.Option("--device", "-d", help="The latency table of the device.")],
+    predictor: Annotated[
+        Path, typer.Option("--predictor", "-p", help="The accuracy predictor, or the published one of Once-for-All's ResNet-50 (.pth).")
+    ] = Path("predictor.npz"),
+    macs: Annotated[
+        float | None, typer.Option(help="Most MACs: a fraction of the dense network's, or a count.", show_default=False)
+    ] = None,
+    params: Annotated[float | None, typer.Option(help="Most parameters, likewise.", show_default=False)] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Most milliseconds of the searched networks.", show_default=False)] = None,
+    score: Annotated[
+        float | None, typer.Option(help="Least score; that of the uniform-width network if left out.", show_default=False)
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="GENE=VALUE[,VALUE]: what stays; GENE may be a pattern.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the networks and their comparison.")] = Path("compressed"),
+    precision: Annotated[str, typer.Option(help="Of every block.")] = "int8",
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the networks too: this machine is the device.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each search.", show_default=False)] = None,
+    seed: Seed = 0,
+) -> None:
+    """Make the largest network of SPACE smaller for one device, beside uniform widths and a search by MACs alone."""
+    from .compression import compress as run
+    from .interop import ofa_resnet50_score
+    from .spaces import load_space
+
+    where = load_space(space)
+    found = run(
+        where,
+        device=device,
+        predictor=ofa_resnet50_score(predictor, where, reach=0.05) if predictor.suffix == ".pth" else predictor,
+        freeze=_frozen(freeze or [], where),
+        measure=measure,
+        **_given(macs=macs, params=params, latency_ms=latency_ms, score=score, precision=precision, steps=steps, seed=seed),
+    )
+    path = found.save(out)
+    console.print(_show.compression(found))
+    console.print(f"Written to {path.parent}. {found.best.name!r} is the network to train, and to export.", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: hwsearch export result.json --weights supernet.safetensors --out best.onnx")
@@ -270,6 +331,22 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _data(name: str, folder: Path | None) -> str | tuple[str, Path]:
     return name if folder is None else (name, folder)
+
+
+def _frozen(texts: list[str], space: SearchSpace) -> dict[str, list[Value]]:
+    """Read ``GENE=VALUE[,VALUE]`` texts; values are those of the genes that are written so.
+
+    Raises:
+        InvalidInput: a text of another form.
+    """
+    frozen: dict[str, list[Value]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--freeze {text}: expected GENE=VALUE, such as stage1.depth=3.")
+        wanted = values.split(",")
+        frozen[name] = [value for choice in space.choices for value in choice.values if str(value) in wanted]
+    return frozen
 
 
 def _limits(texts: list[str]) -> dict[str, float]:

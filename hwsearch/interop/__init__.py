@@ -15,6 +15,7 @@ from ._encoding import published_encoding
 from ._layers import LayerTable, haq_table, hawq_table
 from ._ofa import ofa_latency, ofa_predictor
 from ._ofa_architecture import ofa_architecture, ofa_config, ofa_setting, ofa_supernet
+from ._ofa_score import OfaScore, ofa_resnet50_score
 from ._tfnas import tfnas_table
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Benchmark",
     "ForeignDataWarning",
     "LayerTable",
+    "OfaScore",
     "apq_table",
     "convert",
     "haq_table",
@@ -32,6 +34,7 @@ __all__ = [
     "ofa_config",
     "ofa_latency",
     "ofa_predictor",
+    "ofa_resnet50_score",
     "ofa_setting",
     "ofa_supernet",
     "problems",

@@ -1,0 +1,167 @@
+"""Once-for-All's accuracy predictor of ResNet-50, read between its own widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from .._store import PathLike
+from ..chain import divisible
+from ..errors import InvalidInput
+from ..predictor import Predictor
+from ..space import Rows, SearchSpace, Value
+from ..spaces.ofa_resnet50 import EXPANDS, RESOLUTIONS, SCALES
+from ..spaces.ofa_resnet50 import build as ofa_resnet50
+from ._ofa import ofa_predictor
+
+Values = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_FULL = {"stem": 64, "stage1": 256, "stage2": 512, "stage3": 1024, "stage4": 2048}
+"""Full widths of the stem and of the stages."""
+_LEAST = {"stage1": 2, "stage2": 2, "stage3": 4, "stage4": 2}
+"""Least depths that Once-for-All trained."""
+
+
+@dataclass(frozen=True, eq=False)
+class OfaScore:
+    """An accuracy on ImageNet as Once-for-All's predictor foretells it, interpolated; see :func:`ofa_resnet50_score`.
+
+    Attributes:
+        space: whose rows it takes.
+        predictor: the published one.
+        reach: how far beyond the published widths it still answers, as a fraction of them.
+    """
+
+    space: SearchSpace
+    predictor: Predictor = field(repr=False)
+    reach: float = 0.0
+
+    def __call__(self, X: npt.ArrayLike) -> Values:
+        """Predicted accuracies of the rows ``X`` (shape ``(n, genes)``), shape ``(n,)``; minus the distance where :meth:`outside`."""
+        rows = self.space.check(X)
+        features, beyond = self._place(rows)
+        mean = self.predictor.model.each(features).mean(axis=0) * self.predictor.scale + self.predictor.mean
+        return np.asarray(np.where(beyond.max(axis=1) > self.reach, -beyond.sum(axis=1), mean))
+
+    def outside(self, X: npt.ArrayLike) -> Flags:
+        """Which rows have a width or a depth that Once-for-All did not train anything near, shape ``(n,)``."""
+        return np.asarray(self._place(self.space.check(X))[1].max(axis=1) > self.reach)
+
+    @cached_property
+    def values(self) -> dict[str, tuple[Value, ...]]:
+        """Gene -> its values that networks may have which are not :meth:`outside`, as :meth:`SearchSpace.restrict` takes them."""
+        low, high = 1 - self.reach, 1 + self.reach
+        found: dict[str, tuple[float, float]] = {"resolution": (RESOLUTIONS[0] * low, RESOLUTIONS[-1] * high)}
+        for name, full in _FULL.items():
+            least = divisible(full * SCALES[0])
+            found[f"{name}.out"] = least * low, full * high
+            found[f"{name}.*.mid?"] = divisible(least * EXPANDS[0]) * low * low, divisible(full * EXPANDS[-1]) * high * high
+        for name, depth in _LEAST.items():
+            found[f"{name}.depth"] = depth * low, np.inf
+        return {
+            choice.name: tuple(value for value in choice.values if low <= float(value) <= high)
+            for pattern, (low, high) in found.items()
+            for choice in self.space.choices
+            if fnmatchcase(choice.name, pattern)
+        }
+
+    def _place(self, X: Rows) -> tuple[npt.NDArray[np.float32], Values]:
+        """The features of the published predictor, between one hots, and how far each gene is beyond the published ones (relative)."""
+        theirs = self.predictor.space
+        offset = dict(zip((choice.name for choice in theirs.choices), np.cumsum([0, *theirs.sizes]).tolist(), strict=False))
+        features = np.zeros((len(X), sum(theirs.sizes)), dtype=np.float32)
+        beyond: list[Values] = []
+
+        def put(gene: str, values: Values, knots: Values, where: Flags | float = 1.0) -> None:
+            weights, over = _between(values, knots)
+            features[:, offset[gene] : offset[gene] + weights.shape[1]] = (weights.T * where).T
+            beyond.append(over * where)
+
+        put("resolution", self._values("resolution", X), np.array(RESOLUTIONS, dtype=np.float64)[None])
+        stem = self._values("stem.out", X)
+        for name, full in (("stem1.width", 32), ("stem3.width", 64)):
+            put(name, stem * full / _FULL["stem"], _knots(np.array([full]), SCALES))
+        features[:, offset["stem2.depth"]] = 1.0
+        for stage, least in _LEAST.items():
+            depth, out = self._values(f"{stage}.depth", X), self._values(f"{stage}.out", X)
+            beyond.append(np.maximum(1 - depth / least, 0.0))
+            put(f"{stage}.width", out, _knots(np.array([_FULL[stage]]), SCALES))
+            knots = _knots(out, EXPANDS)
+            for number in range(1, int(depth.max(initial=0)) + 1):
+                block = f"{stage}.block{number}"
+                mids = [self._values(f"{block}.{mid}", X) for mid in ("mid1", "mid2")]
+                active = depth >= number
+                put(f"{block}.expand", np.sqrt(mids[0] * mids[1]), knots, active)
+                beyond += [_between(mid, knots)[1] * active for mid in mids]
+        return features, np.stack(beyond, axis=1)
+
+    def _values(self, name: str, X: Rows) -> Values:
+        column = self.space.position[name]
+        return np.array(self.space.choices[column].values, dtype=np.float64)[X[:, column]]
+
+
+def ofa_resnet50_score(file: PathLike, space: SearchSpace, *, reach: float = 0.0) -> OfaScore:
+    """A score for the space ``resnet50`` from Once-for-All's accuracy predictor of its own ResNet-50 space.
+
+    What comes out is an *interpolated prediction*, and no accuracy that any network was measured to have:
+
+    - Once-for-All trained three widths a stage (0.65, 0.8, 1) and three expand ratios a block (0.2, 0.25, 0.35). A width between two of
+      them is encoded between their one hots, linearly. Networks that have only published widths get exactly the published prediction.
+    - Its blocks have one inner width. Of two, the geometric mean is taken: it keeps the MACs of the 3x3, so that an uneven pair has no
+      advantage on paper.
+    - Its networks are ResNet-50-D with three convolutions in the stem, the middle one optional. The plain stem is encoded as that without
+      the optional one, at the same width relative to the full one; the difference of the stems and shortcuts is not in the prediction.
+    - It knows no precisions: int8 networks are to be compared with int8 networks.
+    - Its predictions stand about four points above what the networks reach (0.8096 is predicted for the one of 1.2 GMACs, whose published
+      accuracy is 77.1 %). Differences mean more than values.
+
+    Rows with a width or depth beyond the published ones are *outside*: what they get, minus their distance, is below every prediction, so
+    that a search walks back inside and never ends outside.
+
+    Args:
+        file: the published PyTorch state dict; it is loaded without running any code of it.
+        space: ``resnet50``, at any step.
+        reach: how far beyond the published widths the prediction, extrapolated linearly there, is still believed: a fraction of them.
+
+    Raises:
+        InvalidInput: the space is no ``resnet50``, or ``reach`` is negative.
+        FileError, CorruptFile, MissingDependency: as :func:`ofa_predictor`.
+    """
+    genes = {"resolution", *(f"{name}.out" for name in _FULL), *(f"{name}.depth" for name in _LEAST)}
+    if space.name != "resnet50" or not genes <= set(space.position):
+        raise InvalidInput(f"Once-for-All's predictor of ResNet-50 is interpolated for the space 'resnet50', not for {space.name!r}.")
+    if not 0 <= reach < 1:
+        raise InvalidInput(f"reach must be at least 0 and below 1, not {reach}.")
+    return OfaScore(space, ofa_predictor(file, ofa_resnet50()), reach)
+
+
+def _knots(full: npt.NDArray[np.generic], ratios: tuple[float, ...]) -> Values:
+    """The published widths of layers of full widths, shape ``(len(full), len(ratios))``."""
+    values, index = np.unique(full, return_inverse=True)
+    knots = np.array([[divisible(round(value * ratio)) for ratio in ratios] for value in values.astype(float).tolist()], dtype=np.float64)
+    return np.asarray(knots.reshape(-1, len(ratios))[index])
+
+
+def _between(values: Values, knots: Values) -> tuple[Values, Values]:
+    """Linear interpolation between ascending knots, linear extrapolation beyond.
+
+    Args:
+        values: shape ``(n,)``.
+        knots: shape ``(n, k)`` or ``(1, k)``.
+
+    Returns:
+        Weights that sum to one, shape ``(n, k)``; and how far beyond the last knot values are, relative to it, shape ``(n,)``.
+    """
+    knots = np.broadcast_to(knots, (len(values), knots.shape[1]))
+    row = np.arange(len(values))
+    left = np.clip((values[:, None] >= knots).sum(axis=1) - 1, 0, knots.shape[1] - 2)
+    low, high = knots[row, left], knots[row, left + 1]
+    share = (values - low) / np.maximum(high - low, 1e-9)
+    weights = np.zeros(knots.shape)
+    weights[row, left], weights[row, left + 1] = 1 - share, share
+    return weights, np.maximum(np.maximum(1 - values / knots[:, 0], values / knots[:, -1] - 1), 0.0)

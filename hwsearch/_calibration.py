@@ -1,41 +1,47 @@
 """From blocks measured alone to blocks inside a network, additively.
 
 A block in a network does not cost what it costs alone: its neighbours leave their results in the cache and in another memory
-layout, and pieces fuse across its edges. The calibration keeps costs additive: a class of blocks has a scale, a constant a block
-and a constant an edge value, and a network has a constant.
+layout, and pieces fuse across its edges. The calibration keeps costs additive: a class of blocks has a scale, a constant a block,
+one an edge value and one a weight, and a network has a constant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from .blocks import Block
 from .device import Check
 
+Costs = npt.NDArray[np.float64]
 _FLOOR = 0.05
 """A calibrated cost is at least this share of what was measured: no block is free."""
 _SCALES = (0.5, 2.0)
 """The scale of a class stays within these."""
-_RIDGE = {"scale": 0.1, "block": 0.01, "value": 0.02}
+_RIDGE = {"scale": 0.1, "block": 0.01, "value": 0.02, "weight": 0.02}
 """How far, relative to a typical network, a term strays from its prior without much evidence."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """How the blocks of one class are corrected: cost = scale x measured + block_ms + value_ns x 1e-6 x edge values.
+    """How the blocks of one class are corrected.
+
+    cost = scale x measured + block_ms + 1e-6 x (value_ns x edge values + weight_ns x weights)
 
     Attributes:
         scale: factor on the measured latency.
         block_ms: constant a block.
         value_ns: nanoseconds a value of the block's input and output feature maps (batch 1).
+        weight_ns: nanoseconds a weight: a block that runs alone finds its weights in the cache, and inside a large network it does not.
     """
 
     scale: float = 1.0
     block_ms: float = 0.0
     value_ns: float = 0.0
+    weight_ns: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,48 +58,63 @@ class Calibration:
     network_ms: float = 0.0
     classes: Mapping[str, Terms] = field(default_factory=dict)
 
-    def cost_ms(self, block: Block, latency_ms: float) -> float:
-        """The cost inside a network of a block that was measured at ``latency_ms``."""
-        terms = self.classes.get(class_of(block))
-        if terms is None:
+    def costs_ms(self, blocks: Sequence[Block], latency_ms: Costs) -> Costs:
+        """The costs inside a network of blocks that were measured at ``latency_ms``, shape ``(len(blocks),)``."""
+        known = {name: np.array(astuple(terms)) for name, terms in self.classes.items()}
+        if not known:
             return latency_ms
-        cost = terms.scale * latency_ms + terms.block_ms + terms.value_ns * 1e-6 * edge_values(block)
-        return max(cost, _FLOOR * latency_ms)
+        plain = np.array([1.0, 0.0, 0.0, 0.0])
+        terms = np.array([known.get(class_of(block), plain) for block in blocks]).reshape(-1, 4)
+        cost = (terms * _works(blocks, latency_ms)).sum(axis=1)
+        return np.maximum(cost, _FLOOR * latency_ms)
 
-    def fit(self, networks: Sequence[tuple[Sequence[Block], float]], rows: Mapping[str, float]) -> Calibration:
+    def fit(self, networks: Sequence[tuple[Sequence[Block], float]], rows: Mapping[Block, float]) -> Calibration:
         """Fit on measured networks: least squares on relative errors, drawn towards scale 1 and constants 0.
 
         Args:
             networks: blocks and measured milliseconds.
-            rows: block key -> milliseconds.
+            rows: block -> milliseconds.
         """
         if not networks:
             return self
         from scipy.optimize import lsq_linear
 
         names = sorted({class_of(block) for network, _ in networks for block in network})
-        A = np.zeros((len(networks), 1 + 3 * len(names)))
+        A = np.zeros((len(networks), 1 + 4 * len(names)))
         A[:, 0] = 1.0
         for i, (network, _) in enumerate(networks):
-            for block in network:
-                j = 1 + 3 * names.index(class_of(block))
-                A[i, j : j + 3] += (rows[block.key], 1.0, 1e-6 * edge_values(block))
+            works = _works(network, np.array([rows[block] for block in network]))
+            for block, work in zip(network, works, strict=True):
+                j = 1 + 4 * names.index(class_of(block))
+                A[i, j : j + 4] += work
         measured = np.array([ms for _, ms in networks])
-        prior = np.array([self.call_ms] + [1.0, 0.0, 0.0] * len(names))
+        prior = np.array([self.call_ms] + [1.0, 0.0, 0.0, 0.0] * len(names))
         typical = float(np.median(measured))
-        values = max(float(A[:, 3::3].sum(axis=1).mean()), 1e-9)
-        each = [_RIDGE["scale"], _RIDGE["block"] * typical / 4, _RIDGE["value"] * typical / values]
+        values, weights = (max(float(A[:, column::4].sum(axis=1).mean()), 1e-9) for column in (3, 4))
+        each = [
+            _RIDGE["scale"],
+            _RIDGE["block"] * typical / 4,
+            _RIDGE["value"] * typical / values,
+            _RIDGE["weight"] * typical / weights,
+        ]
         loose = [_RIDGE["block"] * typical] + each * len(names)
         noise = 0.01
         W = A / measured[:, None] / noise
         residual = (measured - A @ prior) / measured / noise
         ridge = np.diag(1 / np.array(loose))
-        lowest = np.array([-self.call_ms] + [_SCALES[0] - 1, -np.inf, -np.inf] * len(names))
-        highest = np.array([np.inf] + [_SCALES[1] - 1, np.inf, np.inf] * len(names))
+        lowest = np.array([-self.call_ms] + [_SCALES[0] - 1, -np.inf, -np.inf, -np.inf] * len(names))
+        highest = np.array([np.inf] + [_SCALES[1] - 1, np.inf, np.inf, np.inf] * len(names))
         target = np.concatenate([residual, np.zeros(len(prior))])
         solution = prior + lsq_linear(np.vstack([W, ridge]), target, (lowest, highest)).x
-        classes = {name: Terms(*map(float, solution[1 + 3 * k : 4 + 3 * k])) for k, name in enumerate(names)}
+        classes = {name: Terms(*map(float, solution[1 + 4 * k : 5 + 4 * k])) for k, name in enumerate(names)}
         return Calibration(self.call_ms, max(float(solution[0]), 0.0), classes)
+
+
+def _works(blocks: Sequence[Block], latency_ms: Costs) -> Costs:
+    """What the terms multiply: latency, one, edge values and weights (both in millions), shape ``(n, 4)``."""
+    values = [edge_values(block) for block in blocks]
+    weights = [sum(layer.weights for layer in block.graph.layers) for block in blocks]
+    return np.stack([latency_ms, np.ones(len(blocks)), 1e-6 * np.array(values), 1e-6 * np.array(weights)], axis=1)
 
 
 def class_of(block: Block) -> str:

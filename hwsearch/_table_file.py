@@ -19,7 +19,7 @@ from .errors import CorruptFile, InvalidInput, WrongUnit
 from .table import LatencyTable
 
 FORMAT = "hwsearch-latency-table"
-VERSION = 1
+VERSION = 2
 UNIT = "ms"
 ENERGIES = ("measured", "estimated", "unavailable")
 
@@ -50,6 +50,7 @@ class _TermsFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     scale: float = 1.0
     block_ms: float = 0.0
     value_ns: float = 0.0
+    weight_ns: float = 0.0
 
 
 class _CalibrationFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -82,6 +83,7 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     protocol: _ProtocolFile
     rows: list[_RowFile]
     energy: str = "unavailable"
+    spent_s: float = 0.0
     calibration: _CalibrationFile = _CalibrationFile()
     checks: list[_CheckFile] = []
 
@@ -102,6 +104,7 @@ def write(table: LatencyTable, path: PathLike) -> Path:
         "device": asdict(table.device) | {"facts": dict(table.device.facts)},
         "protocol": asdict(table.protocol),
         "energy": table.energy,
+        **({"spent_s": table.spent_s} if table.sampled else {}),
         "calibration": {
             "call_ms": table.calibration.call_ms,
             "network_ms": table.calibration.network_ms,
@@ -144,6 +147,7 @@ def read(path: PathLike) -> LatencyTable:
         Calibration(file.calibration.call_ms, file.calibration.network_ms, classes),
         file.energy,
         name,
+        file.spent_s,
     )
 
 
@@ -175,11 +179,12 @@ def _checked(file: _TableFile, name: str) -> None:
         _positive(where, "measured_ms", check.measured_ms)
         _positive(where, "predicted_ms", check.predicted_ms)
         _at_least_zero(where, "spread_ms", check.spread_ms)
+    _at_least_zero(name, "spent_s", file.spent_s)
     _at_least_zero(name, "protocol.sentinel_ms", file.protocol.sentinel_ms)
     _at_least_zero(name, "calibration.call_ms", file.calibration.call_ms)
     _at_least_zero(name, "calibration.network_ms", file.calibration.network_ms)
     for key, terms in file.calibration.classes.items():
-        if not all(map(math.isfinite, (terms.scale, terms.block_ms, terms.value_ns))):
+        if not all(map(math.isfinite, (terms.scale, terms.block_ms, terms.value_ns, terms.weight_ns))):
             raise CorruptFile(f"{name}: calibration class {key!r} holds a value that is not finite.")
 
 

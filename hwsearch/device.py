@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ class Device:
 
     Attributes:
         name: what people call it; no part of its identity.
-        kind: ``"cpu"``, ``"gpu"`` or ``"analytic"``.
+        kind: ``"cpu"``, ``"gpu"``, ``"analytic"``, or ``"replay"`` of measurements that were made before.
         hardware: the processor's name.
         runtime: the backend's name, such as ``"onnxruntime"``.
         runtime_version: of the runtime.
@@ -103,6 +104,12 @@ class Row:
     spread_ms: float = 0.0
     rounds: int = 1
     energy_mj: float | None = None
+
+    @property
+    def error(self) -> float:
+        """Relative standard error of the latency."""
+        # That of a quartile of n normal values is 1.363 sigma / sqrt(n), and sigma is 1.483 times half their interquartile range.
+        return 1.363 * 1.483 * self.spread_ms / self.latency_ms / math.sqrt(self.rounds)
 
 
 @dataclass(frozen=True)

@@ -119,19 +119,20 @@ def allowed_row(chosen: Mapping[int, int], space: SearchSpace) -> Rows:
     return only(space.canonical(row))
 
 
-def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None = None, *, interpolate: bool = False) -> Metric:
+def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None = None, *, interpolate: bool | None = None) -> Metric:
     """Compile a metric.
 
     Args:
         name: one of :data:`METRICS`, or a cost that the space brings along (see :meth:`SearchSpace.from_tables`).
         space: the space whose rows it will take.
         table: the device's latency table, or its path; needed for ``latency_ms`` and ``energy_mj`` only.
-        interpolate: whether blocks that are not in the table may be estimated from those that are.
+        interpolate: whether blocks that are not in the table may be estimated from those that are; where ``None``, they are if the
+            table was made under a budget.
 
     Raises:
         UnknownName: no such metric.
         InvalidInput: a measured metric without a table.
-        MissingBlocks: the table lacks blocks of the space, and ``interpolate`` is off.
+        MissingBlocks: the table lacks blocks of the space, and they are not to be estimated.
     """
     table = load_table(table) if isinstance(table, str | os.PathLike) else table
     kind = _KINDS.get(name, _OWN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import numpy as np
 
 from ._journal import make_header, resume, words
 from ._progress import progress as progress_bar
+from ._sampling import Sampler, held_out_error, seconds
 from ._store import Journal, PathLike, sweep
 from .backends import Backend, Session, load_backend
 from .backends.base import check_fit
@@ -27,6 +29,8 @@ from .table import Calibration, LatencyTable, load_table
 
 FEWEST_CHECKS = 12
 _PATIENCE = 3
+_SAMPLED = Protocol(min_rounds=8, max_rounds=16, runs=4, warmup=2)
+"""How a sample is measured: its blocks are many, and an estimate from many blocks needs less of each."""
 _Network = tuple[Block, ...]
 
 
@@ -63,6 +67,8 @@ def profile(
     seed: int = 0,
     progress: bool = True,
     blocks: Sequence[Block] | None = None,
+    budget: str | float | None = None,
+    error: float = 0.01,
 ) -> LatencyTable:
     """Measure every block of a space on a device, and whole networks to calibrate and to check their sums.
 
@@ -81,6 +87,11 @@ def profile(
         seed: of the networks and of the order of measuring.
         progress: whether to show a bar with the time left.
         blocks: measure these and no whole networks, instead of all of the space.
+        budget: measure a sample of the blocks for so long at most (seconds, or ``"90s"``, ``"20m"``, ``"1h30m"``), and let the table
+            estimate the others: corners of the space, stairs, the whole networks, and then what the estimates are least sure of. Rounds
+            are fewer and shorter then.
+        error: a budgeted run stops where networks that the calibration has not seen are foretold with this mean relative error (of the
+            ``fits``, half by half; the ``checks`` play no part in it).
 
     Returns:
         The table, as it is in ``out``.
@@ -93,6 +104,12 @@ def profile(
         BuildFailed: not even an empty network or the sentinel could be built.
     """
     where, device = load_space(space), load_backend(backend)
+    if budget is not None:
+        if blocks is not None:
+            raise InvalidInput("budget chooses the blocks to measure; leave out either it or blocks.")
+        networks = networks_of(where, device, checks, fits, seed)
+        protocol = replace(_SAMPLED, precision=precision, sentinel=sentinel_of(device).key)
+        return _sample(Sampler(where, device, networks, seed), protocol, out, seconds(budget), error, progress)
     table = _table_so_far(out, device, protocol_of(device, precision, max_rounds))
     run = plan(where, device, table, checks=checks, fits=fits, seed=seed, blocks=blocks)
     journal = Journal(f"{os.fspath(out)}.partial.jsonl")
@@ -109,6 +126,42 @@ def profile(
     finished = run.table(rounds)
     finished.save(out)
     journal.remove()
+    sweep(out)
+    return load_table(out)
+
+
+def _sample(sampler: Sampler, protocol: Protocol, out: PathLike, budget_s: float, error: float, progress: bool) -> LatencyTable:
+    """Measure one batch after the other, each a run of its own with the table so far before it; see :func:`profile`."""
+    device, space = sampler.backend, sampler.space
+    table = _table_so_far(out, device, protocol)
+    table = replace(table, spent_s=max(table.spent_s, 1e-3))
+    journal = Journal(f"{os.fspath(out)}.partial.jsonl")
+    each = {False: 0.0, True: 0.0}  # seconds that one of the last batch took: of blocks, of whole networks
+    began = time.monotonic()
+    with progress_bar(f"profiling {space.name} on {table.device.name} (seconds)", int(budget_s), progress) as advance:
+        advance(table.spent_s)
+        while table.spent_s < budget_s and not (table.checks and held_out_error(table) <= error):
+            batch = sampler.next(table)
+            whole = bool(batch.networks)
+            batch = batch.first(int((budget_s - table.spent_s) / each[whole]) if each[whole] else len(batch))
+            if not len(batch):
+                break
+            names = [*(block.key for block in batch.blocks), *map(_name, batch.networks)]
+            fingerprint = hashlib.sha256(" ".join([space.fingerprint, *names]).encode()).hexdigest()[:16]
+            header = make_header(table.device, table.protocol, space.name, fingerprint, sampler.seed)
+            run = Run(device, table, batch.blocks, dict(batch.networks), header)
+            rounds = run.rounds()
+            for record in resume(journal, header):
+                rounds.add(record)
+            rounds.finish(journal.append, lambda done: None)
+            took, began = time.monotonic() - began, time.monotonic()
+            run.before = replace(table, spent_s=table.spent_s + took)
+            table = run.table(rounds)
+            sampler.drop(filter(run.why, batch.blocks), [network for network in batch.networks if _name(network) in run.failed])
+            each[whole] = took / len(batch)
+            table.save(out)
+            journal.remove()
+            advance(took)
     sweep(out)
     return load_table(out)
 
@@ -130,10 +183,6 @@ def plan(
     blocks: Sequence[Block] | None = None,
 ) -> Run:
     """What is to be measured so that ``table`` holds a space; see :func:`profile`."""
-    if blocks is None and checks < FEWEST_CHECKS:
-        raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
-    if fits < 0 or seed < 0:
-        raise InvalidInput(f"fits and seed must be at least 0, not {fits} and {seed}.")
     wanted = tuple(dict.fromkeys(space.unique_blocks if blocks is None else blocks))
     able = tuple(block for block in wanted if backend.supports(block))
     if not any(block.graph.layers and block.kind != "head" for block in able) and blocks is None:
@@ -144,9 +193,7 @@ def plan(
         )
     if blocks is not None and len(able) < len(wanted):
         backend.open([next(block for block in wanted if block not in able)])
-    roles = {} if blocks is not None else _draw(space, backend, fits, checks, seed)
-    for network in tuple(roles)[:1]:
-        _check_runs(space, network)
+    roles = {} if blocks is not None else networks_of(space, backend, checks, fits, seed)
     fingerprint = space.fingerprint if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
     header = make_header(table.device, table.protocol, space.name, fingerprint, seed)
     return Run(backend, table, table.missing(able), {n: r for n, r in roles.items() if not _known(table, n)}, header)
@@ -173,6 +220,18 @@ def check_protocol(table: LatencyTable, protocol: Protocol) -> None:
             f"{table.source} was measured by another protocol ({words(table.protocol)}, and not {words(protocol)}). Ask for the same, or "
             "profile into another file."
         )
+
+
+def networks_of(space: SearchSpace, backend: Backend, checks: int, fits: int, seed: int) -> dict[_Network, str]:
+    """Random different networks -> role; see :func:`profile`."""
+    if checks < FEWEST_CHECKS:
+        raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
+    if fits < 0 or seed < 0:
+        raise InvalidInput(f"fits and seed must be at least 0, not {fits} and {seed}.")
+    networks = _draw(space, backend, fits, checks, seed)
+    for network in tuple(networks)[:1]:
+        _check_runs(space, network)
+    return networks
 
 
 def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: int) -> dict[_Network, str]:

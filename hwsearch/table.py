@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._calibration import Calibration, networks_error
-from ._interpolation import Interpolator
+from ._interpolation import Guesses, Interpolator, Process
 from ._store import PathLike
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
@@ -34,8 +34,8 @@ class Estimate:
     Attributes:
         latency_ms: milliseconds, calibrated.
         measured: whether the block was measured; otherwise the value is interpolated.
-        relative_error: half the interquartile range of the rounds relative to the latency, or, where interpolated, the typical
-            error on measured blocks that were left out.
+        relative_error: half the interquartile range of the rounds relative to the latency, or, where interpolated, the standard
+            deviation of the estimate.
         energy_mj: millijoules, or ``None`` where the device has no meter.
     """
 
@@ -58,6 +58,8 @@ class LatencyTable:
         calibration: how rows become costs.
         energy: ``"measured"``, ``"estimated"`` or ``"unavailable"``.
         source: where it was loaded from, for messages.
+        spent_s: seconds that were spent on measuring under a budget; 0 where there was none. Such a table holds a sample of its space's
+            blocks, and estimates the others.
     """
 
     device: Device
@@ -67,6 +69,7 @@ class LatencyTable:
     calibration: Calibration = field(default_factory=Calibration)
     energy: str = "unavailable"
     source: str = "<memory>"
+    spent_s: float = 0.0
 
     def __repr__(self) -> str:
         error = self.error()
@@ -74,7 +77,13 @@ class LatencyTable:
             trust = "no held-out networks, so its error is unknown"
         else:
             trust = f"error {error['mean_abs']:.1%} on {error['networks']:.0f} held-out networks".replace("%", " %")
-        return f"<LatencyTable {self.device.name!r}: {len(self.rows)} blocks, {trust}>"
+        blocks = f"a sample of {len(self.rows)} blocks" if self.sampled else f"{len(self.rows)} blocks"
+        return f"<LatencyTable {self.device.name!r}: {blocks}, {trust}>"
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it was made under a budget, so that blocks that it does not hold are estimated."""
+        return self.spent_s > 0
 
     # -- costs ---------------------------------------------------------------------------------------------------------
 
@@ -94,35 +103,65 @@ class LatencyTable:
 
     @cached_property
     def _interpolator(self) -> Interpolator:
-        return Interpolator([(self._blocks[key], row.latency_ms, row.energy_mj) for key, row in self.rows.items()])
+        return Interpolator([(self._blocks[key], row.latency_ms, row.error, row.energy_mj) for key, row in self.rows.items()])
+
+    @cached_property
+    def _measured(self) -> dict[Block, Row]:
+        return {self._blocks[key]: row for key, row in self.rows.items()}
 
     def missing(self, blocks: Iterable[Block]) -> tuple[Block, ...]:
         """The blocks that the table does not hold, each once."""
-        return tuple(dict.fromkeys(block for block in blocks if block.key not in self.rows))
+        return tuple(dict.fromkeys(block for block in blocks if block not in self._measured))
 
-    def lookup(self, block: Block, *, interpolate: bool = False) -> Estimate:
+    def lookup(self, block: Block, *, interpolate: bool | None = None) -> Estimate:
         """What one block costs.
 
         Args:
             block: what the device would run.
-            interpolate: whether a block that was not measured is estimated from those that were (physical features and nearest
-                measured neighbours), and marked as such.
+            interpolate: whether a block that was not measured is estimated from those that were, and marked as such; where ``None``, it
+                is if the table is :attr:`sampled`.
 
         Raises:
             MissingBlocks: it was not measured, and ``interpolate`` is false or nothing similar was measured.
         """
-        row = self.rows.get(block.key)
+        row = self._measured.get(block)
         if row is not None:
-            cost = self.calibration.cost_ms(block, row.latency_ms)
-            return Estimate(cost, True, row.spread_ms / row.latency_ms, row.energy_mj)
-        if not interpolate:
-            raise self._missing([block])
-        guess = self._interpolator.estimate(block)
-        if guess is None:
-            raise self._missing([block])
-        return Estimate(self.calibration.cost_ms(block, guess.latency_ms), False, guess.relative_error, guess.energy_mj)
+            cost = self.calibration.costs_ms([block], np.array([row.latency_ms]))
+            return Estimate(float(cost[0]), True, row.spread_ms / row.latency_ms, row.energy_mj)
+        guess = self._guess([block], interpolate)
+        cost = self.calibration.costs_ms([block], guess.latency_ms)
+        energy = float(guess.energy_mj[0])
+        return Estimate(float(cost[0]), False, float(guess.relative_error[0]), None if np.isnan(energy) else energy)
 
-    def costs(self, blocks: Sequence[Block], quantity: str = "latency_ms", *, interpolate: bool = False, space: str = "SPACE") -> Costs:
+    def _guess(
+        self, missing: Sequence[Block], interpolate: bool | None, total: int | None = None, space: str = "SPACE", *, errors: bool = True
+    ) -> Guesses:
+        """Estimates of blocks that were not measured.
+
+        Raises:
+            MissingBlocks: they shall not be estimated, or cannot.
+        """
+        if missing and not (self.sampled if interpolate is None else interpolate):
+            raise self._missing(missing, total, space)
+        guesses = self._interpolator.estimate(missing, errors=errors)
+        if lost := [block for block, ms in zip(missing, guesses.latency_ms, strict=True) if np.isnan(ms)]:
+            raise self._missing(lost, total, space)
+        return guesses
+
+    def measured_ms(self, blocks: Sequence[Block], *, interpolate: bool | None = None, space: str = "SPACE") -> Costs:
+        """What blocks were measured (or are estimated) at, before calibration, shape ``(len(blocks),)``; errors as of :meth:`costs`."""
+        missing = self.missing(blocks)
+        guesses = self._guess(missing, interpolate, len(set(blocks)), space, errors=False)
+        found = dict(zip(missing, guesses.latency_ms.tolist(), strict=True))
+        return np.array([found[b] if b in found else self._measured[b].latency_ms for b in blocks], dtype=np.float64)
+
+    def process(self, family: str) -> Process:
+        """The model of a family of blocks, some of which were measured; see :func:`hwsearch._interpolation.family_of`."""
+        return self._interpolator.process(family)
+
+    def costs(
+        self, blocks: Sequence[Block], quantity: str = "latency_ms", *, interpolate: bool | None = None, space: str = "SPACE"
+    ) -> Costs:
         """What many blocks cost, shape ``(len(blocks),)``.
 
         Args:
@@ -137,21 +176,20 @@ class LatencyTable:
         """
         if quantity not in QUANTITIES:
             raise InvalidInput(f"quantity must be one of {', '.join(QUANTITIES)}, not {quantity!r}.")
-        missing = self.missing(blocks)
-        if missing and not interpolate:
-            raise self._missing(missing, len(set(blocks)), space)
-        found = [self.lookup(block, interpolate=interpolate) for block in blocks]
         if quantity == "latency_ms":
-            return np.array([estimate.latency_ms for estimate in found], dtype=np.float64)
-        without = [block.key for block, estimate in zip(blocks, found, strict=True) if estimate.energy_mj is None]
-        if without:
+            return self.calibration.costs_ms(blocks, self.measured_ms(blocks, interpolate=interpolate, space=space))
+        missing = self.missing(blocks)
+        guesses = self._guess(missing, interpolate, len(set(blocks)), space, errors=False)
+        energies = {block: row.energy_mj for block, row in self._measured.items() if row.energy_mj is not None}
+        energies |= {block: mj for block, mj in zip(missing, guesses.energy_mj.tolist(), strict=True) if not np.isnan(mj)}
+        if without := [block.key for block in blocks if block not in energies]:
             raise InvalidInput(
                 f"{self.source} holds no energy for {len(without)} of {len(blocks)} blocks (first: {without[0]}): "
                 f"energy on {self.device.name!r} is {self.energy}. Limit latency_ms instead, or use a device with an energy meter."
             )
-        return np.array([estimate.energy_mj for estimate in found], dtype=np.float64)
+        return np.array([energies[block] for block in blocks], dtype=np.float64)
 
-    def predict(self, network: Sequence[Block], *, interpolate: bool = False) -> float:
+    def predict(self, network: Sequence[Block], *, interpolate: bool | None = None) -> float:
         """The latency of a whole network, ms: the sum of its blocks' costs and :attr:`network_ms`."""
         return self.network_ms + float(self.costs(network, interpolate=interpolate).sum())
 
@@ -185,14 +223,16 @@ class LatencyTable:
             MissingBlocks: a network has a block that the table lacks.
         """
         networks = [[Block.parse(key) for key in check.blocks] for check in checks]
-        missing = self.missing(block for network in networks for block in network)
-        if missing:
-            raise self._missing(missing)
+        used = tuple(dict.fromkeys(block for network in networks for block in network))
+        measured = dict(zip(used, self.measured_ms(used).tolist(), strict=True))
         fits = [(network, check.measured_ms) for network, check in zip(networks, checks, strict=True) if check.role == "fit"]
-        calibration = self.calibration.fit(fits, {key: row.latency_ms for key, row in self.rows.items()})
-        table = replace(self, calibration=calibration, checks=())
-        predicted = tuple(replace(check, predicted_ms=table.predict(network)) for network, check in zip(networks, checks, strict=True))
-        return replace(table, checks=predicted)
+        calibration = self.calibration.fit(fits, measured)
+        costs = dict(zip(used, calibration.costs_ms(used, np.array([measured[block] for block in used])).tolist(), strict=True))
+        predicted = [calibration.network_ms + sum(costs[block] for block in network) for network in networks]
+        foretold = tuple(replace(check, predicted_ms=ms) for check, ms in zip(checks, predicted, strict=True))
+        table = replace(self, calibration=calibration, checks=foretold)
+        table.__dict__["_interpolator"] = self._interpolator  # it is of the same rows, and takes long to fit
+        return table
 
     def merge(self, other: LatencyTable) -> LatencyTable:
         """Both tables in one, measured on the same device by the same protocol; the other's rows win.
@@ -207,7 +247,7 @@ class LatencyTable:
         if self.protocol != other.protocol:
             raise WrongDevice(f"Cannot merge {other.source} into {self.source}: they were measured by different protocols.")
         checks = {(check.role, check.blocks): check for check in (*self.checks, *other.checks)}
-        merged = replace(self, rows={**self.rows, **other.rows}, checks=())
+        merged = replace(self, rows={**self.rows, **other.rows}, checks=(), spent_s=self.spent_s + other.spent_s)
         return merged.calibrate(tuple(checks.values()))
 
     def edges(self, block: Block, axis: str, *, tolerance: float = 0.03) -> tuple[int, ...]:
@@ -229,8 +269,8 @@ class LatencyTable:
         """
         _width(block, axis)
         family = {
-            _width(other, axis): self.calibration.cost_ms(other, self.rows[key].latency_ms)
-            for key, other in self._blocks.items()
+            _width(other, axis): float(self.costs([other])[0])
+            for other in self._blocks.values()
             if len(other.mids) == len(block.mids) and _with_width(other, axis, _width(block, axis)) == block
         }
         if len(family) < 2:

@@ -96,7 +96,7 @@ def with_row(document, **changes):
         (lambda d: "", CorruptFile, "it is empty"),
         (lambda d: [1, 2], CorruptFile, "not a hwsearch-latency-table file"),
         (lambda d: edit(d, format="recipe"), CorruptFile, "its format is 'recipe'"),
-        (lambda d: edit(d, version=2), NewerVersion, "pip install --upgrade"),
+        (lambda d: edit(d, version=3), NewerVersion, "pip install --upgrade"),
         (lambda d: edit(d, version="one"), CorruptFile, "version"),
         (lambda d: edit(d, unit="us"), WrongUnit, "its unit is 'us'"),
         (lambda d: {k: v for k, v in d.items() if k != "unit"}, WrongUnit, "its unit is None"),
@@ -157,7 +157,7 @@ def test_the_documented_schema_is_the_one_that_is_read(document):
         with_row(document, block="basic-in16"),
         with_row(document, color="red"),
         edit(document, unit="us"),
-        edit(document, version=2),
+        edit(document, version=3),
         edit(document, checks=[{**document["checks"][0], "role": "maybe"}]),
     ):
         assert not validate(bad)

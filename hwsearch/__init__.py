@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .fitted import fit_metric
     from .loadgen import bench
     from .nn.export import export
+    from .nn.finish import finish
     from .nn.score import evaluate, fit_predictor
     from .nn.train import train
     from .report import write_report
@@ -68,6 +69,7 @@ __all__ = [
     "evaluate",
     "evaluate_metrics",
     "export",
+    "finish",
     "fit_metric",
     "fit_predictor",
     "interop",
@@ -98,6 +100,7 @@ _LAZY = {
     "dense": ".baselines",
     "evaluate": ".nn",
     "export": ".nn",
+    "finish": ".nn",
     "fit_metric": ".fitted",
     "fit_predictor": ".nn",
     "sweep": ".sweeps",

@@ -19,6 +19,8 @@ from ._table_file import FORMAT as TABLE_FORMAT
 from .blocks import Block
 from .compression import Compression
 from .errors import CorruptFile, FileError, HwsearchError
+from .finished import FORMAT as FINISHED_FORMAT
+from .finished import load_finished
 from .predictor import load_predictor
 from .result import FORMAT as RESULT_FORMAT
 from .result import SearchResult, load_result
@@ -44,6 +46,8 @@ def file(path: PathLike) -> RenderableType:
         return latency_table(load_table(path), path)
     if found == RESULT_FORMAT:
         return search_result(load_result(path))
+    if found == FINISHED_FORMAT:
+        return finished(path)
     if found == ARCHITECTURE_FORMAT:
         return Group(*_heading(f"architecture of {document.get('space')!r}"), Text(str(architecture(path))))
     raise FileError(f"{os.fspath(path)} is JSON, but no file of hwsearch (its format is {found!r}).")
@@ -109,6 +113,19 @@ def search_result(result: SearchResult) -> RenderableType:
         front.add_row(f"{result.front.scores[index]:.4f}", *(f"{result.front.values[name][index]:,.4g}" for name in shown))
     title = f"search of {result.best.space.name}: best predicted score {result.best_score:.4f}"
     return Group(*_heading(title), Text(_words.status(result)), answer, Text(str(result.best)), front)
+
+
+def finished(path: PathLike) -> RenderableType:
+    """A finished network beside its teacher."""
+    found = load_finished(path)
+    rows = _table("network", "accuracy", "in float", "latency (ms)", "MACs (M)", "parameters (k)", "file (MB)")
+    own = [f"{found.accuracy:.2%}", f"{found.float_accuracy:.2%}", f"{found.latency_ms:.4f}", f"{found.macs / 1e6:,.1f}"]
+    rows.add_row(found.model, *own, f"{found.params / 1e3:,.1f}", f"{found.size_mb:.3f}")
+    if found.teacher_accuracy is not None and found.teacher_ms is not None:
+        rows.add_row("teacher, fp32", "", f"{found.teacher_accuracy:.2%}", f"{found.teacher_ms:.4f}", "", "", "")
+    how = "fine-tuned" if found.tuned else "calibrated"
+    title = f"finished network of {found.architecture.space.name}, {how} at its precisions, on {found.device}"
+    return Group(*_heading(title), rows, Text(str(found.architecture)))
 
 
 def predictor(path: PathLike) -> RenderableType:

@@ -47,7 +47,9 @@ app = typer.Typer(
 
 Space = Annotated[str, typer.Argument(help="The search space, such as resnet_cifar; see: hwsearch devices.")]
 DataDir = Annotated[Path | None, typer.Argument(help="The folder of the images, where --data needs one.", show_default=False)]
-DataName = Annotated[str, typer.Option("--data", help="The images: digits (comes with scikit-learn), or cifar10 with a folder.")]
+DataName = Annotated[
+    str, typer.Option("--data", help="The images: digits (comes with scikit-learn), cifar10 or imagefolder with a folder; or a folder.")
+]
 BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal answers.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -246,6 +248,43 @@ def export(
 
     path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend)
     console.print(f"{path}: {Path(path).stat().st_size:,} bytes", highlight=False)
+
+
+@app.command(epilog="Example: hwsearch finish result.json --data ~/imagenet --weights supernet.safetensors --out finished")
+def finish(
+    architecture: Annotated[Path, typer.Argument(help="A search result (its best network), or an architecture file.")],
+    data_dir: DataDir = None,
+    data: DataName = "digits",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write, or to go on in.")] = Path("finished"),
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="The supernet to inherit from; from scratch without it.", show_default=False)
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", "-t", help="Weights whose largest network teaches besides the labels.", show_default=False)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Images a step.", show_default=False)] = None,
+    tuning: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning at its precisions.")] = 1,
+    backend: BackendName = "onnxruntime",
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network alone, quantise, export and measure it. A stopped run goes on from its last step."""
+    from .nn import finish as run
+
+    run(
+        _show.architecture(architecture),
+        data=_data(data, data_dir),
+        out=out,
+        weights=weights,
+        teacher=teacher,
+        tuning=tuning,
+        backend=backend,
+        seed=seed,
+        progress=not quiet,
+        **_given(epochs=epochs, batch=batch),
+    )
+    console.print(_show.file(out / "finished.json"))
 
 
 @app.command(epilog="Example: hwsearch measure best.onnx other.onnx --backend onnxruntime")

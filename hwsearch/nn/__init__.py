@@ -10,6 +10,7 @@ for _package in ("torch", "safetensors"):
 from .data import ArrayData, Data, Normalize, load_data, make_data  # noqa: E402
 from .deploy import Deployed, deploy  # noqa: E402
 from .export import export  # noqa: E402
+from .finish import finish  # noqa: E402
 from .folder import FolderData, folder_data  # noqa: E402
 from .plain import calibrate_bn, resize  # noqa: E402
 from .recipe import RECIPES, Recipe  # noqa: E402
@@ -31,6 +32,7 @@ __all__ = [
     "deploy",
     "evaluate",
     "export",
+    "finish",
     "fit_predictor",
     "folder_data",
     "load_data",

@@ -206,7 +206,7 @@ def load_data(data: str | tuple[str, PathLike] | Data, folder: PathLike | None =
 
     Args:
         data: ``"digits"`` (1,797 scanned digits of 8x8 px that come with scikit-learn), ``"cifar10"``, ``"imagefolder"``, or a name with
-            its folder as one tuple.
+            its folder as one tuple; or a folder, which is what it looks like.
         folder: where the files are: for ``"cifar10"`` the folder that holds ``cifar-10-batches-py``, for ``"imagefolder"`` the one that
             holds ``train`` and ``val`` (see :func:`folder_data`).
 
@@ -218,6 +218,8 @@ def load_data(data: str | tuple[str, PathLike] | Data, folder: PathLike | None =
     if isinstance(data, Data):
         return data
     name, folder = (data, folder) if isinstance(data, str) else data
+    if name not in _LOADERS and folder is None and Path(name).is_dir():
+        name, folder = ("cifar10" if (Path(name) / "cifar-10-batches-py").is_dir() else "imagefolder"), name
     if name not in _LOADERS:
         raise UnknownName("data", name, _LOADERS)
     return _LOADERS[name](folder)

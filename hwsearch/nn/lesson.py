@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..space import SearchSpace
 from .recipe import AMP, Recipe
 from .supernet import Supernet
 
-Maps = list[torch.Tensor]
+Maps = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Run:
             Logits, float32 of shape ``(n, classes)``, and the last feature map of each size, shape ``(n, c, h, w)``.
         """
         steps: list[Callable[[torch.Tensor], torch.Tensor]] = network.steps() if isinstance(network, Supernet) else list(network.children())
-        maps: Maps = []
+        maps: list[torch.Tensor] = []
         with torch.autocast(x.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
             for number, step in enumerate(steps):
                 x = self._step(step, x)
@@ -112,23 +112,42 @@ class Sandwich(Lesson):
         supernet, recipe = self.supernet, self.recipe
         supernet.activate(supernet.largest)
         logits, maps = self.run(supernet, x)
-        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
-        yield loss if self.teacher is None else self._taught(self.teacher, x, loss, logits, maps)
+        yield taught(recipe, self.teacher, x, y, logits, maps, self.run)
         if self.space.size == 1:
             return
-        taught = F.softmax(logits.detach(), dim=1)
+        wanted = F.softmax(logits.detach(), dim=1)
         for row in (supernet.smallest, *supernet.space.sample(recipe.random_networks, rng)):
             supernet.activate(row)
-            yield F.cross_entropy(self.run(supernet, x)[0], taught)
+            yield F.cross_entropy(self.run(supernet, x)[0], wanted)
 
-    def _taught(self, teacher: nn.Module, x: torch.Tensor, loss: torch.Tensor, logits: torch.Tensor, maps: Maps) -> torch.Tensor:
-        recipe = self.recipe
-        with torch.no_grad():
-            wanted, there = self.run(teacher, x)
-        t = recipe.temperature
-        soft = t**2 * F.cross_entropy(logits / t, F.softmax(wanted / t, dim=1))
-        loss = (1 - recipe.distill) * loss + recipe.distill * soft
-        return loss + recipe.hints * hint(maps, there) if recipe.hints else loss
+
+def taught(
+    recipe: Recipe,
+    teacher: nn.Module | None,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    logits: torch.Tensor,
+    maps: Maps = (),
+    run: Run | None = None,
+) -> torch.Tensor:
+    """The loss of a student that learns from the labels and from a teacher, if there is one (Hinton et al., 2015, section 2).
+
+    Args:
+        recipe: the shares of labels, teacher and hints.
+        teacher: a plain network in evaluation mode.
+        x, y: the images and their labels.
+        logits, maps: what the student makes of them; without feature maps there are no hints.
+        run: how the teacher is run; in float32 where left out.
+    """
+    loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+    if teacher is None:
+        return loss
+    with torch.no_grad():
+        wanted, there = (run or Run())(teacher, x)
+    t = recipe.temperature
+    soft = t**2 * F.cross_entropy(logits / t, F.softmax(wanted / t, dim=1))
+    loss = (1 - recipe.distill) * loss + recipe.distill * soft
+    return loss + recipe.hints * hint(maps, there) if recipe.hints and maps else loss
 
 
 def hint(maps: Maps, wanted: Maps) -> torch.Tensor:

@@ -122,24 +122,24 @@ def pooling(layer: Layer) -> nn.MaxPool2d | nn.AvgPool2d:
     return nn.AvgPool2d(layer.kernel, layer.stride, layer.kernel // 2, count_include_pad=False)
 
 
-def calibrate_bn(network: nn.Module, images: torch.Tensor, batch: int = 512) -> None:
+def calibrate_bn(network: nn.Module, images: torch.Tensor | Iterable[torch.Tensor], batch: int = 512) -> None:
     """Set the running statistics of every batch norm to the averages over some images (Once-for-All, ICLR'20, appendix).
 
     Weights taken from a supernet need this before they are evaluated. The network is left in evaluation mode.
 
     Args:
         network: with :class:`torch.nn.BatchNorm2d` layers.
-        images: normalised training images, shape ``(n, channels, h, w)``.
-        batch: images at a time.
+        images: normalised training images, shape ``(n, channels, h, w)``, or batches of them, of one size.
+        batch: images at a time, where they come as one tensor.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]
     network.train()
     with torch.no_grad():
-        for number, start in enumerate(range(0, len(images), batch), start=1):
+        for number, some in enumerate(torch.split(images, batch) if isinstance(images, torch.Tensor) else images, start=1):
             for norm in norms:
                 norm.momentum = 1.0 / number
-            network(images[start : start + batch])
+            network(some)
     for norm, momentum in zip(norms, usual, strict=True):
         norm.momentum = momentum
     network.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ VERSION = 1
 Scores = npt.NDArray[np.float64]
 
 
-def deployed(supernet: Supernet, row: Rows) -> Deployed:
-    """The network of ``row`` (shape ``(genes,)``) as it is shipped: extracted, calibrated, folded, quantised."""
+def deployed(supernet: Supernet, row: Rows, *, floating: bool = False) -> Deployed:
+    """The network of ``row`` (shape ``(genes,)``) as it is shipped: extracted, calibrated, folded, quantised; or ``floating``, in fp32."""
     images = supernet.calibration().to(accelerator())
     network = supernet.extract(row, None if supernet.settled else images).to(images.device)
-    return deploy(network, supernet.space.blocks(row), images)
+    blocks = supernet.space.blocks(row)
+    return deploy(network, [replace(block, precision="fp32") for block in blocks] if floating else blocks, images)
 
 
 def accuracy(network: Deployed, data: Data, split: str, most: int | None = None, batch: int = 250) -> float:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
 
 from .._store import PathLike, sweep
 from ..errors import InvalidInput
 from ..space import SearchSpace
 from ..spaces import load_space
 from .data import Data, load_data
-from .lesson import Sandwich
-from .loop import as_json, learn, same_arguments
+from .lesson import Lesson, Sandwich
+from .loop import Facts, as_json, learn, same_arguments
+from .plain import calibrate_bn
 from .processes import accelerator, processes
 from .recipe import RECIPES, Recipe
 from .supernet import Supernet, load_supernet
+
+_STATISTICS = 4096
+"""Images that settle the batch norms of a network that is alone."""
 
 
 def train(
@@ -33,7 +42,8 @@ def train(
     """Train the supernet of a space, or continue where an earlier call was stopped.
 
     Each step trains the largest network on the labels, and the smallest and some random networks on the largest one's output: the sandwich
-    rule (:class:`hwsearch.nn.lesson.Sandwich`). A single network is a space of one, ``space.alone(row)``, and is trained on the labels.
+    rule (:class:`hwsearch.nn.lesson.Sandwich`). A single network is a space of one, ``space.alone(row)``: it learns from the
+    labels, and in the end keeps batch-norm statistics of its own.
 
     While it trains, the state goes to ``<out>.partial``, so a killed training loses a few steps at most: calling again with the same
     arguments continues it and ends with exactly the weights of an uninterrupted one (on the same machine and number of threads). All
@@ -86,27 +96,60 @@ def train(
         teacher = load_supernet(teacher, space)
         lecturer = teacher.extract(teacher.largest).to(accelerator())
         facts["teacher"] = teacher.digest
-    facts = as_json(facts)
-    target, partial = Path(out), Path(f"{out}.partial")
+    lesson = Sandwich(supernet, recipe, lecturer)
+    return complete(lesson, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+
+
+def complete(
+    lesson: Lesson, supernet: Supernet, data: Data, recipe: Recipe, *, out: Path, facts: Facts, seed: int, progress: bool
+) -> Supernet:
+    """Teach a lesson to its end and write the supernet that comes of it; or read it, where ``out`` is there already.
+
+    Args:
+        lesson: what learns: the supernet, or the plain network of the only row it has.
+        supernet: whose weights are written.
+        data: the images.
+        recipe: how.
+        out: the file; the state goes beside it while the training lasts.
+        facts: the arguments, as JSON data.
+        seed: of all randomness.
+        progress: show a bar with the time left.
+
+    Raises:
+        InvalidInput, CorruptFile, NewerVersion, WrongSpace: as :func:`train` does.
+    """
+    team, partial = processes(), Path(f"{out}.partial")
     team.wait()
-    if target.exists():
-        done = Supernet.load(target, space)
-        same_arguments(done.facts, facts, target)
+    if out.exists():
+        done = Supernet.load(out, supernet.space)
+        same_arguments(done.facts, facts, out)
         partial.unlink(missing_ok=True)
         return done
-    lesson = Sandwich(supernet, recipe, lecturer)
-    title = f"training {space.name}"
+    title = f"training {supernet.space.name}"
     learn(lesson, data, recipe, seed=seed, partial=partial, facts=facts, team=team, title=title, progress=progress)
-    supernet.normalize = data.normalize
-    supernet.facts = facts
-    supernet.images = data.calibration_images(seed)
+    supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
+    if lesson.network is not supernet:
+        assert isinstance(lesson.network, nn.Sequential)
+        supernet.settle(lesson.network)
+    elif supernet.space.size == 1:
+        network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
+        calibrate_bn(network, _varied(data, recipe.batch, seed))
+        supernet.settle(network.cpu())
     if team.first:
-        supernet.save(target)
+        supernet.save(out)
         partial.unlink(missing_ok=True)
-        for path in (target, partial):
+        for path in (out, partial):
             sweep(path)
     team.wait()
     return supernet
+
+
+def _varied(data: Data, batch: int, seed: int) -> Iterator[torch.Tensor]:
+    """Thousands of training images, varied as in training, for the batch-norm statistics of a network that is alone."""
+    order = np.random.default_rng([seed, 0xB0]).permutation(data.count("train"))[:_STATISTICS]
+    shares = [(step, 0xB0, order[step * batch : (step + 1) * batch]) for step in range(max(1, len(order) // batch))]
+    for images, _ in data.training(shares, seed):
+        yield data.normalize(images.to(accelerator()))
 
 
 def _check_fit(supernet: Supernet, data: Data) -> None:

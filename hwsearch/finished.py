@@ -1,0 +1,94 @@
+"""Finished: a network that was trained, quantised, exported and measured, and how good it turned out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from .errors import CorruptFile, WrongSpace
+from .space import Architecture, SearchSpace
+from .spaces import load_space
+
+FORMAT = "hwsearch-finished"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished network.
+
+    Attributes:
+        architecture: what it is.
+        weights, model: names of the files of its weights and of the model, in the folder where this stands.
+        tuned: whether its weights were fine-tuned at its precisions; otherwise calibrating alone was better on validation images.
+        accuracy: share of the test images that it gets right at its precisions.
+        float_accuracy: the same in floating point.
+        latency_ms, spread_ms: measured, by the protocol of the latency tables.
+        device: where.
+        macs, params: multiply-accumulates of one image, and parameters as trained.
+        size_mb: of the model file.
+        teacher_accuracy, teacher_ms: of the teacher in fp32; ``None`` without one.
+    """
+
+    architecture: Architecture
+    weights: str
+    model: str
+    tuned: bool
+    accuracy: float
+    float_accuracy: float
+    latency_ms: float
+    spread_ms: float
+    device: str
+    macs: int
+    params: int
+    size_mb: float
+    teacher_accuracy: float | None = None
+    teacher_ms: float | None = None
+
+    def save(self, path: PathLike) -> Path:
+        """Write it as JSON, whole or not at all."""
+        document = {"format": FORMAT, "version": VERSION, **vars(self), "architecture": self.architecture.document()}
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+        return Path(path)
+
+
+class _Facts(msgspec.Struct):
+    weights: str
+    model: str
+    tuned: bool
+    accuracy: float
+    float_accuracy: float
+    latency_ms: float
+    spread_ms: float
+    device: str
+    macs: int
+    params: int
+    size_mb: float
+    teacher_accuracy: float | None = None
+    teacher_ms: float | None = None
+
+
+def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
+    """Read what :meth:`Finished.save` wrote.
+
+    Args:
+        path: the JSON file.
+        space: the space it must belong to; found by its name where left out.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile, NewerVersion: it is not one that this hwsearch can read.
+        WrongSpace: it belongs to another space.
+    """
+    document = check_header(decode_json(read_bytes(path, "finished network"), path), format=FORMAT, version=VERSION, path=path)
+    try:
+        where = space or load_space(str(document["architecture"]["space"]))
+        architecture = Architecture.from_document(document["architecture"], where, path)
+        return Finished(architecture, **msgspec.structs.asdict(msgspec.convert(document, _Facts)))
+    except (CorruptFile, WrongSpace):
+        raise
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise CorruptFile(f"{path} is not a whole finished network: {error}.") from error

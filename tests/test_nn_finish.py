@@ -1,0 +1,87 @@
+"""Finishing: from a search's answer to a trained, quantised, exported and measured network, however often it is stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import hwsearch
+from hwsearch.errors import CorruptFile, InvalidInput
+from hwsearch.finished import load_finished
+from hwsearch.nn import Recipe, Supernet, finish, load_data, train
+
+torch.set_num_threads(1)
+
+RECIPE = Recipe(epochs=6, batch=32, learning_rate=0.2, label_smoothing=0.0)
+
+
+@pytest.fixture(scope="module")
+def architecture(toy: hwsearch.SearchSpace) -> hwsearch.Architecture:
+    """A narrow network, most of it in int8."""
+    row = Supernet(toy).smallest
+    return toy.architecture(toy.encode({name: "int8" if name.endswith("precision") else value for name, value in toy.decode(row).items()}))
+
+
+def test_network_is_trained_with_its_teacher_quantised_exported_and_measured(
+    architecture: hwsearch.Architecture, trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path
+) -> None:
+    arguments = {"data": "digits", "out": tmp_path / "done", "weights": trained, "teacher": trained, "recipe": RECIPE, "progress": False}
+    done = finish(architecture, **arguments)
+    assert done.accuracy > 0.9
+    assert done.float_accuracy == pytest.approx(done.accuracy, abs=0.03)
+    assert done.latency_ms > 0
+    assert done.teacher_ms is not None
+    assert done.teacher_ms > done.latency_ms
+    assert load_finished(tmp_path / "done" / "finished.json", toy) == done
+    data, model = load_data("digits"), tmp_path / "done" / done.model
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    images = data.normalize(data.test_x).contiguous().numpy()
+    right = np.concatenate([session.run(None, {"input": image[None]})[0] for image in images]).argmax(axis=1) == data.test_y.numpy()
+    assert float(right.mean()) == pytest.approx(done.accuracy, abs=0.01)
+    weights = Supernet.load(tmp_path / "done" / done.weights, toy)
+    assert hwsearch.evaluate(architecture, weights=weights, data="digits") == done.accuracy
+    again = hwsearch.export(architecture, weights=tmp_path / "done" / done.weights, out=tmp_path / "again.onnx")
+    assert again.read_bytes() == model.read_bytes()
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "done").glob("*.safetensors")}
+    assert finish(architecture, **arguments).accuracy == done.accuracy
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "done").glob("*.safetensors")}
+
+
+def test_weights_of_one_network_are_not_taken_for_those_of_another(architecture: hwsearch.Architecture, tmp_path: Path) -> None:
+    toy = architecture.space
+    alone = train(toy.alone(architecture.genes), data="digits", out=tmp_path / "one.safetensors", recipe=RECIPE, epochs=3, progress=False)
+    with pytest.raises(InvalidInput, match="These weights are of networks with"):
+        hwsearch.evaluate(toy.architecture(Supernet(toy).largest), weights=alone, data="digits")
+    with pytest.raises(InvalidInput, match="These weights are of networks with"):
+        train(toy, data="digits", out=tmp_path / "all.safetensors", recipe=RECIPE, weights=tmp_path / "one.safetensors", progress=False)
+    floating = {name: "fp32" if name.endswith("precision") else value for name, value in architecture.values().items()}
+    assert hwsearch.evaluate(toy.architecture(toy.encode(floating)), weights=alone, data="digits") > 0.3
+
+
+def test_inherited_weights_compute_what_the_supernet_does(trained: Path, toy: hwsearch.SearchSpace, rng: np.random.Generator) -> None:
+    supernet, images = Supernet.load(trained, toy), torch.randn(32, 1, 8, 8)
+    for row in toy.sample(4, rng):
+        alone = Supernet(toy.alone(row))
+        alone.inherit(supernet)
+        supernet.activate(row)
+        with torch.no_grad():
+            assert torch.equal(alone.train()(images), supernet.train()(images))
+        assert sum(p.numel() for p in alone.parameters()) == sum(block.params for block in toy.blocks(row))
+
+
+def test_a_summary_that_is_damaged_is_refused(architecture: hwsearch.Architecture, tmp_path: Path) -> None:
+    facts = {"weights": "a", "model": "b", "tuned": False, "accuracy": 0.9, "float_accuracy": 0.9, "latency_ms": 1.0, "spread_ms": 0.0}
+    facts |= {"device": "d", "macs": 1, "params": 1, "size_mb": 1.0, "architecture": architecture.document()}
+    whole = {"format": "hwsearch-finished", "version": 1, **facts}
+    path = tmp_path / "finished.json"
+    path.write_bytes(msgspec.json.encode(whole))
+    assert load_finished(path, architecture.space).accuracy == 0.9
+    for broken in ({**whole, "accuracy": "high"}, {name: value for name, value in whole.items() if name != "model"}):
+        path.write_bytes(msgspec.json.encode(broken))
+        with pytest.raises(CorruptFile):
+            load_finished(path, architecture.space)

@@ -23,7 +23,9 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
     "backend": {
         "roofline": "hwsearch.backends.base:Roofline",
         "onnxruntime": "hwsearch.backends.onnxruntime:OnnxRuntime",
+        "replay": "hwsearch.backends.replay:Replay",
         "openvino": "hwsearch.backends.openvino:OpenVino",
+        "tensorrt": "hwsearch.backends.tensorrt:TensorRT",
     },
     "algorithm": {
         "random": "hwsearch.algorithms.base:RandomSearch",

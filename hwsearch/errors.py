@@ -116,11 +116,12 @@ class MissingDependency(HwsearchError, ImportError):
         feature: what needs the package, as the user would say it.
         package: the name of the package.
         extra: the hwsearch extra that installs it.
+        hint: what else there is to know, put behind the command.
     """
 
-    def __init__(self, feature: str, package: str, extra: str) -> None:
+    def __init__(self, feature: str, package: str, extra: str, hint: str = "") -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}, which is not installed. Install it with: pip install 'hwsearch[{extra}]'"
+            f"{feature} needs the package {package!r}, which is not installed. Install it with: pip install 'hwsearch[{extra}]'{hint}"
         )
 
 

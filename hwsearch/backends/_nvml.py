@@ -12,9 +12,9 @@ _REASONS = {
     "HwThermalSlowdown": "heat (hardware)",
     "HwPowerBrakeSlowdown": "power brake",
     "SwThermalSlowdown": "heat (software)",
-    "SwPowerCap": "power limit",
 }
-"""NVML's name -> ours, of what makes a GPU slower than it is asked to be. A clock that the user has set or an idle GPU is none of these."""
+"""NVML's name -> ours, of what makes a GPU slower for a while. Not an idle GPU is meant, nor clocks that the user has set, nor the power
+limit: that is always there, and :func:`facts` tells it."""
 
 
 def handle(index: int = 0, bus: str | None = None) -> Any:

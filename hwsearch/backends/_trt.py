@@ -15,6 +15,11 @@ PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 PORTABLE = ("80", "86", "89", "120")
 """What TensorRT-RTX builds for where no GPU is asked for and none is there."""
 
+_PLATFORMS = (
+    " (Linux or Windows on x86-64, Linux on Arm servers; it needs an NVIDIA GPU and its driver) or TensorRT-RTX with: "
+    "pip install 'hwsearch[tensorrt-rtx]' (Linux or Windows on x86-64; it builds engines without a GPU and runs them on RTX GPUs "
+    "with their driver)."
+)
 _TYPES = {
     "fp32": ("FLOAT", 0),
     "fp16": ("HALF", 0),
@@ -39,24 +44,12 @@ def find() -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
-    raise MissingTensorRT
-
-
-class MissingTensorRT(MissingDependency):
-    """TensorRT is not installed; says which of its two packages does what."""
-
-    def __init__(self) -> None:
-        super().__init__("The backend 'tensorrt'", "tensorrt", "tensorrt")
-        self.args = (
-            f"{self.args[0]} (Linux or Windows, x86-64 or Arm server; building and running need an NVIDIA GPU and its driver), or "
-            "pip install 'hwsearch[tensorrt-rtx]' (Linux or Windows, x86-64; engines for GeForce RTX are built without a GPU, running them "
-            "needs one).",
-        )
+    raise MissingDependency("The backend 'tensorrt'", "tensorrt", "tensorrt", _PLATFORMS)
 
 
 def is_rtx(module: ModuleType) -> bool:
-    """Whether it is TensorRT-RTX, which builds for GPUs that are not there."""
-    return hasattr(module, "ComputeCapability")
+    """Whether it is TensorRT-RTX, which finishes its engines on the GPU that they run on."""
+    return module.__name__.startswith("tensorrt_rtx")
 
 
 def version(module: ModuleType) -> str:
@@ -91,7 +84,7 @@ def check_targets(module: ModuleType, targets: Sequence[str], here: str | None) 
         raise InvalidInput(f"sm must be compute capabilities such as '89', not {', '.join(map(repr, targets)) or 'nothing'}.")
     if set(targets) == {here}:
         return
-    if not is_rtx(module):
+    if not hasattr(module, "ComputeCapability"):
         found = "there is none" if here is None else f"it has SM {here}"
         raise Unsupported(
             f"TensorRT {version(module)} builds for the GPU of this machine only, and {found}, not SM {', '.join(targets)}. "
@@ -118,7 +111,7 @@ def configure(module: ModuleType, config: Any, targets: Sequence[str], here: str
         here: that of this machine's GPU, or ``None``.
         workspace_mib: memory that layers may use while they run, MiB; all there is where ``None``.
     """
-    if is_rtx(module):
+    if hasattr(module, "ComputeCapability"):
         known = module.ComputeCapability.__members__
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):

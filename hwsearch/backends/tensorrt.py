@@ -1,0 +1,285 @@
+"""TensorRT and TensorRT-RTX on NVIDIA GPUs: fp32, fp16, bf16, int8, fp8, and weights of 4 bits, where version and GPU have them."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._store import PathLike, read_bytes
+from ..blocks import Block
+from ..device import Device
+from ..errors import BuildFailed, InvalidInput, Unsupported
+from . import _cuda, _nvml, _trt
+from ._trt_build import Engines, Target, load_engine, save_engine
+from .base import Backend, Network, Session, Times
+from .onnx_flavours import TENSORRT
+
+_IMAGE = 4
+"""Feature maps this narrow are images: they come from outside, as floats in the plain layout."""
+
+
+class TensorRT(Backend):
+    """TensorRT 10 or 11, or TensorRT-RTX, whichever is installed.
+
+    Networks are strongly typed, and quantised by what is in the graph only. Engines are built in a process of their own and kept, with
+    TensorRT's timing cache. fp32 may use TF32, as TensorRT has it. Running needs an NVIDIA GPU with its driver, and pycuda or cuda-python;
+    TensorRT-RTX builds engines without.
+
+    Running was never tried on a GPU by the authors of this class; building was, with TensorRT-RTX.
+
+    Args:
+        batch: images at once.
+        sm: compute capabilities to build for, such as ``"89"`` or ``("86", "89")``. That of this machine's GPU where left out; without
+            a GPU, TensorRT-RTX builds for 80, 86, 89 and 120 at once.
+        gpu: number of the GPU, as CUDA counts them.
+        workspace_mib: memory that layers may use while they run, MiB; all there is where left out.
+        timeout_s: seconds that building one engine may take.
+        flush_l2: whether to clear the GPU's L2 cache before every run, so that weights come from memory.
+        cache: folder of the engines; ``hwsearch/tensorrt`` in the user's cache folder where left out.
+
+    Raises:
+        InvalidInput: a number that makes no sense.
+        MissingDependency: neither TensorRT nor TensorRT-RTX is installed, or onnx is not.
+        Unsupported: this TensorRT cannot build for ``sm`` on this machine.
+    """
+
+    name = "tensorrt"
+
+    def __init__(
+        self,
+        batch: int = 1,
+        sm: str | tuple[str, ...] | None = None,
+        gpu: int = 0,
+        workspace_mib: int | None = None,
+        timeout_s: float = 600.0,
+        flush_l2: bool = False,
+        cache: PathLike | None = None,
+    ) -> None:
+        if batch < 1 or gpu < 0 or timeout_s <= 0 or (workspace_mib is not None and workspace_mib < 1):
+            raise InvalidInput(
+                f"batch, timeout_s and workspace_mib must be positive and gpu at least 0, not {batch}, {timeout_s}, {workspace_mib}, {gpu}."
+            )
+        self.batch, self.gpu, self.flush_l2, self._timeout_s = batch, gpu, flush_l2, timeout_s
+        self._given = {"sm": sm, "workspace_mib": workspace_mib}
+        self.cache = _cache_folder() if cache is None else Path(cache)
+        self._module = _trt.find()
+        try:
+            here: str | None = self._device.sm()
+        except (Unsupported, ImportError):  # no GPU, or nothing to reach it by
+            here = None
+        targets = ((here,) if here else _trt.PORTABLE) if sm is None else (sm,) if isinstance(sm, str) else tuple(sm)
+        _trt.check_targets(self._module, targets, here)
+        # TensorRT tunes its engines on one GPU; TensorRT-RTX finishes them on the GPU that they run on.
+        tuned = "" if _trt.is_rtx(self._module) else self._facts["gpu"]
+        self.target = Target(_trt.version(self._module), targets, tuned, workspace_mib)
+        self.engines = Engines(self.cache, self.target, here, timeout_s)
+        self._here = here
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that the version has data types for and all targets have instructions for."""
+        return _trt.precisions(self._module, self.target.sm)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Batch, GPU, and what was given of the rest."""
+        given = {name: value for name, value in self._given.items() if value is not None}
+        return {"batch": self.batch, "gpu": self.gpu, "flush_l2": self.flush_l2, "timeout_s": self._timeout_s, **given}
+
+    def describe(self) -> Device:
+        """This machine's GPU, its clocks and its power limit.
+
+        Raises:
+            Unsupported: there is no GPU here.
+        """
+        facts = {
+            **self._facts,
+            "tensorrt": self.target.runtime,
+            "cuda": self._device.package,
+            "tf32": "allowed in fp32",
+            "l2": "flushed before every run" if self.flush_l2 else "as the run before left it",
+        }
+        name = facts.get("gpu", f"SM {self._here}")
+        return Device(f"{name.lower().replace(' ', '-')}-tensorrt", "gpu", name, self.name, self.target.runtime, 1, self.batch, facts)
+
+    def supports(self, block: Block) -> bool:
+        """Whether GPU and version have the precision."""
+        return super().supports(block) and TENSORRT.knows(block)
+
+    def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+        """The block between two cheap convolutions of its precision, so that it is fused and laid out as inside a network.
+
+        Where the number format changes the convolutions stand on either side of the change, so that it is charged to the boundary block.
+        """
+        floats = "fp32" if block.bits.quantized or block.boundary else block.precision
+        before = block.precision if block.bits.quantized and block.kind != "quantize" else floats
+        after = block.precision if block.bits.quantized and block.kind != "dequantize" else floats
+        if block.boundary and not block.bits.quantized:
+            before, after = ("fp32", block.precision) if block.kind == "quantize" else (block.precision, "fp32")
+        lead = () if block.cin <= _IMAGE else (Block("conv", 1, block.cin, block.size, precision=before),)
+        frame = (*lead, _probe(block.cin, block.size, before))
+        if block.kind == "head":
+            return (*lead, block), frame
+        return (*lead, block, _probe(block.cout, block.out_size, after)), frame
+
+    def engine(self, network: Network) -> bytes:
+        """The engine of a network of blocks, its weights random.
+
+        Raises:
+            Unsupported: the device cannot run one of the blocks.
+            InvalidInput: a block does not fit the one before it.
+            BuildFailed: the builder crashed, hung, ran out of memory or refused the network.
+        """
+        return self.engines.build(self.model(network), _words(network))
+
+    def save(self, model: bytes, out: PathLike, facts: dict[str, Any] | None = None) -> Path:
+        """Build the engine of an ONNX model and write it, and beside it (``<out>.json``) what it runs on.
+
+        Args:
+            model: the ONNX file.
+            out: the engine's.
+            facts: JSON data to keep beside it.
+
+        Raises:
+            BuildFailed: the builder crashed, hung, ran out of memory or refused the model.
+        """
+        save_engine(out, self.engines.build(model, os.fspath(out)), self.target, facts)
+        return Path(out)
+
+    def load(self, path: PathLike) -> Session:
+        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to run on made-up inputs.
+
+        Raises:
+            FileError: there is no such file; CorruptFile or WrongDevice where it is no engine or none for this GPU and version.
+            Unsupported: there is no GPU here.
+            BuildFailed: the builder crashed, hung, ran out of memory or refused the model.
+        """
+        if Path(path).suffix == ".onnx":
+            return self._run(self.engines.build(read_bytes(path, "model"), os.fspath(path)), os.fspath(path))
+        return self._run(load_engine(path, self.target), os.fspath(path))
+
+    def _open(self, network: Network) -> Session:
+        return self._run(self.engine(network), _words(network))
+
+    def _model(self, network: Network) -> bytes:
+        from .onnx_graph import build
+
+        return bytes(build(network, batch=self.batch, flavour=TENSORRT).SerializeToString())
+
+    def _run(self, plan: bytes, what: str) -> Session:
+        try:
+            handle = self._handle
+        except ImportError:  # without NVML nothing tells what holds the GPU back
+            handle = None
+        return TrtSession(self._module, self._device, plan, what, self.flush_l2, handle)
+
+    @cached_property
+    def _device(self) -> _cuda.Cuda:
+        return _cuda.load(self.gpu)
+
+    @cached_property
+    def _handle(self) -> Any:
+        return _nvml.handle(bus=self._device.bus())
+
+    @cached_property
+    def _facts(self) -> dict[str, str]:
+        """Once: clocks change, and a description does not."""
+        return _nvml.facts(self._handle)
+
+
+def _probe(channels: int, size: int, precision: str) -> Block:
+    """A convolution of one pixel of a feature map to 16 channels."""
+    return Block("conv", channels, 16, size, stride=size, precision=precision)
+
+
+def _words(network: Network) -> str:
+    return " + ".join(block.key for block in network) or "the empty network"
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwsearch" / "tensorrt"
+
+
+class TrtSession(Session):
+    """An engine with its inputs and outputs on the GPU, replayed as a CUDA graph where that can be captured.
+
+    Raises:
+        BuildFailed: TensorRT cannot make it ready, for want of memory say.
+    """
+
+    def __init__(self, module: Any, cuda: _cuda.Cuda, plan: bytes, what: str, flush_l2: bool = False, handle: Any = None) -> None:
+        self._cuda, self._handle = cuda, handle
+        self._buffers: list[int] = []
+        self._held_back: tuple[str, ...] = ()
+        self._graph: _cuda.Graph | None = None
+        runtime = module.Runtime(module.Logger(module.Logger.WARNING))
+        engine = runtime.deserialize_cuda_engine(plan)
+        context = None if engine is None else engine.create_execution_context()
+        if context is None:
+            raise BuildFailed(f"TensorRT built {what} and cannot make it ready to run; its log, above, says why.")
+        self._context: Any = context
+        self._engine: Any = engine
+        try:
+            self._bind(module)
+            self._scratch_bytes = 2 * cuda.l2_bytes() if flush_l2 else 0
+            self._scratch = self._allocate(self._scratch_bytes) if flush_l2 else 0
+        except Unsupported as error:
+            self.close()
+            raise BuildFailed(f"There is no room on the GPU for {what}: {error}.") from error
+        self._launch()  # what is set up at the first run must not be captured
+        cuda.wait()
+        self._graph = cuda.capture(self._launch)
+
+    def _bind(self, module: Any) -> None:
+        rng = np.random.default_rng(0)
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            kind, count = self._engine.get_tensor_dtype(name), int(np.prod(self._engine.get_tensor_shape(name)))
+            address = self._allocate(int(count * kind.itemsize))
+            self._context.set_tensor_address(name, address)
+            if self._engine.get_tensor_mode(name) != module.TensorIOMode.INPUT:
+                continue
+            if kind == module.DataType.FLOAT:
+                self._cuda.write(address, rng.standard_normal(count).astype(np.float32))
+            else:  # positive numbers, in int8 and in fp8
+                self._cuda.write(address, rng.integers(0, 120, count, dtype=np.uint8))
+
+    def _allocate(self, size: int) -> int:
+        self._buffers.append(self._cuda.allocate(max(size, 1)))
+        return self._buffers[-1]
+
+    def _launch(self) -> None:
+        if not self._context.execute_async_v3(self._cuda.stream):
+            raise Unsupported("TensorRT could not queue the network; its log, above, says why.")
+
+    def times(self, runs: int) -> Times:
+        """Seconds of each run on the GPU, between CUDA events, shape ``(runs,)``."""
+        reasons = self._reasons()
+        times = self._cuda.times(self._graph or self._launch, runs, self._flush)
+        self._held_back = (*reasons, *self._reasons())
+        return times
+
+    def _flush(self) -> None:
+        if self._scratch_bytes:
+            self._cuda.clear(self._scratch, self._scratch_bytes)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether heat or power held the GPU back before or after the last runs; ``False`` where NVML does not tell."""
+        return bool(self._held_back)
+
+    def _reasons(self) -> tuple[str, ...]:
+        return () if self._handle is None else _nvml.held_back(self._handle)
+
+    def close(self) -> None:
+        """Give the memory on the GPU back."""
+        if self._graph is not None:
+            self._graph.close()
+        self._graph = self._context = self._engine = None
+        for address in self._buffers:
+            self._cuda.free(address)
+        self._buffers = []

@@ -27,7 +27,7 @@ _MIDS = {
     "resconv": (),
     "maxpool": (),
 }
-_FP32 = Knob(None, "fp32")
+_FP32 = Knob(None, "fp32", ("fp32",))
 _End = tuple[Needs | None, Knob]
 """Where a stage may end: while a gene has a certain value (or always), with a feature map of a certain precision."""
 
@@ -174,7 +174,7 @@ class _Lowering:
     def _check(self, stage: Stage, name: str) -> None:
         if stage.kind not in _MIDS:
             raise InvalidInput(f"{name}: a stage holds {', '.join(_MIDS)} blocks, not {stage.kind!r}.")
-        if stage.least < 1 and not (stage.kind == "resconv" and stage.outs is None and not self.chain.precisions):
+        if stage.least < 1 and not (stage.kind == "resconv" and stage.outs is None and len(self.chain.precisions) < 2):
             raise InvalidInput(f"{name}: a stage has at least one block, and depth {stage.least} is offered.")
         wanted = 1 if _MIDS[stage.kind] else 0
         if bool(stage.mids) + bool(stage.expands) != wanted:

@@ -29,13 +29,6 @@ class Knob:
     values: tuple[Value, ...] = ()
     means: Mapping[Value, Value] = field(default_factory=dict)
 
-    def __call__(self, given: Mapping[str, Value]) -> Value:
-        """The quantity, given the values of genes."""
-        if self.gene is None:
-            return self.fixed
-        value = given[self.gene]
-        return self.means.get(value, value)
-
 
 class Draft:
     """Collects choices and slots.
@@ -82,11 +75,15 @@ class Draft:
         if needs and needs[0] not in genes:
             genes += (needs[0],)
 
+        fixed = {argument: knob.fixed for argument, knob in knobs.items() if knob.gene is None}
+        chosen = [(argument, genes.index(knob.gene), knob.means) for argument, knob in knobs.items() if knob.gene is not None]
+        present = (genes.index(needs[0]), needs[1]) if needs else None
+
         def blocks(*values: Value) -> tuple[Block, ...]:
-            given = dict(zip(genes, values, strict=True))
-            if needs and given[needs[0]] not in needs[1]:
+            if present and values[present[0]] not in present[1]:
                 return ()
-            return lower(**{argument: knob(given) for argument, knob in knobs.items()})
+            given = {argument: means[values[place]] if means else values[place] for argument, place, means in chosen}
+            return lower(**fixed, **given)
 
         self.slots.append(Slot(name, genes, blocks))
 

@@ -7,6 +7,7 @@ equal networks are equal rows.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -95,6 +96,13 @@ class Choice:
             return self.values.index(value)
         except ValueError:
             raise InvalidInput(f"Gene {self.name!r} cannot be {value!r}; its values are {list(self.values)}.") from None
+
+
+class HasEdges(Protocol):
+    """What knows which values of a space's genes are worth having, such as a latency table."""
+
+    def edges(self, space: SearchSpace, /) -> Mapping[str, Sequence[Value]]:
+        """Gene name -> the values worth having."""
 
 
 @dataclass(frozen=True)
@@ -436,18 +444,19 @@ class SearchSpace:
             first = np.array([allowed[0] for allowed in self.allowed], dtype=np.uint8)
             yield self.canonical(X[((X == first) | self.active(X)).all(axis=1)])
 
-    def restrict(self, values: Mapping[str, Sequence[Value]]) -> SearchSpace:
+    def restrict(self, values: Mapping[str, Sequence[Value]] | HasEdges) -> SearchSpace:
         """The same space, searched only where the named genes have one of the given values.
 
         Args:
-            values: gene name, or a pattern such as ``"*.precision"``, -> the values to keep (those that the gene has).
+            values: gene name, or a pattern such as ``"*.precision"``, -> the values to keep (those that the gene has). A latency table
+                stands for the widths at the right-hand edges of its device's stairs.
 
         Raises:
             UnknownName: no gene has such a name.
             InvalidInput: a gene would have no value left.
         """
         allowed = list(self.allowed)
-        for pattern, keep in values.items():
+        for pattern, keep in (values if isinstance(values, Mapping) else values.edges(self)).items():
             genes = [gene for gene, choice in enumerate(self.choices) if fnmatchcase(choice.name, pattern)]
             if not genes:
                 raise UnknownName("gene", pattern, self.position)
@@ -524,18 +533,28 @@ class SearchSpace:
     def _lowered(self) -> tuple[tuple[Block, ...], tuple[SlotBlocks, ...]]:
         ids: dict[Block, int] = {}
         lowered = []
-        for slot in self.slots:
-            genes = tuple(self.position[gene] for gene in slot.genes)
-            shape = tuple(self.sizes[gene] for gene in genes)
-            values = [self.choices[gene].values for gene in genes]
-            cells = [
-                [ids.setdefault(block, len(ids)) for block in slot.lower(*(v[i] for v, i in zip(values, index, strict=True)))]
-                for index in self._canonical_cells(genes, shape)
-            ]
-            most = max(map(len, cells), default=0)
-            table = np.array([cell + [-1] * (most - len(cell)) for cell in cells], dtype=np.int32)
-            lowered.append(SlotBlocks(genes, table.reshape((*shape, most))))
+        collecting = gc.isenabled()
+        gc.disable()  # hundreds of thousands of blocks are made here, and all are kept: looking for garbage among them takes longer
+        try:
+            for slot in self.slots:
+                lowered.append(self._lower(slot, ids))
+        finally:
+            if collecting:
+                gc.enable()
         return tuple(ids), tuple(lowered)
+
+    def _lower(self, slot: Slot, ids: dict[Block, int]) -> SlotBlocks:
+        """One slot as an array; ``ids`` numbers the blocks."""
+        genes = tuple(self.position[gene] for gene in slot.genes)
+        shape = tuple(self.sizes[gene] for gene in genes)
+        values = [self.choices[gene].values for gene in genes]
+        cells = [
+            [ids.setdefault(block, len(ids)) for block in slot.lower(*(v[i] for v, i in zip(values, index, strict=True)))]
+            for index in self._canonical_cells(genes, shape)
+        ]
+        most = max(map(len, cells), default=0)
+        table = np.array([cell + [-1] * (most - len(cell)) for cell in cells], dtype=np.int32)
+        return SlotBlocks(genes, table.reshape((*shape, most)))
 
     def _canonical_cells(self, genes: tuple[int, ...], shape: tuple[int, ...]) -> list[list[int]]:
         """All combinations of some genes, inactive ones at zero, shape ``(cells, genes)``."""

@@ -11,16 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from ._calibration import Calibration, networks_error
 from ._interpolation import Guesses, Interpolator, Process
+from ._stairs import TOLERANCE, right_edges, space_edges
 from ._store import PathLike
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
 from .errors import InvalidInput, MissingBlocks, WrongDevice
+from .space import SearchSpace, Value
 
 Costs = npt.NDArray[np.float64]
 __all__ = ["Calibration", "Check", "Device", "Estimate", "LatencyTable", "Protocol", "Row", "load_table"]
@@ -250,36 +253,44 @@ class LatencyTable:
         merged = replace(self, rows={**self.rows, **other.rows}, checks=(), spent_s=self.spent_s + other.spent_s)
         return merged.calibrate(tuple(checks.values()))
 
-    def edges(self, block: Block, axis: str, *, tolerance: float = 0.03) -> tuple[int, ...]:
-        """The widths of a block that are worth having: those at the right-hand edge of a stair.
+    @overload
+    def edges(self, of: Block, axis: str, *, tolerance: float = ...) -> tuple[int, ...]: ...
 
-        Latency climbs in stairs, so a width is dominated where a wider one is as fast.
+    @overload
+    def edges(self, of: SearchSpace, *, tolerance: float = ...) -> dict[str, tuple[Value, ...]]: ...
+
+    def edges(
+        self, of: Block | SearchSpace, axis: str = "mid1", *, tolerance: float = TOLERANCE
+    ) -> tuple[int, ...] | dict[str, tuple[Value, ...]]:
+        """The widths that are worth having: those at the right-hand edge of a stair.
+
+        Latency climbs in stairs, so a width is dominated where a wider one is as fast. ``space.restrict(table)`` searches only the
+        others.
 
         Args:
-            block: any member of the family; the others differ only in ``axis``.
-            axis: ``"cin"``, ``"cout"``, or ``"mid1"``, ``"mid2"`` (``"mid"`` is the first).
-            tolerance: how much slower a wider block may be and still count as equally fast.
+            of: any block of a family that differs only in ``axis``; or a space, for the edges of each of its widths, by the mean cost over
+                networks of the space.
+            axis: of a block: ``"cin"``, ``"cout"``, or ``"mid1"``, ``"mid2"`` (``"mid"`` is the first).
+            tolerance: how much slower a wider block may be and still count as equally fast, within a quarter of what its channels cost on
+                average.
 
         Returns:
-            The widths to keep, ascending.
+            The widths to keep, ascending; of a space, those of each gene by its name.
 
         Raises:
-            InvalidInput: the block has no such width.
-            MissingBlocks: fewer than two widths of the family were measured.
+            InvalidInput: the block or the space has no such width.
+            MissingBlocks: fewer than two widths of the family were measured, or the table lacks blocks of the space.
         """
-        _width(block, axis)
-        family = {
-            _width(other, axis): float(self.costs([other])[0])
-            for other in self._blocks.values()
-            if len(other.mids) == len(block.mids) and _with_width(other, axis, _width(block, axis)) == block
-        }
+        if isinstance(of, SearchSpace):
+            return space_edges(self, of, tolerance)
+        _width(of, axis)
+        family = [other for other in self._measured if len(other.mids) == len(of.mids) and _with_width(other, axis, _width(of, axis)) == of]
         if len(family) < 2:
             raise MissingBlocks(
-                f"{self.source} holds {len(family)} width(s) along {axis} of {block.key}; a staircase needs two or more. "
+                f"{self.source} holds {len(family)} width(s) along {axis} of {of.key}; a staircase needs two or more. "
                 f"Profile more with hwsearch.profile(..., blocks=[...])."
             )
-        widths = sorted(family)
-        return tuple(w for i, w in enumerate(widths) if all(family[wider] > family[w] * (1 + tolerance) for wider in widths[i + 1 :]))
+        return right_edges(dict(zip((_width(block, axis) for block in family), self.costs(family).tolist(), strict=True)), tolerance)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

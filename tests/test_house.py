@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hwsearch"
 OPTIONAL = (
     *("torch", "torchvision", "safetensors", "onnx", "onnxruntime", "matplotlib", "pandas", "sklearn", "optuna", "tensorrt", "pycuda"),
+    *("tensorrt_rtx", "tensorrt_rtx_bindings", "cuda", "pynvml"),
     *("yaml", "openvino", "mlperf_loadgen"),
 )
 # A room may import from its own floor and from the floors above it.
@@ -24,7 +25,7 @@ FLOORS = (
     ("errors", "_store", "_registry", "_progress", "_courier"),
     ("layers",),
     ("blocks", "device"),
-    ("space", "_minsum", "_calibration", "_interpolation", "_models", "_journal"),
+    ("space", "_minsum", "_calibration", "_interpolation", "_stairs", "_models", "_journal"),
     ("table", "_table_file", "backends", "_draft", "chain"),
     ("spaces", "rounds", "_sampling"),
     ("metrics", "predictor", "algorithms", "profile", "loadgen", "_board"),
@@ -120,7 +121,7 @@ def test_no_import_circles() -> None:
     ("packages", "rooms"),
     [
         (("torch", "torchvision", "safetensors", "sklearn.datasets"), ("nn",)),
-        (("onnxruntime", "openvino", "tensorrt", "pycuda"), ("backends",)),
+        (("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "pynvml"), ("backends",)),
         (("mlperf_loadgen",), ("loadgen",)),
         (("onnx",), ("backends", "nn")),
         (("matplotlib",), ("_picture", "report", "result")),

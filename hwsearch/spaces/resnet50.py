@@ -23,8 +23,8 @@ def build(
     resolutions: tuple[int, ...] = (128, 160, 192, 224),
     precisions: tuple[str, ...] = ("fp32", "int8"),
     step: int = 8,
-    mids: int = 12,
-    outs: int = 6,
+    mids: int = 13,
+    outs: int = 7,
     classes: int = 1000,
     freeze: Mapping[str, Sequence[Value]] | None = None,
 ) -> SearchSpace:
@@ -57,7 +57,7 @@ def build(
     return space.restrict(freeze) if freeze else space
 
 
-def widths(dense: int, step: int = 8, most: int = 12) -> tuple[int, ...]:
+def widths(dense: int, step: int = 8, most: int = 13) -> tuple[int, ...]:
     """Multiples of ``step`` up to ``dense``, at most so many, evenly from a quarter of it; ``dense`` itself is the last.
 
     Raises:

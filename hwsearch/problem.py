@@ -160,7 +160,9 @@ def problem(
     checked = check_limits(limits or {}, [*METRICS, *(entry.name for entry in metrics)])
     for name in checked:
         if not any(name in (entry.name, _plain(entry)) for entry in metrics):
-            raise InvalidInput(f"{name} is measured: name a device's latency table (device=...).")
+            without = ", ".join(f"{table.device.name!r} is {table.energy}" for table in tables)
+            why = f"energy on {without}; limit latency_ms instead" if tables else "name a device's latency table (device=...)"
+            raise InvalidInput(f"{name} is measured: {why}.")
     most = {entry.name: checked.get(entry.name, checked.get(_plain(entry))) for entry in metrics}
     bounds = tuple(Limit(entry, value) for entry in metrics if (value := most[entry.name]) is not None)
     metrics = tuple(sorted(metrics, key=lambda entry: most[entry.name] is None))

@@ -14,6 +14,7 @@ from .._store import PathLike
 from ..blocks import Block
 from ..device import Device
 from ..errors import FileError, InvalidInput
+from ._energy import cpu_meter, metered
 from .base import Backend, Network, Session
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class CpuBackend(Backend):
     """A runtime that runs ONNX graphs on the CPU.
 
     fp32 and int8 (``uint8`` activations, ``int8`` weights) only: other precisions gain nothing there. Without VNNI
-    instructions ``int8`` products may saturate in 16 bits; :meth:`describe` lists what the CPU has.
+    instructions ``int8`` products may saturate in 16 bits; :meth:`describe` lists what the CPU has. Energies are measured where the CPU
+    shows its counters (RAPL).
 
     Args:
         threads: that work on one operator.
@@ -52,6 +54,8 @@ class CpuBackend(Backend):
         if threads < 1 or batch < 1:
             raise InvalidInput(f"threads and batch must be at least 1, not {threads} and {batch}.")
         self.threads, self.batch = threads, batch
+        self._meter = cpu_meter()
+        self.energy = "unavailable" if self._meter is None else "measured"
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -67,6 +71,7 @@ class CpuBackend(Backend):
             "cores": str(os.cpu_count() or 1),
             "flags": " ".join(flag for flag in _FLAGS if flag in flags),
             "python": platform.python_version(),
+            "energy": "no meter" if self._meter is None else self._meter.words,
         }
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "cpu", hardware, self.name, self.version, self.threads, self.batch, facts)
@@ -97,7 +102,7 @@ class CpuBackend(Backend):
         return Block("conv", channels, 16, size, (), self.probe, stride=size, precision=precision)
 
     def _open(self, network: Network) -> Session:
-        return self._run(self._build(network))
+        return metered(self._run(self._build(network)), self._meter)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -122,7 +127,7 @@ class CpuBackend(Backend):
         if not Path(path).is_file():
             raise FileError(f"There is no model file {os.fspath(path)}.")
         try:
-            return self._run(os.fspath(path))
+            return metered(self._run(os.fspath(path)), self._meter)
         except Exception as error:
             raise FileError(f"{self.title} cannot run {os.fspath(path)}: {error}") from error
 

@@ -51,8 +51,8 @@ def sentinel_of(backend: Backend) -> Block:
 
 
 def period_of(backend: Backend) -> float:
-    """Seconds from round to round at least, so that rounds are spread over time; an analytic device needs none."""
-    return 0.0 if backend.describe().kind == "analytic" else _PERIOD_S
+    """Seconds from round to round at least, so that rounds are spread over time; an analytic device or a replay needs none."""
+    return 0.0 if backend.describe().kind in ("analytic", "replay") else _PERIOD_S
 
 
 class Rounds:

@@ -111,13 +111,13 @@ class Backend(ABC):
         return self._open(network)
 
     def _check(self, network: Network) -> None:
+        check_fit(network)
         for block in network:
             if not self.supports(block):
                 known = block.precision in self.precisions
                 why = f"it has no such {block.kind} blocks" if known else f"its precisions are {', '.join(self.precisions)}"
                 hint = "" if known else " Restrict the space to them: space.restrict({'*.precision': [...]})."
                 raise Unsupported(f"Backend {self.name!r} cannot run block {block.key}: {why}.{hint}")
-        check_fit(network)
 
     @abstractmethod
     def _open(self, network: Network) -> Session:

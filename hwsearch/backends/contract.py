@@ -52,7 +52,7 @@ def _check_description(backend: Backend) -> None:
     first, second = backend.describe(), backend.describe()
     _promise(first == second, "describe() says the same when asked twice")
     _promise(first.runtime == backend.name, "the device's runtime is the backend's name")
-    _promise(first.kind in ("cpu", "gpu", "analytic"), "the device's kind is cpu, gpu or analytic")
+    _promise(first.kind in ("cpu", "gpu", "analytic", "replay"), "the device's kind is cpu, gpu, analytic or replay")
     _promise(first.threads >= 1 and first.batch >= 1, "threads and batch are at least 1")
     _promise(backend.precisions, "there is at least one precision")
     _promise(len(set(backend.precisions)) == len(backend.precisions), "no precision is named twice")

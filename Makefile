@@ -35,7 +35,7 @@ bench: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt $(TORCH) -e '.[all,test]'
+	$(BIN)/python -m pip install -c constraints.txt $(TORCH) -e '.[ci]'
 	touch $@
 
 clean:

@@ -215,6 +215,23 @@ def test_int8_poolings_and_classifiers_stay_integers_between_neighbours(tmp_path
     assert ops == {*integer, "Transpose", "Flatten"}
 
 
+def test_a_float_pooling_is_quantised_after_it_and_not_before(tmp_path):
+    """ONNX Runtime would pull the quantiser through, and pools such integers many times as slowly."""
+    network = [
+        Block("conv", 16, 32, 8, (), 3),
+        Block("maxpool", 32, 32, 8, (), 3, 2),
+        Block("quantize", 32, 32, 4, precision="int8"),
+        Block("conv", 32, 16, 4, precision="int8"),
+    ]
+    ops = fused_ops(network, tmp_path)
+    assert "Relu" not in ops
+    assert ops.index("MaxPool") < ops.index("QuantizeLinear")
+    weights = list(random_weights(network))
+    x = np.random.default_rng(0).standard_normal((1, 16, 8, 8)).astype(np.float32)
+    halves = run(build(network[:2], weights=weights[:2]), x), build(network[2:], weights=weights[2:])
+    assert np.abs(run(build(network, weights=weights), x).astype(int) - run(halves[1], halves[0])).max() <= 1
+
+
 def test_int8_weights_use_the_whole_range_of_every_channel():
     weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32) * np.array([1e-3, 1, 10, 0])[:, None, None, None]
     values, scale = quantize_weight(weight.astype(np.float32))

@@ -24,6 +24,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "roofline": "hwsearch.backends.base:Roofline",
         "onnxruntime": "hwsearch.backends.onnxruntime:OnnxRuntime",
         "replay": "hwsearch.backends.replay:Replay",
+        "torch": "hwsearch.backends.torch:Torch",
         "openvino": "hwsearch.backends.openvino:OpenVino",
         "tensorrt": "hwsearch.backends.tensorrt:TensorRT",
     },

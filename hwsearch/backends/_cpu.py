@@ -64,15 +64,8 @@ class CpuBackend(Backend):
 
     def describe(self) -> Device:
         """This machine's CPU."""
-        hardware, flags = _cpu()
-        facts = {
-            "os": f"{platform.system()} {platform.release().partition('-')[0]}",
-            "machine": platform.machine(),
-            "cores": str(os.cpu_count() or 1),
-            "flags": " ".join(flag for flag in _FLAGS if flag in flags),
-            "python": platform.python_version(),
-            "energy": "no meter" if self._meter is None else self._meter.words,
-        }
+        hardware, _, facts = cpu_facts()
+        facts["energy"] = "no meter" if self._meter is None else self._meter.words
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "cpu", hardware, self.name, self.version, self.threads, self.batch, facts)
 
@@ -150,13 +143,20 @@ def random_input(kind: np.dtype[Any], shape: list[int]) -> Any:
     raise InvalidInput(f"Inputs of type {kind} cannot be made up; float32 and uint8 can.")
 
 
-def _cpu() -> tuple[str, frozenset[str]]:
-    """The processor's name and instruction sets."""
-    name, flags = platform.processor() or platform.machine(), frozenset[str]()
+def cpu_facts() -> tuple[str, frozenset[str], dict[str, str]]:
+    """This machine's processor: its name, its instruction sets, and what else explains a measurement."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return name, flags
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    words = facts.get("flags", facts.get("Features", ""))
-    return facts.get("model name", name), frozenset(words.split())
+        lines = []
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = said.get("model name", platform.processor() or platform.machine())
+    flags = frozenset(said.get("flags", said.get("Features", "")).split())
+    facts = {
+        "os": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count() or 1),
+        "flags": " ".join(flag for flag in _FLAGS if flag in flags),
+        "python": platform.python_version(),
+    }
+    return name, flags, facts

@@ -106,7 +106,8 @@ class LatencyTable:
 
     @cached_property
     def _interpolator(self) -> Interpolator:
-        return Interpolator([(self._blocks[key], row.latency_ms, row.error, row.energy_mj) for key, row in self.rows.items()])
+        rows = sorted(self.rows.items())  # however they came together
+        return Interpolator([(self._blocks[key], row.latency_ms, row.error, row.energy_mj) for key, row in rows])
 
     @cached_property
     def _measured(self) -> dict[Block, Row]:

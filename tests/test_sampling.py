@@ -1,0 +1,165 @@
+"""A sample of a large space, measured within a budget, foretells what was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch import Block, LatencyTable, Roofline, SearchSpace, load_space, load_table, metric, profile
+from hwsearch._sampling import Sampler, seconds
+from hwsearch.backends import Session
+from hwsearch.errors import BuildFailed, InvalidInput
+from hwsearch.profile import LeftOutWarning
+
+
+class Stepped(Roofline):
+    """An analytic device without its memory, so that every stair is flat."""
+
+    def __init__(self) -> None:
+        super().__init__(bandwidth_gbs=1e6, block_us=5.0, tile={"fp32": 16, "int8": 8})
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    """ResNet-50 with some thousands of blocks."""
+    return load_space("resnet50", resolutions=(64,), mids=7, outs=4)
+
+
+@pytest.fixture(scope="module")
+def table(space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
+    """A sample of it, until the budget would be spent or all is well."""
+    out = tmp_path_factory.mktemp("tables") / "sample.json"
+    return profile(space, backend=Stepped(), out=out, budget="5m", checks=15, fits=15, error=0.003, progress=False)
+
+
+def truth(space: SearchSpace, X: np.ndarray) -> np.ndarray:
+    device = Stepped()
+    return np.array([device.call_us * 1e-3 + sum(map(device.latency_ms, space.blocks(row))) for row in X])
+
+
+def test_a_sample_foretells_networks_and_says_how_well(space: SearchSpace, table: LatencyTable, rng: np.random.Generator) -> None:
+    assert table.sampled
+    assert len(table.rows) <= 600 < len(space.unique_blocks) / 8
+    assert table.error()["networks"] == 15
+    assert table.error()["mean_abs"] < 0.01
+    X = space.sample(40, rng)
+    np.testing.assert_allclose(metric("latency_ms", space, table)(X), truth(space, X), rtol=0.03)
+    assert "a sample of" in repr(table)
+
+
+def test_every_value_says_whether_it_was_measured_and_how_sure_it_is(space: SearchSpace, table: LatencyTable) -> None:
+    device = Stepped()
+    measured = [block for block in space.unique_blocks if block.key in table.rows]
+    assert all(table.lookup(block).measured for block in measured[:20])
+    guessed = [block for block in table.missing(space.unique_blocks) if block.mids][::50]
+    estimates = [table.lookup(block) for block in guessed]
+    assert not any(estimate.measured for estimate in estimates)
+    errors = [abs(estimate.latency_ms / device.latency_ms(block) - 1) for estimate, block in zip(estimates, guessed, strict=True)]
+    foretold = [estimate.relative_error for estimate in estimates]
+    assert np.mean(errors) < 0.03
+    assert 0.3 * np.mean(errors) < np.mean(foretold) < 10 * np.mean(errors)
+
+
+def test_a_sample_stays_one_in_its_file(table: LatencyTable, tmp_path: Path) -> None:
+    again = load_table(table.save(tmp_path / "again.json"))
+    assert again.sampled
+    assert again.spent_s == pytest.approx(table.spent_s)
+    assert again.checks == table.checks
+
+
+def test_a_run_stops_where_networks_are_foretold_well_enough(space: SearchSpace, table: LatencyTable, tmp_path: Path) -> None:
+    loose = profile(space, backend=Stepped(), out=tmp_path / "loose.json", budget=300, checks=15, fits=15, error=0.5, progress=False)
+    assert 0 < len(loose.rows) < len(table.rows)
+
+
+def test_a_run_stops_where_its_budget_is_spent(space: SearchSpace, tmp_path: Path) -> None:
+    short = profile(space, backend=Stepped(), out=tmp_path / "short.json", budget=0.01, checks=15, fits=15, progress=False)
+    assert 0 < len(short.rows) <= 48
+    assert short.checks == ()
+
+
+class Mortal(Stepped):
+    """Stops in the middle of a run."""
+
+    def __init__(self, opens: int) -> None:
+        super().__init__()
+        self.opens = opens
+
+    def _open(self, network: Sequence[Block]) -> Session:
+        self.opens -= 1
+        if self.opens < 0:
+            raise KeyboardInterrupt
+        return super()._open(network)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(space: SearchSpace, tmp_path: Path) -> None:
+    arguments = {"checks": 12, "fits": 12, "error": 0.05, "progress": False, "budget": 300.0}
+    whole = profile(space, backend=Stepped(), out=tmp_path / "whole.json", **arguments)
+    out = tmp_path / "parts.json"
+    mortals = [Mortal(opens) for opens in (20, 70)]
+    for mortal in mortals:
+        with pytest.raises(KeyboardInterrupt):
+            profile(space, backend=mortal, out=out, **arguments)
+    assert 0 < len(load_table(out).rows) < len(whole.rows)
+    parts = profile(space, backend=Stepped(), out=out, **arguments)
+    assert parts.rows == whole.rows
+    assert [check.blocks for check in parts.checks] == [check.blocks for check in whole.checks]
+    assert [check.predicted_ms for check in parts.checks] == pytest.approx([check.predicted_ms for check in whole.checks], rel=1e-6)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+class Picky(Stepped):
+    """Cannot build one block."""
+
+    def _open(self, network: Sequence[Block]) -> Session:
+        if any(block.kind == "conv" and block.cout == 32 and block.kernel == 7 for block in network):
+            raise BuildFailed("no such kernel")
+        return super()._open(network)
+
+
+def test_a_block_that_cannot_be_built_is_not_tried_for_ever(space: SearchSpace, tmp_path: Path) -> None:
+    with pytest.warns(LeftOutWarning, match="no such kernel"):
+        table = profile(space, backend=Picky(), out=tmp_path / "picky.json", budget=300, checks=12, fits=12, error=0.5, progress=False)
+    assert not any("conv-in3-out32" in key for key in table.rows)
+    assert table.error()["networks"] > 0
+
+
+def test_stairs_are_bisected_and_then_the_least_sure_blocks_follow(space: SearchSpace) -> None:
+    sampler = Sampler(space, Stepped(), {}, most=80)
+    first = sampler.next(LatencyTable(Stepped().describe(), hwsearch.table.Protocol(), {}))
+    kinds = {(block.kind, block.precision) for block in first.blocks}
+    assert {("bottleneck", "fp32"), ("bottleneck", "int8")} & kinds
+    assert len(first) == len(set(first.blocks)) <= 48
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [(90, 90), ("90", 90), ("90s", 90), ("20m", 1200), ("1h30m", 5400), ("1.5h", 5400), ("1m5", 65)]
+)
+def test_lengths_of_time_are_read(text: str | float, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", 0, -1.0, float("nan"), float("inf"), True, "20 m 3"])
+def test_what_is_no_length_of_time_is_refused(text: str | float) -> None:
+    with pytest.raises(InvalidInput, match="budget must be a length of time"):
+        seconds(text)
+
+
+def test_a_budget_chooses_the_blocks(space: SearchSpace, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="leave out either"):
+        profile(space, backend=Stepped(), out=tmp_path / "x.json", budget="1m", blocks=space.unique_blocks[:3])
+
+
+def test_only_the_widths_at_right_hand_edges_are_searched(space: SearchSpace, table: LatencyTable) -> None:
+    single = space.restrict({"*precision": ["fp32"]})
+    edges = table.edges(single)
+    assert set(edges) == {choice.name for choice in space.choices if choice.name.endswith((".out", ".mid1", ".mid2"))}
+    assert edges["stage1.block2.mid2"] == (16, 32, 48, 64), "of multiples of 8, where a stair is 16 wide"
+    on_edges = single.restrict(table)
+    assert 1 < on_edges.size < single.size
+    with pytest.raises(InvalidInput, match="no widths to choose from"):
+        table.edges(load_space("nasbench201"))

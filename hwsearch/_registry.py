@@ -25,6 +25,8 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "onnxruntime": "hwsearch.backends.onnxruntime:OnnxRuntime",
         "replay": "hwsearch.backends.replay:Replay",
         "torch": "hwsearch.backends.torch:Torch",
+        "onnxruntime-cuda": "hwsearch.backends.onnxruntime_gpu:OnnxRuntimeCuda",
+        "onnxruntime-tensorrt": "hwsearch.backends.onnxruntime_gpu:OnnxRuntimeTensorRT",
         "openvino": "hwsearch.backends.openvino:OpenVino",
         "tensorrt": "hwsearch.backends.tensorrt:TensorRT",
     },

@@ -31,6 +31,8 @@ from .space import SearchSpace
 from .spaces import load_space
 from .table import LatencyTable
 
+_UNKNOWN = Device("the board", "cpu", "unknown", "unknown", "unknown")
+"""What is known of a board before it has told."""
 _MAIN = b"import sys\nfrom hwsearch._board import main\nsys.exit(main())\n"
 
 
@@ -72,7 +74,7 @@ def emit(
     """
     where, device, target = load_space(space), load_backend(backend), Path(folder)
     protocol = protocol_of(device, precision, max_rounds)
-    known = LatencyTable(device.describe(), protocol, {}) if table is None else table
+    known = LatencyTable(_UNKNOWN, protocol, {}) if table is None else table
     check_protocol(known, protocol)
     run = plan(where, device, known, checks=checks, fits=fits, seed=seed, blocks=blocks)
     if run.nothing:

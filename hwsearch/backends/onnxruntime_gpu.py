@@ -1,0 +1,226 @@
+"""ONNX Runtime on NVIDIA GPUs: its CUDA provider, and its TensorRT provider."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .._store import PathLike
+from ..blocks import Block
+from ..device import Device
+from ..errors import BuildFailed, FileError, HwsearchError, InvalidInput, Unsupported, require
+from . import _nvml
+from ._energy import gpu_meter, metered
+from .base import Backend, Network, Session, Times
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+ort = require("onnxruntime", feature="The backends 'onnxruntime-cuda' and 'onnxruntime-tensorrt'", extra="onnxruntime")
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8}
+
+
+class OnnxRuntimeCuda(Backend):
+    """ONNX Runtime's CUDA provider: fp32 and fp16.
+
+    Networks run whole on the GPU or not at all, with their inputs and outputs there, as CUDA graphs. fp32 may use TF32.
+
+    Never run on a GPU by its authors: the tests run it on a stand-in for ONNX Runtime.
+
+    Args:
+        batch: images at once.
+        gpu: number of the GPU, as CUDA counts them.
+
+    Raises:
+        InvalidInput: a batch below 1.
+        MissingDependency: onnxruntime is not installed.
+    """
+
+    name = "onnxruntime-cuda"
+    provider: ClassVar[str] = "CUDAExecutionProvider"
+    settings: ClassVar[dict[str, str]] = {"enable_cuda_graph": "1", "use_tf32": "1", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+
+    def __init__(self, batch: int = 1, gpu: int = 0) -> None:
+        if batch < 1 or gpu < 0:
+            raise InvalidInput(f"batch must be at least 1 and gpu at least 0, not {batch} and {gpu}.")
+        self.batch, self.gpu = batch, gpu
+        self._meter = None if self._handle is None else gpu_meter(self._handle)
+        self.energy = "unavailable" if self._meter is None else "measured"
+
+    @cached_property
+    def _handle(self) -> Any:
+        """NVML's handle of the GPU; ``None`` where NVML is not there."""
+        try:
+            return _nvml.handle(self.gpu)
+        except HwsearchError:
+            return None
+
+    @cached_property
+    def _facts(self) -> dict[str, str]:
+        """Once: clocks change, and a description does not."""
+        return {} if self._handle is None else _nvml.facts(self._handle)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those in which the provider has kernels of its own."""
+        return ("fp32", "fp16")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Batch and GPU."""
+        return {"batch": self.batch, "gpu": self.gpu}
+
+    def describe(self) -> Device:
+        """The GPU, as NVML tells it.
+
+        Raises:
+            Unsupported: the ONNX Runtime that is installed has no such provider.
+        """
+        self._check_provider()
+        hardware = self._facts.get("gpu", f"GPU {self.gpu}")
+        facts = {
+            **self._facts,
+            **self.settings,
+            "energy": "no meter" if self._meter is None else self._meter.words,
+        }
+        name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
+        return Device(name, "gpu", hardware, self.name, str(ort.__version__), 1, self.batch, facts)
+
+    def _check_provider(self) -> None:
+        """Models for a board with a GPU are made on machines without."""
+        if self.provider not in ort.get_available_providers():
+            raise Unsupported(
+                f"This ONNX Runtime has no {self.provider}. Install the package onnxruntime-gpu in the place of onnxruntime (Linux or "
+                "Windows, x86-64; it needs an NVIDIA GPU, its driver, CUDA and cuDNN)."
+            )
+
+    def supports(self, block: Block) -> bool:
+        """Whether the provider has the precision and such graphs can be written."""
+        from .onnx_flavours import TENSORRT
+
+        return super().supports(block) and TENSORRT.knows(block)
+
+    def _open(self, network: Network) -> Session:
+        words = " + ".join(block.key for block in network) or "the empty network"
+        return self._ready(self._model(network), words)
+
+    def _model(self, network: Network) -> bytes:
+        from .onnx_flavours import TENSORRT
+        from .onnx_graph import build
+
+        model: ModelProto = build(network, batch=self.batch, flavour=TENSORRT)
+        return bytes(model.SerializeToString())
+
+    def load(self, path: PathLike) -> Session:
+        """Make an ONNX file ready to run on made-up inputs; open dimensions become the batch.
+
+        Raises:
+            FileError: there is no such file.
+            BuildFailed: ONNX Runtime cannot run it on the GPU.
+        """
+        if not Path(path).is_file():
+            raise FileError(f"There is no model file {os.fspath(path)}.")
+        return self._ready(os.fspath(path), os.fspath(path))
+
+    def _ready(self, model: bytes | str, words: str) -> Session:
+        self._check_provider()
+        try:
+            session = OrtGpuSession(self.session(model), self.batch, self.gpu, self._handle)
+        except Exception as error:  # ONNX Runtime has many, and names none
+            raise BuildFailed(f"ONNX Runtime cannot run {words} on the GPU: {str(error).strip()[:300]}") from error
+        return metered(session, self._meter)
+
+    def session(self, model: bytes | str) -> Any:
+        """An ``onnxruntime.InferenceSession`` with the settings that are profiled.
+
+        Args:
+            model: an ONNX file, or the path of one.
+
+        Raises:
+            Unsupported: there is no such provider, it did not come up, or a part of the network would run on the CPU.
+        """
+        self._check_provider()
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.log_severity_level = 3
+        settings = {"device_id": str(self.gpu), **self.settings}
+        session = ort.InferenceSession(model, options, providers=[(self.provider, settings)])
+        if session.get_providers()[0] != self.provider:
+            raise Unsupported(f"{self.provider} did not come up (its log, above, says why), and the CPU is another device.")
+        return session
+
+
+class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
+    """ONNX Runtime's TensorRT provider: fp32, and int8 from quantisers in the graph.
+
+    As its CUDA provider, but for the kernels; each engine is built when its network is opened. fp16 is not offered: where the provider may
+    take it, it takes it for fp32 blocks too, and no table could tell them apart. The backend ``tensorrt`` can. Never run on a GPU by its
+    authors.
+    """
+
+    name = "onnxruntime-tensorrt"
+    provider = "TensorrtExecutionProvider"
+    settings: ClassVar[dict[str, str]] = {
+        "trt_cuda_graph_enable": "1",
+        "trt_timing_cache_enable": "1",
+        "trt_int8_enable": "1",
+        "trt_fp16_enable": "0",
+    }
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those that TensorRT takes from the graph."""
+        return ("fp32", "int8")
+
+
+class OrtGpuSession(Session):
+    """An inference session with its inputs and outputs in fixed places on the GPU, as CUDA graphs need it."""
+
+    def __init__(self, session: Any, batch: int, gpu: int, handle: Any = None) -> None:
+        self._handle, self._held_back = handle, False
+        rng = np.random.default_rng(0)
+        binding = session.io_binding()
+        self._values = []
+        for bind, arguments in ((binding.bind_ortvalue_input, session.get_inputs()), (binding.bind_ortvalue_output, session.get_outputs())):
+            for argument in arguments:
+                if argument.type not in _TYPES:
+                    raise InvalidInput(f"Values of type {argument.type} cannot be made up; {', '.join(_TYPES)} can.")
+                shape = [size if isinstance(size, int) and size > 0 else batch for size in argument.shape]
+                kind = np.dtype(_TYPES[argument.type])
+                data = rng.standard_normal(shape).astype(kind) if kind.kind == "f" else rng.integers(0, 120, shape).astype(kind)
+                value = ort.OrtValue.ortvalue_from_numpy(data, "cuda", gpu)
+                bind(argument.name, value)
+                self._values.append(value)
+                self.batch = shape[0]
+        self._session, self._binding = session, binding
+        self.times(2)  # the first runs capture the graph
+
+    def times(self, runs: int) -> Times:
+        """Seconds of each run, from the call to the end on the GPU, shape ``(runs,)``."""
+        run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter_ns
+        held_back = () if self._handle is None else _nvml.held_back(self._handle)
+        marks = np.empty((runs, 2), dtype=np.int64)
+        for i in range(runs):
+            start = clock()
+            run(binding)
+            binding.synchronize_outputs()
+            marks[i] = start, clock()
+        self._held_back = bool(held_back or (self._handle is not None and _nvml.held_back(self._handle)))
+        return np.asarray((marks[:, 1] - marks[:, 0]) * 1e-9, dtype=np.float64)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether heat or power held the GPU back before or after the last runs."""
+        return self._held_back
+
+    def close(self) -> None:
+        """Release the inference session and its memory."""
+        self._session = self._binding = None
+        self._values = []

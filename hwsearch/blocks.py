@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from .errors import InvalidInput, UnknownName
@@ -22,22 +22,33 @@ from .layers import ACTIVATIONS, Graph, Layer
 __all__ = ["ACTIVATIONS", "KINDS", "Block", "Graph", "Layer", "Precision"]
 
 
+_SPARSE = "-2:4"
+
+
 @dataclass(frozen=True)
 class Precision:
     """A number format for the weights and the activations of a block.
 
     Attributes:
         name: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"fp8"``, ``"int2"`` .. ``"int8"``, or mixed as ``"w4a8"``; ``"w4a16"`` and its like have
-            quantised weights and fp16 activations.
+            quantised weights and fp16 activations. Any of them with ``"-2:4"`` behind it, such as ``"int8-2:4"``, is sparse.
         weight_bits: bits of a weight.
         activation_bits: bits of an activation.
         quantized: whether activations are integers, or 8-bit floats, with a scale.
+        sparse: whether of every four neighbours along the input channels two weights are zero, in the layers that are
+            :attr:`Layer.sparsable` (Mishra et al., 2021, section 3).
     """
 
     name: str
     weight_bits: int
     activation_bits: int
     quantized: bool
+    sparse: bool = False
+
+    @property
+    def dense(self) -> str:
+        """The name of the same number format without sparsity."""
+        return self.name.removesuffix(_SPARSE)
 
     @classmethod
     @cache
@@ -48,6 +59,8 @@ class Precision:
             InvalidInput: it is none of the names above.
         """
         floats = {"fp32": 32, "fp16": 16, "bf16": 16}
+        if name.endswith(_SPARSE) and not name.removesuffix(_SPARSE).endswith(_SPARSE):
+            return replace(cls.parse(name.removesuffix(_SPARSE)), name=name, sparse=True)
         if name in floats:
             return cls(name, floats[name], floats[name], quantized=False)
         if name == "fp8":
@@ -56,7 +69,10 @@ class Precision:
             return cls(name, int(match[1]), int(match[1]), quantized=True)
         if match := re.fullmatch(r"w([2-8])a([2-8]|16)", name):
             return cls(name, int(match[1]), int(match[2]), quantized=match[2] != "16")
-        raise InvalidInput(f"Unknown precision {name!r}; expected fp32, fp16, bf16, fp8, int2..int8, or w4a8 or w4a16 for mixed bits.")
+        raise InvalidInput(
+            f"Unknown precision {name!r}; expected fp32, fp16, bf16, fp8, int2..int8, or w4a8 or w4a16 for mixed bits; with -2:4 "
+            "behind it where weights are sparse."
+        )
 
 
 def _conv(block: Block) -> Graph:
@@ -174,7 +190,7 @@ al., CVPR'19); ``mbconv``, the inverted bottleneck (MobileNetV3, ICCV'19), its s
 
 _KEY = re.compile(
     r"(?P<kind>[a-z]+)-in(?P<cin>\d+)(-mid(?P<mids>\d+(x\d+)*))?-out(?P<cout>\d+)-px(?P<size>\d+)"
-    r"-k(?P<kernel>\d+)-s(?P<stride>\d+)-g(?P<groups>\d+)-(?P<precision>\w+)"
+    r"-k(?P<kernel>\d+)-s(?P<stride>\d+)-g(?P<groups>\d+)-(?P<precision>\w+(-2:4)?)"
     rf"(-(?P<activation>{'|'.join(ACTIVATIONS[1:])}))?(-at(?P<context>\w+))?"
 )
 
@@ -291,9 +307,16 @@ class Block:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes as deployed: weights at their bits (whole bytes a layer), a 4-byte bias a channel, and a 4-byte scale if quantised."""
-        channel = 8 if self.bits.weight_bits < 16 else 4
-        return sum(-(-layer.weights * self.bits.weight_bits // 8) + layer.biases * channel for layer in self.graph.layers)
+        """Bytes as deployed: weights at their bits (whole bytes a layer), a 4-byte bias a channel, and a 4-byte scale if quantised.
+
+        Of sparse weights half are stored, each with its place in 2 bits.
+        """
+        bits, channel = self.bits.weight_bits, 8 if self.bits.weight_bits < 16 else 4
+
+        def stored(layer: Layer) -> int:
+            return layer.weights // 2 * (bits + 2) if self.bits.sparse and layer.sparsable else layer.weights * bits
+
+        return sum(-(-stored(layer) // 8) + layer.biases * channel for layer in self.graph.layers)
 
     @property
     def activation_bytes(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from ._draft import Draft, Knob, Needs
-from .blocks import Block
+from .blocks import Block, Precision
 from .errors import InvalidInput
 from .space import SearchSpace
 
@@ -271,6 +271,7 @@ def divisible(width: float, by: int = 8) -> int:
 
 def boundary(left: str, right: str, width: int, size: int) -> tuple[Block, ...]:
     """The blocks that turn a feature map of one precision into another: dequantise, quantise, both or none."""
+    left, right = Precision.parse(left).dense, Precision.parse(right).dense  # sparse weights have dense feature maps
     if left == right:
         return ()
     blocks = []

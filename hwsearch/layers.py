@@ -42,6 +42,11 @@ class Layer:
         return self.op in ("maxpool", "avgpool")
 
     @property
+    def sparsable(self) -> bool:
+        """Whether hardware for 2:4 sparsity takes it: a multiple of 16 channels in and of 8 out, all in one group."""
+        return not self.pooling and self.groups == 1 and self.cin % 16 == 0 and self.cout % 8 == 0
+
+    @property
     def out_size(self) -> int:
         """Height and width of the output, px."""
         return 1 if self.op == "linear" else -(-self.size // self.stride)

@@ -110,3 +110,23 @@ def test_precisions(name: str, weight: int, activation: int) -> None:
     precision = Precision.parse(name)
     assert (precision.weight_bits, precision.activation_bits) == (weight, activation)
     assert precision.quantized == (activation < 16)
+
+
+def test_sparse_weights_are_half_and_their_places_and_go_by_their_name() -> None:
+    dense, sparse = (Block("basic", 32, 32, 16, (64,), 3, precision=name) for name in ("int8", "int8-2:4"))
+    assert Block.parse(sparse.key) == sparse
+    assert (sparse.bits.sparse, sparse.bits.dense, sparse.bits.weight_bits) == (True, "int8", 8)
+    weights = 2 * 32 * 64 * 9
+    assert dense.weight_bytes - sparse.weight_bytes == weights - weights // 2 * 10 // 8
+    assert sparse.macs == dense.macs
+    narrow = [Block("conv", 12, 16, 16, kernel=3, precision=name) for name in ("fp16", "fp16-2:4")]
+    assert narrow[0].weight_bytes == narrow[1].weight_bytes, "12 channels are no multiple of 16: nothing is left out"
+    with pytest.raises(InvalidInput, match="-2:4"):
+        Block("conv", 16, 16, 8, precision="int8-2:4-2:4")
+
+
+def test_no_boundary_stands_between_sparse_and_dense_weights_of_one_format() -> None:
+    from hwsearch.chain import boundary
+
+    assert boundary("int8", "int8-2:4", 16, 8) == ()
+    assert [block.precision for block in boundary("fp32", "int8-2:4", 16, 8)] == ["int8"]

@@ -107,10 +107,16 @@ class Backend(ABC):
             InvalidInput: a block does not fit the one before it.
             BuildFailed: the runtime's builder crashed, hung or ran out of memory over this network.
         """
-        self._check(network)
+        self.check(network)
         return self._open(network)
 
-    def _check(self, network: Network) -> None:
+    def check(self, network: Network) -> None:
+        """Check that the device runs the blocks of a network.
+
+        Raises:
+            Unsupported: it does not run one of them.
+            InvalidInput: a block does not fit the one before it.
+        """
         check_fit(network)
         for block in network:
             if not self.supports(block):
@@ -144,7 +150,7 @@ class Backend(ABC):
             Unsupported: the device cannot run one of the blocks, or this backend has no model files.
             InvalidInput: a block does not fit the one before it.
         """
-        self._check(network)
+        self.check(network)
         return self._model(network)
 
     def _model(self, network: Network) -> bytes:
@@ -166,8 +172,8 @@ def check_fit(network: Network) -> None:
                 f"Block {after.key} takes {after.cin} channels of {after.size} px, and {before.key} before it gives "
                 f"{before.cout} channels of {before.out_size} px."
             )
-        gives = before.precision if before.bits.quantized and before.kind != "dequantize" else "float"
-        takes = after.precision if after.bits.quantized and after.kind != "quantize" else "float"
+        gives = before.bits.dense if before.bits.quantized and before.kind != "dequantize" else "float"
+        takes = after.bits.dense if after.bits.quantized and after.kind != "quantize" else "float"
         if gives != takes:
             raise InvalidInput(f"Block {after.key} takes {takes} values, and {before.key} before it gives {gives}; put a boundary between.")
 

@@ -37,7 +37,7 @@ class Flavour:
 
     Attributes:
         name: of the runtime.
-        formats: the precisions that it knows.
+        formats: the precisions that it knows; sparse weights are zeros in the graphs of dense ones.
         symmetric: whether quantised feature maps have no zero point. Then activations are nodes of their own, biases are floats, and of a
             residual sum the side of the body comes straight from its convolution and only the shortcut is quantised, so that convolution,
             sum, activation and quantiser become one kernel. Otherwise a zero point of 0 is the ReLU, biases are ``int32``, and both sides
@@ -53,7 +53,7 @@ class Flavour:
 
         All can in floats and on symmetric grids; else those with ReLU, but no inverted bottlenecks and no second linear layer.
         """
-        format = self.formats.get(block.precision)
+        format = self.formats.get(block.bits.dense)
         if format is None or format.grid is None or self.symmetric:
             return format is not None
         return block.kind in _KINDS and block.activation == "relu" and (block.kind != "head" or not block.mids)
@@ -61,6 +61,10 @@ class Flavour:
 
 ONNXRUNTIME = Flavour("ONNX Runtime", {"fp32": Format(), "int8": Format(grid=UINT8, weights=INT8)}, symmetric=False)
 """``uint8`` feature maps, ``int8`` weights. ONNX Runtime turns them into QLinearConv and QLinearAdd, and OpenVINO takes them as well."""
+
+TOLERANCES = {"fp32": 0.01, "fp16": 0.01, "w4a16": 0.01, "int8": 0.05, "bf16": 0.05, "fp8": 0.1}
+"""How far two runtimes may differ over one network: the norm of the difference relative to that of the outputs. fp32 counts TF32 in, and
+on grids a value between two steps may fall to either."""
 
 TENSORRT = Flavour(
     "TensorRT",

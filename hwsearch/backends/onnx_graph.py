@@ -62,7 +62,7 @@ def build(
         InvalidInput: ``weights`` do not fit the network.
     """
     for block in network:
-        if block.precision not in flavour.formats:
+        if block.bits.dense not in flavour.formats:
             raise Unsupported(f"Block {block.key}: graphs for {flavour.name} hold {', '.join(flavour.formats)}, not {block.precision}.")
         if not flavour.knows(block):
             raise Unsupported(f"Block {block.key}: no graph for {flavour.name} is known for such {block.kind} blocks.")
@@ -70,7 +70,7 @@ def build(
         weights = random_weights(network, symmetric=flavour.symmetric)
     if len(weights) != len(network):
         raise InvalidInput(f"weights must have one entry a block: {len(network)} blocks, {len(weights)} entries.")
-    opset = max((flavour.formats[block.precision].opset for block in network), default=17)
+    opset = max((flavour.formats[block.bits.dense].opset for block in network), default=17)
     builder = _Builder(batch, flavour, opset)
     value = builder.begin(network, input_scale, input_zero)
     for index, (block, numbers) in enumerate(zip(network, weights, strict=True)):
@@ -103,7 +103,7 @@ class _Builder:
 
     def begin(self, network: Sequence[Block], scale: float, zero: int) -> _Value:
         channels, size = (network[0].cin, network[0].size) if network else (1, 1)
-        format = self.flavour.formats[network[0].precision] if network else self.format
+        format = self.flavour.formats[network[0].bits.dense] if network else self.format
         grid = format.grid if network and network[0].kind != "quantize" else None
         shape = (self.batch, channels, size, size)
         self.input = onnx.helper.make_tensor_value_info("input", grid or FLOAT, shape)
@@ -126,7 +126,7 @@ class _Builder:
     # -- blocks --------------------------------------------------------------------------------------------------------
 
     def block(self, block: Block, numbers: BlockWeights, value: _Value) -> _Value:
-        self.format = self.flavour.formats[block.precision]
+        self.format = self.flavour.formats[block.bits.dense]
         if block.kind == "quantize" and self.format.grid is not None:
             scale, zero = self._quantizer_of(numbers, block.key)
             if self.nodes and self.nodes[-1].op_type == "MaxPool" and zero == 0 and not self.flavour.symmetric:

@@ -65,6 +65,8 @@ def random_weights(network: Sequence[Block], seed: int = 0, symmetric: bool = Fa
         fan_in = layer.cin // layer.groups * layer.kernel**2
         shape = (layer.cout, fan_in) if layer.op == "linear" else (layer.cout, layer.cin // layer.groups, layer.kernel, layer.kernel)
         weight = np.resize(numbers, shape) * np.float32(np.sqrt(2 / fan_in))
+        if block.bits.sparse and layer.sparsable:
+            weight[:, 1::4] = weight[:, 2::4] = 0
         bias = (0.1 * rng.standard_normal(layer.cout)).astype(np.float32)
         if not block.bits.quantized:
             return LayerWeights(weight, bias)

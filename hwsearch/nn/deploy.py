@@ -14,6 +14,7 @@ from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported
 from .plain import Residual, Resize, pooling, resize
 from .quantize import Quantizer, fit_quantizer, quantize_weight
+from .sparse import mask
 
 Round = Callable[[torch.Tensor], torch.Tensor]
 Place = tuple[int, str]
@@ -103,10 +104,13 @@ class Deployed:
     Attributes:
         blocks: in the order of execution, precision boundaries included.
         quantizers: by place.
+        symmetric: whether quantisers have no zero points and the last layer before a sum has none at all; see
+            :class:`hwsearch.backends.onnx_flavours.Flavour`.
     """
 
     blocks: tuple[FoldedBlock, ...]
     quantizers: dict[Place, Quantizer]
+    symmetric: bool = False
 
     @property
     def resolution(self) -> int:
@@ -120,7 +124,7 @@ class Deployed:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, shape ``(n, classes)``, of normalised images of any size, shape ``(n, channels, h, w)``."""
-        return self.run(x, lambda place, y, bits, signed: self.quantizers[place])
+        return self.run(x, lambda place, y, bits, signed: None if self._summed(place) else self.quantizers[place])
 
     def fit(self, images: torch.Tensor) -> None:
         """Choose all quantisers on real images, each on feature maps that the ones before it have already rounded.
@@ -129,18 +133,25 @@ class Deployed:
             images: normalised training images, shape ``(n, channels, h, w)``.
         """
 
-        def at(place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round:
-            self.quantizers[place] = fit_quantizer(y, bits, signed)
+        def at(place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
+            if self._summed(place):
+                return None
+            self.quantizers[place] = fit_quantizer(y, bits, signed, self.symmetric)
             return self.quantizers[place]
 
         self.run(images, at)
 
-    def run(self, x: torch.Tensor, at: Callable[[Place, torch.Tensor, int, bool], Round]) -> torch.Tensor:
+    def _summed(self, place: Place) -> bool:
+        """Whether the map there goes into a sum as it is."""
+        block = self.blocks[place[0]]
+        return self.symmetric and block.shortcut is not None and place[1] == f"body{len(block.body) - 1}"
+
+    def run(self, x: torch.Tensor, at: Callable[[Place, torch.Tensor, int, bool], Round | None]) -> torch.Tensor:
         """Run the network with quantisers of one's own.
 
         Args:
             x: normalised images, shape ``(n, channels, h, w)``.
-            at: the quantiser of a place, from the place, the feature map there, its bits, and whether it has negative values.
+            at: the quantiser of a place, if any, from the place, the feature map there, its bits, and whether it has negative values.
 
         Returns:
             Logits, shape ``(n, classes)``.
@@ -152,11 +163,11 @@ class Deployed:
 
 
 def _rounding(
-    at: Callable[[Place, torch.Tensor, int, bool], Round], number: int, block: Block, place: str, y: torch.Tensor, signed: bool
+    at: Callable[[Place, torch.Tensor, int, bool], Round | None], number: int, block: Block, place: str, y: torch.Tensor, signed: bool
 ) -> Round | None:
     if block.bits.quantized:
         return at((number, place), y, block.bits.activation_bits, signed)
-    return _HALVES.get(block.bits.name, _HALVES["fp16"]) if block.bits.activation_bits == 16 else None
+    return _HALVES.get(block.bits.dense, _HALVES["fp16"]) if block.bits.activation_bits == 16 else None
 
 
 def _to_fp16(x: torch.Tensor) -> torch.Tensor:
@@ -170,20 +181,21 @@ def _to_bf16(x: torch.Tensor) -> torch.Tensor:
 _HALVES: dict[str, Round] = {"fp16": _to_fp16, "bf16": _to_bf16}
 
 
-def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor) -> Deployed:
+def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor, symmetric: bool = False) -> Deployed:
     """Fold and quantise a plain network.
 
     Args:
         network: from :meth:`hwsearch.nn.Supernet.extract`, its batch norms calibrated; it is left as it was.
         blocks: what it is, as ``space.blocks(row)`` tells.
         images: normalised training images to choose the quantisers on, shape ``(n, channels, h, w)``.
+        symmetric: as of :class:`Deployed`.
 
     Raises:
         InvalidInput: the network does not have these blocks.
         Unsupported: 8-bit floats.
     """
     with torch.inference_mode():
-        deployed = Deployed(fold(network, blocks), {})
+        deployed = Deployed(fold(network, blocks), {}, symmetric)
         if any(block.bits.quantized for block in blocks):
             deployed.fit(images)
     return deployed
@@ -237,7 +249,8 @@ def _fold_layers(module: nn.Module, layers: Sequence[Layer], block: Block, strai
             weight = weight * factor.view(-1, 1, 1, 1)
             bias = norm.bias - norm.running_mean * factor
         assert bias is not None
-        rounded = _round_weight(weight.detach(), block)
+        rounded = weight.detach() * mask(weight) if block.bits.sparse and layer.sparsable else weight.detach()
+        rounded = _round_weight(rounded, block)
         weight = weight + (rounded - weight).detach() if straight else rounded
         if weight.ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
@@ -250,4 +263,4 @@ def _round_weight(weight: torch.Tensor, block: Block) -> torch.Tensor:
     bits = block.bits
     if bits.weight_bits <= 8:
         return quantize_weight(weight, bits.weight_bits)
-    return _HALVES[bits.name](weight) if bits.weight_bits == 16 else weight.clone()
+    return _HALVES[bits.dense](weight) if bits.weight_bits == 16 else weight.clone()

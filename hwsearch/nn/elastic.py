@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported
 from .plain import pooling
+from .sparse import best_order, thin
 
 
 class ElasticNorm(nn.BatchNorm2d):
@@ -81,12 +83,23 @@ class ElasticLayer(nn.Module):
         edge = (self.weight.shape[-1] - layer.kernel) // 2
         return weight[:, :, edge : edge + layer.kernel, edge : edge + layer.kernel], None
 
-    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
+    def reorder(self, before: ElasticLayer) -> None:
+        """Put the input channels, and the output channels of the layer before, into the order that 2:4 sparsity costs least."""
+        order = best_order(self.weight)
+        with torch.no_grad():
+            self.weight.copy_(self.weight[:, order])
+            before.weight.copy_(before.weight[order])
+            if before.norm is not None:
+                for tensor in (before.norm.weight, before.norm.bias):
+                    tensor.copy_(tensor[order])
+
+    def forward(self, x: torch.Tensor, layer: Layer, sparse: bool = False) -> torch.Tensor:
         """Run as ``layer``.
 
         Args:
             x: shape ``(n, layer.cin, layer.size, layer.size)``.
             layer: one of those that this was built for.
+            sparse: whether with 2:4 sparse weights, where the layer is eligible.
 
         Returns:
             Shape ``(n, layer.cout, out_size, out_size)``; ``(n, layer.cout)`` for a linear layer, which averages over the map first.
@@ -94,6 +107,7 @@ class ElasticLayer(nn.Module):
         if layer.pooling:
             return pooling(layer)(x)  # type: ignore[no-any-return]
         weight, bias = self.sliced(layer)
+        weight = thin(weight) if sparse and layer.sparsable else weight
         if self.norm is None:
             return F.linear(x.mean(dim=(2, 3)), weight, bias)
         x = F.conv2d(x, weight, None, layer.stride, layer.kernel // 2, 1, layer.groups)
@@ -129,15 +143,27 @@ class ElasticBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, block: Block) -> torch.Tensor:
         """Run as ``block``, one of those that this was built for; ``x`` has the shape ``(n, block.cin, block.size, block.size)``."""
-        graph = block.graph
+        graph, sparse = block.graph, block.bits.sparse
         y = x
         for elastic, layer in zip(self.body, graph.body, strict=True):
-            y = elastic(y, layer)
+            y = elastic(y, layer, sparse)
         if graph.shortcut is None:
             return y
         for elastic, layer in zip(self.shortcut, graph.shortcut, strict=False):
-            x = elastic(x, layer)
+            x = elastic(x, layer, sparse)
         return F.relu(y + x)
+
+    def reorder(self, block: Block) -> None:
+        """Put inner channels into the order that 2:4 sparsity costs least; ``block`` is the only one that stands here.
+
+        The network computes what it did. Channels that a residual sum ties to other blocks stay where they are.
+        """
+        layers = zip(self.body, block.graph.body, strict=True)
+        for (before, giving), (elastic, layer) in itertools.pairwise(layers):
+            assert isinstance(elastic, ElasticLayer)
+            assert isinstance(before, ElasticLayer)
+            if layer.sparsable and giving.groups == 1 and not giving.pooling:
+                elastic.reorder(before)
 
 
 def _check_supported(block: Block) -> None:

@@ -1,4 +1,4 @@
-"""Export: one architecture with its weights as an ONNX file, float or quantised, calibrated on real images."""
+"""Export: one architecture with its weights as an ONNX file or a TensorRT engine, float or quantised, calibrated on real images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from .._registry import names
 from .._store import PathLike, write_atomic
+from ..backends import Backend, load_backend
 from ..errors import InvalidInput, UnknownName, Unsupported, require
 from ..space import Architecture
 from .data import Data, load_data
@@ -19,16 +20,18 @@ from .supernet import Supernet, load_supernet
 if TYPE_CHECKING:
     from ..backends.onnx_graph import BlockWeights, LayerWeights
 
+_FILES = ("onnxruntime", "openvino", "tensorrt")
+
 
 def export(
     architecture: Architecture,
     *,
     weights: PathLike | Supernet,
     out: PathLike,
-    backend: str = "onnxruntime",
+    backend: str | Backend = "onnxruntime",
     data: str | tuple[str, PathLike] | Data | None = None,
 ) -> Path:
-    """Write an architecture with its weights of the supernet as one ONNX file.
+    """Write an architecture with its weights of the supernet as one ONNX file, or as a TensorRT engine.
 
     The graph is built by the function that also builds what is profiled, so what was measured is what is shipped. Its input
     ``"input"`` is ``float32`` of shape ``(1, channels, resolution, resolution)``: images resized to ``resolution`` (bilinear,
@@ -36,11 +39,16 @@ def export(
     ``"hwsearch.input"``, and the architecture under ``"hwsearch.architecture"``. Its output ``"output"`` holds the logits, shape
     ``(1, classes)``.
 
+    For TensorRT two files are written: the engine, and the ONNX file of the same name in TensorRT's flavour that it is built from, both for
+    the backend's batch. That graph is run in ONNX Runtime and has to give what the evaluation in torch gives, and where a GPU is at hand
+    the engine is run as well and has to give the same, within :data:`hwsearch.backends.onnx_flavours.TOLERANCES`; the note beside the
+    engine says what was compared.
+
     Args:
         architecture: the network.
         weights: the supernet or its file.
-        out: the ONNX file to write.
-        backend: whose flavour of quantised graph to write; ``"onnxruntime"``.
+        out: the ONNX file or the engine to write.
+        backend: for which runtime: ``"onnxruntime"``, ``"openvino"``, or ``"tensorrt"``; or a backend with options of one's own.
         data: calibrate batch norms and quantisers on training images of these data; on those that the supernet carries where left out.
 
     Returns:
@@ -50,17 +58,23 @@ def export(
         UnknownName: there is no such backend.
         Unsupported: the backend takes no files, or a precision that it does not run.
         FileError: the weights cannot be used; WrongSpace where they are of another space.
+        BuildFailed: TensorRT's builder crashed, hung, ran out of memory or refused the network.
         MissingDependency: onnx is not installed.
     """
     if not isinstance(architecture, Architecture):
         raise InvalidInput(f"architecture must be an Architecture, such as result.best, not {type(architecture).__name__}.")
-    if backend not in names("backend"):
-        raise UnknownName("backend", backend, names("backend"))
-    if backend != "onnxruntime":
-        raise Unsupported(f"Export writes files for the backend 'onnxruntime', not for {backend!r}.")
+    name = backend.name if isinstance(backend, Backend) else backend
+    if name not in names("backend"):
+        raise UnknownName("backend", name, names("backend"))
+    if name not in _FILES:
+        raise Unsupported(f"Export writes files for the backends {', '.join(map(repr, _FILES))}, not for {name!r}.")
     onnx = require("onnx", feature="Exporting to ONNX", extra="onnxruntime")
+    from ..backends.onnx_flavours import ONNXRUNTIME, TENSORRT
     from ..backends.onnx_graph import build
+    from ..backends.tensorrt import TensorRT
 
+    runtime = load_backend(backend) if name == "tensorrt" else None
+    flavour = ONNXRUNTIME if runtime is None else TENSORRT
     supernet = load_supernet(weights, architecture.space)
     normalize = supernet.normalize
     if data is None:
@@ -70,8 +84,11 @@ def export(
         normalize, images = data.normalize, data.normalize(data.calibration_images(0))
     assert normalize is not None
     blocks = architecture.blocks()
-    network = deploy(supernet.extract(architecture.genes, None if supernet.settled else images), blocks, images)
-    model = build(blocks, weights=block_weights(network))
+    if isinstance(runtime, TensorRT):
+        runtime.check(blocks)
+    network = deploy(supernet.extract(architecture.genes, None if supernet.settled else images), blocks, images, flavour.symmetric)
+    batch = runtime.batch if isinstance(runtime, TensorRT) else 1
+    model = build(blocks, weights=block_weights(network), batch=batch, flavour=flavour)
     facts: dict[str, Any] = {
         "resolution": network.resolution,
         "resize": "bilinear, antialiased",
@@ -82,6 +99,10 @@ def export(
     document = {"hwsearch.architecture": architecture.document(), "hwsearch.input": facts}
     onnx.helper.set_model_props(model, {key: msgspec.json.encode(value).decode() for key, value in document.items()})
     onnx.checker.check_model(model)
+    if isinstance(runtime, TensorRT):
+        from .engine import write_engine
+
+        return write_engine(runtime, model, network, images, out)
     write_atomic(out, model.SerializeToString())
     return Path(out)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..blocks import Block, Layer
+from .sparse import mask
 
 
 class Resize(nn.Module):
@@ -111,6 +112,17 @@ def _layers(layers: Sequence[Layer]) -> nn.Sequential:
         if layer.relu:
             modules.append(nn.ReLU())
     return nn.Sequential(*modules)
+
+
+def thin_out(network: nn.Sequential, blocks: Sequence[Block]) -> None:
+    """Set to zero what 2:4 sparsity leaves out, in the layers of sparse blocks that are eligible."""
+    for module, block in zip([one for one in network if not isinstance(one, Resize)], blocks, strict=True):
+        layers = [layer for layer in block.graph.layers if not layer.pooling]
+        if block.bits.sparse:
+            for one, layer in zip([one for one in module.modules() if isinstance(one, nn.Conv2d | nn.Linear)], layers, strict=True):
+                if layer.sparsable:
+                    with torch.no_grad():
+                        one.weight.mul_(mask(one.weight))
 
 
 def pooling(layer: Layer) -> nn.MaxPool2d | nn.AvgPool2d:

@@ -90,6 +90,8 @@ def train(
     if weights is not None:
         weights = load_supernet(weights, space)
         supernet.inherit(weights)
+        if space.size == 1:
+            supernet.reorder()
         facts["weights"] = weights.digest
     lecturer = None
     if teacher is not None:

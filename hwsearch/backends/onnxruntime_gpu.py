@@ -92,6 +92,12 @@ class OnnxRuntimeCuda(Backend):
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "gpu", hardware, self.name, str(ort.__version__), 1, self.batch, facts)
 
+    def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+        """The block between two cheap convolutions of its precision, as TensorRT's backend has it."""
+        from .tensorrt import framed
+
+        return framed(block)
+
     def _check_provider(self) -> None:
         """Models for a board with a GPU are made on machines without."""
         if self.provider not in ort.get_available_providers():

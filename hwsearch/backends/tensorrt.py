@@ -13,7 +13,7 @@ from .._store import PathLike, read_bytes
 from ..blocks import Block
 from ..device import Device
 from ..errors import BuildFailed, InvalidInput, Unsupported
-from . import _cuda, _nvml, _trt
+from . import _cuda, _energy, _nvml, _trt
 from ._trt_build import Engines, Target, load_engine, save_engine
 from .base import Backend, Network, Session, Times
 from .onnx_flavours import TENSORRT
@@ -78,6 +78,8 @@ class TensorRT(Backend):
         self.target = Target(_trt.version(self._module), targets, tuned, workspace_mib)
         self.engines = Engines(self.cache, self.target, here, timeout_s)
         self._here = here
+        self._meter = None if here is None or self._watched is None else _energy.gpu_meter(self._watched)
+        self.energy = "unavailable" if self._meter is None else "measured"
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -102,6 +104,7 @@ class TensorRT(Backend):
             "cuda": self._device.package,
             "tf32": "allowed in fp32",
             "l2": "flushed before every run" if self.flush_l2 else "as the run before left it",
+            "energy": "no meter" if self._meter is None else self._meter.words,
         }
         name = facts.get("gpu", f"SM {self._here}")
         return Device(f"{name.lower().replace(' ', '-')}-tensorrt", "gpu", name, self.name, self.target.runtime, 1, self.batch, facts)
@@ -111,20 +114,8 @@ class TensorRT(Backend):
         return super().supports(block) and TENSORRT.knows(block)
 
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-        """The block between two cheap convolutions of its precision, so that it is fused and laid out as inside a network.
-
-        Where the number format changes the convolutions stand on either side of the change, so that it is charged to the boundary block.
-        """
-        floats = "fp32" if block.bits.quantized or block.boundary else block.precision
-        before = block.precision if block.bits.quantized and block.kind != "quantize" else floats
-        after = block.precision if block.bits.quantized and block.kind != "dequantize" else floats
-        if block.boundary and not block.bits.quantized:
-            before, after = ("fp32", block.precision) if block.kind == "quantize" else (block.precision, "fp32")
-        lead = () if block.cin <= _IMAGE else (Block("conv", 1, block.cin, block.size, precision=before),)
-        frame = (*lead, _probe(block.cin, block.size, before))
-        if block.kind == "head":
-            return (*lead, block), frame
-        return (*lead, block, _probe(block.cout, block.out_size, after)), frame
+        """The block between two cheap convolutions of its precision, so that it is fused and laid out as inside a network."""
+        return framed(block)
 
     def engine(self, network: Network) -> bytes:
         """The engine of a network of blocks, its weights random.
@@ -163,7 +154,7 @@ class TensorRT(Backend):
         return self._run(load_engine(path, self.target), os.fspath(path))
 
     def _open(self, network: Network) -> Session:
-        return self._run(self.engine(network), _words(network))
+        return _energy.metered(self._run(self.engine(network), _words(network)), self._meter)
 
     def _model(self, network: Network) -> bytes:
         from .onnx_graph import build
@@ -171,11 +162,15 @@ class TensorRT(Backend):
         return bytes(build(network, batch=self.batch, flavour=TENSORRT).SerializeToString())
 
     def _run(self, plan: bytes, what: str) -> Session:
+        return TrtSession(self._module, self._device, plan, what, self.flush_l2, self._watched)
+
+    @cached_property
+    def _watched(self) -> Any:
+        """NVML's handle; ``None`` without NVML, and then nothing tells what holds the GPU back or what it uses."""
         try:
-            handle = self._handle
-        except ImportError:  # without NVML nothing tells what holds the GPU back
-            handle = None
-        return TrtSession(self._module, self._device, plan, what, self.flush_l2, handle)
+            return self._handle
+        except ImportError:
+            return None
 
     @cached_property
     def _device(self) -> _cuda.Cuda:
@@ -189,6 +184,23 @@ class TensorRT(Backend):
     def _facts(self) -> dict[str, str]:
         """Once: clocks change, and a description does not."""
         return _nvml.facts(self._handle)
+
+
+def framed(block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+    """The block between two cheap convolutions of its precision, so that it is fused and laid out as inside a network.
+
+    Where the number format changes the convolutions stand on either side of the change, so that it is charged to the boundary block.
+    """
+    floats = "fp32" if block.bits.quantized or block.boundary else block.precision
+    before = block.precision if block.bits.quantized and block.kind != "quantize" else floats
+    after = block.precision if block.bits.quantized and block.kind != "dequantize" else floats
+    if block.boundary and not block.bits.quantized:
+        before, after = ("fp32", block.precision) if block.kind == "quantize" else (block.precision, "fp32")
+    lead = () if block.cin <= _IMAGE else (Block("conv", 1, block.cin, block.size, precision=before),)
+    frame = (*lead, _probe(block.cin, block.size, before))
+    if block.kind == "head":
+        return (*lead, block), frame
+    return (*lead, block, _probe(block.cout, block.out_size, after)), frame
 
 
 def _probe(channels: int, size: int, precision: str) -> Block:

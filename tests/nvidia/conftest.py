@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hwsearch.backends import _cuda, _nvml, _trt
+from hwsearch.backends import _cuda, _energy, _nvml, _trt
 from hwsearch.backends.tensorrt import TensorRT
 
 BUILDER = """
@@ -170,6 +170,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(_nvml, "handle", lambda index=0, bus=None: f"handle of {bus}")
     monkeypatch.setattr(_nvml, "facts", lambda handle: {"gpu": "NVIDIA Stand-In 1", "sm": "89", "driver": "1", "power_limit_w": "450"})
     monkeypatch.setattr(_nvml, "held_back", lambda handle: ())
+    monkeypatch.setattr(_energy, "gpu_meter", lambda handle: None)
     return gpu
 
 

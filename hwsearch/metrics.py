@@ -191,7 +191,7 @@ def evaluate(metrics: Sequence[Metric], X: npt.ArrayLike) -> Values:
             plan.setdefault(genes, []).append((column, array.ravel(), np.maximum if entry.peak else np.add))
     result = np.zeros((len(rows), len(metrics)))
     for start in range(0, len(rows), _CHUNK):
-        chunk = np.ascontiguousarray(rows[start : start + _CHUNK].T).astype(np.intp)
+        chunk = np.ascontiguousarray(rows[start : start + _CHUNK].T)
         total = np.zeros((len(metrics), chunk.shape[1]))
         for genes, entries in plan.items():
             index = np.zeros(chunk.shape[1], dtype=np.intp)

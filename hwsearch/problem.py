@@ -37,6 +37,7 @@ class Problem:
         limits: the most that metrics may be.
         seeds: rows worth trying first, shape ``(k, genes)``.
         metrics: everything that is reported of a network, limited or not.
+        seen: keys of the rows that the search has evaluated so far, ascending (see :func:`hwsearch.space.row_keys`), shape ``(m,)``.
         shared: what algorithms have worked out and may find again, here or in a problem that differs in how tight its limits are.
     """
 
@@ -45,6 +46,7 @@ class Problem:
     limits: tuple[Limit, ...]
     seeds: Rows = field(repr=False)
     metrics: tuple[Metric, ...] = field(repr=False)
+    seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64), repr=False)
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def costs(self, X: Rows) -> Values:

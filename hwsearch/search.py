@@ -89,7 +89,7 @@ def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
 def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> SearchState:
     """One step: ask -> canonical, unseen rows -> limits -> predictor -> tell."""
     rng = np.random.default_rng([state.seed, state.step])
-    asked, own = algorithm.ask(state.algorithm, problem, rng)
+    asked, own = algorithm.ask(state.algorithm, replace(problem, seen=state.seen), rng)
     X = problem.space.canonical(asked)
     keys, first = np.unique(row_keys(X), return_index=True)
     new = ~contains(state.seen, keys)
@@ -98,8 +98,9 @@ def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> Searc
     scores, costs = problem.evaluate(X)
     seen = np.insert(state.seen, np.searchsorted(state.seen, keys[new]), keys[new])
     all_scores = np.concatenate([state.scores, scores])
-    feasible = all_scores[~np.isnan(all_scores)]
-    line = [len(all_scores), len(feasible), feasible.max() if len(feasible) else np.nan]
+    before = state.history[-1] if len(state.history) else (0, 0, np.nan)
+    met = scores[~np.isnan(scores)]
+    line = [len(all_scores), before[1] + len(met), np.fmax(before[2], met.max() if len(met) else np.nan)]
     return SearchState(
         seed=state.seed,
         step=state.step + 1,

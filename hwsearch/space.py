@@ -10,10 +10,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ Rows = npt.NDArray[np.uint8]
 
 ARCHITECTURE_FORMAT = "hwsearch-architecture"
 ARCHITECTURE_VERSION = 1
+_MOST_CELLS = 4096
 
 
 def only(X: Rows) -> Rows:
@@ -47,7 +49,7 @@ def row_keys(X: Rows) -> npt.NDArray[np.uint64]:
     words = -(-X.shape[1] // 8)
     packed = np.zeros((len(X), 8 * words), dtype=np.uint8)
     packed[:, : X.shape[1]] = X
-    factors = np.random.default_rng(20200210).integers(0, 2**64, size=(2, words), dtype=np.uint64, endpoint=False) | np.uint64(1)
+    factors = _factors(words)
     mixed = packed.view(np.uint64) + np.uint64(1)
     mixed *= factors[0]
     mixed ^= mixed >> np.uint64(29)
@@ -55,6 +57,12 @@ def row_keys(X: Rows) -> npt.NDArray[np.uint64]:
     mixed ^= mixed >> np.uint64(32)
     result: npt.NDArray[np.uint64] = mixed.sum(axis=1, dtype=np.uint64)
     return result
+
+
+@cache
+def _factors(words: int) -> npt.NDArray[np.uint64]:
+    """Random odd numbers, always the same, shape ``(2, words)``."""
+    return np.random.default_rng(20200210).integers(0, 2**64, size=(2, words), dtype=np.uint64, endpoint=False) | np.uint64(1)
 
 
 def contains(ordered: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
@@ -331,22 +339,40 @@ class SearchSpace:
     def active(self, X: Rows) -> npt.NDArray[np.bool_]:
         """Which genes count, shape ``(n, genes)``."""
         mask = np.ones(X.shape, dtype=np.bool_)
-        for parent, wanted, genes in self._needy:
-            mask[:, genes] = (mask[:, parent] & wanted.take(X[:, parent]))[:, None]
+        for parents, active in self._activity:
+            cell = np.zeros(len(X), dtype=np.intp)
+            for parent in parents:
+                cell *= self.sizes[parent]
+                cell += X[:, parent]
+            mask &= active.take(cell, axis=0)
         return mask
 
     @cached_property
-    def _needy(self) -> tuple[tuple[int, npt.NDArray[np.bool_], npt.NDArray[np.intp]], ...]:
-        """The genes that need the same values of the same gene together: that gene, its wanted values, and they; outer needs first."""
-        groups: dict[tuple[int, bytes], list[int]] = {}
-        for gene, need in enumerate(self.needs):
-            if need is not None:
-                groups.setdefault((need[0], need[1].tobytes()), []).append(gene)
-        return tuple((parent, np.frombuffer(wanted, dtype=np.bool_), np.array(groups[parent, wanted])) for parent, wanted in sorted(groups))
+    def _activity(self) -> tuple[tuple[tuple[int, ...], npt.NDArray[np.bool_]], ...]:
+        """Genes that others need, a few together, and which genes each combination of their values leaves active."""
+        groups: list[tuple[int, ...]] = []
+        for parent in sorted({need[0] for need in self.needs if need is not None}):
+            if groups and math.prod(self.sizes[gene] for gene in groups[-1]) * self.sizes[parent] <= _MOST_CELLS:
+                groups[-1] = (*groups[-1], parent)
+            else:
+                groups.append((parent,))
+        found = []
+        for parents in groups:
+            cells = np.indices([self.sizes[parent] for parent in parents]).reshape(len(parents), -1)
+            active = np.ones((cells.shape[1], len(self.choices)), dtype=np.bool_)
+            for gene in range(len(self.choices)):
+                inner, need = gene, self.needs[gene]
+                while need is not None:  # up to the outermost gene, since what needs an inactive gene is inactive
+                    inner, wanted = need
+                    if inner in parents:
+                        active[:, gene] &= wanted[cells[parents.index(inner)]]
+                    need = self.needs[inner]
+            found.append((parents, active))
+        return tuple(found)
 
     def canonical(self, X: Rows) -> Rows:
         """The rows with every inactive gene at zero, shape ``(n, genes)``; equal networks become equal rows."""
-        result: Rows = np.where(self.active(X), X, 0).astype(np.uint8)
+        result: Rows = X * self.active(X).view(np.uint8)
         return result
 
     def awake(self, X: Rows) -> Rows:
@@ -384,26 +410,30 @@ class SearchSpace:
         Returns:
             Canonical rows, shape ``(n, genes)``.
         """
+        before = self.active(X)
         change = rng.random(X.shape, dtype=np.float32) < np.reshape(rate, (-1, 1)).astype(np.float32)
-        change[np.arange(len(X)), self._some_gene(X, rng)] = True
+        change[np.arange(len(X)), self._some_gene(before, rng)] = True
         counts, values, ranks = self._redraws
-        row, gene = np.nonzero(change)
-        step = 1 + (rng.random(len(row)) * (counts[gene] - 1)).astype(np.intp)
         result = X.copy()
-        result[row, gene] = values[gene, (ranks[gene, X[row, gene]] + step) % counts[gene]]
-        row, gene = np.nonzero(self.active(result) & ~self.active(X))  # what a mutation wakes up starts at random, not at its first value
-        result[row, gene] = values[gene, (rng.random(len(row)) * counts[gene]).astype(np.intp)]
+        flat = result.reshape(-1)
+        places = np.flatnonzero(change)
+        gene = places % X.shape[1]
+        step = 1 + (rng.random(len(gene)) * (counts[gene] - 1)).astype(np.intp)
+        flat[places] = values[gene, (ranks[gene, flat[places]] + step) % counts[gene]]
+        places = np.flatnonzero(self.active(result) > before)  # what a mutation wakes up starts at random, not at its first value
+        gene = places % X.shape[1]
+        flat[places] = values[gene, (rng.random(len(gene)) * counts[gene]).astype(np.intp)]
         return self.canonical(result)
 
-    def _some_gene(self, X: Rows, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    def _some_gene(self, active: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.intp]:
         """A random gene of each row that is active and has a choice (any gene, where there is none), shape ``(n,)``."""
-        free = self.active(X) & (self._redraws[0] > 1)
-        gene = rng.integers(X.shape[1], size=len(X))
+        free = active & (self._redraws[0] > 1)
+        gene = rng.integers(free.shape[1], size=len(free))
         for _ in range(4):
-            wrong = np.flatnonzero(~free[np.arange(len(X)), gene])
-            gene[wrong] = rng.integers(X.shape[1], size=len(wrong))
-        wrong = np.flatnonzero(~free[np.arange(len(X)), gene])
-        gene[wrong] = np.where(free[wrong], rng.random((len(wrong), X.shape[1])), -1.0).argmax(axis=1)
+            wrong = np.flatnonzero(~free[np.arange(len(free)), gene])
+            gene[wrong] = rng.integers(free.shape[1], size=len(wrong))
+        wrong = np.flatnonzero(~free[np.arange(len(free)), gene])
+        gene[wrong] = np.where(free[wrong], rng.random((len(wrong), free.shape[1])), -1.0).argmax(axis=1)
         return gene
 
     @cached_property
@@ -420,7 +450,8 @@ class SearchSpace:
     def cross(self, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
         """Uniform crossover: each gene from one parent or the other, or from the one where it is active; shape ``(n, genes)``."""
         coin = np.frombuffer(rng.bytes(A.size), dtype=np.uint8).reshape(A.shape) < 128
-        return self.canonical(np.where((coin & self.active(A)) | ~self.active(B), A, B))
+        from_first = ((coin & self.active(A)) | ~self.active(B)).view(np.uint8)
+        return self.canonical(B + (A - B) * from_first)  # modulo 256, and much faster than a choice of bytes
 
     def neighbours(self, row: Rows) -> Rows:
         """All different canonical rows that change one active gene of ``row`` (shape ``(genes,)``), shape ``(m, genes)``."""

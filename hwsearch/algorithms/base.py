@@ -24,7 +24,7 @@ class Algorithm(Protocol):
     """What the search loop asks of an algorithm.
 
     The loop makes rows canonical, drops those that were evaluated before, and tells the algorithm about the others, so an
-    algorithm need not remember what it has seen. All randomness comes from the generator given to ``ask``.
+    algorithm need not remember what it has seen; ``problem.seen`` tells. All randomness comes from the generator given to ``ask``.
     """
 
     @property

@@ -26,7 +26,6 @@ class EvolutionState:
         island: the island of each, shape ``(p,)``.
         asked: keys of the rows that were just asked for, sorted, shape ``(k,)``.
         asked_island: their islands, shape ``(k,)``.
-        seen: keys of all rows asked for so far, sorted.
         islands: how many there are.
         best: the best score so far.
         step: steps taken.
@@ -39,7 +38,6 @@ class EvolutionState:
     island: npt.NDArray[np.int64]
     asked: npt.NDArray[np.uint64]
     asked_island: npt.NDArray[np.int64]
-    seen: npt.NDArray[np.uint64]
     islands: int
     best: float = -np.inf
     step: int = 0
@@ -86,7 +84,7 @@ class Evolution:
         """The state before the first step, without parents."""
         none, keys, islands = np.empty(0), np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64)
         count = max(1, min(self.islands, self.population // 32))
-        return EvolutionState(np.empty((0, len(problem.space.choices)), dtype=np.uint8), none, none, islands, keys, islands, keys, count)
+        return EvolutionState(np.empty((0, len(problem.space.choices)), dtype=np.uint8), none, none, islands, keys, islands, count)
 
     def ask(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, EvolutionState]:
         """Random rows and the problem's seeds at first, then children."""
@@ -96,19 +94,16 @@ class Evolution:
             X, island = self._children(state, problem, rng)
         tightness = _tightness(problem, X)
         keys, first = np.unique(row_keys(X), return_index=True)
-        new = first[~contains(state.seen, keys)]
+        new = first[~contains(problem.seen, keys)]
         X, island, tightness = X[new], island[new], tightness[new]
         chosen = self._choose(state, tightness, island, rng) if len(state.X) else np.arange(len(X))
-        X, island = X[chosen], island[chosen]
-        return X, self.noted(state, X, island)
+        return X[chosen], self.noted(state, X[chosen], island[chosen])
 
     def noted(self, state: EvolutionState, X: Rows, island: npt.NDArray[np.int64]) -> EvolutionState:
-        """The state that knows which rows were asked for, and by which islands."""
+        """The state that knows which islands asked for which rows."""
         keys = row_keys(X)
         order = np.argsort(keys)
-        new = keys[order][~contains(state.seen, keys[order])]
-        seen = np.insert(state.seen, np.searchsorted(state.seen, new), new)
-        return replace(state, asked=keys[order], asked_island=island[order], seen=seen)
+        return replace(state, asked=keys[order], asked_island=island[order])
 
     def tell(self, state: EvolutionState, X: Rows, scores: Values, costs: Values) -> EvolutionState:
         """Keep the elite of each island; merge islands when it is time."""
@@ -185,7 +180,7 @@ class Evolution:
         least = float(np.quantile(state.tightness[feasible], 0.1)) - 0.03 if feasible.any() else 0.0
         class_ = np.where(tightness > 1.0, 2, np.where(tightness < least, 1, 0))
         within = np.where(tightness > 1.0, tightness, rng.random(len(tightness)))
-        order = np.lexsort((within, class_, island))
+        order = np.argsort(island + class_ / 4 + np.minimum(within, 1e3) / 8e3)
         order = order[rank(island[order]) < max(1, self.population // len(np.unique(state.island)))]
         known = feasible.any()
         return order[class_[order] == 0] if known and (class_[order] == 0).sum() >= len(order) // 4 else order

@@ -74,7 +74,7 @@ class Hybrid(Evolution):
             return X, after
         rows, bound = self._optima(problem, own or surrogate(problem, after.samples, after.sample_scores))
         rows = rows[np.sort(np.unique(row_keys(rows), return_index=True)[1])]
-        rows = rows[~contains(after.seen, row_keys(rows))]
+        rows = rows[~contains(problem.seen, row_keys(rows))]
         after = replace(after, surrogate_bound=bound, bound=bound if own is not None else np.inf)
         island = np.concatenate([after.asked_island_of(X), np.arange(len(rows)) % after.islands])
         return np.concatenate([X, rows]), self.noted(after, np.concatenate([X, rows]), island)

@@ -74,6 +74,10 @@ class Cuda(ABC):
         """Copy an array to the GPU."""
 
     @abstractmethod
+    def read(self, address: int, out: npt.NDArray[Any]) -> None:
+        """Wait for queued work, and copy from the GPU into an array."""
+
+    @abstractmethod
     def clear(self, address: int, size: int) -> None:
         """Queue writing zeros."""
 
@@ -173,6 +177,10 @@ class PyCuda(Cuda):
     def write(self, address: int, data: npt.NDArray[Any]) -> None:
         self._driver.memcpy_htod(address, np.ascontiguousarray(data))
 
+    def read(self, address: int, out: npt.NDArray[Any]) -> None:
+        self.wait()
+        self._driver.memcpy_dtoh(out, address)
+
     def clear(self, address: int, size: int) -> None:
         self._driver.memset_d8_async(address, 0, size, self._stream)
 
@@ -242,6 +250,10 @@ class CudaPython(Cuda):
     def write(self, address: int, data: npt.NDArray[Any]) -> None:
         array = np.ascontiguousarray(data)
         self._call("cudaMemcpy", address, array.ctypes.data, array.nbytes, self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice)
+
+    def read(self, address: int, out: npt.NDArray[Any]) -> None:
+        self.wait()
+        self._call("cudaMemcpy", out.ctypes.data, address, out.nbytes, self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost)
 
     def clear(self, address: int, size: int) -> None:
         self._call("cudaMemsetAsync", address, 0, size, self._stream)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .._store import PathLike, read_bytes
 from ..blocks import Block
@@ -141,7 +142,12 @@ class TensorRT(Backend):
         save_engine(out, self.engines.build(model, os.fspath(out)), self.target, facts)
         return Path(out)
 
-    def load(self, path: PathLike) -> Session:
+    @property
+    def here(self) -> bool:
+        """Whether this machine has a GPU, and a package to reach it by."""
+        return self._here is not None
+
+    def load(self, path: PathLike) -> TrtSession:
         """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to run on made-up inputs.
 
         Raises:
@@ -161,7 +167,7 @@ class TensorRT(Backend):
 
         return bytes(build(network, batch=self.batch, flavour=TENSORRT).SerializeToString())
 
-    def _run(self, plan: bytes, what: str) -> Session:
+    def _run(self, plan: bytes, what: str) -> TrtSession:
         return TrtSession(self._module, self._device, plan, what, self.flush_l2, self._watched)
 
     @cached_property
@@ -226,6 +232,7 @@ class TrtSession(Session):
     def __init__(self, module: Any, cuda: _cuda.Cuda, plan: bytes, what: str, flush_l2: bool = False, handle: Any = None) -> None:
         self._cuda, self._handle = cuda, handle
         self._buffers: list[int] = []
+        self._addresses: dict[str, int] = {}
         self._held_back: tuple[str, ...] = ()
         self._graph: _cuda.Graph | None = None
         runtime = module.Runtime(module.Logger(module.Logger.WARNING))
@@ -251,7 +258,7 @@ class TrtSession(Session):
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             kind, count = self._engine.get_tensor_dtype(name), int(np.prod(self._engine.get_tensor_shape(name)))
-            address = self._allocate(int(count * kind.itemsize))
+            address = self._addresses[name] = self._allocate(int(count * kind.itemsize))
             self._context.set_tensor_address(name, address)
             if self._engine.get_tensor_mode(name) != module.TensorIOMode.INPUT:
                 continue
@@ -278,6 +285,19 @@ class TrtSession(Session):
     def _flush(self) -> None:
         if self._scratch_bytes:
             self._cuda.clear(self._scratch, self._scratch_bytes)
+
+    def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What the network makes of images.
+
+        Args:
+            images: in the shape of its input, ``(batch, channels, size, size)``; its input and its output must be floats.
+        """
+        shape, where = tuple(self._engine.get_tensor_shape("output")), self._addresses
+        logits = np.empty(shape, dtype=np.float32)
+        self._cuda.write(where["input"], images.astype(np.float32))
+        self._launch()
+        self._cuda.read(where["output"], logits)
+        return logits
 
     @property
     def throttled(self) -> bool:

@@ -1,0 +1,82 @@
+"""Engines of trained networks, compared with what was evaluated before they are shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .._store import PathLike, write_atomic
+from ..backends import load_backend
+from ..backends.onnx_flavours import TOLERANCES
+from ..backends.onnxruntime import OnnxRuntime
+from ..errors import BuildFailed
+from .deploy import Deployed
+from .plain import resize
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ..backends.tensorrt import TensorRT
+
+
+def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images: torch.Tensor, out: PathLike) -> Path:
+    """Build the engine of a graph and write it, and the graph beside it; neither where they do not compute what was evaluated.
+
+    The graph is run in ONNX Runtime, unless it holds bf16, which that does not run on CPUs; the engine where there is a GPU. Both have to
+    give the logits of the evaluation, within :data:`hwsearch.backends.onnx_flavours.TOLERANCES`.
+
+    Args:
+        runtime: what builds it.
+        model: the graph, in TensorRT's flavour.
+        network: what was evaluated.
+        images: normalised, shape ``(n, channels, h, w)``.
+        out: the engine's file.
+
+    Returns:
+        The path of the engine.
+
+    Raises:
+        BuildFailed: the builder failed, or the graph or the engine computes something else.
+        MissingDependency: onnxruntime is not installed.
+    """
+    precisions = {folded.block.precision for folded in network.blocks}
+    with torch.inference_mode():
+        x = resize(images[np.resize(np.arange(len(images)), runtime.batch)], network.resolution).contiguous()
+        expected = network(x).numpy()
+    tolerance, facts = max(TOLERANCES[precision] for precision in precisions), {}
+    if "bf16" not in precisions:
+        checker = load_backend("onnxruntime")
+        assert isinstance(checker, OnnxRuntime)
+        facts["onnxruntime"] = _compare("graph", checker.session(model).run(None, {"input": x.numpy()})[0], expected, tolerance)
+    data = model.SerializeToString()
+    path = runtime.save(data, out, {"differences": facts, "tolerance": tolerance})
+    if runtime.here:
+        try:
+            session = runtime.load(path)
+            with session:
+                facts["engine"] = _compare("engine", session.run(x.numpy()), expected, tolerance)
+        except BuildFailed:
+            path.unlink()
+            raise
+        runtime.save(data, out, {"differences": facts, "tolerance": tolerance})
+    write_atomic(path.with_suffix(".onnx"), data)
+    return path
+
+
+def _compare(what: str, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float) -> float:
+    """The relative difference of some logits.
+
+    Raises:
+        BuildFailed: it is more than it may be.
+    """
+    difference = float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-6))
+    if not difference <= tolerance:
+        raise BuildFailed(
+            f"The {what} does not compute what was evaluated: its logits differ by {difference:.1%}, and {tolerance:.0%} are allowed. "
+            "Please report this, with the architecture."
+        )
+    return difference

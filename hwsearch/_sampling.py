@@ -25,8 +25,8 @@ MOST_BLOCKS = 600
 """A sample holds at most this many blocks."""
 _BATCH = 48
 _NETWORKS = 8
-_CORNERS, _FEW = 24, 10
-"""Corners of families that have inner widths, and of the others."""
+_CORNERS = 24
+"""Of each family."""
 _LINE = 7
 """Measured points of a staircase, at most."""
 _POOL = 600
@@ -92,7 +92,7 @@ class Sampler:
         for block in space.unique_blocks:
             if backend.supports(block):
                 self._able.setdefault(family_of(block), []).append(block)
-        self._corners = [block for members in self._able.values() for block in corners(members, _CORNERS if members[0].mids else _FEW)]
+        self._corners = [block for members in self._able.values() for block in corners(members, _CORNERS)]
         self._lines = self._stairs()
 
     def drop(self, blocks: Iterable[Block], networks: Iterable[Network]) -> None:
@@ -169,13 +169,18 @@ class Sampler:
     # -- where the model is least sure ---------------------------------------------------------------------------------
 
     def _least_sure(self, table: LatencyTable) -> list[Block]:
-        """The blocks of random networks whose measurement tells most: the most uncertain time, each time given the ones before."""
+        """The blocks of random networks whose measurement tells most: the most uncertain time, each time given the ones before.
+
+        All precisions get the same number, since networks of each shall be foretold.
+        """
         rng = np.random.default_rng([self.seed, len(table.rows)])
         able = [self.space.restrict({"*precision": [name]}) for name in self._precisions] or [self.space]
         drawn = (block for space in able for row in space.sample(150, rng) for block in self.space.blocks(row))
         fresh = [block for block in table.missing(drawn) if self.backend.supports(block) and block not in self._lost]
-        found: list[tuple[float, Block]] = []
-        for precision in sorted({block.precision for block in fresh}):
+        chosen: list[Block] = []
+        precisions = sorted({block.precision for block in fresh})
+        for precision in precisions:
+            found: list[tuple[float, Block]] = []
             pool = [block for block in fresh if block.precision == precision]
             share = table.measured_ms(pool)
             share /= share.mean()
@@ -183,7 +188,9 @@ class Sampler:
                 places = [index for index, block in enumerate(pool) if family_of(block) == name][:_POOL]
                 process = table.process(name)
                 found += process.least_sure([pool[index] for index in places], share[places], _BATCH)
-        return [block for _, block in sorted(found, key=lambda entry: -entry[0])[:_BATCH]]
+            found.sort(key=lambda entry: -entry[0])
+            chosen += [block for _, block in found[: _BATCH // len(precisions)]]
+        return chosen
 
     @property
     def _precisions(self) -> list[str]:

@@ -26,6 +26,8 @@ Open = Callable[[], Session]
 _SENTINEL_RUNS = 6
 _PERIOD_S = 0.075
 """A round begins at least this long after the one before: twenty of them take 1.5 s, however little there is to measure."""
+_LONG_S = 0.05
+"""A thing that takes longer than this is run less often in a round, in proportion: a long run is disturbed less by its beginning."""
 _CALM = 1.04
 """The machine is calm while the sentinel is at most this much slower than undisturbed."""
 _COOLING_S = (0.5, 2.0, 5.0)
@@ -127,9 +129,12 @@ class Rounds:
         return self._sessions[name]
 
     def _time(self, session: Session, runs: int) -> float:
-        """A low quantile of a few runs, ms."""
+        """A low quantile of a few runs, ms; of fewer where each takes long."""
         if self.protocol.warmup:
-            session.times(self.protocol.warmup)
+            share = min(1.0, _LONG_S / float(session.times(1)[0]))
+            if warmup := int(share * (self.protocol.warmup - 1)):
+                session.times(warmup)
+            runs = max(1, round(share * runs))
         times = session.times(runs)
         for pause in _COOLING_S:
             if not session.throttled:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hwsearch
 from hwsearch import Block, LatencyTable, Roofline, SearchSpace, load_space, load_table, metric, profile
 from hwsearch._sampling import Sampler, seconds
 from hwsearch.backends import Session
 from hwsearch.errors import BuildFailed, InvalidInput
 from hwsearch.profile import LeftOutWarning
+from hwsearch.report import families
 
 
 class Stepped(Roofline):
@@ -128,12 +128,24 @@ def test_a_block_that_cannot_be_built_is_not_tried_for_ever(space: SearchSpace, 
     assert table.error()["networks"] > 0
 
 
-def test_stairs_are_bisected_and_then_the_least_sure_blocks_follow(space: SearchSpace) -> None:
-    sampler = Sampler(space, Stepped(), {}, most=80)
-    first = sampler.next(LatencyTable(Stepped().describe(), hwsearch.table.Protocol(), {}))
-    kinds = {(block.kind, block.precision) for block in first.blocks}
-    assert {("bottleneck", "fp32"), ("bottleneck", "int8")} & kinds
-    assert len(first) == len(set(first.blocks)) <= 48
+def test_stairs_are_climbed_in_both_precisions(table: LatencyTable) -> None:
+    found = {block.precision: (block, axis) for block, axis in reversed(families(table))}
+    assert set(found) == {"fp32", "int8"}
+    for block, axis in found.values():
+        edges = table.edges(block, axis)
+        assert len(edges) > 2
+        assert edges[-1] == block.mids[int(axis[-1]) - 1]
+
+
+def test_what_comes_next_is_least_sure_in_each_precision(space: SearchSpace, table: LatencyTable) -> None:
+    sampler = Sampler(space, Stepped(), {}, most=len(table.rows) + 30)
+    batch = sampler.next(table)
+    assert len(batch) == 30
+    assert not any(block.key in table.rows for block in batch.blocks)
+    assert {block.precision for block in batch.blocks} == {"fp32", "int8"}
+    random = [block for row in space.sample(20, np.random.default_rng(0)) for block in space.blocks(row) if block.mids]
+    doubt = [np.mean([table.lookup(block).relative_error for block in blocks]) for blocks in (batch.blocks, table.missing(random))]
+    assert doubt[0] > doubt[1]
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def bench(
 
     Minimum duration (600 s), query counts, percentiles, early stopping and the latency bound of ``Server`` are those of MLPerf for
     ResNet50. Every query runs the model on one made-up image, which is what networks without data-dependent work need. The log files and a
-    ``bench.json`` with the verdict go to ``<out>/<name of the model>/<scenario>/``.
+    ``bench.json`` with the verdict go to ``<out>/<name of the model>/<scenario>/`` (the folder's name before it, where files share theirs).
 
     Args:
         models: ONNX files.
@@ -119,7 +119,10 @@ def bench(
     """
     if scenario not in SCENARIOS:
         raise UnknownName("scenario", scenario, SCENARIOS)
-    names = [Path(model).stem for model in models]
+    paths = [Path(model).resolve() for model in models]
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}-{path.stem}" for path in paths]
     if not names or len(set(names)) < len(names):
         raise InvalidInput(
             f"models must hold at least one file, and files of different names, not {[os.fspath(model) for model in models]}."

@@ -83,9 +83,8 @@ class OfaScore:
             beyond.append(over * where)
 
         put("resolution", self._values("resolution", X), np.array(RESOLUTIONS, dtype=np.float64)[None])
-        stem = self._values("stem.out", X)
-        for name, full in (("stem1.width", 32), ("stem3.width", 64)):
-            put(name, stem * full / _FULL["stem"], _knots(np.array([full]), SCALES))
+        for name in ("stem1.width", "stem3.width"):  # both at the scale of the plain stem
+            put(name, self._values("stem.out", X), _knots(np.array([_FULL["stem"]]), SCALES))
         features[:, offset["stem2.depth"]] = 1.0
         for stage, least in _LEAST.items():
             depth, out = self._values(f"{stage}.depth", X), self._values(f"{stage}.out", X)

@@ -30,6 +30,7 @@ from .table import LatencyTable, load_table
 if TYPE_CHECKING:
     from . import interop
     from .baselines import dense, uniform
+    from .batches import profile_batches
     from .compression import compress, least
     from .fitted import fit_metric
     from .loadgen import bench
@@ -83,6 +84,7 @@ __all__ = [
     "metric",
     "problem",
     "profile",
+    "profile_batches",
     "register",
     "search",
     "start",
@@ -103,6 +105,7 @@ _LAZY = {
     "finish": ".nn",
     "fit_metric": ".fitted",
     "fit_predictor": ".nn",
+    "profile_batches": ".batches",
     "sweep": ".sweeps",
     "train": ".nn",
     "uniform": ".baselines",

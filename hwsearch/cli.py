@@ -71,7 +71,12 @@ def profile(
     error: Annotated[
         float | None, typer.Option(help="Stop within the budget where networks are foretold so well, such as 0.01.", show_default=False)
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images at once; give several for a table each, {batch} in --out.", show_default="1")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="What the runtime is told: NAME=VALUE, such as threads=4.", show_default=False)
+    ] = None,
     remote: Annotated[str | None, typer.Option(help="Measure on this board, over ssh: user@host.", show_default=False)] = None,
     python: Annotated[str, typer.Option(help="The Python of that board.")] = "python3",
     emit: Annotated[Path | None, typer.Option(help="Write jobs for a board into this folder, instead.", show_default=False)] = None,
@@ -86,14 +91,17 @@ def profile(
     options = _given(precision=precision, max_rounds=max_rounds, checks=checks)
     if sum(where is not None for where in (remote, emit, collect)) > 1:
         raise InvalidInput("Give one of --remote, --emit and --collect.")
-    if (remote or emit or collect) and (budget is not None or error is not None or batch > 1):
-        raise InvalidInput("--budget, --error and --batch are for measuring on this machine; leave out --remote, --emit and --collect.")
+    if (remote or emit or collect) and (budget is not None or error is not None or len(batch or ()) > 1):
+        raise InvalidInput("--budget, --error and several batches are for this machine; leave out --remote, --emit and --collect.")
+    told = _settings(settings or [])
+    if batch and len(batch) == 1:
+        told |= {"batch": batch[0]}
     if emit is not None:
         from .jobs import emit as write
         from .table import load_table
 
         known = load_table(out) if out is not None and out.exists() else None
-        folder = write(space, emit, backend=backend, table=known, seed=seed, progress=not quiet, **options)
+        folder = write(space, emit, backend=_backend(backend, told), table=known, seed=seed, progress=not quiet, **options)
         console.print(_show.jobs(folder, space) if folder else f"{out} lacks nothing: no jobs to do.", highlight=False, soft_wrap=True)
         return
     if out is None:
@@ -105,14 +113,16 @@ def profile(
     elif remote is not None:
         from .remote import profile_remote
 
-        table = profile_remote(space, remote, out=out, python=python, backend=backend, seed=seed, progress=not quiet, **options)
+        device = _backend(backend, told)
+        table = profile_remote(space, remote, out=out, python=python, backend=device, seed=seed, progress=not quiet, **options)
     else:
-        from .backends import load_backend
-        from .profile import profile as run
+        from .batches import profile_batches
 
-        device = load_backend(backend, **({"batch": batch} if batch > 1 else {}))
         options |= _given(budget=budget, error=error)
-        table = run(space, backend=device, out=out, seed=seed, progress=not quiet, **options)
+        tables = profile_batches(space, batch or (1,), backend=_backend(backend, told), out=out, seed=seed, progress=not quiet, **options)
+        for size, table in tables.items():
+            console.print(_show.latency_table(table, str(out).replace("{batch}", str(size))))
+        return
     console.print(_show.latency_table(table, out))
 
 
@@ -386,6 +396,43 @@ def _frozen(texts: list[str], space: SearchSpace) -> dict[str, list[Value]]:
         wanted = values.split(",")
         frozen[name] = [value for choice in space.choices for value in choice.values if str(value) in wanted]
     return frozen
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` texts; values are numbers where they look like them.
+
+    Raises:
+        InvalidInput: a text of another form.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set {text}: expected NAME=VALUE, such as threads=4.")
+        found[name] = next((kind(value) for kind in (int, float) if _is(kind, value)), {"true": True, "false": False}.get(value, value))
+    return found
+
+
+def _is(kind: type, text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _backend(name: str, told: dict[str, Any]) -> Any:
+    """A backend, told what ``--set`` says.
+
+    Raises:
+        InvalidInput: it does not know of one of these.
+    """
+    from .backends import load_backend
+
+    try:
+        return load_backend(name, **told)
+    except TypeError as error:
+        raise InvalidInput(f"--set: backend {name!r} takes something else ({error}).") from error
 
 
 def _limits(texts: list[str]) -> dict[str, float]:

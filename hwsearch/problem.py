@@ -119,6 +119,7 @@ def problem(
     predictor: Predictor | PathLike | Score,
     device: Devices | None = None,
     weights: Sequence[float] | None = None,
+    metrics: Sequence[Metric] = (),
     limits: Mapping[str, float] | None = None,
 ) -> Problem:
     """Load the parts of a search and check them against each other.
@@ -130,6 +131,7 @@ def problem(
             several devices a limit on ``latency_ms`` or ``energy_mj`` holds on each: the metrics are then called
             ``latency_ms[device]`` and so on, and may also be limited by these names.
         weights: of several devices, each at least 0: what is limited and reported is then the weighted sum over the devices.
+        metrics: further costs to limit and to report, such as that of :func:`hwsearch.fit_metric`; they come before others of their names.
         limits: metric name -> the most it may be, any number of them.
 
     Raises:
@@ -137,7 +139,7 @@ def problem(
         InvalidLimit: a limit that is negative, NaN, infinite or no number.
         Infeasible: limits that, provably, no architecture meets.
         InvalidInput: a measured metric is limited, and no device is named; or devices and weights do not fit together.
-        WrongSpace: the predictor belongs to another space.
+        WrongSpace: the predictor or one of the metrics belongs to another space.
         MissingBlocks: the device's table lacks blocks of the space.
     """
     where = load_space(space)
@@ -158,18 +160,21 @@ def problem(
     if any(choice.name.endswith("precision") for choice in where.choices):
         for table in tables:
             where = where.restrict({"*precision": table.precisions})
-    metrics = _metrics(where, tables, weights)
-    checked = check_limits(limits or {}, [*METRICS, *(entry.name for entry in metrics)])
+    for entry in metrics:
+        if entry.space.fingerprint != where.fingerprint:
+            raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {where.name!r}.")
+    own = {entry.name for entry in metrics}
+    known = [*(replace(entry, space=where) for entry in metrics), *(e for e in _metrics(where, tables, weights) if e.name not in own)]
+    checked = check_limits(limits or {}, [*METRICS, *(entry.name for entry in known)])
     for name in checked:
-        if not any(name in (entry.name, _plain(entry)) for entry in metrics):
+        if not any(name in (entry.name, _plain(entry)) for entry in known):
             without = ", ".join(f"{table.device.name!r} is {table.energy}" for table in tables)
             why = f"energy on {without}; limit latency_ms instead" if tables else "name a device's latency table (device=...)"
             raise InvalidInput(f"{name} is measured: {why}.")
-    most = {entry.name: checked.get(entry.name, checked.get(_plain(entry))) for entry in metrics}
-    bounds = tuple(Limit(entry, value) for entry in metrics if (value := most[entry.name]) is not None)
-    metrics = tuple(sorted(metrics, key=lambda entry: most[entry.name] is None))
+    most = {entry.name: checked.get(entry.name, checked.get(_plain(entry))) for entry in known}
+    bounds = tuple(Limit(entry, value) for entry in known if (value := most[entry.name]) is not None)
     seeds = prove_feasible(bounds).reshape(-1, len(where.choices))
-    return Problem(where, predictor, bounds, seeds, metrics)
+    return Problem(where, predictor, bounds, seeds, tuple(sorted(known, key=lambda entry: most[entry.name] is None)))
 
 
 def _metrics(space: SearchSpace, tables: Sequence[LatencyTable], weights: Sequence[float] | None) -> tuple[Metric, ...]:

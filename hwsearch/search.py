@@ -22,7 +22,7 @@ from .algorithms._pareto import hypervolume, nondominated
 from .algorithms.base import Algorithm
 from .algorithms.local import Local
 from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace
-from .metrics import evaluate
+from .metrics import Metric, evaluate
 from .predictor import Predictor
 from .problem import Devices, Problem, Score, problem
 from .result import Front, SearchResult, Status
@@ -128,6 +128,7 @@ def search(
     predictor: Predictor | _store.PathLike | Score,
     device: Devices | None = None,
     weights: Sequence[float] | None = None,
+    metrics: Sequence[Metric] = (),
     limits: Mapping[str, float] | None = None,
     algorithm: str | Algorithm = "evolution",
     seed: int = 0,
@@ -144,6 +145,7 @@ def search(
         predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``, higher is better.
         device: a latency table, its path, or its name in ``latency_tables/``; or several of them, as in :func:`problem`.
         weights: of several devices, as in :func:`problem`.
+        metrics: further costs to limit and to report, such as that of :func:`hwsearch.fit_metric`.
         limits: metric name -> the most it may be; see :data:`hwsearch.METRICS`.
         algorithm: a name (``"evolution"``, ``"exact"``, ``"local"``, ``"nsga2"``, ``"random"``, ...) or an
             :class:`~hwsearch.algorithms.base.Algorithm`.
@@ -163,7 +165,7 @@ def search(
         Infeasible: no architecture meets the limits (proven), or none that the search came across does.
         HwsearchError: as :func:`problem`, and as :func:`load_state` where ``state`` is of another search.
     """
-    posed = problem(space, predictor=predictor, device=device, weights=weights, limits=limits)
+    posed = problem(space, predictor=predictor, device=device, weights=weights, metrics=metrics, limits=limits)
     spread = None
     if executor is not None:
         from ._executor import Spread

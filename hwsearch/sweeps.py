@@ -13,7 +13,7 @@ from ._store import PathLike
 from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .errors import Infeasible, InvalidInput, require
-from .metrics import Limit, prove_feasible
+from .metrics import Limit, Metric, prove_feasible
 from .predictor import Predictor
 from .problem import Devices, Score, problem
 from .result import SearchResult
@@ -73,6 +73,7 @@ def sweep(
     limits: Mapping[str, float | Sequence[float]],
     device: Devices | None = None,
     weights: Sequence[float] | None = None,
+    metrics: Sequence[Metric] = (),
     algorithm: str | Algorithm = "evolution",
     seed: int = 0,
     steps: int | None = None,
@@ -86,7 +87,7 @@ def sweep(
         space: a space or its name.
         predictor: as in :func:`hwsearch.search`.
         limits: metric name -> the most it may be: a number, or several.
-        device, weights: as in :func:`hwsearch.search`.
+        device, weights, metrics: as in :func:`hwsearch.search`.
         algorithm: as in :func:`hwsearch.search`; with ``"exact"`` the front is certified.
         seed: of every point.
         steps: of every point.
@@ -101,7 +102,7 @@ def sweep(
         raise InvalidInput(f"limits must hold at least one value a metric, such as {{'latency_ms': [15, 20, 25]}}, not {limits!r}.")
     method = load_algorithm(algorithm)
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*(sorted(axis) for axis in axes.values()))]
-    base = problem(space, predictor=predictor, device=device, weights=weights, limits=points[-1])
+    base = problem(space, predictor=predictor, device=device, weights=weights, metrics=metrics, limits=points[-1])
     results: list[SearchResult] = []
     infeasible: list[tuple[Mapping[str, float], str]] = []
     for point in points:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch.errors import InvalidInput
+from hwsearch.errors import InvalidInput, WrongSpace
 from hwsearch.fitted import fit_metric
 from hwsearch.metrics import Limit, metric, prove_feasible
 from hwsearch.space import SearchSpace
@@ -25,6 +25,19 @@ def test_it_finds_an_additive_cost_and_bounds_it(digits: SearchSpace, rng: np.ra
     assert fitted(fitted.minimum[None])[0] == pytest.approx(fitted.lower_bound)
     with pytest.raises(hwsearch.Infeasible):
         prove_feasible([Limit(fitted, fitted.lower_bound * 0.99)])
+
+
+def test_it_limits_a_search(digits: SearchSpace, rng: np.random.Generator) -> None:
+    macs, params = metric("macs", digits), metric("params", digits)
+    X = digits.sample(120, rng)
+    fitted, _ = fit_metric("latency_ms", digits, X, 0.05 + macs(X) * 2e-7)
+    most = float(np.median(fitted(X)))
+    result = hwsearch.search(digits, predictor=params, metrics=[fitted], limits={"latency_ms": most}, steps=8)
+    assert result.values["latency_ms"] == fitted(result.best.genes[None])[0] <= most
+    swept = hwsearch.sweep(digits, predictor=params, metrics=[fitted], limits={"latency_ms": [most, 1.2 * most]}, steps=8)
+    assert swept[0].best_score <= swept[1].best_score
+    with pytest.raises(WrongSpace, match="latency_ms"):
+        hwsearch.search("resnet_cifar", predictor=lambda X: np.zeros(len(X)), metrics=[fitted], limits={"latency_ms": most})
 
 
 def test_measurements_that_make_no_sense_are_refused(digits: SearchSpace, rng: np.random.Generator) -> None:

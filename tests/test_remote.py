@@ -11,10 +11,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from hwsearch import remote
+from hwsearch import _registry, remote
 from hwsearch.backends import Roofline, load_backend
 from hwsearch.chain import Chain, Stage
+from hwsearch.cli import app
 from hwsearch.errors import BoardFailed, ConnectionLost, CorruptFile, FileError, Unsupported, WrongDevice, WrongSpace
 from hwsearch.jobs import collect, emit
 from hwsearch.remote import profile_remote
@@ -129,6 +131,31 @@ def test_what_goes_wrong_on_a_board_is_said_there(tmp_path, board_python):
     journal.write_text("{}\n")
     with pytest.raises(CorruptFile):
         collect(SMALL, jobs, out=tmp_path / "u.json")
+
+
+def test_the_command_line_writes_jobs_and_collects_them(tmp_path, board_python, monkeypatch):
+    monkeypatch.setitem(_registry._TARGETS["space"], "small", lambda: SMALL)
+
+    def call(*words, code=0):
+        result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "TERM": "dumb"})
+        assert result.exit_code == code, result.output
+        return " ".join(result.output.split())
+
+    jobs, few = tmp_path / "jobs", ("--max-rounds", "2", "--checks", "12", "-q")
+    said = call("profile", "small", "--emit", jobs, "--set", "threads=2", "--batch", "3", *few)
+    assert "there: python jobs/run.pyz" in said
+    assert json.loads((jobs / "plan.json").read_text())["run"]["options"] == {"threads": 2, "batch": 3}
+    subprocess.run([board_python, jobs / "run.pyz"], capture_output=True, check=True)
+    said = call("profile", "small", "--collect", jobs / "results", "--out", tmp_path / "t.json")
+    assert "threads 2 batch 3" in said
+    for wrong, words in (
+        (("--emit", jobs, "--collect", jobs), "Give one of --remote, --emit and --collect"),
+        (("--collect", jobs), "Say where the table goes"),
+        (("--emit", jobs, "--set", "threads"), "expected NAME=VALUE"),
+        (("--emit", jobs, "--set", "wings=2"), "'onnxruntime' takes something else"),
+        (("--emit", jobs, "--budget", "1m"), "are for this machine"),
+    ):
+        assert words in call("profile", "small", *wrong, *few, code=1)
 
 
 # -- over ssh ----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ _TYPES = {
     "w4a16": ("INT4", 80),
 }
 """Precision -> TensorRT's name of the data type, and the first compute capability that has it."""
+_SPARSE, _SPARSE_SM = ("fp16", "bf16", "int8"), 80
+"""The precisions at which two of four weights may be zero, and the first compute capability that skips these."""
 
 
 @cache
@@ -65,7 +67,9 @@ def precisions(module: ModuleType, targets: Sequence[str]) -> tuple[str, ...]:
         targets: compute capabilities such as ``"89"``.
     """
     least = min(map(int, targets))
-    return tuple(name for name, (kind, sm) in _TYPES.items() if hasattr(module.DataType, kind) and least >= sm)
+    dense = tuple(name for name, (kind, sm) in _TYPES.items() if hasattr(module.DataType, kind) and least >= sm)
+    sparse = least >= _SPARSE_SM and hasattr(getattr(module, "BuilderFlag", None), "SPARSE_WEIGHTS")
+    return (*dense, *(f"{name}-2:4" for name in _SPARSE if sparse and name in dense))
 
 
 def check_targets(module: ModuleType, targets: Sequence[str], here: str | None) -> None:
@@ -116,5 +120,7 @@ def configure(module: ModuleType, config: Any, targets: Sequence[str], here: str
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
             config.set_compute_capability(known["CURRENT" if target == here and f"SM{target}" not in known else f"SM{target}"], index)
+    if hasattr(module.BuilderFlag, "SPARSE_WEIGHTS"):
+        config.set_flag(module.BuilderFlag.SPARSE_WEIGHTS)  # dense weights are left as they are
     if workspace_mib is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, workspace_mib << 20)

@@ -43,7 +43,7 @@ def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images
         BuildFailed: the builder failed, or the graph or the engine computes something else.
         MissingDependency: onnxruntime is not installed.
     """
-    precisions = {folded.block.precision for folded in network.blocks}
+    precisions = {folded.block.bits.dense for folded in network.blocks}
     with torch.inference_mode():
         x = resize(images[np.resize(np.arange(len(images)), runtime.batch)], network.resolution).contiguous()
         expected = network(x).numpy()

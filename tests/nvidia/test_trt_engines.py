@@ -67,7 +67,7 @@ def test_all_kinds_are_here() -> None:
     assert {block.kind for block in blocks("int8")} == set(KINDS)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8", "w4a16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "fp8", "w4a16", "int8-2:4"])
 def test_every_kind_of_block_becomes_an_engine(backends, precision: str) -> None:
     targets = EIGHT if precision == "fp8" else TARGETS
     backend = backends[targets]

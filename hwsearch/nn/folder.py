@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from .._store import PathLike
 from ..errors import FileError, InvalidInput
 from .data import SPLITS, Batch, Data, Share, check_split
-from .vision import import_torchvision
+from .vision import import_torchvision, import_transforms
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, as everybody normalises them."""
@@ -117,7 +117,7 @@ class _Files(Dataset[Any]):
 
     def __init__(self, items: Sequence[tuple[str, int]], size: int, seed: int) -> None:
         self.items, self.size, self.seed = items, size, seed
-        v2 = import_torchvision().transforms.v2
+        v2 = import_transforms()
         to_tensor = v2.PILToTensor()
         self.varied = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), to_tensor])
         self.centred = v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size), to_tensor])

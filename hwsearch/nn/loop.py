@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .data import Data, Share
 from .lesson import Lesson
 from .processes import Processes, accelerator
 from .recipe import Recipe
-from .vision import import_torchvision
+from .vision import import_transforms
 
 Facts = dict[str, Any]
 _PATIENCE = 20
@@ -143,9 +143,10 @@ class Training:
         name, alpha = ways[int(state[0]) % len(ways)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(state[1]))
-            mixed: tuple[torch.Tensor, torch.Tensor] = getattr(import_torchvision().transforms.v2, name)(
+            mix: Callable[..., tuple[torch.Tensor, torch.Tensor]] = getattr(import_transforms(), name)(
                 alpha=alpha, num_classes=self.data.classes
-            )(x, y)
+            )
+            mixed = mix(x, y)
         return mixed
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,16 @@ def import_torchvision() -> ModuleType:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _LIBRARIES.append(library)
     return require("torchvision", feature="CIFAR-10, folders of images, mixup and cutmix", extra="torch")
+
+
+def import_transforms() -> ModuleType:
+    """``torchvision.transforms.v2``.
+
+    Raises:
+        MissingDependency: torchvision is not installed.
+    """
+    import_torchvision()
+    return import_module("torchvision.transforms.v2")
 
 
 _LIBRARIES: list[Any] = []

@@ -1,0 +1,227 @@
+"""The training loop: what a recipe says changes the result or the cost, and how often it is stopped, or on how many processes, does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import hwsearch
+from hwsearch.errors import InvalidInput, UnknownName
+from hwsearch.nn import Recipe, Supernet, load_data, make_data, train
+from hwsearch.nn.lesson import Run, Sandwich, hint, taught
+from hwsearch.nn.loop import Training
+from hwsearch.nn.processes import Processes
+from hwsearch.nn.quantize import Quantizer
+from hwsearch.nn.tune import straight, tune
+
+torch.set_num_threads(1)
+
+RECIPE = Recipe(epochs=1, batch=32, learning_rate=0.2, random_networks=1)
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from conftest import make_toy
+from hwsearch.nn import Recipe, Supernet, train
+space = make_toy()
+recipe = Recipe(epochs=int(sys.argv[3]), batch=32, parts=2, ema=0.9, amp=sys.argv[4] or None, learning_rate=0.1)
+if sys.argv[2] == "alone":
+    space = space.alone(Supernet(space).smallest)
+train(space, data="digits", out=sys.argv[1], recipe=recipe, progress=False)
+"""
+
+
+def losses(space: hwsearch.SearchSpace, recipe: Recipe, steps: int, teacher: nn.Module | None = None) -> list[float]:
+    """The first losses of a training."""
+    training = Training(Sandwich(Supernet(space), recipe, teacher), load_data("digits"), recipe, 0, Processes())
+    return [loss for _, loss in zip(range(steps), training, strict=False)]
+
+
+def test_parts_of_a_batch_and_recomputed_maps_give_the_same_training(toy: hwsearch.SearchSpace) -> None:
+    recipe = replace(RECIPE, parts=2)
+    whole = losses(toy, recipe, 4)
+    assert losses(toy, replace(recipe, recompute=True), 4) == pytest.approx(whole, rel=1e-5)
+    assert losses(toy, RECIPE, 4) == pytest.approx(whole, rel=0.2)
+
+
+def test_recomputing_keeps_fewer_maps(toy: hwsearch.SearchSpace) -> None:
+    def kept(recompute: bool) -> int:
+        total = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            Run(recompute=recompute)(Supernet(toy), torch.randn(16, 1, 8, 8))
+        return total
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_fewer_bits_learn_almost_the_same(toy: hwsearch.SearchSpace, amp: str) -> None:
+    assert losses(toy, replace(RECIPE, amp=amp), 8) == pytest.approx(losses(toy, RECIPE, 8), abs=0.15)
+
+
+def test_moving_average_is_the_result_and_follows_the_weights(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    space = toy.alone(Supernet(toy).smallest)
+    last, average = (
+        train(space, data="digits", out=tmp_path / f"{ema}.safetensors", recipe=replace(RECIPE, ema=ema), progress=False)
+        for ema in (0.0, 0.9)
+    )
+    far, near, weight = (one.state_dict()["blocks.stem.body.0.weight"] for one in (Supernet(space), average, last))
+    assert 0 < float((weight - near).norm()) < float((weight - far).norm())
+
+
+def test_mixed_images_have_mixed_labels_and_are_those_of_their_step(toy: hwsearch.SearchSpace) -> None:
+    seen = []
+    for recipe in (replace(RECIPE, mixup=0.4), replace(RECIPE, cutmix=1.0), replace(RECIPE, mixup=0.4, cutmix=1.0)):
+        training = Training(Sandwich(Supernet(toy), recipe), load_data("digits"), recipe, 0, Processes())
+        x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+        pairs = []
+        for training.step in (0, 1, 2, 3, 0):
+            pairs.append(training._mixed(x, y, 0))
+        assert all(torch.allclose(labels.sum(dim=1), torch.ones(8)) for _, labels in pairs)
+        assert torch.equal(pairs[0][0], pairs[4][0])
+        assert not torch.equal(pairs[0][0], pairs[1][0])
+        seen.append(losses(toy, recipe, 2))
+    assert len({tuple(one) for one in seen}) == 3
+
+
+def test_teacher_and_hints_pull_the_student_towards_the_teacher(toy: hwsearch.SearchSpace, trained: Path) -> None:
+    supernet, data = Supernet.load(trained, toy), load_data("digits")
+    teacher = supernet.extract(supernet.largest)
+    x, y = data.normalize(data.train_x[:128]), data.train_y[:128]
+    with torch.no_grad():
+        logits, maps = Run()(teacher, x)
+    assert [one.shape[2] for one in maps] == [12, 6]
+    assert float(hint(maps, maps)) == pytest.approx(0.0, abs=1e-6)
+    recipe = replace(RECIPE, distill=1.0, hints=1.0)
+    assert float(taught(recipe, teacher, x, y, logits, maps)) < float(taught(recipe, teacher, x, y, logits.roll(1, 0), maps))
+    row = supernet.smallest
+    distances = []
+    for hints in (0.0, 10.0):
+        recipe = replace(RECIPE, batch=64, distill=0.5, hints=hints)
+        student = Supernet(toy.alone(row))
+        training = Training(Sandwich(student, recipe, teacher), data, recipe, 0, Processes())
+        list(training)
+        with torch.no_grad():
+            distances.append(float(hint(Run()(student, x)[1], maps)))
+    assert distances[1] < 0.8 * distances[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", ["", "fp16"])
+def test_single_network_killed_again_and_again_ends_the_same(toy: hwsearch.SearchSpace, tmp_path: Path, amp: str) -> None:
+    out, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
+    assert run([sys.executable, "-c", SCRIPT, str(whole), "alone", "3", amp]).wait() == 0
+    for _ in range(4):
+        process, before = run([sys.executable, "-c", SCRIPT, str(out), "alone", "3", amp]), stamp(Path(f"{out}.partial"))
+        deadline = time.monotonic() + 60
+        while process.poll() is None and stamp(Path(f"{out}.partial")) == before and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if out.exists():
+            break
+    assert run([sys.executable, "-c", SCRIPT, str(out), "alone", "3", amp]).wait() == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    assert run([sys.executable, "-c", SCRIPT, str(one), "all", "1", ""]).wait() == 0
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        str(script),
+        str(two),
+        "all",
+        "1",
+        "",
+    ]
+    assert run(command).wait() == 0
+    ours, theirs = load_file(one), load_file(two)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.allclose(tensor.float(), theirs[name].float(), atol=2e-3), name
+
+
+def test_parts_must_suit_the_processes(toy: hwsearch.SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["hwsearch.nn.train"], "processes", lambda: Processes(0, 2))
+    with pytest.raises(InvalidInput, match="choose a multiple of 2"):
+        train(toy, data="digits", out=tmp_path / "a.safetensors", recipe=replace(RECIPE, parts=3), progress=False)
+
+
+def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    from hwsearch.chain import Chain, Stage
+
+    space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", "int3"), channels=1).space()
+    genes = {choice.name: "int3" if choice.name.endswith("precision") else choice.values[-1] for choice in space.choices}
+    architecture = space.architecture(space.encode(genes))
+    data = load_data("digits")
+    recipe = Recipe(epochs=8, batch=32, learning_rate=0.2)
+    floating = train(space.alone(architecture.genes), data=data, out=tmp_path / "float.safetensors", recipe=recipe, progress=False)
+    before = hwsearch.evaluate(architecture, weights=floating, data=data)
+    tuned = tune(
+        floating, data=data, out=tmp_path / "tuned.safetensors", recipe=replace(recipe, epochs=3, learning_rate=0.02), progress=False
+    )
+    assert hwsearch.evaluate(architecture, weights=tuned, data=data) > before + 0.02
+    supernet = Supernet.load(trained, toy)
+    with pytest.raises(InvalidInput, match="trained alone"):
+        tune(supernet, data=data, out=tmp_path / "no.safetensors", recipe=recipe, progress=False)
+
+
+def test_gradients_pass_rounding_but_not_clipping() -> None:
+    x = torch.tensor([-1.0, 0.26, 0.9, 5.0], requires_grad=True)
+    y = straight(Quantizer(0.25, 0, 3), x)
+    assert y.tolist() == [0.0, 0.25, 1.0, 1.75]
+    torch.autograd.backward(y.sum())
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"parts": 20}, {"ema": 1.0}, {"mixup": -1.0}, {"distill": 2.0}, {"temperature": 0.0}, {"hints": float("inf")}]
+)
+def test_recipe_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InvalidInput, match=next(iter(wrong))):
+        Recipe(**{"epochs": 1, "batch": 32, **wrong})
+    with pytest.raises(UnknownName, match="Did you mean 'bf16'"):
+        Recipe(epochs=1, amp="bf166")
+
+
+def test_data_without_a_whole_batch_are_used_whole(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    split = (rng.integers(0, 256, size=(20, 1, 8, 8), dtype=np.uint8), np.arange(20) % 10)
+    data = make_data("few", split, split, split)
+    assert train(toy, data=data, out=tmp_path / "few.safetensors", recipe=RECIPE, progress=False).facts["recipe"]["batch"] == 20
+
+
+def run(command: list[str]) -> subprocess.Popen[bytes]:
+    paths = [str(Path(__file__).parent.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    return subprocess.Popen(command, env=environment)
+
+
+def stamp(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None

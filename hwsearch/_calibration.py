@@ -21,6 +21,8 @@ _FLOOR = 0.05
 """A calibrated cost is at least this share of what was measured: no block is free."""
 _SCALES = (0.5, 2.0)
 """The scale of a class stays within these."""
+_BAND, _FEWEST_IN_BAND = 1.25, 5
+"""A narrow band holds latencies up to this ratio; correlations need this many."""
 _RIDGE = {"scale": 0.1, "block": 0.01, "value": 0.02, "weight": 0.02}
 """How far, relative to a typical network, a term strays from its prior without much evidence."""
 
@@ -145,13 +147,18 @@ def networks_error(checks: Sequence[Check]) -> dict[str, float]:
     kinds = [network_class([Block.parse(key) for key in check.blocks]) for check in checks]
     result["mean_abs"] = float(errors.mean())
     result["max_abs"] = float(errors.max())
-    result["spearman"] = spearman([check.measured_ms for check in checks], [check.predicted_ms for check in checks])
+    measured, predicted = (np.array([getattr(check, name) for check in checks]) for name in ("measured_ms", "predicted_ms"))
+    result["spearman"] = spearman(measured, predicted)
+    bands = [(measured >= least) & (measured <= _BAND * least) for least in measured]
+    inside = [spearman(measured[band], predicted[band]) for band in bands if band.sum() >= _FEWEST_IN_BAND]
+    if inside:
+        result["spearman_band"] = float(np.mean(inside))
     for kind in sorted(set(kinds)):
         result[f"mean_abs_{kind}"] = float(errors[[k == kind for k in kinds]].mean())
     return result
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(a: Sequence[float] | Costs, b: Sequence[float] | Costs) -> float:
     """Rank correlation, ties at their mean rank; 1.0 where there is nothing to rank."""
     if len(a) < 2:
         return 1.0

@@ -211,7 +211,8 @@ class LatencyTable:
         """How far predictions are from measurements, on the held-out networks (role ``"check"``).
 
         Returns:
-            ``networks`` (how many), ``mean_abs`` and ``max_abs`` relative errors, ``spearman`` rank correlation, and
+            ``networks`` (how many), ``mean_abs`` and ``max_abs`` relative errors, ``spearman`` rank correlation over all of them and
+            ``spearman_band`` inside bands of 25 % in latency (the mean over the bands that start at each and hold five or more), and
             ``mean_abs_fp32``, ``mean_abs_int8``, ``mean_abs_mixed`` where such networks were measured (by precision of the
             convolutions).
         """

@@ -77,6 +77,16 @@ def test_errors_are_of_held_out_networks_only_and_by_class(table):
     assert error["spearman"] == pytest.approx(0.866, abs=1e-3)
 
 
+def test_ranks_inside_a_narrow_band_are_harder(table):
+    """Over a wide range anything ranks well; neighbours tell."""
+    measured = [*(1.0 + 0.01 * index for index in range(6)), 10.0, 20.0, 40.0]
+    predicted = [*(1.06 - 0.01 * index for index in range(6)), 10.0, 20.0, 40.0]
+    checks = tuple(Check("check", (A.key,), one, 0.0, other) for one, other in zip(measured, predicted, strict=True))
+    error = replace(table, checks=checks).error()
+    assert error["spearman"] > 0.4
+    assert error["spearman_band"] == pytest.approx(-1.0)
+
+
 # -- defects -----------------------------------------------------------------------------------------------------------
 
 

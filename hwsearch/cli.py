@@ -250,13 +250,16 @@ def compress(
 def export(
     architecture: Annotated[Path, typer.Argument(help="A search result (its best network), or an architecture file.")],
     weights: Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")] = Path("supernet.safetensors"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model file to write.")] = Path("best.onnx"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model file or engine to write.")] = Path("best.onnx"),
     backend: BackendName = "onnxruntime",
+    precision: Annotated[
+        str | None, typer.Option(help="Of all blocks, such as fp16, instead of what was searched.", show_default=False)
+    ] = None,
 ) -> None:
-    """Write a network as a model file, calibrated on the training images that the supernet carries."""
+    """Write a network as a model file or an engine, calibrated on the training images that the supernet carries."""
     from .nn import export as run
 
-    path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend)
+    path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend, precision=precision)
     console.print(f"{path}: {Path(path).stat().st_size:,} bytes", highlight=False)
 
 
@@ -357,9 +360,20 @@ def import_(
 
 
 @app.command(epilog="Example: hwsearch show latency_tables/my-cpu.json")
-def show(file: Annotated[Path, typer.Argument(help="A latency table, architecture, search result, predictor or supernet.")]) -> None:
+def show(
+    file: Annotated[Path, typer.Argument(help="A latency table, architecture, search result, predictor or supernet.")],
+    plot: Annotated[
+        Path | None, typer.Option(help="Of a latency table: draw its best measured staircase into this file.", show_default=False)
+    ] = None,
+) -> None:
     """Print any file of hwsearch in words."""
     console.print(_show.file(file))
+    if plot is not None:
+        from .report import staircase_figure
+        from .table import load_table
+
+        staircase_figure(load_table(file)).savefig(plot)
+        console.print(f"{plot}: {plot.stat().st_size:,} bytes", highlight=False)
 
 
 @app.command(epilog="Example: hwsearch devices --tables latency_tables")

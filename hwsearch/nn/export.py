@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from torch import nn
 
 from .._registry import names
 from .._store import PathLike, write_atomic
 from ..backends import Backend, load_backend
+from ..blocks import Block
+from ..chain import boundary
 from ..errors import InvalidInput, UnknownName, Unsupported, require
 from ..space import Architecture
 from .data import Data, load_data
 from .deploy import Deployed, FoldedBlock, FoldedLayer, deploy
+from .plain import Boundary, Resize
 from .supernet import Supernet, load_supernet
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ def export(
     out: PathLike,
     backend: str | Backend = "onnxruntime",
     data: str | tuple[str, PathLike] | Data | None = None,
+    precision: str | None = None,
 ) -> Path:
     """Write an architecture with its weights of the supernet as one ONNX file, or as a TensorRT engine.
 
@@ -50,6 +57,7 @@ def export(
         out: the ONNX file or the engine to write.
         backend: for which runtime: ``"onnxruntime"``, ``"openvino"``, or ``"tensorrt"``; or a backend with options of one's own.
         data: calibrate batch norms and quantisers on training images of these data; on those that the supernet carries where left out.
+        precision: of all blocks, instead of those of the architecture; the file's metadata then holds it under ``"hwsearch.precision"``.
 
     Returns:
         The path of the file.
@@ -83,10 +91,11 @@ def export(
         data = load_data(data)
         normalize, images = data.normalize, data.normalize(data.calibration_images(0))
     assert normalize is not None
-    blocks = architecture.blocks()
+    blocks = architecture.blocks() if precision is None else at_precision(architecture.blocks(), precision)
     if isinstance(runtime, TensorRT):
         runtime.check(blocks)
-    network = deploy(supernet.extract(architecture.genes, None if supernet.settled else images), blocks, images, flavour.symmetric)
+    modules = supernet.extract(architecture.genes, None if supernet.settled else images)
+    network = deploy(modules if precision is None else _bounded(modules, blocks), blocks, images, flavour.symmetric)
     batch = runtime.batch if isinstance(runtime, TensorRT) else 1
     model = build(blocks, weights=block_weights(network), batch=batch, flavour=flavour)
     facts: dict[str, Any] = {
@@ -96,7 +105,9 @@ def export(
         "std": normalize.std,
         "normalize": "(pixel / 255 - mean) / std",
     }
-    document = {"hwsearch.architecture": architecture.document(), "hwsearch.input": facts}
+    document: dict[str, Any] = {"hwsearch.architecture": architecture.document(), "hwsearch.input": facts}
+    if precision is not None:
+        document["hwsearch.precision"] = precision
     onnx.helper.set_model_props(model, {key: msgspec.json.encode(value).decode() for key, value in document.items()})
     onnx.checker.check_model(model)
     if isinstance(runtime, TensorRT):
@@ -105,6 +116,18 @@ def export(
         return write_engine(runtime, model, network, images, out)
     write_atomic(out, model.SerializeToString())
     return Path(out)
+
+
+def at_precision(blocks: Sequence[Block], precision: str) -> tuple[Block, ...]:
+    """The same network with all of its blocks at one precision, and one boundary between the image and them."""
+    plain = [replace(block, precision=precision) for block in blocks if not block.boundary]
+    return (*boundary("fp32", precision, plain[0].cin, plain[0].size), *plain)
+
+
+def _bounded(network: nn.Sequential, blocks: Sequence[Block]) -> nn.Sequential:
+    """The modules of a network with other boundaries between them."""
+    modules = iter([module for module in network if not isinstance(module, Resize | Boundary)])
+    return nn.Sequential(*(Boundary(block.kind, block.precision) if block.boundary else next(modules) for block in blocks))
 
 
 def block_weights(network: Deployed) -> tuple[BlockWeights, ...]:

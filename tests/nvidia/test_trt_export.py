@@ -123,6 +123,25 @@ def test_tensorrt_rtx_makes_engines_of_trained_networks(supernet: Supernet, tmp_
     runtime.engines.close()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_one_precision_can_be_asked_for_whatever_was_searched(
+    backend, answer, cuda, supernet: Supernet, tmp_path: Path, precision: str
+) -> None:
+    architecture = supernet.space.architecture(rows(supernet.space)[4])
+    runtime = backend(batch=4)
+    if precision == "bf16":  # which nothing here runs
+        runtime._here = None
+    path = export(architecture, weights=supernet, out=tmp_path / "best.engine", backend=runtime, precision=precision)
+    model = onnx.load(path.with_suffix(".onnx"))
+    kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name.endswith((".weight", ".values"))}
+    wanted = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16", "int8": "INT8"}[precision]
+    assert kinds == {onnx.TensorProto.DataType.Value(wanted)}
+    facts = {entry.key: msgspec.json.decode(entry.value) for entry in model.metadata_props}
+    assert facts["hwsearch.precision"] == precision
+    differences = json.loads(Path(f"{path}.json").read_text())["facts"]["differences"]
+    assert set(differences) == (set() if precision == "bf16" else {"onnxruntime", "engine"})
+
+
 def test_what_the_gpu_lacks_is_refused_before_anything_is_calibrated(backend, cuda, supernet: Supernet, tmp_path: Path) -> None:
     cuda.sm = lambda: "75"
     space = Chain("half", (8,), (8,), (Stage((1,), (8,), (8,)),), 10, ("bf16",), channels=1).space()

@@ -138,8 +138,8 @@ def terms(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[s
     bounds, window = {"macs": MACS, "params": 11.3e6}, AtLeast(score, hwsearch.metric("params", space), 10.3e6)
     plain = uniform(MACS)
     floor = score_of(plain, options.predictor)
-    paper = hwsearch.search(kept, predictor=window, limits=bounds, seed=options.seed)
-    known = {"device": table, "seed": options.seed}
+    paper = hwsearch.search(kept, predictor=window, limits=bounds, seed=options.seed, steps=options.steps)
+    known = {"device": table, "seed": options.seed, "steps": options.steps}
     same = hwsearch.least("latency_ms", kept, score=floor, predictor=window, limits=bounds, **known)
     high = hwsearch.least("latency_ms", kept, score=paper.best_score - 1e-4, predictor=window, limits=bounds, **known)
     free = hwsearch.least("latency_ms", space, score=same.best_score, predictor=score, limits={"macs": MACS}, **known)
@@ -159,7 +159,7 @@ def record(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[
     (table,) = tables
     space = SPACES["ofa"]()
     score = ofa_predictor(options.predictor, space)
-    known = {"score": RECORD, "predictor": score, "seed": options.seed}
+    known = {"score": RECORD, "predictor": score, "seed": options.seed, "steps": options.steps}
     fast = hwsearch.least("latency_ms", space, device=table, **known)
     small = hwsearch.least("macs", space, **known)
     whole = scaled(1.0)
@@ -178,7 +178,7 @@ def across(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[
     floor = score_of(uniform(MACS), options.predictor)
     found = {"dense": entry(scaled(1.0), score_of(scaled(1.0), options.predictor), tables)}
     for table in tables:
-        fast = hwsearch.least("latency_ms", space, score=floor, predictor=score, device=table, seed=options.seed)
+        fast = hwsearch.least("latency_ms", space, score=floor, predictor=score, device=table, seed=options.seed, steps=options.steps)
         found[f"searched for {table.device.runtime}"] = entry(fast.best.blocks(), fast.best_score, tables)
     return found
 
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--budget", default="5m", help="how long to measure for a table")
     parser.add_argument("--rounds", type=int, default=16, help="of measuring networks")
+    parser.add_argument("--steps", type=int, default=100, help="of each search, without the local search behind it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -77,26 +78,29 @@ class OfaScore:
         features = np.zeros((len(X), sum(theirs.sizes)), dtype=np.float32)
         beyond: list[Values] = []
 
-        def put(gene: str, values: Values, knots: Values, where: Flags | float = 1.0) -> None:
-            weights, over = _between(values, knots)
-            features[:, offset[gene] : offset[gene] + weights.shape[1]] = (weights.T * where).T
-            beyond.append(over * where)
+        def put(gene: str, weights: Values) -> None:
+            features[:, offset[gene] : offset[gene] + weights.shape[-1]] = weights
 
-        put("resolution", self._values("resolution", X), np.array(RESOLUTIONS, dtype=np.float64)[None])
+        weights, over = _between(self._values("resolution", X), np.array([RESOLUTIONS], dtype=np.float64))
+        put("resolution", weights)
+        beyond.append(over)
+        weights, over = _between(self._values("stem.out", X), _knots([_FULL["stem"]], SCALES))
         for name in ("stem1.width", "stem3.width"):  # both at the scale of the plain stem
-            put(name, self._values("stem.out", X), _knots(np.array([_FULL["stem"]]), SCALES))
+            put(name, weights)
+        beyond.append(over)
         features[:, offset["stem2.depth"]] = 1.0
         for stage, least in _LEAST.items():
-            depth, out = self._values(f"{stage}.depth", X), self._values(f"{stage}.out", X)
-            beyond.append(np.maximum(1 - depth / least, 0.0))
-            put(f"{stage}.width", out, _knots(np.array([_FULL[stage]]), SCALES))
-            knots = _knots(out, EXPANDS)
+            depth, column = self._values(f"{stage}.depth", X), self.space.position[f"{stage}.out"]
+            weights, over = _between(self._values(f"{stage}.out", X), _knots([_FULL[stage]], SCALES))
+            put(f"{stage}.width", weights)
+            beyond += [over, np.maximum(1 - depth / least, 0.0)]
+            knots = _knots(self.space.choices[column].values, EXPANDS)[X[:, column]]
             for number in range(1, int(depth.max(initial=0)) + 1):
-                block = f"{stage}.block{number}"
-                mids = [self._values(f"{block}.{mid}", X) for mid in ("mid1", "mid2")]
+                mids = [self._values(f"{stage}.block{number}.{mid}", X) for mid in ("mid1", "mid2")]
                 active = depth >= number
-                put(f"{block}.expand", np.sqrt(mids[0] * mids[1]), knots, active)
-                beyond += [_between(mid, knots)[1] * active for mid in mids]
+                weights, _ = _between(np.sqrt(mids[0] * mids[1]), knots)
+                put(f"{stage}.block{number}.expand", weights * active[:, None])
+                beyond += [_beyond(mid, knots) * active for mid in mids]
         return features, np.stack(beyond, axis=1)
 
     def _values(self, name: str, X: Rows) -> Values:
@@ -139,11 +143,9 @@ def ofa_resnet50_score(file: PathLike, space: SearchSpace, *, reach: float = 0.0
     return OfaScore(space, ofa_predictor(file, ofa_resnet50()), reach)
 
 
-def _knots(full: npt.NDArray[np.generic], ratios: tuple[float, ...]) -> Values:
+def _knots(full: Sequence[Value], ratios: tuple[float, ...]) -> Values:
     """The published widths of layers of full widths, shape ``(len(full), len(ratios))``."""
-    values, index = np.unique(full, return_inverse=True)
-    knots = np.array([[divisible(round(value * ratio)) for ratio in ratios] for value in values.astype(float).tolist()], dtype=np.float64)
-    return np.asarray(knots.reshape(-1, len(ratios))[index])
+    return np.array([[divisible(round(float(value) * ratio)) for ratio in ratios] for value in full], dtype=np.float64)
 
 
 def _between(values: Values, knots: Values) -> tuple[Values, Values]:
@@ -156,11 +158,17 @@ def _between(values: Values, knots: Values) -> tuple[Values, Values]:
     Returns:
         Weights that sum to one, shape ``(n, k)``; and how far beyond the last knot values are, relative to it, shape ``(n,)``.
     """
-    knots = np.broadcast_to(knots, (len(values), knots.shape[1]))
-    row = np.arange(len(values))
-    left = np.clip((values[:, None] >= knots).sum(axis=1) - 1, 0, knots.shape[1] - 2)
-    low, high = knots[row, left], knots[row, left + 1]
-    share = (values - low) / np.maximum(high - low, 1e-9)
-    weights = np.zeros(knots.shape)
-    weights[row, left], weights[row, left + 1] = 1 - share, share
-    return weights, np.maximum(np.maximum(1 - values / knots[:, 0], values / knots[:, -1] - 1), 0.0)
+    last = knots.shape[1] - 1
+    weights = np.zeros((len(values), last + 1))
+    for left in range(last):
+        low, high = knots[:, left], knots[:, left + 1]
+        here = ((values >= low) | (left == 0)) & ((values < high) | (left == last - 1))
+        share = here * (values - low) / np.maximum(high - low, 1e-9)
+        weights[:, left] += here - share
+        weights[:, left + 1] += share
+    return weights, _beyond(values, knots)
+
+
+def _beyond(values: Values, knots: Values) -> Values:
+    """How far values are beyond the first or the last knot, relative to it, shape ``(n,)``."""
+    return np.asarray(np.maximum(np.maximum(1 - values / knots[:, 0], values / knots[:, -1] - 1), 0.0))

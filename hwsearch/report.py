@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5f6b7a"
+_FINE = 4
 _FINISHED = ((_ORANGE, "s"), (_GREEN, "^"), (_BLUE, "*"), (_PINK, "D"), (_GREY, "X"))
 _SERIES = ((_ORANGE, "s"), (_BLUE, "o"), (_GREEN, "^"), (_PINK, "D"), (_GREY, "X"))
 
@@ -128,7 +129,7 @@ def staircase_figure(table: LatencyTable, family: Block | None = None, axis: str
     Hardware computes channels in tiles, so latency climbs in stairs; only the widest block on a stair is worth choosing.
 
     Args:
-        table: of a device.
+        table: of a device; one that was made under a budget also shows what it estimates between the measured widths.
         family: any block of the family; the largest family of the table where it is ``None``.
         axis: the width that varies, ``"mid1"`` or ``"mid2"``.
 
@@ -150,13 +151,18 @@ def staircase_figure(table: LatencyTable, family: Block | None = None, axis: str
         for (color, marker), (precision, line) in zip(_SERIES, lines.items(), strict=False):
             widths = list(line)
             edges = table.edges(replace(family, precision=precision), axis)
+            if table.sampled:
+                fine = range(widths[0], widths[-1] + 1, _FINE)
+                index = int(axis.removeprefix("mid")) - 1
+                between = table.measured_ms([_with_mid(replace(family, precision=precision), index, width) for width in fine])
+                axes.plot(fine, between, color=color, linewidth=1.2, alpha=0.6, label=f"{precision}: estimated")
             axes.errorbar(
                 widths,
                 [row.latency_ms for row in line.values()],
                 yerr=[row.spread_ms for row in line.values()],
                 color=color,
                 marker=".",
-                linewidth=1.2,
+                linewidth=0 if table.sampled else 1.2,
                 elinewidth=0.8,
                 label=precision,
             )

@@ -13,7 +13,7 @@ from hwsearch._sampling import Sampler, seconds
 from hwsearch.backends import Session
 from hwsearch.errors import BuildFailed, InvalidInput
 from hwsearch.profile import LeftOutWarning
-from hwsearch.report import families
+from hwsearch.report import families, staircase_figure
 
 
 class Stepped(Roofline):
@@ -175,3 +175,12 @@ def test_only_the_widths_at_right_hand_edges_are_searched(space: SearchSpace, ta
     assert 1 < on_edges.size < single.size
     with pytest.raises(InvalidInput, match="no widths to choose from"):
         table.edges(load_space("nasbench201"))
+
+
+def test_the_picture_of_a_sample_shows_what_is_estimated_between_measured_widths(table: LatencyTable) -> None:
+    pytest.importorskip("matplotlib")
+    (axes,) = staircase_figure(table).axes
+    lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+    estimated = lines["fp32: estimated"]
+    assert set(np.diff(estimated[:, 0])) == {4}
+    assert len(estimated) > len(lines["fp32: edges worth keeping"])

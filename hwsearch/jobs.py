@@ -33,7 +33,12 @@ from .table import LatencyTable
 
 _UNKNOWN = Device("the board", "cpu", "unknown", "unknown", "unknown")
 """What is known of a board before it has told."""
-_MAIN = b"import sys\nfrom hwsearch._board import main\nsys.exit(main())\n"
+_MAIN = b"""import sys
+if sys.version_info < (3, 10):
+    sys.exit("run.pyz needs Python 3.10 or newer, and this is " + sys.version.split()[0])
+from hwsearch._board import main
+sys.exit(main())
+"""
 
 
 def emit(

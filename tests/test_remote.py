@@ -133,6 +133,22 @@ def test_what_goes_wrong_on_a_board_is_said_there(tmp_path, board_python):
         collect(SMALL, jobs, out=tmp_path / "u.json")
 
 
+def test_a_journal_that_was_written_by_hand_will_do(tmp_path):
+    """For boards without Python: the documented lines, whoever writes them."""
+    jobs = emit(SMALL, tmp_path / "jobs", **OPTIONS)
+    plan = json.loads((jobs / "plan.json").read_text())
+    names = sorted(plan["things"])
+    device = {"name": "mine", "kind": "cpu", "hardware": "X", "runtime": "own", "runtime_version": "1", "threads": 1, "batch": 1}
+    lines = [plan["run"] | {"device": device, "energy": "unavailable"}]
+    for number in range(1, 5):
+        lines.append({"round": number, "times": {name: [1.0 + index / len(names), 0.1] for index, name in enumerate(names)}})
+    (jobs / "results").mkdir()
+    (jobs / "results" / "journal.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    table = collect(SMALL, jobs, out=tmp_path / "t.json")
+    assert (table.device.name, table.device.runtime) == ("mine", "own")
+    assert table.missing(SMALL.unique_blocks) == ()
+
+
 def test_the_command_line_writes_jobs_and_collects_them(tmp_path, board_python, monkeypatch):
     monkeypatch.setitem(_registry._TARGETS["space"], "small", lambda: SMALL)
 
@@ -247,7 +263,7 @@ def server(tmp_path, monkeypatch):
     (tmp_path / "home").mkdir()
     server = Server(tmp_path / "home")
     quiet = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes"
-    monkeypatch.setenv(remote.SSH, f"ssh -F /dev/null {quiet} -p {server.port}")
+    monkeypatch.setenv(remote.SSH, f"ssh -F /dev/null {quiet}")
     yield server
     server.close()
 
@@ -256,11 +272,11 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     out = tmp_path / "t.json"
 
     def go():
-        return profile_remote(SMALL, "user@127.0.0.1", out=out, python=board_python, **OPTIONS)
+        return profile_remote(SMALL, f"ssh://user@127.0.0.1:{server.port}", out=out, python=board_python, **OPTIONS)
 
     # While the files are sent.
     server.cuts = [("take", "out", 700), ("give", "out", 2_000)]
-    with pytest.raises(ConnectionLost, match=r"user@127\.0\.0\.1: .*Run the same command again: it goes on where it was\."):
+    with pytest.raises(ConnectionLost, match=r"user@127\.0\.0\.1:\d+: .*Run the same command again: it goes on where it was\."):
         go()
     assert not out.exists()
     (folder,) = (server.home / ".hwsearch").iterdir()
@@ -305,16 +321,17 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
 
 
 def test_a_board_that_lacks_something_says_so(tmp_path, server, board_python, monkeypatch):
+    host = f"ssh://user@127.0.0.1:{server.port}"
     with pytest.raises(BoardFailed, match="no-such-python"):
-        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", python="no-such-python", **OPTIONS)
+        profile_remote(SMALL, host, out=tmp_path / "t.json", python="no-such-python", **OPTIONS)
     poor = tmp_path / "poor"
     poor.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
     poor.chmod(0o755)
     with pytest.raises(BoardFailed, match="numpy"):
-        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", python=str(poor), **OPTIONS)
+        profile_remote(SMALL, host, out=tmp_path / "t.json", python=str(poor), **OPTIONS)
     monkeypatch.setenv(remote.SSH, "no-such-ssh")
     with pytest.raises(BoardFailed, match="HWSEARCH_SSH"):
-        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", **OPTIONS)
+        profile_remote(SMALL, host, out=tmp_path / "t.json", **OPTIONS)
 
 
 def test_a_board_that_cannot_be_reached(tmp_path, monkeypatch):

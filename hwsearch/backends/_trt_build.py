@@ -100,14 +100,22 @@ class Engines:
         folder: where they are kept, and the timing cache, in which TensorRT remembers how fast its kernels were.
         target: what they are built for.
         here: compute capability of this machine's GPU, or ``None``.
+        gpu: its number.
         timeout_s: seconds that one may take.
         worker: command of the process that builds; it takes requests as :mod:`hwsearch.backends._trt_worker` does.
     """
 
     def __init__(
-        self, folder: PathLike, target: Target, here: str | None = None, timeout_s: float = 600.0, worker: Sequence[str] = _WORKER
+        self,
+        folder: PathLike,
+        target: Target,
+        here: str | None = None,
+        gpu: int = 0,
+        timeout_s: float = 600.0,
+        worker: Sequence[str] = _WORKER,
     ) -> None:
-        self.folder, self.target, self.here, self.timeout_s, self.worker = Path(folder), target, here, timeout_s, tuple(worker)
+        self.folder, self.target, self.here, self.gpu = Path(folder), target, here, gpu
+        self.timeout_s, self.worker = timeout_s, tuple(worker)
         self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
         self._end: Callable[[], object] = bool
 
@@ -143,6 +151,7 @@ class Engines:
                 "timing": str(self.timing_cache),
                 "targets": self.target.sm,
                 "here": self.here,
+                "gpu": self.gpu,
                 "workspace_mib": self.target.workspace_mib,
             }
             self._ask(request, what)

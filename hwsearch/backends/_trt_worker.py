@@ -1,7 +1,7 @@
 """Builds engines in a process of its own: ``python -m hwsearch.backends._trt_worker``, a request a line, a reply a line, both JSON.
 
-A request names the ONNX file, where the engine goes, and what it is for; see :class:`hwsearch.backends._trt_build.Request`. The reply is
-``{"why": ""}``, or says why there is no engine. Whatever the libraries print goes to the standard error, which is the log.
+A request names the ONNX file, where the engine and the timing cache go, and what the engine is for; ``_trt_build.Engines`` writes them.
+The reply is ``{"why": ""}``, or says why there is no engine. Whatever the libraries print goes to the standard error, which is the log.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .._store import write_atomic
-from . import _trt
+from . import _cuda, _trt
 
 
 def main() -> None:
@@ -22,23 +23,29 @@ def main() -> None:
     os.dup2(2, 1)
     module = _trt.find()
     logger = module.Logger(module.Logger.WARNING)
-    builder = module.Builder(logger)
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            why = build(module, logger, builder, request)
+            why = build(module, logger, request)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
         replies.write(json.dumps({"why": why}) + "\n")
         replies.flush()
 
 
-def build(module: Any, logger: Any, builder: Any, request: dict[str, Any]) -> str:
+_gpu = cache(_cuda.load)
+"""Makes a GPU the one that is built on, once."""
+
+
+def build(module: Any, logger: Any, request: dict[str, Any]) -> str:
     """Build one engine and write it.
 
     Returns:
         Why that failed; empty where it did not.
     """
+    if request["here"] is not None:
+        _gpu(request["gpu"])
+    builder = module.Builder(logger)
     network = builder.create_network(_trt.network_flags(module))
     parser = module.OnnxParser(network, logger)
     if not parser.parse(Path(request["model"]).read_bytes()):
@@ -46,7 +53,7 @@ def build(module: Any, logger: Any, builder: Any, request: dict[str, Any]) -> st
     config = builder.create_builder_config()
     _trt.configure(module, config, request["targets"], request["here"], request["workspace_mib"])
     timing = None
-    if not _trt.is_rtx(module):  # where it has no use for a timing cache
+    if not _trt.is_rtx(module):  # which has no use for a timing cache
         kept = Path(request["timing"])
         timing = config.create_timing_cache(kept.read_bytes() if kept.exists() else b"")
         config.set_timing_cache(timing, False)

@@ -77,7 +77,7 @@ class TensorRT(Backend):
         # TensorRT tunes its engines on one GPU; TensorRT-RTX finishes them on the GPU that they run on.
         tuned = "" if _trt.is_rtx(self._module) else self._facts["gpu"]
         self.target = Target(_trt.version(self._module), targets, tuned, workspace_mib)
-        self.engines = Engines(self.cache, self.target, here, timeout_s)
+        self.engines = Engines(self.cache, self.target, here, gpu, timeout_s)
         self._here = here
         self._meter = None if here is None or self._watched is None else _energy.gpu_meter(self._watched)
         self.energy = "unavailable" if self._meter is None else "measured"
@@ -235,7 +235,7 @@ class TrtSession(Session):
         self._addresses: dict[str, int] = {}
         self._held_back: tuple[str, ...] = ()
         self._graph: _cuda.Graph | None = None
-        runtime = module.Runtime(module.Logger(module.Logger.WARNING))
+        self._runtime = runtime = module.Runtime(module.Logger(module.Logger.WARNING))
         engine = runtime.deserialize_cuda_engine(plan)
         context = None if engine is None else engine.create_execution_context()
         if context is None:
@@ -311,7 +311,7 @@ class TrtSession(Session):
         """Give the memory on the GPU back."""
         if self._graph is not None:
             self._graph.close()
-        self._graph = self._context = self._engine = None
+        self._graph = self._context = self._engine = self._runtime = None
         for address in self._buffers:
             self._cuda.free(address)
         self._buffers = []

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import FakeCuda, fake_tensorrt
 
 from hwsearch.backends import _cuda, _nvml, _trt, load_backend
 from hwsearch.backends.contract import check_backend
@@ -15,6 +14,8 @@ from hwsearch.chain import Chain, Stage
 from hwsearch.errors import BuildFailed, InvalidInput, MissingDependency, Unsupported, WrongDevice
 from hwsearch.profile import LeftOutWarning, measure, profile
 from hwsearch.spaces import load_space
+
+from .stand_ins import FakeCuda, fake_tensorrt
 
 CONV = Block("conv", 3, 8, 8, (), 3)
 STAGES = (Stage((1, 2), (8, 16), (8,)), Stage((1,), (16,), (8, 12), stride=2))

@@ -28,6 +28,8 @@ from .spaces import load_space
 from .table import Calibration, LatencyTable, load_table
 
 FEWEST_CHECKS = 12
+MOST_WHOLE = 20_000
+"""A space of more blocks than these can only be sampled."""
 _PATIENCE = 3
 _SAMPLED = Protocol(min_rounds=8, max_rounds=16, runs=4, warmup=2)
 """How a sample is measured: its blocks are many, and an estimate from many blocks needs less of each."""
@@ -100,7 +102,7 @@ def profile(
         WrongDevice: ``out`` was measured on another device or by another protocol.
         WrongSpace: ``out`` has an unfinished run of another space beside it.
         Unsupported: the device runs no block of the space, or its networks are no chains of blocks.
-        InvalidInput: fewer than 12 checks, or numbers that make no sense.
+        InvalidInput: fewer than 12 checks, numbers that make no sense, or more than 20,000 blocks without a budget.
         BuildFailed: not even an empty network or the sentinel could be built.
     """
     where, device = load_space(space), load_backend(backend)
@@ -190,6 +192,11 @@ def plan(
         raise Unsupported(
             f"Backend {backend.name!r} runs no block of {space.name!r}: its precisions are {', '.join(backend.precisions)}, and the "
             f"space's are {', '.join(needs)}."
+        )
+    if blocks is None and len(able) > MOST_WHOLE:
+        raise InvalidInput(
+            f"Space {space.name!r} has {len(able):,} blocks on {backend.name!r}, too many to measure them all. Measure a sample: "
+            f"hwsearch profile {space.name} --budget 20m, or profile(..., budget='20m')."
         )
     if blocks is not None and len(able) < len(wanted):
         backend.open([next(block for block in wanted if block not in able)])

@@ -166,6 +166,12 @@ def test_a_budget_chooses_the_blocks(space: SearchSpace, tmp_path: Path) -> None
         profile(space, backend=Stepped(), out=tmp_path / "x.json", budget="1m", blocks=space.unique_blocks[:3])
 
 
+def test_a_space_that_is_too_large_asks_for_a_budget(tmp_path: Path) -> None:
+    large = load_space("resnet50", resolutions=(64,), mids=13)
+    with pytest.raises(InvalidInput, match=r"too many to measure them all.*--budget 20m"):
+        profile(large, backend=Stepped(), out=tmp_path / "x.json", progress=False)
+
+
 def test_only_the_widths_at_right_hand_edges_are_searched(space: SearchSpace, table: LatencyTable) -> None:
     single = space.restrict({"*precision": ["fp32"]})
     edges = table.edges(single)

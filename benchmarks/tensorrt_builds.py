@@ -1,6 +1,6 @@
 """How many blocks of the search spaces TensorRT-RTX builds engines of, without a GPU, for SM 80, 86, 89 and 120 at once.
 
-python benchmarks/tensorrt_builds.py [--most 100] [--spaces resnet_cifar ...] [--precisions fp32 int8]
+python benchmarks/tensorrt_builds.py [--most 60] [--spaces resnet_cifar ...] [--precisions fp32 int8]
 
 Draws up to so many blocks of each space and precision, puts each between its neighbours as profiling does, and builds. Needs
 ``pip install 'hwsearch[tensorrt-rtx]'``. Results go to ``benchmarks/results/tensorrt_builds.json``.
@@ -30,7 +30,7 @@ TARGETS, FP8_TARGETS = ("80", "86", "89", "120"), ("89", "120")
 def main() -> None:
     """Build, count, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, default=100, help="blocks of a space and precision")
+    parser.add_argument("--most", type=int, default=60, help="blocks of a space and precision")
     parser.add_argument("--spaces", nargs="*", default=list(names("space")))
     parser.add_argument("--precisions", nargs="*", default=["fp32", "fp16", "bf16", "int8", "fp8", "w4a16"])
     chosen = parser.parse_args()

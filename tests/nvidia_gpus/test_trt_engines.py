@@ -122,10 +122,13 @@ def test_what_the_parser_refuses_is_told_with_its_reason(backends) -> None:
         backends[TARGETS].engines.build(b"no model", "this")
 
 
-def test_a_resnet50_as_searched_becomes_an_int8_engine(backends) -> None:
-    """The widest is the dense network, the narrowest what a search may come to; all between the image and the logits in int8."""
-    space = load_space("resnet50", resolutions=(64,), classes=10)
-    narrow = space.restrict({"*precision": ["int8"]}).sample(1, np.random.default_rng(0))[0]
-    network: Sequence[Block] = space.blocks(narrow)
-    assert {block.precision for block in network} == {"int8"}
-    assert len(backends[TARGETS].engine(network)) > 1_000_000
+def test_resnet50_at_int8_becomes_an_engine_searched_and_dense(backends) -> None:
+    space = load_space("resnet50", resolutions=(224,), mids=3, outs=2).restrict({"*precision": ["int8"]})
+    dense = np.array([len(choice.values) - 1 for choice in space.choices], dtype=np.uint8)
+    sizes = []
+    for row in (space.sample(1, np.random.default_rng(0))[0], dense):
+        network: Sequence[Block] = space.blocks(row)
+        assert {block.precision for block in network} == {"int8"}
+        sizes.append(len(backends[TARGETS].engine(network)))
+    assert sum(block.params for block in network) == 25_557_032
+    assert 1e6 < sizes[0] < sizes[1]

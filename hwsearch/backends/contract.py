@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +34,7 @@ def check_backend(backend: Backend, networks: Sequence[Sequence[Block]] = ()) ->
             times = session.times(3)
         _promise(times.shape == (3,) and times.dtype == np.float64, "times(runs) is float64 of shape (runs,), in seconds")
         _promise(np.isfinite(times).all() and (times > 0).all(), "every run takes some time")
+    _check_files(backend)
     _check_refusals(backend)
 
 
@@ -70,6 +73,21 @@ def _check_block(backend: Backend, block: Block) -> None:
             _promise(times.shape == (2,) and (times > 0).all(), f"{block.key} takes some time")
             known = session.energy_mj is not None
             _promise(known == (backend.energy != "unavailable"), "sessions have energies where the backend says so")
+
+
+def _check_files(backend: Backend) -> None:
+    """Model files are what boards that are not this machine are measured by."""
+    block = next(filter(backend.supports, example_blocks(backend.precisions[0])), None)
+    try:
+        model = b"" if block is None else backend.model((block,))
+    except Unsupported:
+        return
+    if model:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(model)
+            with backend.load(path) as session:
+                _promise((session.times(2) > 0).all(), "load() runs what model() makes")
 
 
 def _check_refusals(backend: Backend) -> None:

@@ -68,6 +68,8 @@ class SearchState:
     surrogate_bound: float = np.inf
 
 
+_MANY = 256
+"""Points of a front in three dimensions whose volume is worth waiting for, after each step anew."""
 _KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound")
 """What a state file holds besides the algorithm's own state."""
 
@@ -295,6 +297,8 @@ def _volumes(points: Values, counts: npt.NDArray[np.intp]) -> list[float] | None
     for count in counts:
         front = np.concatenate([front, points[before:count]])
         front, before = front[nondominated(front)], int(count)
+        if points.shape[1] > 2 and len(front) > _MANY:
+            return None
         volumes.append(hypervolume(front, worst))
     return volumes
 

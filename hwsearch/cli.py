@@ -52,6 +52,9 @@ DataName = Annotated[
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal answers.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="How it is trained: NAME=VALUE of a recipe, such as amp=bf16.", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -134,13 +137,15 @@ def train(
     data: DataName = "digits",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
+    changes: Changes = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Train the once-for-all supernet of SPACE. A stopped run goes on from its last step."""
     from .nn import train as run
 
-    run(space, data=_data(data, data_dir), out=out, seed=seed, progress=not quiet, **_given(epochs=epochs, batch=batch))
+    options = _given(epochs=epochs, batch=batch)
+    run(space, data=_data(data, data_dir), out=out, recipe=_settings(changes or []), seed=seed, progress=not quiet, **options)
     console.print(_show.file(out))
 
 
@@ -279,6 +284,7 @@ def finish(
     batch: Annotated[int | None, typer.Option(min=2, help="Images a step.", show_default=False)] = None,
     tuning: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning at its precisions.")] = 1,
     backend: BackendName = "onnxruntime",
+    changes: Changes = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -291,6 +297,7 @@ def finish(
         out=out,
         weights=weights,
         teacher=teacher,
+        recipe=_settings(changes or []),
         tuning=tuning,
         backend=backend,
         seed=seed,

@@ -85,3 +85,22 @@ def test_a_summary_that_is_damaged_is_refused(architecture: hwsearch.Architectur
         path.write_bytes(msgspec.json.encode(broken))
         with pytest.raises(CorruptFile):
             load_finished(path, architecture.space)
+
+
+def test_command_finishes_an_architecture_and_shows_how_it_turned_out(tmp_path: Path, digits: hwsearch.SearchSpace) -> None:
+    from typer.testing import CliRunner
+
+    from hwsearch.cli import app
+
+    narrow = digits.architecture(Supernet(digits).smallest).to_json(tmp_path / "narrow.json")
+    command = ["finish", str(narrow), "--data", "digits", "--epochs", "1", "--tuning", "0", "--out", str(tmp_path / "done"), "-q"]
+    done = CliRunner().invoke(app, [*command, "--set", "ema=0.5", "--set", "amp=bf16"])
+    assert done.exit_code == 0, done.output
+    assert "calibrated at its precisions" in done.output
+    recipe = Supernet.load(tmp_path / "done" / "float.safetensors", digits).facts["recipe"]
+    assert (recipe["ema"], recipe["amp"], recipe["epochs"]) == (0.5, "bf16", 1)
+    assert "best.onnx" in CliRunner().invoke(app, ["show", str(tmp_path / "done" / "finished.json")]).output
+    wrong = CliRunner().invoke(app, [*command, "--set", "emma=0.5"])
+    assert wrong.exit_code == 1
+    assert "Did you mean 'ema'" in wrong.output
+    assert CliRunner().invoke(app, [*command, "--set", "ema=high"]).exit_code == 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .._store import PathLike
 from ..backends import Backend, load_backend
@@ -17,7 +18,7 @@ from ..space import Architecture
 from .data import Data, load_data
 from .export import export
 from .processes import processes
-from .recipe import RECIPES, Recipe
+from .recipe import Recipe, recipe_for
 from .score import accuracy, deployed
 from .supernet import Supernet, load_supernet
 from .train import train
@@ -36,7 +37,7 @@ def finish(
     out: PathLike,
     weights: PathLike | Supernet | None = None,
     teacher: PathLike | Supernet | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     tuning: int = 1,
@@ -56,7 +57,8 @@ def finish(
         out: the folder to write: ``float.safetensors``, perhaps ``tuned.safetensors``, ``best.onnx`` and ``finished.json``.
         weights: the supernet to inherit from, or its file; from scratch where left out.
         teacher: weights of the same space, or their file; their largest network teaches. A finished dense network makes a good one.
-        recipe: how; a good one for the data where left out, with a quarter of its learning rate where weights are inherited.
+        recipe: how; a good one for the data where left out, with a quarter of its learning rate where weights are inherited, and changed
+            where a mapping of some fields is given.
         epochs, batch: instead of the recipe's.
         tuning: epochs of quantisation-aware fine-tuning, at a fiftieth of the learning rate; 0 for calibration alone.
         backend: a backend, or its name, that takes model files.
@@ -72,8 +74,9 @@ def finish(
     if tuning < 0:
         raise InvalidInput(f"tuning must be at least 0, not {tuning}.")
     device, data, folder = load_backend(backend), load_data(data), Path(out)
-    recipe = recipe or _usual(data, inherited=weights is not None)
-    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs, batch=recipe.batch if batch is None else batch)
+    if weights is not None and not isinstance(recipe, Recipe):
+        recipe = {"learning_rate": FINE * recipe_for(data.name, None).learning_rate, **(recipe or {})}
+    recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)
     space = architecture.space.alone(architecture.genes)
     expert = None if teacher is None else load_supernet(teacher, space)
     trained = train(
@@ -121,8 +124,3 @@ def finish(
 def _fp32(blocks: Sequence[Block]) -> list[Block]:
     """The same network in fp32."""
     return [replace(block, precision="fp32") for block in blocks if not block.boundary]
-
-
-def _usual(data: Data, *, inherited: bool) -> Recipe:
-    recipe = RECIPES.get(data.name, RECIPES["cifar10"])
-    return replace(recipe, learning_rate=FINE * recipe.learning_rate) if inherited else recipe

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -93,3 +95,27 @@ RECIPES = {
     "imagefolder": Recipe(epochs=90, batch=256, amp="bf16", weight_decay=5e-5, warm_up=0.05, ema=0.9999),
 }
 """Good recipes by the name of the data; other data begin with that of ``"cifar10"``."""
+
+
+def recipe_for(data: str, recipe: Recipe | Mapping[str, Any] | None, **changes: int | None) -> Recipe:
+    """The recipe that is asked for.
+
+    Args:
+        data: the name of the data, which have a good recipe.
+        recipe: another one, or what is to be changed in the good one, or nothing.
+        changes: further fields, where they are not ``None``.
+
+    Raises:
+        UnknownName: a field that recipes do not have.
+        InvalidInput: a value that makes no sense.
+    """
+    given = {} if recipe is None or isinstance(recipe, Recipe) else dict(recipe)
+    given |= {name: value for name, value in changes.items() if value is not None}
+    names = [field.name for field in fields(Recipe)]
+    for name in given:
+        if name not in names:
+            raise UnknownName("field of a recipe", name, names)
+    try:
+        return replace(recipe if isinstance(recipe, Recipe) else RECIPES.get(data, RECIPES["cifar10"]), **given)
+    except TypeError as error:
+        raise InvalidInput(f"The recipe cannot be read: {error} in {given}.") from error

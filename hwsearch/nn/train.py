@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .lesson import Lesson, Sandwich
 from .loop import Facts, as_json, learn, same_arguments
 from .plain import calibrate_bn
 from .processes import accelerator, processes
-from .recipe import RECIPES, Recipe
+from .recipe import Recipe, recipe_for
 from .supernet import Supernet, load_supernet
 
 _STATISTICS = 4096
@@ -31,7 +32,7 @@ def train(
     *,
     data: str | tuple[str, PathLike] | Data,
     out: PathLike,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     epochs: int | None = None,
     batch: int | None = None,
     weights: PathLike | Supernet | None = None,
@@ -57,7 +58,7 @@ def train(
         space: the space, or its name.
         data: the images, or their name, or name and folder (:func:`load_data`).
         out: the safetensors file to write.
-        recipe: how to train; a good one for the data where left out.
+        recipe: how to train; a good one for the data where left out, changed where a mapping of some fields is given.
         epochs, batch: instead of the recipe's.
         weights: a supernet of the same space, or its file, to begin with instead of random weights.
         teacher: weights of the same space, or their file; their largest network teaches besides the labels.
@@ -76,8 +77,7 @@ def train(
         raise InvalidInput(f"seed must be at least 0, not {seed}.")
     space = load_space(space)
     data = load_data(data)
-    recipe = recipe or RECIPES.get(data.name, RECIPES["cifar10"])
-    recipe = replace(recipe, epochs=recipe.epochs if epochs is None else epochs, batch=recipe.batch if batch is None else batch)
+    recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)
     team = processes()
     recipe = replace(recipe, batch=min(recipe.batch, data.count("train")), parts=max(recipe.parts, team.count))
     if recipe.parts % team.count:

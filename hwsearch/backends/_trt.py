@@ -16,9 +16,8 @@ PORTABLE = ("80", "86", "89", "120")
 """What TensorRT-RTX builds for where no GPU is asked for and none is there."""
 
 _PLATFORMS = (
-    " (Linux or Windows on x86-64, Linux on Arm servers; it needs an NVIDIA GPU and its driver) or TensorRT-RTX with: "
-    "pip install 'hwsearch[tensorrt-rtx]' (Linux or Windows on x86-64; it builds engines without a GPU and runs them on RTX GPUs "
-    "with their driver)."
+    " (Linux on x86-64 or Arm; it needs an NVIDIA GPU and its driver) or TensorRT-RTX with: pip install 'hwsearch[tensorrt-rtx]' "
+    "(Linux on x86-64; it builds engines without a GPU and runs them on RTX GPUs with their driver)."
 )
 _TYPES = {
     "fp32": ("FLOAT", 0),
@@ -42,10 +41,13 @@ def find() -> ModuleType:
     """
     for name in PACKAGES:
         try:
-            return import_module(name)
+            module = import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
+            continue
+        if hasattr(module, "Builder"):  # any folder of that name can be imported too
+            return module
     raise MissingDependency("The backend 'tensorrt'", "tensorrt", "tensorrt", _PLATFORMS)
 
 

@@ -262,6 +262,7 @@ class TrtSession(Session):
             self._context.set_tensor_address(name, address)
             if self._engine.get_tensor_mode(name) != module.TensorIOMode.INPUT:
                 continue
+            self.batch = int(self._engine.get_tensor_shape(name)[0])
             if kind == module.DataType.FLOAT:
                 self._cuda.write(address, rng.standard_normal(count).astype(np.float32))
             else:  # positive numbers, in int8 and in fp8

@@ -68,6 +68,12 @@ def test_the_cache_is_flushed_before_every_run_where_that_is_asked_for(backend, 
     assert cuda.memory == {}
 
 
+def test_an_engine_knows_how_many_images_it_takes(backend):
+    for batch in (1, 16):
+        with backend(batch=batch).open((CONV,)) as session:
+            assert session.batch == batch
+
+
 def test_throttling_is_seen(backend, monkeypatch):
     with backend().open((CONV,)) as session:
         session.times(1)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hwsearch.backends import _cuda, _trt, _trt_worker
+from hwsearch.errors import MissingDependency
 
 from .stand_ins import fake_tensorrt
 
@@ -116,6 +117,19 @@ def test_the_first_package_that_is_installed_is_taken(monkeypatch):
 
     for installed in (("tensorrt", "tensorrt_rtx"), ("tensorrt_rtx", "tensorrt_rtx_bindings"), ("tensorrt_rtx_bindings",)):
         for name in _trt.PACKAGES:
-            monkeypatch.setitem(sys.modules, name, ModuleType(name) if name in installed else None)
+            module = ModuleType(name)
+            module.Builder = object
+            monkeypatch.setitem(sys.modules, name, module if name in installed else None)
         assert _trt.find.__wrapped__().__name__ == installed[0]
         assert _trt.is_rtx(_trt.find.__wrapped__()) == (installed[0] != "tensorrt")
+
+
+def test_a_folder_that_happens_to_have_its_name_is_not_tensorrt(monkeypatch):
+    import sys
+    from types import ModuleType
+
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    for name in _trt.PACKAGES[1:]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependency, match="needs the package 'tensorrt'"):
+        _trt.find.__wrapped__()

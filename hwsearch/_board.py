@@ -32,6 +32,17 @@ PLAN, MODELS, RESULTS = "plan.json", "models", "results"
 JOURNAL = f"{RESULTS}/journal.jsonl"
 
 
+def describe(name: str, options: str) -> None:
+    """Print what a runtime is here, as one line of JSON.
+
+    Args:
+        name: of the backend.
+        options: its options as JSON.
+    """
+    backend = load_backend(name, **json.loads(options))
+    print(json.dumps({"device": asdict(backend.describe()), "energy": backend.energy, "precisions": backend.precisions}))
+
+
 def read_plan(folder: Path) -> dict[str, Any]:
     """The plan of a folder of jobs.
 
@@ -124,12 +135,15 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """Run the jobs of the folder in which ``run.pyz`` lies; the exit code is 1 where that failed."""
+    """Run the jobs of the folder in which ``run.pyz`` lies, or ``describe NAME OPTIONS``; the exit code is 1 where that failed."""
     archive = Path(sys.argv[0]).resolve()
     # Processes that a runtime's builder starts find the package in the archive too.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(archive), os.environ.get("PYTHONPATH", "")]))
     try:
-        run(archive.parent)
+        if sys.argv[1:2] == ["describe"]:
+            describe(*sys.argv[2:])
+        else:
+            run(archive.parent)
     except HwsearchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

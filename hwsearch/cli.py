@@ -94,8 +94,10 @@ def profile(
     options = _given(precision=precision, max_rounds=max_rounds, checks=checks)
     if sum(where is not None for where in (remote, emit, collect)) > 1:
         raise InvalidInput("Give one of --remote, --emit and --collect.")
-    if (remote or emit or collect) and (budget is not None or error is not None or len(batch or ()) > 1):
-        raise InvalidInput("--budget, --error and several batches are for this machine; leave out --remote, --emit and --collect.")
+    if (remote or emit or collect) and len(batch or ()) > 1:
+        raise InvalidInput("Several batches are for this machine; leave out --remote, --emit and --collect.")
+    if (emit or collect) and (budget is not None or error is not None):
+        raise InvalidInput("A sample is chosen while it is measured, so --budget and --error need a board that --remote reaches.")
     told = _settings(settings or [])
     if batch and len(batch) == 1:
         told |= {"batch": batch[0]}
@@ -117,6 +119,7 @@ def profile(
         from .remote import profile_remote
 
         device = _backend(backend, told)
+        options |= _given(budget=budget, error=error)
         table = profile_remote(space, remote, out=out, python=python, backend=device, seed=seed, progress=not quiet, **options)
     else:
         from .batches import profile_batches

@@ -11,7 +11,7 @@ import gzip
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,24 +84,49 @@ def emit(
     run = plan(where, device, known, checks=checks, fits=fits, seed=seed, blocks=blocks)
     if run.nothing:
         return None
-    header = {name: value for name, value in run.header.items() if name != "device"}
-    header |= {"backend": device.name, "options": device.options, "checks": checks, "fits": fits}
-    header["blocks"] = None if blocks is None else [block.key for block in blocks]
-    if (target / _board.PLAN).exists():
-        if _board.read_plan(target)["run"] != msgspec.to_builtins(header):
-            raise FileError(f"{target} holds other jobs. Name another folder, or delete it.")
-        return target
+    header = {**run.header, "checks": checks, "fits": fits, "blocks": None if blocks is None else [block.key for block in blocks]}
     networks = run.networks
     with progress_bar(f"writing jobs for {where.name}", len(networks), progress) as advance:
-        sentinel = _write_model(target, device, (run.sentinel,))
-        things = {}
-        for name, network in networks.items():
-            things[name] = _write_model(target, device, network)
-            advance(1)
-    write_atomic(target / "run.pyz", _archive())
-    document = {"format": _board.FORMAT, "version": _board.VERSION, "run": header, "sentinel": sentinel, "things": things}
-    write_atomic(target / _board.PLAN, msgspec.json.encode(document))
+        write_jobs(target, device, header, networks, run.sentinel, advance)
     return target
+
+
+def write_jobs(
+    folder: Path,
+    backend: Backend,
+    header: Mapping[str, Any],
+    networks: Mapping[str, Network],
+    sentinel: Block,
+    advance: Callable[[float], None] = lambda done: None,
+) -> None:
+    """Write the models of networks, what measures them, and last the plan.
+
+    Args:
+        folder: where they go; one whose writing was interrupted is completed.
+        backend: the runtime of the board.
+        header: what the journal there begins with; the device is that of the board.
+        networks: by name.
+        sentinel: the block that shows drift.
+        advance: called for each network.
+
+    Raises:
+        FileError: the folder holds other jobs, or cannot be written.
+        Unsupported: the backend has no model files.
+    """
+    run = {name: value for name, value in header.items() if name != "device"} | {"backend": backend.name, "options": backend.options}
+    plan = folder / _board.PLAN
+    if plan.exists():
+        if _board.read_plan(folder)["run"] != msgspec.to_builtins(run):
+            raise FileError(f"{folder} holds other jobs. Name another folder, or delete it.")
+        return
+    first = _write_model(folder, backend, (sentinel,))
+    things = {}
+    for name, network in networks.items():
+        things[name] = _write_model(folder, backend, network)
+        advance(1)
+    write_atomic(folder / "run.pyz", archive())
+    document = {"format": _board.FORMAT, "version": _board.VERSION, "run": run, "sentinel": first, "things": things}
+    write_atomic(plan, msgspec.json.encode(document))
 
 
 def _write_model(folder: Path, backend: Backend, network: Network) -> str:
@@ -114,7 +139,7 @@ def _write_model(folder: Path, backend: Backend, network: Network) -> str:
     return name
 
 
-def _archive() -> bytes:
+def archive() -> bytes:
     """This package as a program that Python runs; without ``__init__``, which would ask for more than a board has."""
     package = Path(__file__).parent
     buffer = io.BytesIO()
@@ -127,29 +152,35 @@ def _archive() -> bytes:
     return buffer.getvalue()
 
 
-class _Board(Backend):
-    """The board as its journal describes it: everything about it is known, and nothing runs on it from here.
+class Elsewhere(Backend):
+    """A board that is not this machine: everything about it is known, and nothing runs on it from here.
 
     Args:
-        header: of the journal.
-        device: the same as an object.
+        runtime: the backend of the same name here.
+        device: the board.
+        energy: as its backend says.
+        precisions: those of the board.
     """
 
-    def __init__(self, header: dict[str, Any], device: Device) -> None:
-        self._runtime = load_backend(header["backend"], **header["options"])
-        self.name, self.energy, self._device = self._runtime.name, header["energy"], device
+    def __init__(self, runtime: Backend, device: Device, energy: str, precisions: Sequence[str]) -> None:
+        self._runtime, self._device, self._precisions = runtime, device, tuple(precisions)
+        self.name, self.energy = runtime.name, energy
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        return self._runtime.precisions
+        """Those of the board."""
+        return self._precisions
 
     def describe(self) -> Device:
+        """The board."""
         return self._device
 
     def supports(self, block: Block) -> bool:
-        return self._runtime.supports(block)
+        """Whether the board has the precision, and models of such blocks can be made."""
+        return super().supports(block) and self._runtime.supports(block)
 
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+        """As the runtime frames it."""
         return self._runtime.framed(block)
 
     def _open(self, network: Network) -> Session:
@@ -188,10 +219,11 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     if ours.exists() and not theirs.startswith(ours.read_bytes()):
         raise FileError(f"{ours} is an unfinished run of something else. Finish it, or name another table.")
     write_atomic(ours, theirs)
+    runtime = load_backend(header["backend"], **header["options"])
     try:
         return profile(
             where,
-            backend=_Board(header, device),
+            backend=Elsewhere(runtime, device, header["energy"], runtime.precisions),
             out=out,
             precision=header["protocol"]["precision"],
             max_rounds=header["protocol"]["max_rounds"],

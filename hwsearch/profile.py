@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ._journal import make_header, resume, words
+from ._progress import Advance
 from ._progress import progress as progress_bar
 from ._sampling import Sampler, held_out_error, seconds
 from ._store import Journal, PathLike, sweep
@@ -119,12 +120,9 @@ def profile(
         journal.remove()
         sweep(out)
         return table
-    rounds = run.rounds()
-    for record in resume(journal, run.header):
-        rounds.add(record)
-    total = len(rounds.things) * rounds.protocol.max_rounds
+    total = len(run.networks) * table.protocol.max_rounds
     with progress_bar(f"profiling {where.name} on {table.device.name}", total, progress) as advance:
-        rounds.finish(journal.append, advance)
+        rounds = run.measure(journal, advance)
     finished = run.table(rounds)
     finished.save(out)
     journal.remove()
@@ -152,10 +150,7 @@ def _sample(sampler: Sampler, protocol: Protocol, out: PathLike, budget_s: float
             fingerprint = hashlib.sha256(" ".join([space.fingerprint, *names]).encode()).hexdigest()[:16]
             header = make_header(table.device, table.protocol, space.name, fingerprint, sampler.seed)
             run = Run(device, table, batch.blocks, dict(batch.networks), header)
-            rounds = run.rounds()
-            for record in resume(journal, header):
-                rounds.add(record)
-            rounds.finish(journal.append, lambda done: None)
+            rounds = run.measure(journal, lambda done: None)
             took, began = time.monotonic() - began, time.monotonic()
             run.before = replace(table, spent_s=table.spent_s + took)
             table = run.table(rounds)
@@ -313,6 +308,21 @@ class Run:
         things = {name: self._opener(network) for name, network in self.networks.items()}
         rounds = Rounds(things, self._opener((self.sentinel,)), self.before.protocol, self.header["seed"], period_of(self.backend))
         self.failed = rounds.failed
+        return rounds
+
+    def measure(self, journal: Journal, advance: Advance) -> Rounds:
+        """Measure what the journal does not hold yet, here or where the backend has its device."""
+        rounds = self._known(journal)
+        if rounds.pending() and self.backend.fill(journal, self.header, self.networks, self.sentinel, advance):
+            rounds, advance = self._known(journal), lambda done: None
+        rounds.finish(journal.append, advance)
+        return rounds
+
+    def _known(self, journal: Journal) -> Rounds:
+        """The rounds that a journal holds."""
+        rounds = self.rounds()
+        for record in resume(journal, self.header):
+            rounds.add(record)
         return rounds
 
     def _opener(self, network: _Network) -> Open:

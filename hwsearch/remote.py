@@ -7,6 +7,7 @@ not there yet, goes on where the board was, and fetches from the last byte that 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -14,18 +15,23 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from . import _board
-from ._progress import progress as progress_bar
-from ._store import PathLike
-from .errors import BoardFailed, ConnectionLost
-from .jobs import collect, emit
+from ._progress import Advance
+from ._store import Journal, PathLike
+from .backends import Backend, load_backend
+from .backends.base import Network
+from .blocks import Block
+from .device import Device
+from .errors import BoardFailed, ConnectionLost, FileError
+from .jobs import Elsewhere, archive, write_jobs
+from .profile import profile
 from .space import SearchSpace
-from .table import LatencyTable, load_table
+from .table import LatencyTable
 
 SSH = "HWSEARCH_SSH"
 """The environment variable that says what to call instead of ``ssh``, options included (as git's GIT_SSH_COMMAND does)."""
@@ -70,14 +76,14 @@ class Board:
 
         self._courier(["take", folder], arrived, feed)
 
-    def run(self, program: str, heard: Callable[[str], None]) -> None:
+    def run(self, program: str, heard: Callable[[str], None], *arguments: str) -> None:
         """Run a Python program there to its end; ``heard`` is called with each line that it prints."""
 
         def listen(pipe: IO[bytes]) -> None:
             for line in pipe:
                 heard(line.decode(errors="replace").rstrip())
 
-        self._call([self.python, program], listen)
+        self._call([self.python, program, *arguments], listen)
 
     def fetch(self, folder: str, name: str, target: Path) -> None:
         """Bring a file here; what was brought before is not sent again."""
@@ -137,20 +143,86 @@ def _feed(pipe: IO[bytes] | None, feed: _Pipe | None) -> None:
             feed(pipe)
 
 
-def profile_remote(
-    space: str | SearchSpace, host: str, *, out: PathLike, python: str = "python3", progress: bool = True, **options: Any
-) -> LatencyTable:
-    """Measure a space on a board; :func:`hwsearch.profile` over ssh.
+class Remote(Elsewhere):
+    """A board over ssh, as a backend: whole runs are measured there, by the board itself.
 
-    The jobs wait in ``<out>.jobs`` until the table is made; on the board they lie under ``.hwsearch`` in the user's home.
+    Args:
+        host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
+        runtime: the backend of the board; it must be installed here too, to build the models.
+        python: the board's Python, which has numpy and the runtime.
+
+    Raises:
+        ConnectionLost: the board cannot be reached.
+        BoardFailed: it lacks something; the message is what it said.
+    """
+
+    def __init__(self, host: str, runtime: str | Backend = "onnxruntime", python: str = "python3") -> None:
+        backend, self.board = load_backend(runtime), Board(host, python)
+        with tempfile.TemporaryDirectory() as place:
+            program = Path(place) / "run.pyz"
+            program.write_bytes(archive())
+            folder = f".hwsearch/{_board.digest(program.read_bytes())[:16]}"
+            self._send(Path(place), ["run.pyz"], folder)
+        said: list[str] = []
+        self.board.run(f"{folder}/run.pyz", said.append, "describe", backend.name, json.dumps(backend.options))
+        try:
+            about = json.loads(said[-1])
+            super().__init__(backend, Device(**about["device"]), about["energy"], about["precisions"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise BoardFailed(f"{host} does not say what it is: {said}") from error
+
+    def fill(
+        self,
+        journal: Journal,
+        header: Mapping[str, Any],
+        networks: Mapping[str, Network],
+        sentinel: Block,
+        advance: Advance,
+    ) -> bool:
+        """Have a run measured there, and bring its journal; see :meth:`hwsearch.backends.Backend.fill`."""
+        jobs = Path(f"{journal.path}.jobs")
+        try:
+            write_jobs(jobs, self._runtime, header, networks, sentinel)
+        except FileError:  # of another run, of which nothing is wanted any more
+            shutil.rmtree(jobs)
+            write_jobs(jobs, self._runtime, header, networks, sentinel)
+        folder = f".hwsearch/{_board.digest((jobs / _board.PLAN).read_bytes())[:16]}"
+        # The plan goes last: where it is, everything is.
+        models = [f"{_board.MODELS}/{path.name}" for path in sorted((jobs / _board.MODELS).glob("*.gz"))]
+        self._send(jobs, [*models, "run.pyz", _board.PLAN], folder)
+        before = 0
+
+        def heard(line: str) -> None:
+            nonlocal before
+            if found := re.match(r"(\d+) of \d+ measurements", line):
+                advance(int(found[1]) - before)
+                before = int(found[1])
+
+        self.board.run(f"{folder}/run.pyz", heard)
+        self.board.fetch(folder, _board.JOURNAL, journal.path)
+        self.board.drop(folder)
+        shutil.rmtree(jobs, ignore_errors=True)
+        return True
+
+    def _send(self, source: Path, names: Sequence[str], folder: str) -> None:
+        there = self.board.files(folder)
+        missing = [name for name in names if name not in there]
+        if missing:
+            self.board.send(source, missing, folder, lambda done: None)
+
+
+def profile_remote(
+    space: str | SearchSpace, host: str, *, out: PathLike, backend: str | Backend = "onnxruntime", python: str = "python3", **options: Any
+) -> LatencyTable:
+    """Measure a space on a board: :func:`hwsearch.profile` over ssh.
+
+    Jobs wait in ``<out>.partial.jsonl.jobs`` while they are measured; on the board they lie under ``.hwsearch`` in the user's home.
 
     Args:
         space: a space or its name.
-        host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
+        host, backend, python: see :class:`Remote`.
         out: where the table goes; a table of the board that is there already is completed.
-        python: the board's Python, which has numpy and the runtime.
-        progress: whether to show bars with the time left.
-        **options: as :func:`hwsearch.jobs.emit` takes them.
+        **options: as of :func:`hwsearch.profile`.
 
     Returns:
         The table, as it is in ``out``.
@@ -158,35 +230,6 @@ def profile_remote(
     Raises:
         ConnectionLost: the board cannot be reached, or the connection was cut; calling again goes on.
         BoardFailed: what was called on the board failed; the message says what it said.
-        HwsearchError: as :func:`hwsearch.jobs.emit` and :func:`hwsearch.jobs.collect`.
+        HwsearchError: as :func:`hwsearch.profile`.
     """
-    known = load_table(out) if Path(out).exists() else None
-    jobs = emit(space, f"{os.fspath(out)}.jobs", table=known, progress=progress, **options)
-    if jobs is None:
-        return load_table(out)
-    board = Board(host, python)
-    plan = jobs / _board.PLAN
-    folder = f".hwsearch/{_board.digest(plan.read_bytes())[:16]}"
-    there = board.files(folder)
-    # The plan goes last: where it is, everything is.
-    names = [f"{_board.MODELS}/{path.name}" for path in sorted((jobs / _board.MODELS).glob("*.gz"))] + ["run.pyz", _board.PLAN]
-    missing = [name for name in names if name not in there]
-    if missing:
-        with progress_bar(f"sending to {host}", len(missing), progress) as advance:
-            board.send(jobs, missing, folder, advance)
-    with progress_bar(f"measuring on {host}", 1, progress) as advance:
-        before = 0.0
-
-        def heard(line: str) -> None:
-            nonlocal before
-            if found := re.match(r"(\d+) of (\d+) measurements", line):
-                now = int(found[1]) / int(found[2])
-                advance(now - before)
-                before = now
-
-        board.run(f"{folder}/run.pyz", heard)
-    board.fetch(folder, _board.JOURNAL, jobs / _board.JOURNAL)
-    table = collect(space, jobs, out=out)
-    board.drop(folder)
-    shutil.rmtree(jobs, ignore_errors=True)
-    return table
+    return profile(space, backend=Remote(host, backend, python), out=out, **options)

@@ -169,7 +169,7 @@ def test_the_command_line_writes_jobs_and_collects_them(tmp_path, board_python, 
         (("--collect", jobs), "Say where the table goes"),
         (("--emit", jobs, "--set", "threads"), "expected NAME=VALUE"),
         (("--emit", jobs, "--set", "wings=2"), "'onnxruntime' takes something else"),
-        (("--emit", jobs, "--budget", "1m"), "are for this machine"),
+        (("--emit", jobs, "--budget", "1m"), "need a board that --remote reaches"),
     ):
         assert words in call("profile", "small", *wrong, *few, code=1)
 
@@ -279,9 +279,9 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     with pytest.raises(ConnectionLost, match=r"user@127\.0\.0\.1:\d+: .*Run the same command again: it goes on where it was\."):
         go()
     assert not out.exists()
-    (folder,) = (server.home / ".hwsearch").iterdir()
+    (folder,) = (path.parent for path in (server.home / ".hwsearch").glob("*/models"))
     arrived = {path.name for path in (folder / "models").iterdir() if path.suffix == ".gz"}
-    everything = {path.name for path in (tmp_path / "t.json.jobs" / "models").iterdir()}
+    everything = {path.name for path in (tmp_path / "t.json.partial.jsonl.jobs" / "models").iterdir()}
     assert 0 < len(arrived) < len(everything)
     assert not (folder / "plan.json").exists()
 
@@ -290,8 +290,8 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     server.received = 0
     with pytest.raises(ConnectionLost):
         go()
-    sizes = {path.name: path.stat().st_size for path in (tmp_path / "t.json.jobs" / "models").iterdir()}
-    archive = (tmp_path / "t.json.jobs" / "run.pyz").stat().st_size
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "t.json.partial.jsonl.jobs" / "models").iterdir()}
+    archive = (tmp_path / "t.json.partial.jsonl.jobs" / "run.pyz").stat().st_size
     assert server.received < sum(size for name, size in sizes.items() if name not in arrived) + archive + 20_000, "sent again"
     begun = (folder / "results" / "journal.jsonl").read_text().splitlines()
     assert 2 <= len(begun) < 6
@@ -304,20 +304,29 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     measured = (folder / "results" / "journal.jsonl").read_text().splitlines()
     assert measured[: len(begun)] == begun
     assert [json.loads(line)["round"] for line in measured[1:]] == [1, 2, 3, 4]
-    fetched = (tmp_path / "t.json.jobs" / "results" / "journal.jsonl").stat().st_size
+    fetched = (tmp_path / "t.json.partial.jsonl").stat().st_size
     assert 0 < fetched < (folder / "results" / "journal.jsonl").stat().st_size
 
-    commands = len(server.commands)
     table = go()
     assert table.missing(SMALL.unique_blocks) == ()
     assert {row.rounds for row in table.rows.values()} == {4}
     assert table.error()["networks"] == 12
     assert str(fetched) in shlex.split(server.commands[-2]), "the rest was fetched, from the last byte on"
-    assert len(server.commands) == commands + 4
     assert not folder.exists()
     assert sorted(path.name for path in tmp_path.glob("t.json*")) == ["t.json"]
+    commands = len(server.commands)
     assert go().rows == table.rows
-    assert len(server.commands) == commands + 4, "a finished table asks nothing of the board"
+    assert len(server.commands) == commands + 2, "of a finished table the board is asked only whether it is the one"
+
+
+def test_a_sample_is_measured_on_a_board(tmp_path, server, board_python):
+    host = f"ssh://user@127.0.0.1:{server.port}"
+    options = {"python": board_python, "budget": 600, "error": 0.9, "checks": 12, "fits": 4, "progress": False}
+    table = profile_remote(SMALL, host, out=tmp_path / "t.json", **options)
+    assert table.error()["networks"] == 12
+    assert 0 < table.spent_s < 600
+    assert sum("run.pyz" in command and "describe" not in command for command in server.commands) >= 2, "batch after batch"
+    assert sorted(path.name for path in tmp_path.glob("t.json*")) == ["t.json"]
 
 
 def test_a_board_that_lacks_something_says_so(tmp_path, server, board_python, monkeypatch):
@@ -340,4 +349,4 @@ def test_a_board_that_cannot_be_reached(tmp_path, monkeypatch):
     monkeypatch.setenv(remote.SSH, "ssh -F /dev/null -o BatchMode=yes -p 1")
     with pytest.raises(ConnectionLost, match="refused"):
         profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", **OPTIONS)
-    assert os.listdir(tmp_path) == ["t.json.jobs"]
+    assert os.listdir(tmp_path) == []

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._store import PathLike
+from .._progress import Advance
+from .._store import Journal, PathLike
 from ..blocks import Block
 from ..device import Device
 from ..errors import InvalidInput, Unsupported
@@ -152,6 +153,28 @@ class Backend(ABC):
         """
         self.check(network)
         return self._model(network)
+
+    def fill(
+        self,
+        journal: Journal,
+        header: Mapping[str, Any],
+        networks: Mapping[str, Network],
+        sentinel: Block,
+        advance: Advance,
+    ) -> bool:
+        """Have networks measured by a device that is elsewhere and measures by itself; see :mod:`hwsearch.remote`.
+
+        Args:
+            journal: of the run: afterwards it holds the rounds that were measured there.
+            header: what it begins with.
+            networks: by name.
+            sentinel: the block that shows drift.
+            advance: called with the progress, in measurements.
+
+        Returns:
+            Whether it is elsewhere; by default it is here, nothing is done, and sessions measure.
+        """
+        return False
 
     def _model(self, network: Network) -> bytes:
         """The model file of a network that was checked."""

@@ -6,6 +6,7 @@
     python benchmarks/resnet50.py across --device TABLE TABLE --predictor PREDICTOR
     python benchmarks/resnet50.py measure RESULT RESULT
     python benchmarks/resnet50.py export RESULT NETWORK --out MODEL
+    python benchmarks/resnet50.py picture --out docs/images/resnet50-mlperf.png
 
 PREDICTOR is Once-for-All's published accuracy predictor of ResNet-50 (resnet50_acc_predictor.pth). The commands with a predictor choose
 networks and write them to benchmarks/results/; measure measures all networks of each of these files in turns, and adds what it found.
@@ -39,6 +40,12 @@ STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))
 """Depth, inner width and stride of the stages of ResNet50."""
 MACS = 1.648e9
 """Of the network that won the open division of MLPerf Inference v0.7."""
+REPORTED = {
+    "MLPerf v0.7 open: A100, T4, A100 at batch 1": [(2.48, 1.84), (2.48, 2.09), (2.48, 1.24)],
+    "Intel's searched ResNet50s, OpenVINO": [(2.95, 2.55), (2.13, 1.89), (1.69, 1.43)],
+    "HALP on a Titan V": [(2.10, 1.60), (3.68, 2.5)],
+}
+"""MAC ratios and speed-ups as their authors report them."""
 RECORD = 0.8096
 """Predicted for Once-for-All's network of 1.2 GMACs, whose published accuracy is 77.1 %."""
 REACH = 0.05
@@ -213,16 +220,40 @@ def write(path: Path, document: dict[str, object]) -> None:
     print(path)
 
 
+def picture(path: Path) -> None:
+    """Speed-up against MAC ratio: what others report, and what was measured here."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.8))
+    for label, points in REPORTED.items():
+        axes.scatter(*zip(*points, strict=True), label=label, marker="x", s=40)
+    for file in sorted(RESULTS.glob("resnet50-*.json")):
+        document = json.loads(file.read_text())
+        for place in document["devices"]:
+            found = [one["measured"][place["runtime"]] for one in document["networks"].values() if "measured" in one][1:]
+            label = f"here: {file.stem.removeprefix('resnet50-')}, {place['runtime']}, batch {place['batch']}"
+            axes.scatter([one["mac_ratio"] for one in found], [one["speedup"] for one in found], label=label, s=40)
+    axes.axline((1, 1), slope=1, color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="dense MACs / MACs", ylabel="speed-up over the dense network", xlim=(1, 4), ylim=(1, 4))
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "terms", "record", "across", "measure", "export"))
+    parser.add_argument("what", choices=("table", "terms", "record", "across", "measure", "export", "picture"))
     parser.add_argument("names", nargs="*", help="of a space, of results, or of a result and a network in it")
     parser.add_argument("--device", nargs="+", help="latency tables")
     parser.add_argument("--predictor", type=Path, help="Once-for-All's published predictor of ResNet-50")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--budget", default="5m", help="how long to measure for a table")
+    parser.add_argument("--error", type=float, default=0.005, help="at which a table is good enough before its time is up")
     parser.add_argument("--rounds", type=int, default=16, help="of measuring networks")
     parser.add_argument("--steps", type=int, default=100, help="of each search, without the local search behind it")
     parser.add_argument("--seed", type=int, default=0)
@@ -230,11 +261,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "table":
         backend = load_backend(options.backend, batch=options.batch)
-        table = hwsearch.profile(SPACES[options.names[0]](), backend=backend, out=options.out, budget=options.budget, checks=12, fits=18)
+        amount = {"budget": options.budget, "error": options.error, "checks": 12, "fits": 18}
+        table = hwsearch.profile(SPACES[options.names[0]](), backend=backend, out=options.out, **amount)
         print(table, table.error())
     elif options.what == "measure":
         for name in options.names:
             measure(RESULTS / f"{name}.json", options.rounds)
+    elif options.what == "picture":
+        picture(options.out)
     elif options.what == "export":
         name, network = options.names
         keys = json.loads((RESULTS / f"{name}.json").read_text())["networks"][network]["blocks"]

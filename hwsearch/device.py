@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from .errors import InvalidInput
 
+QUARTILE_ERROR = 1.363 * 1.483
+"""Standard error of a quartile of n normal values, in halves of their interquartile range, times sqrt(n): it is 1.363 sigma / sqrt(n), and
+sigma is 1.483 times half that range."""
 _IDENTITY = ("kind", "hardware", "runtime", "runtime_version", "threads", "batch")
 
 
@@ -108,8 +111,7 @@ class Row:
     @property
     def error(self) -> float:
         """Relative standard error of the latency."""
-        # That of a quartile of n normal values is 1.363 sigma / sqrt(n), and sigma is 1.483 times half their interquartile range.
-        return 1.363 * 1.483 * self.spread_ms / self.latency_ms / math.sqrt(self.rounds)
+        return QUARTILE_ERROR * self.spread_ms / self.latency_ms / math.sqrt(self.rounds)
 
 
 @dataclass(frozen=True)

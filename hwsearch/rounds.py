@@ -19,7 +19,7 @@ import numpy as np
 
 from .backends.base import Backend, Session
 from .blocks import Block
-from .device import Protocol, Row
+from .device import QUARTILE_ERROR, Protocol, Row
 from .errors import BuildFailed
 
 Open = Callable[[], Session]
@@ -159,9 +159,7 @@ class Rounds:
         if len(calm) < self.protocol.min_rounds:
             return False
         row = self.row(name)
-        # The standard error of a quartile of n normal values is 1.363 sigma / sqrt(n), and sigma is 1.483 times half their
-        # interquartile range.
-        return 1.363 * 1.483 * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(len(calm))
+        return QUARTILE_ERROR * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(len(calm))
 
     def reference_ms(self) -> float:
         """The latency of the sentinel while nothing disturbs it: a twentieth of all that was measured is faster."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from ..backends.tensorrt import TensorRT
 
+_IMAGES = 16
+"""So many are compared, or a batch where that is more."""
+
 
 def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images: torch.Tensor, out: PathLike) -> Path:
     """Build the engine of a graph and write it, and the graph beside it; neither where they do not compute what was evaluated.
@@ -45,26 +48,30 @@ def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images
     """
     precisions = {folded.block.bits.dense for folded in network.blocks}
     with torch.inference_mode():
-        x = resize(images[np.resize(np.arange(len(images)), runtime.batch)], network.resolution).contiguous()
+        count = -(-_IMAGES // runtime.batch) * runtime.batch
+        x = resize(images[np.resize(np.arange(len(images)), count)], network.resolution).contiguous()
         expected = network(x).numpy()
+    parts = np.split(x.numpy(), count // runtime.batch)
     tolerance, facts = max(TOLERANCES[precision] for precision in precisions), {}
     if "bf16" not in precisions:
         checker = load_backend("onnxruntime")
         assert isinstance(checker, OnnxRuntime)
-        facts["onnxruntime"] = _compare("graph", checker.session(model).run(None, {"input": x.numpy()})[0], expected, tolerance)
+        graph = checker.session(model)
+        found = np.concatenate([graph.run(None, {"input": part})[0] for part in parts])
+        facts["onnxruntime"] = _compare("graph", found, expected, tolerance)
     data = model.SerializeToString()
-    path = runtime.save(data, out, {"differences": facts, "tolerance": tolerance})
-    if runtime.here:
-        try:
-            session = runtime.load(path)
+    source = Path(out).with_suffix(".onnx")
+    write_atomic(source, data)
+    try:
+        if runtime.here:
+            session = runtime.load(source)
             with session:
-                facts["engine"] = _compare("engine", session.run(x.numpy()), expected, tolerance)
-        except BuildFailed:
-            path.unlink()
-            raise
-        runtime.save(data, out, {"differences": facts, "tolerance": tolerance})
-    write_atomic(path.with_suffix(".onnx"), data)
-    return path
+                found = np.concatenate([session.run(part) for part in parts])
+            facts["engine"] = _compare("engine", found, expected, tolerance)
+        return runtime.save(data, out, {"differences": facts, "tolerance": tolerance})
+    except BuildFailed:
+        source.unlink()
+        raise
 
 
 def _compare(what: str, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float) -> float:

@@ -64,6 +64,7 @@ def export(
 
     Raises:
         UnknownName: there is no such backend.
+        InvalidInput: no architecture, or an engine that is to be called ``.onnx``.
         Unsupported: the backend takes no files, or a precision that it does not run.
         FileError: the weights cannot be used; WrongSpace where they are of another space.
         BuildFailed: TensorRT's builder crashed, hung, ran out of memory or refused the network.
@@ -82,6 +83,10 @@ def export(
     from ..backends.tensorrt import TensorRT
 
     runtime = load_backend(backend) if name == "tensorrt" else None
+    if runtime is not None and Path(out).suffix == ".onnx":
+        raise InvalidInput(
+            f"{out} is where the graph goes, beside the engine. Name the engine, such as {Path(out).with_suffix('.engine')}."
+        )
     flavour = ONNXRUNTIME if runtime is None else TENSORRT
     supernet = load_supernet(weights, architecture.space)
     normalize = supernet.normalize

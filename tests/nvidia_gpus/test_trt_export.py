@@ -15,7 +15,7 @@ import hwsearch
 from hwsearch.backends import _trt
 from hwsearch.backends.onnx_flavours import TOLERANCES
 from hwsearch.chain import Chain, Stage
-from hwsearch.errors import BuildFailed, MissingDependency, Unsupported
+from hwsearch.errors import BuildFailed, InvalidInput, MissingDependency, Unsupported
 from hwsearch.nn import Recipe, Supernet, export, load_data, resize, train
 from hwsearch.nn.deploy import Deployed, deploy
 from hwsearch.nn.quantize import fit_quantizer
@@ -87,15 +87,14 @@ def test_graphs_compute_what_was_evaluated_and_stay_accurate(backend, answer, su
 
 def test_the_engine_has_to_compute_the_same_where_a_gpu_is_at_hand(backend, answer, supernet: Supernet, tmp_path: Path) -> None:
     architecture = supernet.space.architecture(rows(supernet.space)[2])
-    path = export(architecture, weights=supernet, out=tmp_path / "best.engine", backend=backend(batch=16))
+    path = export(architecture, weights=supernet, out=tmp_path / "best.engine", backend=backend(batch=4))
     differences = json.loads(Path(f"{path}.json").read_text())["facts"]["differences"]
     assert set(differences) == {"onnxruntime", "engine"}
     assert differences["engine"] == pytest.approx(differences["onnxruntime"], abs=1e-3)
     answer["factor"] = 1.2
     with pytest.raises(BuildFailed, match="The engine does not compute what was evaluated: its logits differ by"):
-        export(architecture, weights=supernet, out=tmp_path / "wrong.engine", backend=backend(batch=16))
-    assert not (tmp_path / "wrong.engine").exists()
-    assert not (tmp_path / "wrong.onnx").exists()
+        export(architecture, weights=supernet, out=tmp_path / "wrong.engine", backend=backend(batch=4))
+    assert list(tmp_path.glob("wrong*")) == []
 
 
 def test_a_graph_that_computes_something_else_is_not_shipped(backend, supernet: Supernet, tmp_path: Path, monkeypatch) -> None:
@@ -153,6 +152,11 @@ def test_what_the_gpu_lacks_is_refused_before_anything_is_calibrated(backend, cu
             backend=backend(),
             data="digits",
         )
+
+
+def test_an_engine_does_not_take_the_place_of_its_graph(backend, supernet: Supernet, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"Name the engine, such as .*best\.engine"):
+        export(supernet.space.architecture(supernet.largest), weights=supernet, out=tmp_path / "best.onnx", backend=backend())
 
 
 def test_symmetric_quantisers_use_half_of_the_integers_after_a_relu() -> None:

@@ -26,13 +26,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hwsearch
-from hwsearch import LatencyTable, SearchSpace
+from hwsearch import SearchSpace
 from hwsearch._store import write_atomic
 from hwsearch.backends import Backend, load_backend
 from hwsearch.chain import Chain, Stage
@@ -94,12 +94,12 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.out, self.dry, self.cifar10 = Path(options.out), options.dry, options.cifar10
-        self.scale = TINY if options.dry else Scale()
+        self.scale, self.found = TINY if options.dry else Scale(), self.out / "facts.json"
 
     def pieces(self) -> dict[str, Callable[[], object]]:
         """Everything there is to do, in order; what to do depends on the runtimes that the first piece has found."""
         found: dict[str, Callable[[], object]] = {"facts": self.facts}
-        if not self.facts_path.exists():
+        if not self.found.exists():
             return found
         names = list(self.runtimes)
         for number, name in enumerate(names):
@@ -114,14 +114,9 @@ class Run:
     # -- pieces --------------------------------------------------------------------------------------------------------
 
     @property
-    def facts_path(self) -> Path:
-        """Where the facts are."""
-        return self.out / "facts.json"
-
-    @property
     def runtimes(self) -> dict[str, Any]:
         """Label -> name and options of the runtimes that were found."""
-        found: dict[str, Any] = json.loads(self.facts_path.read_text())["runtimes"]
+        found: dict[str, Any] = json.loads(self.found.read_text())["runtimes"]
         return found
 
     def facts(self) -> None:
@@ -138,7 +133,7 @@ class Run:
         if shutil.which("nvidia-smi"):
             gpu = subprocess.run(["nvidia-smi", "-q"], capture_output=True, text=True, check=False).stdout
         facts = {"dry": self.dry, "python": platform.python_version(), "hwsearch": hwsearch.__version__, "runtimes": runtimes}
-        write_json(self.facts_path, {**facts, "absent": absent, "nvidia-smi": gpu.splitlines()})
+        write_json(self.found, {**facts, "absent": absent, "nvidia-smi": gpu.splitlines()})
         print(f"runtimes: {', '.join(runtimes) or 'none'}", *(f"{name}: {why}" for name, why in absent.items()), sep="\n")
 
     def backend(self, label: str, batch: int) -> Backend:
@@ -188,7 +183,7 @@ class Run:
             }
             for (name, blocks), one in zip(networks.items(), measured, strict=True)
         ]
-        document = {"runtime": label, "batch": batch, "device": described(table), "table_error": table.error(), "networks": rows}
+        document = {"runtime": label, "batch": batch, "device": asdict(table.device), "table_error": table.error(), "networks": rows}
         write_json(self.out / "results" / f"compare-{label}-b{batch}.json", document)
         for row in rows:
             print(row)
@@ -241,7 +236,7 @@ class Run:
             }
             for (name, network), one in zip(networks.items(), measured, strict=True)
         ]
-        write_json(self.out / "results" / "deploy.json", {"runtime": label, "device": described(table), "networks": rows})
+        write_json(self.out / "results" / "deploy.json", {"runtime": label, "device": asdict(table.device), "networks": rows})
 
     def summary(self) -> None:
         """One page."""
@@ -286,11 +281,6 @@ def space_precisions(space: SearchSpace) -> list[str]:
     """The precisions that every block may have."""
     genes = [choice.values for choice in space.choices if choice.name.endswith("precision")]
     return [str(name) for name in (genes[0] if genes else ("fp32",)) if all(name in values for values in genes)]
-
-
-def described(table: LatencyTable) -> dict[str, Any]:
-    """The device of a table as JSON data."""
-    return {"name": table.device.name, "version": table.device.runtime_version, "facts": dict(table.device.facts)}
 
 
 def write_json(path: Path, document: object) -> None:

@@ -123,31 +123,26 @@ class Sampler:
         for name, members in self._able.items():
             if not members[0].mids or len(members) < self.most:
                 continue
-            slots = []
-            for lowered in self.space.slot_blocks:
-                cells = lowered.blocks[..., 0] if lowered.blocks.shape[-1] == 1 else np.empty(0)
-                corner = self._corner(cells, name)
-                if corner is not None:
-                    slots.append((self.space.unique_blocks[cells[corner]].macs, len(slots), cells, corner))
-            slots.sort(key=lambda slot: slot[:2])
-            for _, _, cells, corner in (slots[len(slots) // 2], slots[-1]) if len(slots) > 1 else slots:
-                for axis in range(cells.ndim):
-                    line = cells[(*corner[:axis], slice(None), *corner[axis + 1 :])]
+            slots = [self._largest(slot.blocks, name) for slot in self.space.slot_blocks]
+            largest = sorted((one for one in slots if one is not None), key=lambda one: one[0])
+            for index in sorted({len(largest) // 2, len(largest) - 1} if largest else ()):
+                _, place, cells = largest[index]
+                for axis, size in enumerate(cells.shape):
+                    line = [int(cells[(*place[:axis], value, *place[axis + 1 :])]) for value in range(size)]
                     found = tuple(dict.fromkeys(self.space.unique_blocks[cell] for cell in line if cell >= 0))
                     if len(found) > 2 and all(family_of(block) == name for block in found):
                         lines[found] = None
         return [list(line) for line in lines]
 
-    def _corner(self, cells: npt.NDArray[np.int32], name: str) -> tuple[int, ...] | None:
-        """The cell of a slot that holds the largest block of a family."""
-        best = None
-        ends = np.indices([min(2, size) for size in cells.shape]).reshape(cells.ndim, -1).T if cells.size else ()
-        for end in ends:
-            corner = tuple((-1 if one else 0) for one in end)
-            block = self.space.unique_blocks[cells[corner]] if cells[corner] >= 0 else None
-            if block is not None and family_of(block) == name and (best is None or block.macs > best[0]):
-                best = (block.macs, corner)
-        return None if best is None else tuple(index % size for index, size in zip(best[1], cells.shape, strict=True))
+    def _largest(self, blocks: npt.NDArray[np.int32], name: str) -> tuple[int, tuple[int, ...], npt.NDArray[np.int32]] | None:
+        """The largest block of a family at a corner of a slot: its MACs, its cell, and the slot's cells; of slots of single blocks."""
+        if blocks.shape[-1] != 1:
+            return None
+        cells = blocks[..., 0]
+        places = itertools.product(*(sorted({0, size - 1}) for size in cells.shape))
+        known = [(self.space.unique_blocks[cells[place]], place) for place in places if cells[place] >= 0]
+        found = [(block.macs, place) for block, place in known if family_of(block) == name]
+        return (*max(found), cells) if found else None
 
     def _bisected(self, table: LatencyTable) -> list[Block]:
         """The ends of each line, then the middle of the interval in which latency rises most."""

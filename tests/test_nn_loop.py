@@ -23,7 +23,7 @@ from hwsearch.nn.lesson import Run, Sandwich, hint, taught
 from hwsearch.nn.loop import Training
 from hwsearch.nn.processes import Processes
 from hwsearch.nn.quantize import Quantizer
-from hwsearch.nn.tune import straight, tune
+from hwsearch.nn.tune import tune
 
 torch.set_num_threads(1)
 
@@ -123,11 +123,11 @@ def test_teacher_and_hints_pull_the_student_towards_the_teacher(toy: hwsearch.Se
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("amp", ["", "fp16"])
-def test_single_network_killed_again_and_again_ends_the_same(toy: hwsearch.SearchSpace, tmp_path: Path, amp: str) -> None:
-    out, whole = tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
+def test_single_network_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
+    """In fp16, so that the scale of the losses is part of the state, as is the moving average."""
+    amp, out, whole = "fp16", tmp_path / "killed.safetensors", tmp_path / "whole.safetensors"
     assert run([sys.executable, "-c", SCRIPT, str(whole), "alone", "3", amp]).wait() == 0
-    for _ in range(4):
+    for _ in range(3):
         process, before = run([sys.executable, "-c", SCRIPT, str(out), "alone", "3", amp]), stamp(Path(f"{out}.partial"))
         deadline = time.monotonic() + 60
         while process.poll() is None and stamp(Path(f"{out}.partial")) == before and time.monotonic() < deadline:
@@ -193,7 +193,7 @@ def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwse
 
 def test_gradients_pass_rounding_but_not_clipping() -> None:
     x = torch.tensor([-1.0, 0.26, 0.9, 5.0], requires_grad=True)
-    y = straight(Quantizer(0.25, 0, 3), x)
+    y = Quantizer(0.25, 0, 3).straight(x)
     assert y.tolist() == [0.0, 0.25, 1.0, 1.75]
     torch.autograd.backward(y.sum())
     assert x.grad is not None

@@ -54,7 +54,8 @@ def finish(
     Args:
         result: the result of a search, whose best network is taken, or an architecture.
         data: the images (:func:`hwsearch.nn.load_data`).
-        out: the folder to write: ``float.safetensors``, perhaps ``tuned.safetensors``, ``best.onnx`` and ``finished.json``.
+        out: the folder to write: ``float.safetensors``, perhaps ``tuned.safetensors``, ``best.onnx`` (``best.engine`` for TensorRT) and
+            ``finished.json``.
         weights: the supernet to inherit from, or its file; from scratch where left out.
         teacher: weights of the same space, or their file; their largest network teaches. A finished dense network makes a good one.
         recipe: how; a good one for the data where left out, with a quarter of its learning rate where weights are inherited, and changed
@@ -82,6 +83,7 @@ def finish(
     trained = train(
         space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
     )
+    symmetric = device.name == "tensorrt"
     found = [(folder / "float.safetensors", trained)]
     blocks = architecture.blocks()
     if tuning and any(block.bits.weight_bits <= 8 for block in blocks):
@@ -89,15 +91,17 @@ def finish(
             recipe, epochs=tuning, learning_rate=FINEST * recipe.learning_rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None
         )
         path = folder / "tuned.safetensors"
-        found.append((path, tune(trained, data=data, out=path, recipe=finest, teacher=expert, seed=seed, progress=progress)))
+        found.append(
+            (path, tune(trained, data=data, out=path, recipe=finest, teacher=expert, symmetric=symmetric, seed=seed, progress=progress))
+        )
     team, summary = processes(), folder / "finished.json"
     if not team.first:
         team.wait()
         return load_finished(summary, architecture.space)
-    networks = [deployed(one, architecture.genes) for _, one in found]
+    networks = [deployed(one, architecture.genes, symmetric=symmetric) for _, one in found]
     chosen = max(range(len(found)), key=lambda index: accuracy(networks[index], data, "val"))
     path, best = found[chosen]
-    model = export(architecture, weights=best, out=folder / "best.onnx", backend=device.name)
+    model = export(architecture, weights=best, out=folder / ("best.engine" if symmetric else "best.onnx"), backend=device)
     rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
     measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
     finished = Finished(

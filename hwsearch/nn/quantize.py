@@ -26,11 +26,22 @@ class Quantizer:
     bits: int
     symmetric: bool = False
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest number of steps from 0."""
+        least = -(2 ** (self.bits - 1)) if self.symmetric else -self.zero
+        return least, least + 2**self.bits - 1
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Round ``x`` of any shape to the values that the integers stand for (fake quantisation)."""
-        least = -(2 ** (self.bits - 1)) if self.symmetric else -self.zero
         # Five times as fast as torch.fake_quantize_per_tensor_affine on a CPU, and the same numbers.
-        return (x * (1.0 / self.scale)).round_().clamp_(least, least + 2**self.bits - 1).mul_(self.scale)
+        return (x * (1.0 / self.scale)).round_().clamp_(*self.range).mul_(self.scale)
+
+    def straight(self, x: torch.Tensor) -> torch.Tensor:
+        """The same to be trained through: gradients pass the rounding, but not where ``x`` is clipped (Bengio et al., 2013)."""
+        least, most = self.range
+        clipped = x.clamp(least * self.scale, most * self.scale)
+        return clipped + (self(x.detach()) - clipped.detach())
 
 
 def fit_quantizer(x: torch.Tensor, bits: int, signed: bool, symmetric: bool = False) -> Quantizer:

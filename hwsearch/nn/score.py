@@ -26,12 +26,19 @@ VERSION = 1
 Scores = npt.NDArray[np.float64]
 
 
-def deployed(supernet: Supernet, row: Rows, *, floating: bool = False) -> Deployed:
-    """The network of ``row`` (shape ``(genes,)``) as it is shipped: extracted, calibrated, folded, quantised; or ``floating``, in fp32."""
+def deployed(supernet: Supernet, row: Rows, *, floating: bool = False, symmetric: bool = False) -> Deployed:
+    """The network of ``row`` (shape ``(genes,)``) as it is shipped: extracted, calibrated, folded, quantised.
+
+    Args:
+        supernet: its weights.
+        row: which one.
+        floating: all of it in fp32 instead.
+        symmetric: as of :class:`Deployed`.
+    """
     images = supernet.calibration().to(accelerator())
     network = supernet.extract(row, None if supernet.settled else images).to(images.device)
     blocks = supernet.space.blocks(row)
-    return deploy(network, [replace(block, precision="fp32") for block in blocks] if floating else blocks, images)
+    return deploy(network, [replace(block, precision="fp32") for block in blocks] if floating else blocks, images, symmetric)
 
 
 def accuracy(network: Deployed, data: Data, split: str, most: int | None = None, batch: int = 250) -> float:

@@ -78,12 +78,7 @@ def train(
     space = load_space(space)
     data = load_data(data)
     recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)
-    team = processes()
-    recipe = replace(recipe, batch=min(recipe.batch, data.count("train")), parts=max(recipe.parts, team.count))
-    if recipe.parts % team.count:
-        raise InvalidInput(
-            f"{team.count} processes cannot share out a batch in {recipe.parts} parts evenly: choose a multiple of {team.count}."
-        )
+    recipe = suited(recipe, data)
     supernet = Supernet(space, seed)
     _check_fit(supernet, data)
     facts = {"data": data.name, "train_images": data.count("train"), "seed": seed, "recipe": asdict(recipe), "allowed": space.allowed}
@@ -100,6 +95,19 @@ def train(
         facts["teacher"] = teacher.digest
     lesson = Sandwich(supernet, recipe, lecturer)
     return complete(lesson, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+
+
+def suited(recipe: Recipe, data: Data) -> Recipe:
+    """The recipe with no more images a step than there are, and with a part at least for each process.
+
+    Raises:
+        InvalidInput: the processes cannot share out the parts evenly.
+    """
+    count = processes().count
+    recipe = replace(recipe, batch=min(recipe.batch, data.count("train")), parts=max(recipe.parts, count))
+    if recipe.parts % count:
+        raise InvalidInput(f"{count} processes cannot share out a batch in {recipe.parts} parts evenly: choose a multiple of {count}.")
+    return recipe
 
 
 def complete(

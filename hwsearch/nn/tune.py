@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,13 @@ from ..blocks import Block
 from ..errors import InvalidInput
 from ..space import SearchSpace
 from .data import Data
-from .deploy import Deployed, Place, deploy, fold
+from .deploy import Place, Round, deploy, fold
 from .lesson import Lesson, taught
 from .loop import as_json
-from .processes import accelerator, processes
-from .quantize import Quantizer
+from .processes import accelerator
 from .recipe import Recipe
 from .supernet import Supernet
-from .train import complete
+from .train import complete, suited
 
 
 def tune(
@@ -33,6 +31,7 @@ def tune(
     out: PathLike,
     recipe: Recipe,
     teacher: Supernet | None = None,
+    symmetric: bool = False,
     seed: int = 0,
     progress: bool = True,
 ) -> Supernet:
@@ -48,6 +47,7 @@ def tune(
         out: the safetensors file to write.
         recipe: how; a small learning rate and few epochs are enough.
         teacher: weights of the same space; their largest network teaches besides the labels.
+        symmetric: quantisers without zero points, as :class:`hwsearch.nn.Deployed` has them.
         seed: of all randomness.
         progress: show a bar with the time left.
 
@@ -56,14 +56,15 @@ def tune(
     """
     if not weights.settled:
         raise InvalidInput("Only a network that was trained alone can be tuned: train(space.alone(row), ...).")
-    count = processes().count
-    recipe = replace(recipe, batch=min(recipe.batch, data.count("train")), parts=max(recipe.parts, count))
+    recipe = suited(recipe, data)
     result = Supernet(weights.space)
     blocks = weights.space.blocks(weights.largest)
-    lesson = Tuning(weights.space, weights.extract(weights.largest), blocks, weights.calibration(), recipe, teacher)
+    lesson = Tuning(weights.space, weights.extract(weights.largest), blocks, weights.calibration(), recipe, teacher, symmetric)
     facts = {**weights.facts, "tuned": weights.digest, "recipe": asdict(recipe), "seed": seed}
     if teacher is not None:
         facts["teacher"] = teacher.digest
+    if symmetric:
+        facts["symmetric"] = True
     return complete(lesson, result, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
@@ -76,7 +77,7 @@ class Tuning(Lesson):
         blocks: what it is.
         images: normalised training images to choose the quantisers on, shape ``(n, channels, h, w)``.
         recipe: how.
-        teacher: as for :func:`tune`.
+        teacher, symmetric: as for :func:`tune`.
     """
 
     def __init__(
@@ -87,23 +88,18 @@ class Tuning(Lesson):
         images: torch.Tensor,
         recipe: Recipe,
         teacher: Supernet | None,
+        symmetric: bool,
     ) -> None:
         self.space, self.network, self.blocks, self.recipe = space, network, blocks, recipe
         self.plain = network
-        self.quantizers = deploy(network, blocks, images).quantizers
+        self.shipped = deploy(network, blocks, images, symmetric)
         self.teacher = teacher.extract(teacher.largest).to(accelerator()) if teacher is not None else None
 
     def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """The only loss."""
-        network = Deployed(fold(self.plain, self.blocks, straight=True), self.quantizers)
-        logits = network.run(x, self._at)
-        yield taught(self.recipe, self.teacher, x, y, logits)
+        network = replace(self.shipped, blocks=fold(self.plain, self.blocks, straight=True))
+        yield taught(self.recipe, self.teacher, x, y, network.run(x, self._at))
 
-    def _at(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> partial[torch.Tensor]:
-        return partial(straight, self.quantizers[place])
-
-
-def straight(quantizer: Quantizer, x: torch.Tensor) -> torch.Tensor:
-    """Round ``x`` of any shape; gradients pass where it is not clipped."""
-    clipped = x.clamp(-quantizer.zero * quantizer.scale, (2**quantizer.bits - 1 - quantizer.zero) * quantizer.scale)
-    return clipped + (quantizer(x.detach()) - clipped.detach())
+    def _at(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
+        quantizer = self.shipped.quantizers.get(place)
+        return quantizer.straight if quantizer else None

@@ -68,7 +68,8 @@ class Calibration:
         plain = np.array([1.0, 0.0, 0.0, 0.0])
         terms = np.array([known.get(class_of(block), plain) for block in blocks]).reshape(-1, 4)
         cost = (terms * _works(blocks, latency_ms)).sum(axis=1)
-        return np.maximum(cost, _FLOOR * latency_ms)
+        result: Costs = np.maximum(cost, _FLOOR * latency_ms)
+        return result
 
     def fit(self, networks: Sequence[tuple[Sequence[Block], float]], rows: Mapping[Block, float]) -> Calibration:
         """Fit on measured networks: least squares on relative errors, drawn towards scale 1 and constants 0.

@@ -149,7 +149,7 @@ class Process:
     def _solved(self) -> tuple[Floats, Floats, float]:
         """The inverse covariance of what was measured, its product with what is left over, and the scale of the errors."""
         covariance = self.height**2 * _similarity(self.places, self.places) + np.diag(self.noise**2)
-        inverse = np.linalg.inv(covariance)
+        inverse: Floats = np.linalg.inv(covariance)
         weights = inverse @ (self.left - self.mean)
         # What each would be estimated at without itself: its error, and the variance that the process expects of it.
         diagonal = np.diag(inverse)

@@ -149,7 +149,7 @@ class Process:
     def _solved(self) -> tuple[Floats, Floats, float]:
         """The inverse covariance of what was measured, its product with what is left over, and the scale of the errors."""
         covariance = self.height**2 * _similarity(self.places, self.places) + np.diag(self.noise**2)
-        inverse: Floats = np.linalg.inv(covariance)
+        inverse: Floats = np.linalg.inv(covariance).astype(np.float64, copy=False)
         weights = inverse @ (self.left - self.mean)
         # What each would be estimated at without itself: its error, and the variance that the process expects of it.
         diagonal = np.diag(inverse)

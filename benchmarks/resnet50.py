@@ -6,6 +6,7 @@
     python benchmarks/resnet50.py across --device TABLE TABLE --predictor PREDICTOR
     python benchmarks/resnet50.py measure RESULT RESULT
     python benchmarks/resnet50.py export RESULT NETWORK --out MODEL
+    python benchmarks/resnet50.py in-place RESULT NETWORK --backend onnxruntime
     python benchmarks/resnet50.py picture --out docs/images/resnet50-mlperf.png
 
 PREDICTOR is Once-for-All's published accuracy predictor of ResNet-50 (resnet50_acc_predictor.pth). The commands with a predictor choose
@@ -29,9 +30,10 @@ from pathlib import Path
 import numpy as np
 
 import hwsearch
-from hwsearch import Block, LatencyTable, SearchSpace
+from hwsearch import Architecture, Block, LatencyTable, SearchSpace
 from hwsearch.backends import load_backend, onnx_graph
 from hwsearch.chain import Chain, Stage
+from hwsearch.compression import quantized_in_place
 from hwsearch.interop import OfaScore, ofa_predictor, ofa_resnet50_score
 from hwsearch.spaces import ofa_resnet50, resnet50
 
@@ -58,8 +60,8 @@ def grid(least: float, most: float, count: int) -> tuple[int, ...]:
     return tuple(sorted({8 * round(step) for step in np.linspace(first, last, min(count, last - first + 1))}))
 
 
-def fine() -> SearchSpace:
-    """The part of the space ``resnet50`` in which Once-for-All's predictor is at home, in int8 at 224 px, on a finer grid."""
+def fine(precision: str = "int8") -> SearchSpace:
+    """The part of the space ``resnet50`` in which Once-for-All's predictor is at home, at 224 px and one precision, on a finer grid."""
     stages = []
     for depth, inner, stride in STAGES:
         out = 4 * inner
@@ -68,7 +70,7 @@ def fine() -> SearchSpace:
         stages.append(Stage(depths, grid(0.62 * out, out, 7), mids, stride, "bottleneck"))
     stem = Stage(1, grid(40, 64, 4), (), 2, "conv", 7, name="stem")
     pool = Stage(1, None, (), 2, "maxpool", name="pool")
-    return Chain("resnet50", (224,), (), (stem, pool, *stages), 1000, ("int8",), head_precisions=("int8",)).space()
+    return Chain("resnet50", (224,), (), (stem, pool, *stages), 1000, (precision,), head_precisions=(precision,)).space()
 
 
 SPACES = {"fine": fine, "ofa": lambda: ofa_resnet50.build(precisions=("int8",)), "resnet50": lambda: hwsearch.load_space("resnet50")}
@@ -112,8 +114,8 @@ class AtLeast:
         return np.where(missing > 0, -missing, self.score(X))
 
 
-def score_of(network: Sequence[Block], predictor: Path) -> float:
-    """The predicted score of a network of plain bottlenecks, whatever its widths (multiples of 8)."""
+def placed(network: Sequence[Block]) -> Architecture:
+    """A network of plain bottlenecks in a space of all widths that are multiples of 8 (too large to lower)."""
     space = resnet50.build(mids=200, outs=200)
     values: dict[str, object] = {"resolution": 224, "stem.precision": "int8", "head.precision": "int8"}
     stage, number = 0, 0
@@ -125,7 +127,13 @@ def score_of(network: Sequence[Block], predictor: Path) -> float:
             name = f"stage{stage}"
             values |= {f"{name}.depth": number, f"{name}.out": block.cout, f"{name}.block{number}.precision": "int8"}
             values |= {f"{name}.block{number}.mid{index}": mid for index, mid in enumerate(block.mids, start=1)}
-    return float(ofa_resnet50_score(predictor, space, reach=REACH)(space.encode(values)[None])[0])
+    return space.architecture(space.encode(values))
+
+
+def score_of(network: Sequence[Block], predictor: Path) -> float:
+    """The predicted score of a network of plain bottlenecks."""
+    found = placed(network)
+    return float(ofa_resnet50_score(predictor, found.space, reach=REACH)(found.genes[None])[0])
 
 
 def entry(network: Sequence[Block], score: float, tables: Sequence[LatencyTable]) -> dict[str, object]:
@@ -179,11 +187,12 @@ def record(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[
 
 def across(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[str, dict[str, object]]:
     """For each of two runtimes the fastest network at one score, to be measured on both."""
-    space = fine()
+    space = fine(options.precision)
     score = ofa_resnet50_score(options.predictor, space, reach=REACH)
     space = space.restrict(score.values)
     floor = score_of(uniform(MACS), options.predictor)
-    found = {"dense": entry(scaled(1.0), score_of(scaled(1.0), options.predictor), tables)}
+    whole = scaled(1.0, options.precision)
+    found = {"dense": entry(whole, score_of(whole, options.predictor), tables)}
     for table in tables:
         fast = hwsearch.least("latency_ms", space, score=floor, predictor=score, device=table, seed=options.seed, steps=options.steps)
         found[f"searched for {table.device.runtime}"] = entry(fast.best.blocks(), fast.best_score, tables)
@@ -220,6 +229,17 @@ def write(path: Path, document: dict[str, object]) -> None:
     print(path)
 
 
+def in_place(name: str, network: str, options: argparse.Namespace) -> None:
+    """What each int8 block of a network of a result brings where it stands."""
+    keys = json.loads((RESULTS / f"{name}.json").read_text())["networks"][network]["blocks"]
+    backend = load_backend(options.backend, batch=options.batch)
+    found = quantized_in_place(placed([Block.parse(key) for key in keys]), backend=backend, rounds=options.rounds)
+    for one in found:
+        print(f"{one.gene}: {one.quantized_ms:.3f} ms in int8, {one.float_ms:.3f} ms with this part in fp32, slower: {one.slower}")
+    document = {"device": asdict(backend.describe()), "network": network, "parts": [asdict(one) | {"slower": one.slower} for one in found]}
+    (RESULTS / f"resnet50-in-place-{options.backend}-b{options.batch}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
 def picture(path: Path) -> None:
     """Speed-up against MAC ratio: what others report, and what was measured here."""
     import matplotlib
@@ -232,6 +252,8 @@ def picture(path: Path) -> None:
         axes.scatter(*zip(*points, strict=True), label=label, marker="x", s=40)
     for file in sorted(RESULTS.glob("resnet50-*.json")):
         document = json.loads(file.read_text())
+        if "networks" not in document:
+            continue
         for place in document["devices"]:
             found = [one["measured"][place["runtime"]] for one in document["networks"].values() if "measured" in one][1:]
             label = f"here: {file.stem.removeprefix('resnet50-')}, {place['runtime']}, batch {place['batch']}"
@@ -246,12 +268,13 @@ def picture(path: Path) -> None:
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "terms", "record", "across", "measure", "export", "picture"))
+    parser.add_argument("what", choices=("table", "terms", "record", "across", "measure", "export", "in-place", "picture"))
     parser.add_argument("names", nargs="*", help="of a space, of results, or of a result and a network in it")
     parser.add_argument("--device", nargs="+", help="latency tables")
     parser.add_argument("--predictor", type=Path, help="Once-for-All's published predictor of ResNet-50")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="int8", help="of the networks that are searched for two runtimes")
     parser.add_argument("--budget", default="5m", help="how long to measure for a table")
     parser.add_argument("--error", type=float, default=0.005, help="at which a table is good enough before its time is up")
     parser.add_argument("--rounds", type=int, default=16, help="of measuring networks")
@@ -267,6 +290,8 @@ def main() -> None:
     elif options.what == "measure":
         for name in options.names:
             measure(RESULTS / f"{name}.json", options.rounds)
+    elif options.what == "in-place":
+        in_place(*options.names, options)
     elif options.what == "picture":
         picture(options.out)
     elif options.what == "export":
@@ -277,7 +302,7 @@ def main() -> None:
         tables = [hwsearch.load_table(path) for path in options.device]
         networks = {"terms": terms, "record": record, "across": across}[options.what](tables, options)
         first = tables[0].device
-        suffix = "" if options.what == "across" else f"-{first.runtime}-b{first.batch}"
+        suffix = f"-{options.precision}" if options.what == "across" else f"-{first.runtime}-b{first.batch}"
         document = {"devices": [asdict(table.device) for table in tables], "predictor": options.predictor.name, "seed": options.seed}
         write(options.out or RESULTS / f"resnet50-{options.what}{suffix}.json", {**document, "networks": networks})
 

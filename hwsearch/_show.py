@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,8 @@ def supernet(data: bytes, path: PathLike) -> RenderableType:
     try:
         tensors = msgspec.json.decode(data[8 : 8 + length])
         header = msgspec.json.decode(tensors.pop("__metadata__")["hwsearch"])
-        values = sum(int(np.prod(tensor["shape"])) for name, tensor in tensors.items() if not name.startswith(("calibration", "momentum")))
+        others = r"(calibration|momentum|average)\..*|.*running_(mean|var)"
+        values = sum(int(np.prod(tensor["shape"])) for name, tensor in tensors.items() if not re.fullmatch(others, name))
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(f"{os.fspath(path)} is not a whole supernet file: {error!r}.") from error
     training = header.get("training") or {}

@@ -199,9 +199,19 @@ def across(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[
     return found
 
 
-def measure(path: Path, rounds: int) -> None:
-    """Measure the networks of a result in turns on each of its devices, and write what was found beside them."""
+def measure(path: Path, rounds: int, batch: int | None) -> None:
+    """Measure the networks of a result in turns on each of its devices, and write what was found beside them.
+
+    At another batch than that of the table that they were chosen by, it goes to a file of its own.
+    """
     document = json.loads(path.read_text())
+    if batch is not None:
+        path = path.with_stem(f"{path.stem}-at-batch{batch}")
+        for place in document["devices"]:
+            place["batch"] = batch
+        for network in document["networks"].values():
+            network["predicted_ms"] = {}
+            network.pop("measured", None)
     networks = {name: [Block.parse(key) for key in network["blocks"]] for name, network in document["networks"].items()}
     for place in document["devices"]:
         backend = load_backend(place["runtime"], threads=place["threads"], batch=place["batch"])
@@ -232,12 +242,12 @@ def write(path: Path, document: dict[str, object]) -> None:
 def in_place(name: str, network: str, options: argparse.Namespace) -> None:
     """What each int8 block of a network of a result brings where it stands."""
     keys = json.loads((RESULTS / f"{name}.json").read_text())["networks"][network]["blocks"]
-    backend = load_backend(options.backend, batch=options.batch)
+    backend = load_backend(options.backend, batch=options.batch or 1)
     found = quantized_in_place(placed([Block.parse(key) for key in keys]), backend=backend, rounds=options.rounds)
     for one in found:
         print(f"{one.gene}: {one.quantized_ms:.3f} ms in int8, {one.float_ms:.3f} ms with this part in fp32, slower: {one.slower}")
     document = {"device": asdict(backend.describe()), "network": network, "parts": [asdict(one) | {"slower": one.slower} for one in found]}
-    (RESULTS / f"resnet50-in-place-{options.backend}-b{options.batch}.json").write_text(json.dumps(document, indent=1) + "\n")
+    (RESULTS / f"resnet50-in-place-{options.backend}-b{options.batch or 1}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 def picture(path: Path) -> None:
@@ -273,7 +283,7 @@ def main() -> None:
     parser.add_argument("--device", nargs="+", help="latency tables")
     parser.add_argument("--predictor", type=Path, help="Once-for-All's published predictor of ResNet-50")
     parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="images at once (default: 1; when measuring, that of the table)")
     parser.add_argument("--precision", choices=("fp32", "int8"), default="int8", help="of the networks that are searched for two runtimes")
     parser.add_argument("--budget", default="5m", help="how long to measure for a table")
     parser.add_argument("--error", type=float, default=0.005, help="at which a table is good enough before its time is up")
@@ -283,13 +293,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.what == "table":
-        backend = load_backend(options.backend, batch=options.batch)
+        backend = load_backend(options.backend, batch=options.batch or 1)
         amount = {"budget": options.budget, "error": options.error, "checks": 12, "fits": 18}
         table = hwsearch.profile(SPACES[options.names[0]](), backend=backend, out=options.out, **amount)
         print(table, table.error())
     elif options.what == "measure":
         for name in options.names:
-            measure(RESULTS / f"{name}.json", options.rounds)
+            measure(RESULTS / f"{name}.json", options.rounds, options.batch)
     elif options.what == "in-place":
         in_place(*options.names, options)
     elif options.what == "picture":

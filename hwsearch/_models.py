@@ -53,14 +53,35 @@ class Perceptrons:
         outputs = np.empty((max(1, len(self.members)), len(features)))
         outputs[:] = features @ self.linear[:-1] + self.linear[-1]
         for output, layers in zip(outputs, self.members, strict=False):
-            hidden = features
-            for depth, (weight, bias) in enumerate(layers):
-                hidden = hidden @ weight
-                hidden += bias
-                if depth < len(layers) - 1:
-                    np.maximum(hidden, 0.0, out=hidden)
-            output += hidden[:, 0]
+            output += self._hidden(layers, features)[-1][:, 0]
         return outputs
+
+    def slopes(self, features: Features) -> Features:
+        """The derivatives of the mean over the members by the features, shape ``(n, features)``."""
+        total = np.zeros(features.shape, dtype=np.float32)
+        for layers in self.members:
+            hidden = self._hidden(layers, features)
+            slope = np.ones_like(hidden[-1])
+            for depth in reversed(range(len(layers))):
+                slope = slope @ layers[depth][0].T
+                if depth:
+                    slope *= hidden[depth - 1] > 0
+            total += slope
+        total /= max(1, len(self.members))
+        total += self.linear[:-1]
+        return total
+
+    @staticmethod
+    def _hidden(layers: Layers, features: Features) -> list[Features]:
+        """What each layer gives, after its ReLU."""
+        found, hidden = [], features
+        for depth, (weight, bias) in enumerate(layers):
+            hidden = hidden @ weight
+            hidden += bias
+            if depth < len(layers) - 1:
+                np.maximum(hidden, 0.0, out=hidden)
+            found.append(hidden)
+        return found
 
     def arrays(self) -> Arrays:
         """As :meth:`Model.arrays`."""

@@ -36,6 +36,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "exact": "hwsearch.algorithms.exact:Exact",
         "hybrid": "hwsearch.algorithms.hybrid:Hybrid",
         "local": "hwsearch.algorithms.local:Local",
+        "memetic": "hwsearch.algorithms.memetic:Memetic",
         "nsga2": "hwsearch.algorithms.nsga2:NSGA2",
         "optuna": "hwsearch.algorithms.optuna:OptunaSearch",
     },

@@ -182,7 +182,7 @@ def search(
         list[str] | None, typer.Option("--limit", "-l", help="METRIC=NUMBER; give as many as needed.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The result to write.")] = Path("result.json"),
-    algorithm: Annotated[str, typer.Option(help="How to search.")] = "evolution",
+    algorithm: Annotated[str | None, typer.Option(help="How to search; see: hwsearch devices.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the algorithm.", show_default=False)] = None,
     state: Annotated[
         Path | None, typer.Option(help="Where to keep the search while it runs, to go on after a stop.", show_default=False)

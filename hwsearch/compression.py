@@ -47,7 +47,7 @@ def least(
     predictor: Predictor | PathLike | Score,
     device: LatencyTable | PathLike | None = None,
     limits: Mapping[str, float] | None = None,
-    algorithm: str | Algorithm = "evolution",
+    algorithm: str | Algorithm | None = None,
     seed: int = 0,
     steps: int | None = None,
 ) -> SearchResult:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._minsum import Table, table
-from ._models import MODELS, Model, Perceptrons, fit_model
+from ._models import MODELS, Features, Model, Perceptrons, fit_model
 from ._store import PathLike, read_arrays, write_arrays
 from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
 from .space import SearchSpace
@@ -94,6 +94,21 @@ class Predictor:
         The standard deviation over the ensemble, or of the Gaussian process; 0 for a single model, which cannot tell.
         """
         return self._each(X)[1]
+
+    def slopes(self, X: npt.ArrayLike) -> Features | None:
+        """How the score of each row changes with each feature, to first order, shape ``(n, features)``.
+
+        ``None`` where the model has no slopes: trees and Gaussian processes.
+        """
+        rows = self.space.check(X)
+        if not isinstance(self.model, Perceptrons):
+            return None
+        found = np.empty((len(rows), sum(self.space.sizes)), dtype=np.float32)
+        for start in range(0, len(rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            found[part] = self.model.slopes(self.space.features(rows[part]))
+        found *= np.float32(self.scale)
+        return found
 
     def outside(self, X: npt.ArrayLike) -> Flags:
         """Which rows hold a value of a gene that no network it was fitted on had, shape ``(n,)``."""

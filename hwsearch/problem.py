@@ -85,6 +85,20 @@ class Problem:
             scores[feasible] = found
         return scores, costs
 
+    def slopes(self, X: Rows) -> npt.NDArray[np.float32]:
+        """How the scores of canonical rows change with each feature, to first order, shape ``(n, features)``.
+
+        Without columns where the score cannot tell: only those with a method ``slopes`` of their own can.
+        """
+        known = getattr(self.score, "slopes", None)
+        found = None if known is None else known(X)
+        return np.empty((len(X), 0), dtype=np.float32) if found is None else found
+
+    @property
+    def sloped(self) -> bool:
+        """Whether the score knows its slopes."""
+        return self.slopes(np.zeros((1, len(self.space.choices)), dtype=np.uint8)).shape[1] > 0
+
     def cautions(self, row: Rows, equals: int) -> tuple[str, ...]:
         """Why the score of the best row should not be taken at its word; nothing where there is no reason.
 

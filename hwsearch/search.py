@@ -132,7 +132,7 @@ def search(
     weights: Sequence[float] | None = None,
     metrics: Sequence[Metric] = (),
     limits: Mapping[str, float] | None = None,
-    algorithm: str | Algorithm = "evolution",
+    algorithm: str | Algorithm | None = None,
     seed: int = 0,
     steps: int | None = None,
     polish: bool | None = None,
@@ -149,8 +149,9 @@ def search(
         weights: of several devices, as in :func:`problem`.
         metrics: further costs to limit and to report, such as that of :func:`hwsearch.fit_metric`.
         limits: metric name -> the most it may be; see :data:`hwsearch.METRICS`.
-        algorithm: a name (``"evolution"``, ``"exact"``, ``"local"``, ``"nsga2"``, ``"random"``, ...) or an
-            :class:`~hwsearch.algorithms.base.Algorithm`.
+        algorithm: a name (``"memetic"``, ``"evolution"``, ``"exact"``, ``"nsga2"``, ...) or an
+            :class:`~hwsearch.algorithms.base.Algorithm`; where left out, memetic search for a score that knows its slopes, as fitted
+            perceptrons and linear models do, and evolution for any other.
         seed: the same seed gives the same answer, bit for bit.
         steps: steps in all; the algorithm's own number where left out.
         polish: whether to finish with the exhaustive neighbourhoods of the best rows (see :class:`~hwsearch.algorithms.local.Local`);
@@ -177,7 +178,7 @@ def search(
     try:
         return solve(
             posed,
-            load_algorithm(algorithm),
+            load_algorithm(algorithm, posed),
             seed=seed,
             steps=steps,
             polish=polish,

@@ -544,6 +544,13 @@ class SearchSpace:
         values = [np.arange(size, dtype=np.uint8) for size in self.sizes]
         return np.repeat(np.arange(len(self.sizes)), self.sizes), np.concatenate(values)
 
+    @cached_property
+    def changes(self) -> tuple[npt.NDArray[np.intp], Rows]:
+        """Every gene that no other needs with every index that it may have: the genes and the indices, each of shape ``(changes,)``."""
+        needed = {need[0] for need in self.needs if need is not None}
+        pairs = [(gene, index) for gene, allowed in enumerate(self.allowed) if gene not in needed for index in allowed]
+        return np.array([gene for gene, _ in pairs], dtype=np.intp), np.array([index for _, index in pairs], dtype=np.uint8)
+
     def architecture(self, row: npt.ArrayLike) -> Architecture:
         """The architecture of a row of shape ``(genes,)``."""
         return Architecture(self, np.asarray(row))

@@ -74,7 +74,7 @@ def sweep(
     device: Devices | None = None,
     weights: Sequence[float] | None = None,
     metrics: Sequence[Metric] = (),
-    algorithm: str | Algorithm = "evolution",
+    algorithm: str | Algorithm | None = None,
     seed: int = 0,
     steps: int | None = None,
 ) -> Sweep:
@@ -100,9 +100,9 @@ def sweep(
     axes = {name: tuple(most) if isinstance(most, Sequence | np.ndarray) else (most,) for name, most in limits.items()}
     if not axes or not all(axes.values()):
         raise InvalidInput(f"limits must hold at least one value a metric, such as {{'latency_ms': [15, 20, 25]}}, not {limits!r}.")
-    method = load_algorithm(algorithm)
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*(sorted(axis) for axis in axes.values()))]
     base = problem(space, predictor=predictor, device=device, weights=weights, metrics=metrics, limits=points[-1])
+    method = load_algorithm(algorithm, base)
     results: list[SearchResult] = []
     infeasible: list[tuple[Mapping[str, float], str]] = []
     for point in points:

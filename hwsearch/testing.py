@@ -62,7 +62,7 @@ def problems(*, additive: bool = False) -> Iterator[Problem]:
     yield problem(narrow, predictor=metric("worth", narrow) if additive else rugged(narrow), limits={"time": 12.0})
     for values in ((1, 2), (1,)):
         tiny = SearchSpace.from_tables({"only": values}, {"worth": [(["only"], np.arange(len(values)))]}, name=f"tiny{len(values)}")
-        yield problem(tiny, predictor=metric("worth", tiny) if additive else (lambda X: X[:, 0].astype(float)))
+        yield problem(tiny, predictor=metric("worth", tiny) if additive else rugged(tiny))
 
 
 def example_space(seed: int = 0) -> SearchSpace:
@@ -86,18 +86,23 @@ def example_space(seed: int = 0) -> SearchSpace:
     return SearchSpace.from_tables(choices, tables, name="example")
 
 
-def rugged(space: SearchSpace, seed: int = 0) -> Score:
-    """A repeatable score that is no sum of tables: every pair of genes interacts."""
-    rng = np.random.default_rng(seed)
-    width = sum(space.sizes)
-    linear, pairs = rng.normal(size=width), 0.3 * rng.normal(size=(width, width))
+class rugged:
+    """A repeatable score that is no sum of tables: every pair of genes interacts. It knows its slopes."""
 
-    def score(X: Rows) -> npt.NDArray[np.float64]:
-        features = space.features(X).astype(np.float64)
-        result: npt.NDArray[np.float64] = features @ linear + np.einsum("ni,ij,nj->n", features, pairs, features)
+    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        width = sum(space.sizes)
+        self.space, self.linear, self.pairs = space, rng.normal(size=width), 0.3 * rng.normal(size=(width, width))
+
+    def __call__(self, X: Rows) -> npt.NDArray[np.float64]:
+        """Scores, shape ``(n,)``."""
+        features = self.space.features(X).astype(np.float64)
+        result: npt.NDArray[np.float64] = features @ self.linear + np.einsum("ni,ij,nj->n", features, self.pairs, features)
         return result
 
-    return score
+    def slopes(self, X: Rows) -> npt.NDArray[np.float32]:
+        """Their derivatives by the features, shape ``(n, features)``."""
+        return (self.linear + self.space.features(X) @ (self.pairs + self.pairs.T)).astype(np.float32)
 
 
 def best_of(space: SearchSpace, score: Score, limits: Mapping[str, float]) -> float:

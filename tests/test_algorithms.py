@@ -17,6 +17,7 @@ from hwsearch.algorithms.evolution import Evolution
 from hwsearch.algorithms.exact import Exact
 from hwsearch.algorithms.hybrid import Hybrid
 from hwsearch.algorithms.local import Local
+from hwsearch.algorithms.memetic import Memetic
 from hwsearch.algorithms.nsga2 import NSGA2
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName
 from hwsearch.result import Status, load_result
@@ -28,6 +29,7 @@ SMALL: dict[str, Callable[[], Algorithm]] = {
     "exact": lambda: Exact(),
     "hybrid": lambda: Hybrid(population=64, parents=40, alone=2, together=1, refits=(1, 2)),
     "local": lambda: Local(samples=40, pairs=100),
+    "memetic": lambda: Memetic(climbers=12, parents=20, founders=40),
     "nsga2": lambda: NSGA2(population=30, metrics=()),
 }
 
@@ -226,3 +228,30 @@ def test_exact_proves_the_pruning_of_a_deep_network() -> None:
     assert other.best_score <= result.best_score
     with pytest.raises(Infeasible, match="faster than"):
         hwsearch.search(space, predictor=worth, limits={"latency_ms": 0.001 * full}, algorithm="exact")
+
+
+def test_slopes_are_what_a_small_change_of_the_features_brings(digits: SearchSpace, rng: np.random.Generator) -> None:
+    X = digits.sample(60, rng)
+    predictor = hwsearch.Predictor.fit(digits, X, rugged(digits)(X) / 100, seed=0)
+    rows = X[:3]
+    slopes, features = predictor.slopes(rows), digits.features(rows)
+    assert slopes is not None
+    assert slopes.shape == features.shape
+    for feature in rng.integers(features.shape[1], size=8):
+        nudge = 1e-3 * (np.arange(features.shape[1]) == feature)
+        apart = [predictor.model.each((features + sign * nudge).astype(np.float32)).mean(axis=0) for sign in (1, -1)]
+        np.testing.assert_allclose((apart[0] - apart[1]) / 2e-3 * predictor.scale, slopes[:, feature], rtol=0.05, atol=5e-4)
+    assert hwsearch.Predictor.fit(digits, X, rugged(digits)(X), kind="trees").slopes(rows) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_climbing_along_slopes_finds_the_best_network(seed: int) -> None:
+    space, limits = example_space(seed), {"time": 6.0, "size": 5.0}
+    score = rugged(space, seed)
+    result = hwsearch.search(space, predictor=score, limits=limits, seed=seed)
+    assert "Memetic" in result.provenance["algorithm"]
+    assert result.best_score == pytest.approx(best_of(space, score, limits))
+    plain = hwsearch.search(space, predictor=lambda X: score(X), limits=limits, seed=seed)
+    assert "Evolution" in plain.provenance["algorithm"]
+    with pytest.raises(InvalidInput, match="slopes"):
+        hwsearch.search(space, predictor=lambda X: score(X), limits=limits, algorithm="memetic")

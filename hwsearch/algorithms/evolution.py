@@ -89,7 +89,8 @@ class Evolution:
     def ask(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, EvolutionState]:
         """Random rows and the problem's seeds at first, then children."""
         if not len(state.X):
-            X, island = self._founders(state, problem, rng)
+            X = founders(problem, 2 * self.population, rng)
+            island = rng.integers(state.islands, size=len(X))
         else:
             X, island = self._children(state, problem, rng)
         tightness = _tightness(problem, X)
@@ -137,18 +138,6 @@ class Evolution:
         """Whether the islands have merged and the best score has not risen for ``patience`` steps."""
         return state.islands == 1 and state.stale >= self.patience
 
-    def _founders(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int64]]:
-        """Random rows and, where limits are tight, mixtures of them with the seeds."""
-        space, n = problem.space, 2 * self.population
-        X = np.concatenate([problem.seeds, space.sample(n, rng)])
-        if len(problem.seeds):
-            seeds = problem.seeds[rng.integers(len(problem.seeds), size=n)]
-            keep = rng.random((n, X.shape[1])) < rng.random((n, 1))
-            mixed = np.where(keep, space.awake(seeds), space.awake(space.sample(n, rng))).astype(np.uint8)
-            X = np.concatenate([X, space.canonical(mixed)])
-        order = np.argsort(np.maximum(_tightness(problem, X), 1.0), kind="stable")[:n]
-        return X[order], rng.integers(state.islands, size=len(order))
-
     def _children(self, state: EvolutionState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int64]]:
         """Mutants and crossovers, each island among itself."""
         space = problem.space
@@ -184,6 +173,18 @@ class Evolution:
         order = order[rank(island[order]) < max(1, self.population // len(np.unique(state.island)))]
         known = feasible.any()
         return order[class_[order] == 0] if known and (class_[order] == 0).sum() >= len(order) // 4 else order
+
+
+def founders(problem: Problem, n: int, rng: np.random.Generator) -> Rows:
+    """Random rows, the problem's seeds and mixtures of both; of these the ``n`` nearest to what the limits allow."""
+    space = problem.space
+    X = np.concatenate([problem.seeds, space.sample(n, rng)])
+    if len(problem.seeds):
+        seeds = problem.seeds[rng.integers(len(problem.seeds), size=n)]
+        keep = rng.random((n, X.shape[1])) < rng.random((n, 1))
+        mixed = np.where(keep, space.awake(seeds), space.awake(space.sample(n, rng))).astype(np.uint8)
+        X = np.concatenate([X, space.canonical(mixed)])
+    return X[np.argsort(np.maximum(_tightness(problem, X), 1.0), kind="stable")[:n]]
 
 
 def _tightness(problem: Problem, X: Rows) -> Values:

@@ -1,0 +1,200 @@
+"""Memetic: evolution among local optima, found by climbing along the slopes of the score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidInput
+from ..space import Rows, row_keys
+from .base import Values
+from .evolution import founders
+
+if TYPE_CHECKING:
+    from ..problem import Problem
+
+_FIRSTS = 16
+"""Changes of one gene that a pair of changes may begin with."""
+
+
+@dataclass(frozen=True)
+class MemeticState:
+    """What memetic search remembers.
+
+    Attributes:
+        X: the best rows that could climb no further, best first, shape ``(p, genes)``.
+        scores: theirs, shape ``(p,)``.
+        climbing: the rows that still climb, shape ``(c, genes)``.
+        climbed: their scores, NaN of those that were not scored yet, shape ``(c,)``.
+        asked: keys of the rows that were just asked for, ascending, shape ``(k,)``.
+        asked_by: which of the climbing rows asked for each, shape ``(k,)``.
+        best: the best score so far.
+        step: steps taken.
+        stale: steps since the best score rose.
+    """
+
+    X: Rows
+    scores: Values
+    climbing: Rows
+    climbed: Values
+    asked: npt.NDArray[np.uint64]
+    asked_by: npt.NDArray[np.int64]
+    best: float = -np.inf
+    step: int = 0
+    stale: int = 0
+
+
+@dataclass(frozen=True)
+class Memetic:
+    """Evolution whose every child climbs to a local optimum before it is judged (Moscato, Caltech report 826, 1989).
+
+    A score that knows its slopes (see :meth:`Predictor.slopes`) tells to first order what every change of one gene would bring, and the
+    limits' tables tell what it would cost; so the best of all changes of one gene or two are known beforehand, and only a few of them
+    are scored. A row stops climbing when none of these was better, or all were met before.
+
+    Attributes:
+        climbers: rows that climb at the same time.
+        parents: local optima that are kept, and bred from.
+        founders: random rows scored at the start.
+        tries: changes scored for each row and step.
+        mutations: genes that are redrawn in a child, on average, after crossing.
+        steps: the most steps of a search.
+        patience: steps without a better score after which the search is done.
+
+    Raises:
+        InvalidInput: the problem's score does not know its slopes.
+    """
+
+    name: ClassVar[str] = "memetic"
+    climbers: int = 192
+    parents: int = 256
+    founders: int = 2048
+    tries: int = 4
+    mutations: float = 2.0
+    steps: int = 240
+    patience: int = 80
+
+    def init(self, problem: Problem) -> MemeticState:
+        """The state before the first step, without rows."""
+        if not problem.sloped:
+            raise InvalidInput(f"Memetic search climbs along slopes, which {problem.score!r} does not know. Use algorithm='evolution'.")
+        rows, none = np.empty((0, len(problem.space.choices)), dtype=np.uint8), np.empty(0)
+        return MemeticState(rows, none, rows, none, np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
+
+    def ask(self, state: MemeticState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, MemeticState]:
+        """Founders at first; then the most promising changes of the rows that climb, and new children."""
+        if not len(state.climbing) and len(state.X) < 2:
+            X = founders(problem, self.founders, rng)
+            return self._noted(state, X, np.arange(len(X)), X, np.full(len(X), np.nan))
+        children = self._children(state, problem, rng)
+        climbing = np.concatenate([state.climbing, children])
+        climbed = np.concatenate([state.climbed, np.full(len(children), np.nan)])
+        known = np.flatnonzero(~np.isnan(climbed))
+        X, of = promising(problem, climbing[known], self.tries)
+        fresh = np.flatnonzero(np.isnan(climbed))
+        return self._noted(state, np.concatenate([X, climbing[fresh]]), np.concatenate([known[of], fresh]), climbing, climbed)
+
+    def _noted(self, state: MemeticState, X: Rows, by: npt.NDArray[np.intp], climbing: Rows, climbed: Values) -> tuple[Rows, MemeticState]:
+        keys, first = np.unique(row_keys(X), return_index=True)
+        return X, replace(state, climbing=climbing, climbed=climbed, asked=keys, asked_by=by[first].astype(np.int64))
+
+    def tell(self, state: MemeticState, X: Rows, scores: Values, costs: Values) -> MemeticState:
+        """Let rows climb to better ones that they asked for; the others have arrived, and the best of these are kept."""
+        by = state.asked_by[np.searchsorted(state.asked, row_keys(X))] if len(X) else state.asked_by[:0]
+        order = np.lexsort((np.where(np.isnan(scores), np.inf, -scores), by))
+        order = order[np.flatnonzero(np.diff(by[order], prepend=-1))]  # the best that each asked for
+        climber, row, score = by[order], X[order], scores[order]
+        better = ~np.isnan(score) & ~(score <= state.climbed[climber])  # NaN, not scored before, is below everything
+        rises = np.zeros(len(state.climbing), dtype=np.bool_)
+        rises[climber[better]] = True
+        arrived = ~rises & ~np.isnan(state.climbed)
+        pool = np.concatenate([state.X, state.climbing[arrived]])
+        values = np.concatenate([state.scores, state.climbed[arrived]])
+        kept = np.argsort(-values, kind="stable")
+        kept = kept[np.sort(np.unique(row_keys(pool[kept]), return_index=True)[1])][: self.parents]
+        climbing, climbed = row[better], score[better]
+        if len(climbed) > self.climbers:
+            top = np.argsort(-climbed, kind="stable")[: self.climbers]
+            climbing, climbed = climbing[top], climbed[top]
+        best = max(state.best, float(np.max(climbed, initial=-np.inf)))
+        return replace(
+            state,
+            X=pool[kept],
+            scores=values[kept],
+            climbing=climbing,
+            climbed=climbed,
+            best=best,
+            step=state.step + 1,
+            stale=0 if best > state.best else state.stale + 1,
+        )
+
+    def done(self, state: MemeticState) -> bool:
+        """Whether the best score has not risen for ``patience`` steps."""
+        return state.stale >= self.patience
+
+    def _children(self, state: MemeticState, problem: Problem, rng: np.random.Generator) -> Rows:
+        """Feasible children of local optima, as many as there is room for; none before there are enough to choose parents from."""
+        room = self.climbers - len(state.climbing)
+        if room <= 0 or len(state.X) < 2:
+            return state.X[:0]
+        n = 6 * room
+        first = np.minimum(rng.integers(len(state.X), size=n), rng.integers(len(state.X), size=n))
+        children = problem.space.cross(state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
+        children = problem.space.mutate(children, rng, self.mutations / len(problem.space.sizes))
+        met = np.flatnonzero((problem.costs(children) <= 1.0).all(axis=1))
+        return children[met[:room]]
+
+
+def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[np.intp]]:
+    """The changes of one gene or two that, to first order, raise the scores of feasible rows most within the limits.
+
+    Genes that others need stay as they are.
+
+    Args:
+        problem: whose score knows its slopes.
+        X: canonical rows that meet the limits, shape ``(n, genes)``.
+        most: how many for each row.
+
+    Returns:
+        Canonical rows that meet the limits, shape ``(m, genes)``, and the row that each of them changes, shape ``(m,)``.
+    """
+    space = problem.space
+    gene, value = space.changes
+    if not len(X) or not len(gene):
+        return X[:0], np.empty(0, dtype=np.intp)
+    every = np.arange(len(X))[:, None]
+    slopes = problem.slopes(X)
+    starts = np.cumsum([0, *space.sizes[:-1]])
+    gain = slopes[:, starts[gene] + value] - slopes[every, starts + X][:, gene]
+    gain = np.where(space.active(X)[:, gene] & (X[:, gene] != value), gain, -np.inf)
+    near = np.repeat(X[:, None], len(gene), axis=1)
+    near[:, np.arange(len(gene)), gene] = value
+    own = problem.costs(X)[:, None]
+    dearer = problem.costs(near.reshape(-1, X.shape[1])).reshape(len(X), len(gene), own.shape[2]) - own
+    room = 1.0 - own
+    single = np.where((dearer <= room).all(axis=2), gain, -np.inf)
+    firsts = np.argsort(-gain, axis=1)[:, :_FIRSTS]
+    both = gain[every, firsts][:, :, None] + gain[:, None]
+    fits = np.ones(both.shape, dtype=np.bool_)
+    for limit in range(own.shape[2]):
+        fits &= dearer[every, firsts, limit][:, :, None] + dearer[:, None, :, limit] <= room[:, :, None, limit]
+    fits &= gene[firsts][:, :, None] != gene
+    both = np.where(fits, both, -np.inf).reshape(len(X), -1)
+    looks = np.concatenate([single, both], axis=1)
+    top = np.argpartition(-looks, min(most, looks.shape[1] - 1), axis=1)[:, :most]
+    of = np.repeat(np.arange(len(X)), top.shape[1])
+    chosen = top.ravel()
+    sound = np.isfinite(looks[of, chosen])
+    of, chosen = of[sound], chosen[sound]
+    pair = np.maximum(chosen - len(gene), 0)
+    one = np.where(chosen < len(gene), chosen, firsts[of, pair // len(gene)])
+    two = np.where(chosen < len(gene), chosen, pair % len(gene))
+    changed = X[of]
+    rows = np.arange(len(changed))
+    for move in (one, two):
+        changed[rows, gene[move]] = value[move]
+    met = (problem.costs(changed) <= 1.0).all(axis=1)
+    return changed[met], of[met]

@@ -97,7 +97,7 @@ class Problem:
     @property
     def sloped(self) -> bool:
         """Whether the score knows its slopes."""
-        return self.slopes(np.zeros((1, len(self.space.choices)), dtype=np.uint8)).shape[1] > 0
+        return bool(self.slopes(np.zeros((1, len(self.space.choices)), dtype=np.uint8)).size)
 
     def cautions(self, row: Rows, equals: int) -> tuple[str, ...]:
         """Why the score of the best row should not be taken at its word; nothing where there is no reason.

@@ -231,6 +231,7 @@ def compress(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the networks and their comparison.")] = Path("compressed"),
     precision: Annotated[str, typer.Option(help="Of every block.")] = "int8",
+    edges: Annotated[bool, typer.Option("--edges", help="Search only widths at the edges of the device's stairs.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Measure the networks too: this machine is the device.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of each search.", show_default=False)] = None,
     seed: Seed = 0,
@@ -246,6 +247,7 @@ def compress(
         device=device,
         predictor=ofa_resnet50_score(predictor, where, reach=0.05) if predictor.suffix == ".pth" else predictor,
         freeze=_frozen(freeze or [], where),
+        edges=edges,
         measure=measure,
         **_given(macs=macs, params=params, latency_ms=latency_ms, score=score, precision=precision, steps=steps, seed=seed),
     )

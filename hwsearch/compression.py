@@ -208,6 +208,7 @@ def compress(
     score: float | None = None,
     precision: str = "int8",
     freeze: Mapping[str, Sequence[Value]] | None = None,
+    edges: bool = False,
     measure: bool = False,
     seed: int = 0,
     steps: int | None = None,
@@ -223,6 +224,7 @@ def compress(
         score: the least score that the searched networks keep; that of the uniform-width network where left out.
         precision: of every block.
         freeze: what stays as it is, as :meth:`SearchSpace.restrict` takes it.
+        edges: search only the widths at the right-hand edges of the device's stairs; the baselines have all.
         measure: whether to measure the networks, with random weights, on this machine, which must be the device.
         seed, steps: of the searches.
 
@@ -250,9 +252,12 @@ def compress(
 
     plain = found("uniform", uniform(where, limits=targets, predictor=predictor, device=table))
     keep = plain.score if score is None else score
+    inside = where.restrict(table) if edges else where
     paper, candidates = _on_paper(posed, seed, steps)
+    if edges:
+        _, candidates = _on_paper(replace(posed, space=inside, seeds=inside.sample(1, np.random.default_rng(seed))), seed, steps)
     bounds = {**targets, **({} if latency_ms is None else {"latency_ms": latency_ms})}
-    joint = least("latency_ms", where, score=keep, predictor=predictor, device=table, limits=bounds, seed=seed, steps=steps)
+    joint = least("latency_ms", inside, score=keep, predictor=predictor, device=table, limits=bounds, seed=seed, steps=steps)
     networks = [found("dense", whole), plain, found("macs only", paper)]
     networks += [found("two stages", _fastest(posed, candidates, keep)), found("joint", joint.best)]
     if measure:

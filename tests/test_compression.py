@@ -62,6 +62,14 @@ def test_the_searched_networks_meet_the_targets_and_keep_the_score(toy, compress
     assert compressed.best.latency_ms == min(compressed["joint"].latency_ms, compressed["two stages"].latency_ms)
 
 
+def test_searches_keep_to_the_edges_of_the_stairs(toy, scored, roofline_table):
+    found = compress(toy, device=roofline_table, predictor=scored, macs=0.4, params=0.6, edges=True, steps=60)
+    inside = toy.restrict(roofline_table)
+    for name in ("two stages", "joint"):
+        genes = found[name].architecture.genes
+        assert all(gene in allowed or gene == 0 for gene, allowed in zip(genes, inside.allowed, strict=True))
+
+
 def test_rows_are_ratios_to_the_dense_network(compressed):
     first, *others = compressed.rows()
     assert (first["name"], first["mac_ratio"], first["speedup"]) == ("dense", 1.0, 1.0)

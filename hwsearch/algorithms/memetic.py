@@ -16,7 +16,7 @@ from .evolution import founders
 if TYPE_CHECKING:
     from ..problem import Problem
 
-_FIRSTS = 16
+_FIRSTS = 8
 """Changes of one gene that a pair of changes may begin with."""
 
 
@@ -69,13 +69,13 @@ class Memetic:
     """
 
     name: ClassVar[str] = "memetic"
-    climbers: int = 192
-    parents: int = 256
-    founders: int = 2048
+    climbers: int = 320
+    parents: int = 320
+    founders: int = 4096
     tries: int = 4
-    mutations: float = 2.0
-    steps: int = 240
-    patience: int = 80
+    mutations: float = 3.0
+    steps: int = 160
+    patience: int = 60
 
     def init(self, problem: Problem) -> MemeticState:
         """The state before the first step, without rows."""
@@ -173,15 +173,17 @@ def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[n
     near = np.repeat(X[:, None], len(gene), axis=1)
     near[:, np.arange(len(gene)), gene] = value
     own = problem.costs(X)[:, None]
-    dearer = problem.costs(near.reshape(-1, X.shape[1])).reshape(len(X), len(gene), own.shape[2]) - own
-    room = 1.0 - own
+    dearer = (problem.costs(near.reshape(-1, X.shape[1])).reshape(len(X), len(gene), own.shape[2]) - own).astype(np.float32)
+    room = (1.0 - own).astype(np.float32)
     single = np.where((dearer <= room).all(axis=2), gain, -np.inf)
-    firsts = np.argsort(-gain, axis=1)[:, :_FIRSTS]
+    order = np.argsort(-gain, axis=1)
+    rank = np.argsort(order, axis=1)
+    firsts = order[:, :_FIRSTS]
     both = gain[every, firsts][:, :, None] + gain[:, None]
-    fits = np.ones(both.shape, dtype=np.bool_)
+    fits = rank[:, None] > np.arange(firsts.shape[1])[:, None]  # each pair once
+    fits &= gene[firsts][:, :, None] != gene
     for limit in range(own.shape[2]):
         fits &= dearer[every, firsts, limit][:, :, None] + dearer[:, None, :, limit] <= room[:, :, None, limit]
-    fits &= gene[firsts][:, :, None] != gene
     both = np.where(fits, both, -np.inf).reshape(len(X), -1)
     looks = np.concatenate([single, both], axis=1)
     top = np.argpartition(-looks, min(most, looks.shape[1] - 1), axis=1)[:, :most]

@@ -277,7 +277,10 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         kind = str(header["kind"])
         if kind not in MODELS:
             raise UnknownName("kind of predictor", kind, MODELS)
-        report = msgspec.convert(header["report"], Report | None)
+        kept = header["report"]
+        if isinstance(kept, dict):  # JSON has no NaN, which is what the quality among equal scores is
+            kept = {name: float("nan") if value is None else value for name, value in kept.items()}
+        report = msgspec.convert(kept, Report | None)
         mean, scale = float(header["mean"]), float(header["scale"])
         if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
             raise CorruptFile(f"its list of values seen has the shape {seen.shape}, where {features} were expected")

@@ -194,3 +194,11 @@ def test_data_that_cannot_be_fitted_is_refused(digits: SearchSpace, rng: np.rand
             Predictor.fit(digits, rows, scores)
     with pytest.raises(InvalidInput, match="holdout"):
         Predictor.fit(digits, X, y, holdout=1.0)
+
+
+def test_a_predictor_of_equal_scores_can_be_kept(digits: SearchSpace, rng: np.random.Generator, tmp_path: Path) -> None:
+    predictor = Predictor.fit(digits, digits.sample(30, rng), np.full(30, 0.9), kind="linear")
+    loaded = load_predictor(predictor.save(tmp_path / "flat.npz"), digits)
+    assert loaded.report is not None
+    assert np.isnan(loaded.report.pairwise_accuracy)
+    assert loaded(digits.sample(5, rng)) == pytest.approx(0.9)

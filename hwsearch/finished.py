@@ -16,8 +16,27 @@ FORMAT = "hwsearch-finished"
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class Finished:
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What a finished network's file says in plain values."""
+
+    weights: str
+    model: str
+    tuned: bool
+    accuracy: float
+    float_accuracy: float
+    latency_ms: float
+    spread_ms: float
+    device: str
+    macs: int
+    params: int
+    size_mb: float
+    teacher_accuracy: float | None = None
+    teacher_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(_Facts):
     """A finished network.
 
     Attributes:
@@ -34,41 +53,12 @@ class Finished:
     """
 
     architecture: Architecture
-    weights: str
-    model: str
-    tuned: bool
-    accuracy: float
-    float_accuracy: float
-    latency_ms: float
-    spread_ms: float
-    device: str
-    macs: int
-    params: int
-    size_mb: float
-    teacher_accuracy: float | None = None
-    teacher_ms: float | None = None
 
     def save(self, path: PathLike) -> Path:
         """Write it as JSON, whole or not at all."""
         document = {"format": FORMAT, "version": VERSION, **vars(self), "architecture": self.architecture.document()}
         write_atomic(path, msgspec.json.format(msgspec.json.encode(document)) + b"\n")
         return Path(path)
-
-
-class _Facts(msgspec.Struct):
-    weights: str
-    model: str
-    tuned: bool
-    accuracy: float
-    float_accuracy: float
-    latency_ms: float
-    spread_ms: float
-    device: str
-    macs: int
-    params: int
-    size_mb: float
-    teacher_accuracy: float | None = None
-    teacher_ms: float | None = None
 
 
 def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
@@ -87,7 +77,7 @@ def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
     try:
         where = space or load_space(str(document["architecture"]["space"]))
         architecture = Architecture.from_document(document["architecture"], where, path)
-        return Finished(architecture, **msgspec.structs.asdict(msgspec.convert(document, _Facts)))
+        return Finished(architecture=architecture, **vars(msgspec.convert(document, _Facts)))
     except (CorruptFile, WrongSpace):
         raise
     except (KeyError, TypeError, msgspec.ValidationError) as error:

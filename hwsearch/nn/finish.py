@@ -105,7 +105,7 @@ def finish(
     rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
     measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
     finished = Finished(
-        architecture,
+        architecture=architecture,
         weights=path.name,
         model=model.name,
         tuned=chosen == 1,

@@ -472,8 +472,7 @@ class SearchSpace:
         products = itertools.product(*self.allowed)
         while batch := list(itertools.islice(products, 65536)):
             X = np.array(batch, dtype=np.uint8)
-            first = np.array([allowed[0] for allowed in self.allowed], dtype=np.uint8)
-            yield self.canonical(X[((X == first) | self.active(X)).all(axis=1)])
+            yield self.canonical(X[(X == self.awake(X)).all(axis=1)])
 
     def restrict(self, values: Mapping[str, Sequence[Value]] | HasEdges) -> SearchSpace:
         """The same space, searched only where the named genes have one of the given values.

@@ -169,6 +169,7 @@ class Evolution:
         least = float(np.quantile(state.tightness[feasible], 0.1)) - 0.03 if feasible.any() else 0.0
         class_ = np.where(tightness > 1.0, 2, np.where(tightness < least, 1, 0))
         within = np.where(tightness > 1.0, tightness, rng.random(len(tightness)))
+        # By island, then class, then within the class: as one number, which sorts faster than three keys.
         order = np.argsort(island + class_ / 4 + np.minimum(within, 1e3) / 8e3)
         order = order[rank(island[order]) < max(1, self.population // len(np.unique(state.island)))]
         known = feasible.any()

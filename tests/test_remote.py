@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -181,13 +182,14 @@ class Server:
     """An ssh server on loopback whose users have ``home`` as their home, and whose cable can be cut.
 
     Attributes:
-        cuts: (word of the command, ``"in"`` or ``"out"``, bytes after which the connection is gone), used up one by one.
+        cuts: [word of the commands, ``"in"`` or ``"out"``, bytes until the connection is gone], used up one by one.
         commands: what was run.
         received: bytes that came in, over all commands.
+        serving: commands that have not ended.
     """
 
     def __init__(self, home: Path) -> None:
-        self.home, self.cuts, self.commands, self.received = home, [], [], 0
+        self.home, self.cuts, self.commands, self.received, self.serving = home, [], [], 0, 0
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -213,20 +215,22 @@ class Server:
         import asyncssh
 
         self.commands.append(process.command)
+        self.serving += 1
         cut = next((cut for cut in self.cuts if cut[0] in shlex.split(process.command)), None)
         child = await asyncio.create_subprocess_shell(process.command, *[asyncio.subprocess.PIPE] * 3, cwd=self.home)
 
         async def pump(source, target, way):
-            passed = 0
             while data := await source.read(4096):
-                passed += len(data)
+                if cut and cut[1] == way:
+                    data = data[: cut[2]]
+                    cut[2] -= len(data)
                 self.received += len(data) if way == "in" else 0
                 target.write(data)
                 await target.drain()
-                if cut and cut[1] == way and passed >= cut[2]:
+                if cut and cut[1] == way and not cut[2]:
                     self.cuts.remove(cut)
                     process.get_extra_info("connection").abort()
-                    return
+                    break
             if way == "in":
                 target.close()
 
@@ -241,6 +245,15 @@ class Server:
             for pipe in (child._transport.get_pipe_transport(number) for number in range(3)):
                 pipe.close()
             await child.wait()
+            self.serving -= 1
+
+    def rest(self) -> None:
+        """Wait until what was begun has ended: a command outlives its connection by a moment."""
+        for _ in range(3_000):
+            if not self.serving:
+                return
+            time.sleep(0.01)
+        raise TimeoutError("a command goes on without its connection")
 
     def close(self) -> None:
         self.listener.close()
@@ -275,9 +288,12 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
         return profile_remote(SMALL, f"ssh://user@127.0.0.1:{server.port}", out=out, python=board_python, **OPTIONS)
 
     # While the files are sent.
-    server.cuts = [("take", "out", 700), ("give", "out", 2_000)]
+    jobs = emit(SMALL, tmp_path / "jobs", **OPTIONS)
+    models = sum(path.stat().st_size for path in (jobs / "models").iterdir())
+    server.cuts = [["take", "in", (jobs / "run.pyz").stat().st_size + models // 2], ["give", "out", 2_000]]
     with pytest.raises(ConnectionLost, match=r"user@127\.0\.0\.1:\d+: .*Run the same command again: it goes on where it was\."):
         go()
+    server.rest()
     assert not out.exists()
     (folder,) = (path.parent for path in (server.home / ".hwsearch").glob("*/models"))
     arrived = {path.name for path in (folder / "models").iterdir() if path.suffix == ".gz"}
@@ -286,7 +302,7 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     assert not (folder / "plan.json").exists()
 
     # While it measures.
-    server.cuts.append((f".hwsearch/{folder.name}/run.pyz", "out", 1))
+    server.cuts.append([f".hwsearch/{folder.name}/run.pyz", "out", 1])
     server.received = 0
     with pytest.raises(ConnectionLost):
         go()

@@ -68,12 +68,15 @@ def fit_quantizer(x: torch.Tensor, bits: int, signed: bool, symmetric: bool = Fa
     if len(values) > _MOST_VALUES:
         values = values[torch.randint(len(values), (_MOST_VALUES,), generator=torch.Generator().manual_seed(0))]
     values = values.double().clamp(min=low)
-    shares = _SHARES.double().to(x.device)[:, None]
-    scales = shares * ((high - low) / steps)
-    zeros = torch.round(-low * shares / scales)
-    rounded = (torch.clamp(torch.round(values / scales) + zeros, 0, steps) - zeros) * scales
-    best = int(((rounded - values) ** 2).mean(dim=1).argmin())
-    return Quantizer(float(scales[best, 0].float()), int(zeros[best, 0]), bits)
+    scale, zero, least = 1.0, 0, float("inf")
+    for share in _SHARES.double().tolist():  # one at a time: all at once would leave the processor's cache
+        step = share * ((high - low) / steps)
+        shift = round(-low * share / step)
+        rounded = (values / step).round_().clamp_(-shift, steps - shift).mul_(step)
+        error = float(rounded.sub_(values).square_().mean())
+        if error < least:
+            scale, zero, least = step, shift, error
+    return Quantizer(float(torch.tensor(scale)), zero, bits)
 
 
 def quantize_weight(weight: torch.Tensor, bits: int) -> torch.Tensor:

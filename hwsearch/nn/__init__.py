@@ -12,6 +12,7 @@ from .deploy import Deployed, deploy  # noqa: E402
 from .export import export  # noqa: E402
 from .finish import finish  # noqa: E402
 from .folder import FolderData, folder_data  # noqa: E402
+from .phases import PHASES, Phase  # noqa: E402
 from .plain import calibrate_bn, resize  # noqa: E402
 from .recipe import RECIPES, Recipe  # noqa: E402
 from .score import evaluate, fit_predictor, score_samples  # noqa: E402
@@ -20,12 +21,14 @@ from .trace import trace  # noqa: E402
 from .train import train  # noqa: E402
 
 __all__ = [
+    "PHASES",
     "RECIPES",
     "ArrayData",
     "Data",
     "Deployed",
     "FolderData",
     "Normalize",
+    "Phase",
     "Recipe",
     "Supernet",
     "calibrate_bn",

@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..space import SearchSpace
+from .channels import rank_channels
+from .phases import Phase, corner
 from .recipe import AMP, Recipe
 from .supernet import Supernet
 
@@ -86,12 +88,23 @@ class Lesson(ABC):
             rng: where further choices come from.
         """
 
+    def begin(self, phase: Phase, before: Phase | None) -> None:  # noqa: B027
+        """Go on with a phase of the recipe; most lessons are the same in all phases.
+
+        Args:
+            phase: that of the next steps.
+            before: the one that has just ended; ``None`` where training starts or is continued.
+        """
+
 
 class Sandwich(Lesson):
     """The largest network learns from the labels and from the teacher, if there is one; the smallest and some random ones from the largest.
 
     This is the sandwich rule with in-place distillation (Universally Slimmable Networks, ICCV'19, section 3; BigNAS, ECCV'20, section 3.1).
     In a space of one network nothing but its first part is left.
+
+    A phase leaves out what it does not free. Between two phases the channels are put into the order of their importance
+    (:func:`hwsearch.nn.channels.rank_channels`), so that narrower networks begin with the channels that matter.
 
     A teacher may also give hints: at the end of each feature-map size the mean square over the channels says where the network looks; these
     maps, scaled to length 1, are drawn to the teacher's (attention transfer, Zagoruyko and Komodakis, ICLR'17, section 3.1). They need no
@@ -106,6 +119,7 @@ class Sandwich(Lesson):
     def __init__(self, supernet: Supernet, recipe: Recipe, teacher: nn.Module | None = None) -> None:
         self.space, self.network, self.recipe, self.teacher = supernet.space, supernet, recipe, teacher
         self.supernet, self.run = supernet, Run.of(recipe)
+        self.begin(recipe.phases[0], None)
 
     def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """First that of the largest network."""
@@ -113,12 +127,19 @@ class Sandwich(Lesson):
         supernet.activate(supernet.largest)
         logits, maps = self.run(supernet, x)
         yield taught(recipe, self.teacher, x, y, logits, maps, self.run)
-        if self.space.size == 1:
+        if self.trained.size == 1:
             return
         wanted = F.softmax(logits.detach(), dim=1)
-        for row in (supernet.smallest, *supernet.space.sample(recipe.random_networks, rng)):
+        for row in (corner(self.trained, 0), *self.trained.sample(self.others, rng)):
             supernet.activate(row)
             yield F.cross_entropy(self.run(supernet, x)[0], wanted)
+
+    def begin(self, phase: Phase, before: Phase | None) -> None:
+        """Choose the networks of the phase; where another one has ended, first order the channels as far as its networks stay the same."""
+        if before is not None:
+            rank_channels(self.supernet, before.restrict(self.space))
+        self.trained = phase.restrict(self.space)
+        self.others = self.recipe.random_networks if phase.random_networks is None else phase.random_networks
 
 
 def taught(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..errors import CorruptFile, InvalidInput
 from . import weights_file
 from .data import Data, Share
 from .lesson import Lesson
+from .phases import Phase
 from .processes import Processes, accelerator
 from .recipe import Recipe
 from .vision import import_transforms
@@ -111,12 +113,17 @@ class Training:
         recipe, device = self.recipe, self.device
         own = len(range(self.team.rank, recipe.parts, self.team.count))
         batches = self.data.training(self._shares(), self.seed)
+        phase: Phase | None = None
         while self.step < self.steps:
+            last, (phase, place, _) = phase, recipe.place(self.step, self.steps)
+            if phase is not last:
+                self._begin(phase, place)
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.rate(self.step, self.steps)
-            self.optimizer.zero_grad(set_to_none=True)
             told = torch.zeros(1, device=device)
+            gradients: dict[str, torch.Tensor] = {}
             for number in range(own):
+                self.optimizer.zero_grad(set_to_none=True)
                 images, labels = next(batches)
                 part = self.team.rank + number * self.team.count
                 x, y = self._mixed(self.data.normalize(images.to(device)), labels.to(device), part)
@@ -126,11 +133,15 @@ class Training:
                     torch.autograd.backward(self.scaler.scale(loss / recipe.parts))
                     if index == 0:
                         told += loss.detach() / recipe.parts
-            self.team.add_up([told, *(p.grad for p in self.parameters.values() if p.grad is not None)])
+                # Parts are added up one by one, as processes do it: so two parts give the same bytes on one process and on two.
+                for name, parameter in self.parameters.items():
+                    if parameter.grad is not None:
+                        parameter.grad = gradients[name] = parameter.grad.add_(gradients[name]) if name in gradients else parameter.grad
+            self.team.add_up([told, *gradients.values()])
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.step += 1
-            self._follow()
+            self._follow(place + 1)
             yield float(told)
 
     def _mixed(self, x: torch.Tensor, y: torch.Tensor, part: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,17 +161,33 @@ class Training:
         return mixed
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Draw the moving average after the weights; young averages follow faster."""
-        share = 1 - min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+    def _follow(self, age: int) -> None:
+        """Draw the moving average, of so many steps, after the weights; young averages follow faster."""
+        share = 1 - min(self.recipe.ema, (1 + age) / (10 + age))
         for name, average in self.average.items():
             average.lerp_(self.parameters[name].detach(), share)
 
+    @torch.no_grad()
+    def _begin(self, phase: Phase, place: int) -> None:
+        """Go on with a phase; at its first step as a training of its own would begin, with the result of the phase before."""
+        if place:
+            self.lesson.begin(phase, None)
+            return
+        self._settle()
+        self.lesson.begin(phase, self.recipe.place(self.step - 1, self.steps)[0] if self.step else None)
+        self.optimizer.state.clear()
+        for name, average in self.average.items():
+            average.copy_(self.parameters[name])
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Leave the result in the network."""
+        for name, average in self.average.items():
+            self.parameters[name].copy_(average)
+
     def finish(self) -> None:
         """Leave the result in the network, on the CPU."""
-        with torch.no_grad():
-            for name, average in self.average.items():
-                self.parameters[name].copy_(average)
+        self._settle()
         self.lesson.network.cpu()
 
     def save(self, path: Path, facts: Facts) -> None:
@@ -218,7 +245,8 @@ def same_arguments(found: object, wanted: Facts, path: Path) -> None:
     """
     if not isinstance(found, dict):
         raise CorruptFile(f"{path} does not say how it was trained.")
-    flat = [{**facts, **facts.get("recipe", {}), "recipe": None} for facts in (found, wanted)]
+    usual = as_json(asdict(Recipe(epochs=1)))  # what a recipe of an older hwsearch does not name
+    flat = [{**facts, **usual, **facts.get("recipe", {}), "recipe": None} for facts in (found, wanted)]
     differing = sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
     if differing:
         told = ", ".join(f"{key} {flat[0].get(key)!r} there and {flat[1].get(key)!r} here" for key in differing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import InvalidInput, UnknownName
+from .phases import PHASES, Phase
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,7 +24,7 @@ class Recipe:
         epochs: passes over the training images.
         batch: images a step.
         learning_rate: at the end of the warm-up.
-        warm_up: share of all steps.
+        warm_up: share of the steps of each phase.
         momentum: of the optimiser.
         weight_decay: on convolution and linear weights only.
         label_smoothing: for the largest network, which learns from the labels; all others learn from its output.
@@ -38,6 +40,9 @@ class Recipe:
         distill: with a teacher, the share of its output in the loss; the labels have the rest.
         temperature: at which the teacher's and the student's outputs are compared (Hinton et al., 2015, section 2).
         hints: with a teacher, the weight of the difference between its attention maps and the student's (see :mod:`hwsearch.nn.lesson`).
+        phases: which networks may be trained when: all at all times (:data:`hwsearch.nn.PHASES` has ``"sandwich"``), or ever smaller ones
+            (``"progressive"``). Each phase is as a training of its own that begins with the result of the one before: it has its own
+            warm-up, momentum and moving average.
 
     Raises:
         InvalidInput: a number that makes no sense.
@@ -60,6 +65,7 @@ class Recipe:
     distill: float = 0.5
     temperature: float = 1.0
     hints: float = 0.0
+    phases: tuple[Phase, ...] = PHASES["sandwich"]
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.random_networks < 0:
@@ -80,13 +86,24 @@ class Recipe:
             raise InvalidInput(f"distill must be between 0 and 1, not {self.distill}.")
         if self.amp is not None and self.amp not in AMP:
             raise UnknownName("amp", self.amp, AMP)
+        if not (self.phases and all(isinstance(phase, Phase) for phase in self.phases)):
+            raise InvalidInput(f"phases must be one Phase or more, not {self.phases!r}.")
+
+    def place(self, step: int, steps: int) -> tuple[Phase, int, int]:
+        """Where one step out of ``steps`` stands: its phase, its number in the phase, and how many steps the phase has."""
+        shares = [phase.share for phase in self.phases]
+        ends = [round(steps * sum(shares[: number + 1]) / sum(shares)) for number in range(len(shares))]
+        number = bisect_right(ends, step)
+        start = ends[number - 1] if number else 0
+        return self.phases[number], step - start, ends[number] - start
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of one step out of ``steps``."""
-        warm = round(self.warm_up * steps)
+        phase, step, steps = self.place(step, steps)
+        highest, warm = phase.rate * self.learning_rate, round(self.warm_up * steps)
         if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+            return highest * (step + 1) / warm
+        return highest * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 RECIPES = {
@@ -102,11 +119,11 @@ def recipe_for(data: str, recipe: Recipe | Mapping[str, Any] | None, **changes: 
 
     Args:
         data: the name of the data, which have a good recipe.
-        recipe: another one, or what is to be changed in the good one, or nothing.
+        recipe: another one, or what is to be changed in the good one, or nothing; phases may be given by their name.
         changes: further fields, where they are not ``None``.
 
     Raises:
-        UnknownName: a field that recipes do not have.
+        UnknownName: a field that recipes do not have, or phases of no such name.
         InvalidInput: a value that makes no sense.
     """
     given = {} if recipe is None or isinstance(recipe, Recipe) else dict(recipe)
@@ -115,6 +132,10 @@ def recipe_for(data: str, recipe: Recipe | Mapping[str, Any] | None, **changes: 
     for name in given:
         if name not in names:
             raise UnknownName("field of a recipe", name, names)
+    if isinstance(given.get("phases"), str):
+        if given["phases"] not in PHASES:
+            raise UnknownName("phases", given["phases"], PHASES)
+        given["phases"] = PHASES[given["phases"]]
     try:
         return replace(recipe if isinstance(recipe, Recipe) else RECIPES.get(data, RECIPES["cifar10"]), **given)
     except TypeError as error:

@@ -22,6 +22,7 @@ from ..spaces import load_space
 from . import weights_file
 from .data import Normalize
 from .elastic import ElasticBlock, ElasticLayer
+from .phases import corner
 from .plain import Residual, calibrate_bn, plain, resize, thin_out
 
 Step = Callable[[torch.Tensor], torch.Tensor]
@@ -80,17 +81,12 @@ class Supernet(nn.Module):
     @property
     def largest(self) -> Rows:
         """The row with the last allowed value of every gene, shape ``(genes,)``."""
-        return self._corner(-1)
+        return corner(self.space, -1)
 
     @property
     def smallest(self) -> Rows:
         """The row with the first allowed value of every gene, shape ``(genes,)``."""
-        return self._corner(0)
-
-    def _corner(self, end: int) -> Rows:
-        row = np.array([[allowed[end] for allowed in self.space.allowed]], dtype=np.uint8)
-        corner: Rows = self.space.canonical(row)[0]
-        return corner
+        return corner(self.space, 0)
 
     def activate(self, row: npt.ArrayLike) -> None:
         """Choose the network that :meth:`forward` runs.
@@ -114,6 +110,12 @@ class Supernet(nn.Module):
                 values = [choice.values[index] for index in allowed]
                 raise InvalidInput(f"These weights are of networks with {choice.name} in {values}, not {choice.values[gene]}.")
         return canonical
+
+    def block(self, slot: str) -> ElasticBlock:
+        """The weights of a slot."""
+        module = self.blocks[_module_name(slot)]
+        assert isinstance(module, ElasticBlock)
+        return module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the active network.

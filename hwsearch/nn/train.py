@@ -18,6 +18,7 @@ from ..spaces import load_space
 from .data import Data, load_data
 from .lesson import Lesson, Sandwich
 from .loop import Facts, as_json, learn, same_arguments
+from .phases import phases_for
 from .plain import calibrate_bn
 from .processes import accelerator, processes
 from .recipe import Recipe, recipe_for
@@ -43,8 +44,9 @@ def train(
     """Train the supernet of a space, or continue where an earlier call was stopped.
 
     Each step trains the largest network on the labels, and the smallest and some random networks on the largest one's output: the sandwich
-    rule (:class:`hwsearch.nn.lesson.Sandwich`). A single network is a space of one, ``space.alone(row)``: it learns from the
-    labels, and in the end keeps batch-norm statistics of its own.
+    rule (:class:`hwsearch.nn.lesson.Sandwich`). The recipe's phases say how small networks may be at which time: from the beginning, or
+    little by little. A single network is a space of one, ``space.alone(row)``: it learns from the labels, and in the end keeps batch-norm
+    statistics of its own.
 
     While it trains, the state goes to ``<out>.partial``, so a killed training loses a few steps at most: calling again with the same
     arguments continues it and ends with exactly the weights of an uninterrupted one (on the same machine and number of threads). All
@@ -78,7 +80,7 @@ def train(
     space = load_space(space)
     data = load_data(data)
     recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)
-    recipe = suited(recipe, data)
+    recipe = suited(recipe, data, space)
     supernet = Supernet(space, seed)
     _check_fit(supernet, data)
     facts = {"data": data.name, "train_images": data.count("train"), "seed": seed, "recipe": asdict(recipe), "allowed": space.allowed}
@@ -97,14 +99,15 @@ def train(
     return complete(lesson, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
-def suited(recipe: Recipe, data: Data) -> Recipe:
-    """The recipe with no more images a step than there are, and with a part at least for each process.
+def suited(recipe: Recipe, data: Data, space: SearchSpace) -> Recipe:
+    """The recipe with no more images a step than there are, with a part at least for each process, and with the phases that differ.
 
     Raises:
         InvalidInput: the processes cannot share out the parts evenly.
     """
     count = processes().count
-    recipe = replace(recipe, batch=min(recipe.batch, data.count("train")), parts=max(recipe.parts, count))
+    batch, phases = min(recipe.batch, data.count("train")), phases_for(recipe.phases, space)
+    recipe = replace(recipe, batch=batch, parts=max(recipe.parts, count), phases=phases)
     if recipe.parts % count:
         raise InvalidInput(f"{count} processes cannot share out a batch in {recipe.parts} parts evenly: choose a multiple of {count}.")
     return recipe

@@ -56,7 +56,7 @@ def tune(
     """
     if not weights.settled:
         raise InvalidInput("Only a network that was trained alone can be tuned: train(space.alone(row), ...).")
-    recipe = suited(recipe, data)
+    recipe = suited(recipe, data, weights.space)
     result = Supernet(weights.space)
     blocks = weights.space.blocks(weights.largest)
     lesson = Tuning(weights.space, weights.extract(weights.largest), blocks, weights.calibration(), recipe, teacher, symmetric)

@@ -45,7 +45,7 @@ EACH = 3
 TURNS = 2
 IMAGES = 1000
 """Validation images of an evaluation; the two best of a level are compared on all 5,000."""
-SAMPLES = {"cpu": 200, "bitfusion": 100}
+SAMPLES = {"cpu": 200, "bitfusion": 120}
 """Random networks that the predictors of both ways begin with."""
 
 Feasible = tuple[Rows, np.ndarray]

@@ -38,7 +38,7 @@ def file(path: PathLike) -> RenderableType:
     """
     head = read_bytes(path, "file")
     if head[:2] == b"PK":
-        return predictor(path)
+        return coded(path) if b'"format":"hwsearch-coded"' in head else predictor(path)
     if head[8:9] == b"{":
         return supernet(head, path)
     document = decode_json(head, path)
@@ -112,8 +112,12 @@ def search_result(result: SearchResult) -> RenderableType:
     front = _table("score", *shown, title=f"front: {len(result.front)} networks, some of them")
     for index in np.unique(np.linspace(0, len(result.front) - 1, 10).astype(int)):
         front.add_row(f"{result.front.scores[index]:.4f}", *(f"{result.front.values[name][index]:,.4g}" for name in shown))
-    title = f"search of {result.best.space.name}: best predicted score {result.best_score:.4f}"
-    return Group(*_heading(title), Text(_words.status(result)), answer, Text(str(result.best)), front)
+    title = f"search of {result.best.space.name}: best {result.word} score {result.best_score:.4f}"
+    titles, rows = _words.verification_rows(result)
+    verified = _table(*titles, title="verified: the best networks of each round, foretold and measured")
+    for cells in rows:
+        verified.add_row(*cells)
+    return Group(*_heading(title), Text(_words.status(result)), answer, Text(str(result.best)), *([verified] if rows else []), front)
 
 
 def finished(path: PathLike) -> RenderableType:
@@ -133,6 +137,16 @@ def predictor(path: PathLike) -> RenderableType:
     """What a predictor is for and how good it is on rows it has not seen."""
     found = load_predictor(path)
     return Group(*_heading(f"predictor of {found.space.name}"), Text(str(found.report or "Its quality was not measured.")))
+
+
+def coded(path: PathLike) -> RenderableType:
+    """A coded network and what its file saves."""
+    from .nn import load_coded
+
+    found = load_coded(path)
+    size, weights = Path(path).stat().st_size, sum(one.codes.size for one in found.weights)
+    facts = {"file": f"{size:,} bytes", "weights": f"{weights:,}", "smaller than in fp32": f"{4 * weights / size:.1f} times"}
+    return Group(*_heading(repr(found).strip("<>")), _grid(facts), Text("\n".join(block.key for block in found.blocks)))
 
 
 def supernet(data: bytes, path: PathLike) -> RenderableType:

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from .result import SearchResult
 from .table import LatencyTable
+from .verified import Checked
 
 LIMIT_TITLES = ("metric", "value", "limit", "used")
+
+
+_VERIFIED = {
+    "score": ("score", "{:.4f}".format, "{:.4f}".format, "{:+.4f}".format),
+    "latency_ms": ("ms", "{:.4g}".format, "{:.4g}".format, "{:+.1%}".format),
+}
+"""How the figures of a verified network are written: what they are, foretold, measured, and the error."""
+
+
+def _figures(one: Checked, name: str) -> tuple[float, float, float]:
+    return one.predicted[name], one.measured[name], one.error(name)
 
 
 def device_facts(table: LatencyTable) -> dict[str, str]:
@@ -44,6 +56,21 @@ def limit_rows(result: SearchResult) -> list[tuple[str, str, str, str]]:
         used = f"{result.tightness[name]:.1%}" if limited else ""
         rows.append((name, f"{result.values[name]:,.6g}", most, used))
     return rows
+
+
+def verification_rows(result: SearchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Titles and rows of what was verified: a row a network, by round, the answer of its search first; nothing where nothing was."""
+    if result.verification is None:
+        return (), []
+    names = [name for name in _VERIFIED if name in result.verification.tolerance]
+    rows = []
+    for number, turn in enumerate(result.verification.rounds, start=1):
+        for place, one in enumerate(turn.networks):
+            cells = [words(value) for name in names for words, value in zip(_VERIFIED[name][1:], _figures(one, name), strict=True)]
+            chosen = one.genes == tuple(map(int, result.best.genes))
+            rows.append((f"{number}", "foretold best" if place == 0 else "", *cells, "the answer" if chosen else ""))
+    titles = [f"{_VERIFIED[name][0]} {which}" for name in names for which in ("foretold", "measured", "error")]
+    return ("round", "", *titles, ""), rows
 
 
 def status(result: SearchResult) -> str:

@@ -55,6 +55,8 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="How it is trained: NAME=VALUE of a recipe, such as amp=bf16.", show_default=False)
 ]
+Coded = Annotated[bool, typer.Option("--coded", help="The smallest file instead: weights that share a few values, Huffman-coded.")]
+Bits = Annotated[int | None, typer.Option(help="Of coded weights, 2 to 8.", show_default="as their precisions have it")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -171,11 +173,12 @@ def fit_predictor(
 
 
 @app.command(
-    epilog="Example: hwsearch search resnet_cifar --device latency_tables/my-cpu.json --predictor predictor.npz"
-    " --limit latency_ms=1.5 --limit size_mb=0.4 --out result.json"
+    epilog="Example: hwsearch search resnet_cifar ~/data --device latency_tables/my-cpu.json --predictor predictor.npz"
+    " --limit latency_ms=1.5 --limit size_mb=0.4 --verify 8 --weights supernet.safetensors --data cifar10 --out result.json"
 )
 def search(
     space: Space,
+    data_dir: DataDir = None,
     predictor: Annotated[Path, typer.Option("--predictor", "-p", help="The accuracy predictor.")] = Path("predictor.npz"),
     device: Annotated[Path | None, typer.Option("--device", "-d", help="The latency table of the device.", show_default=False)] = None,
     limit: Annotated[
@@ -184,6 +187,17 @@ def search(
     out: Annotated[Path, typer.Option("--out", "-o", help="The result to write.")] = Path("result.json"),
     algorithm: Annotated[str | None, typer.Option(help="How to search; see: hwsearch devices.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the algorithm.", show_default=False)] = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Evaluate and measure so many of the best networks, learn, and search again until it agrees.")
+    ] = 0,
+    weights: Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet, to verify scores in.")] = Path(
+        "supernet.safetensors"
+    ),
+    data: DataName = "digits",
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(help="score=0.005, latency_ms=0.03: what is verified, and how closely it must agree.", show_default=False),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option(help="Where to keep the search while it runs, to go on after a stop.", show_default=False)
     ] = None,
@@ -193,15 +207,21 @@ def search(
     """Search SPACE for the most accurate network within the limits: architecture, channels and bit-widths together."""
     from .search import search as run
 
+    close = _numbers("--tolerance", tolerance, "score=0.005") if tolerance else None
+    scored = verify and (close is None or "score" in close)
     result = run(
         space,
         device=device,
         predictor=predictor,
-        limits=_limits(limit or []),
+        limits=_numbers("--limit", limit or [], "latency_ms=1.5"),
         seed=seed,
         algorithm=algorithm,
         steps=steps,
         state=state,
+        verify=verify,
+        supernet=weights if scored else None,
+        data=_data(data, data_dir) if scored else None,
+        tolerance=close,
         progress=not quiet,
     )
     result.save(out)
@@ -260,15 +280,27 @@ def compress(
 def export(
     architecture: Annotated[Path, typer.Argument(help="A search result (its best network), or an architecture file.")],
     weights: Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")] = Path("supernet.safetensors"),
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model file or engine to write.")] = Path("best.onnx"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The model file or engine to write.", show_default="best.onnx, or best.npz")
+    ] = None,
     backend: BackendName = "onnxruntime",
     precision: Annotated[
         str | None, typer.Option(help="Of all blocks, such as fp16, instead of what was searched.", show_default=False)
     ] = None,
+    coded: Coded = False,
+    bits: Bits = None,
 ) -> None:
     """Write a network as a model file or an engine, calibrated on the training images that the supernet carries."""
+    if coded:
+        from .nn import save_coded
+
+        path = out or Path("best.npz")
+        save_coded(_show.architecture(architecture), weights=weights, out=path, bits=bits)
+        console.print(_show.file(path))
+        return
     from .nn import export as run
 
+    out = out or Path("best.onnx")
     path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend, precision=precision)
     console.print(f"{path}: {Path(path).stat().st_size:,} bytes", highlight=False)
 
@@ -461,25 +493,25 @@ def _backend(name: str, told: dict[str, Any]) -> Any:
         raise InvalidInput(f"--set: backend {name!r} takes something else ({error}).") from error
 
 
-def _limits(texts: list[str]) -> dict[str, float]:
+def _numbers(option: str, texts: list[str], example: str) -> dict[str, float]:
     """Read ``METRIC=NUMBER`` texts.
 
     Raises:
         InvalidLimit: a text of another form, or a number that is none.
-        InvalidInput: a metric that is limited twice.
+        InvalidInput: a metric that is named twice.
     """
-    limits: dict[str, float] = {}
+    found: dict[str, float] = {}
     for text in texts:
         name, equals, number = text.partition("=")
         if not equals:
-            raise InvalidLimit(f"--limit {text}: expected METRIC=NUMBER, such as latency_ms=1.5.")
-        if name in limits:
-            raise InvalidInput(f"--limit {name} is given twice.")
+            raise InvalidLimit(f"{option} {text}: expected METRIC=NUMBER, such as {example}.")
+        if name in found:
+            raise InvalidInput(f"{option} {name} is given twice.")
         try:
-            limits[name] = float(number)
+            found[name] = float(number)
         except ValueError:
-            raise InvalidLimit(f"--limit {text}: {number!r} is not a number.") from None
-    return limits
+            raise InvalidLimit(f"{option} {text}: {number!r} is not a number.") from None
+    return found
 
 
 if __name__ == "__main__":

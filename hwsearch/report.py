@@ -87,7 +87,7 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
         x, y = front.values[cost][order], 100 * front.scores[order]
         axes.plot(x, y, "o", color=_BLUE, markersize=4, alpha=0.6, label=f"front, predicted ({len(front)} networks)")
         best = (result.values[cost], 100 * result.best_score)
-        axes.plot(*best, "o", markersize=11, fillstyle="none", linestyle="none", color=_BLUE, label="the answer, predicted")
+        axes.plot(*best, "o", markersize=11, fillstyle="none", linestyle="none", color=_BLUE, label=f"the answer, {result.word}")
         if cost in result.limits:
             axes.axvline(result.limits[cost], color=_GREY, linestyle="--", linewidth=1, label=f"limit: {result.limits[cost]:.4g}")
         for (color, marker), one in zip(_FINISHED, comparison if cost == "latency_ms" else (), strict=False):
@@ -249,6 +249,37 @@ def history_figure(result: SearchResult) -> Figure:
     return figure
 
 
+def verification_figure(result: SearchResult, name: str = "score") -> Figure:
+    """Predicted against measured scores or latencies of the networks that a search verified, by round.
+
+    Args:
+        result: of a search that verified.
+        name: ``"score"`` or ``"latency_ms"``.
+
+    Raises:
+        InvalidInput: the search did not verify this.
+        MissingDependency: matplotlib is not installed.
+    """
+    from ._picture import canvas
+
+    if result.verification is None or name not in result.verification.tolerance:
+        raise InvalidInput(f"The search did not verify {name}; search again with verify=8 and a tolerance for it.")
+    scale, label = (100.0, "accuracy (%)") if name == "score" else (1.0, _label(name))
+    turns = [scale * np.array([(one.measured[name], one.predicted[name]) for one in turn.networks]) for turn in result.verification.rounds]
+    everything = np.concatenate(turns)
+    with canvas() as (figure, axes):
+        axes.plot(*2 * [[everything.min(), everything.max()]], color=_GREY, linewidth=1, label="foretold as measured")
+        for number, points in enumerate(turns):
+            color, marker = _SERIES[number % len(_SERIES)]
+            axes.plot(*points.T, marker, color=color, alpha=0.5, label=f"round {number + 1} ({len(points)} networks)")
+            axes.plot(*points[0], marker, color=color, markersize=11, fillstyle="none")
+        axes.set_xlabel(f"measured {label}")
+        axes.set_ylabel(f"predicted {label}")
+        axes.set_title(f"Predicted against measured {label.partition(' (')[0]}; the foretold best of each round is ringed")
+        _legend(axes)
+    return figure
+
+
 def write_report(
     result: SearchResult, table: LatencyTable | None = None, comparison: Sequence[Compared] = (), out: PathLike = "report.html"
 ) -> Path:
@@ -271,6 +302,9 @@ def write_report(
     pictures = [
         ("The Pareto front that the search found, and the networks that were built and measured.", front_figure(result, comparison))
     ]
+    if result.verification is not None:
+        words = "What the search foretold of its best networks in each round, and what they turned out to be."
+        pictures += [(words, verification_figure(result, name)) for name in result.verification.tolerance]
     if table is not None and families(table):
         words = "The staircase of one block: latency against width. Only the widest block on a stair is worth choosing."
         pictures.append((words, staircase_figure(table)))
@@ -291,6 +325,8 @@ def write_report(
             )
         )
     parts.append(_page.table("The answer, and how tight its limits are", _words.LIMIT_TITLES, _words.limit_rows(result)))
+    if result.verification is not None:
+        parts.append(_page.table("What was verified", *_words.verification_rows(result)))
     for number, (words, figure) in enumerate(pictures, start=1):
         drawing = svg(figure, words, name=f"figure{number}")
         parts.append(f"<figure>{drawing}<figcaption>{_page.text(words)}</figcaption></figure>")

@@ -16,6 +16,7 @@ from ._store import PathLike, check_header, decode_json, read_bytes, write_atomi
 from .errors import CorruptFile, WrongSpace, require
 from .space import Architecture, Rows, SearchSpace
 from .spaces import load_space
+from .verified import Verification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 Values = npt.NDArray[np.float64]
 
 FORMAT = "hwsearch-result"
-VERSION = 1
+VERSION = 2
+"""Results of version 1 lack ``verification``, and are read like any other."""
 
 
 class Status(enum.Enum):
@@ -34,6 +36,12 @@ class Status(enum.Enum):
     EXHAUSTED = "Every architecture of the space was evaluated: this is the best that the predictor knows."
     CONVERGED = "The algorithm found nothing better for a while. Another seed is a cheap check; verify the answer by measuring it."
     BUDGET_SPENT = "All steps were taken and the score may still rise. Allow more steps, or go on from the saved state."
+    VERIFIED = (
+        "Prediction and measurement agree: no network was foretold to be better than this one, as measured, by more than the tolerance."
+    )
+    ROUNDS_SPENT = (
+        "The best network that was measured; prediction and measurement do not agree yet. Allow more rounds, or verify more networks."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +89,9 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        best: the architecture with the best score within the limits.
-        best_score: its predicted score.
-        values: its metrics by name, in the units that the names say.
+        best: the architecture with the best score within the limits; of a verified search, of those that were measured.
+        best_score: its predicted score, or the measured one where it was verified.
+        values: its metrics by name, in the units that the names say; its latency as measured where it was verified.
         limits: the most that each limited metric was allowed to be.
         status: how the search ended.
         front: the trade-offs that it came across.
@@ -94,6 +102,8 @@ class SearchResult:
         bound: a score that, proven, no architecture within the limits beats; ``None`` where nothing was proven.
         surrogate_bound: the same of an additive surrogate of the score, by algorithms that search through one.
         cautions: why the best score should not be taken at its word: saturated, outside of what the predictor was fitted on, or unsure.
+        verification: what became of the predictions, round by round; ``None`` where the search was not verified. Front and history are
+            those of the last round, as foretold.
     """
 
     best: Architecture
@@ -108,11 +118,17 @@ class SearchResult:
     bound: float | None = field(default=None, repr=False)
     surrogate_bound: float | None = field(default=None, repr=False)
     cautions: tuple[str, ...] = ()
+    verification: Verification | None = field(default=None, repr=False)
 
     @property
     def gap(self) -> float | None:
         """How far, as a fraction of the best score, the bound is from it; 0 is proven optimal, ``None`` without a bound."""
         return None if self.bound is None else max(0.0, self.bound - self.best_score) / max(abs(self.best_score), 1e-12)
+
+    @property
+    def word(self) -> str:
+        """How the score is known: ``"measured"`` where it was verified, else ``"predicted"``."""
+        return "predicted" if self.verification is None or "score" not in self.verification.tolerance else "measured"
 
     @property
     def tightness(self) -> dict[str, float]:
@@ -139,10 +155,10 @@ class SearchResult:
         )
         heads = "".join(f"<th>{name}</th>" for name in ("score", *self.front.values))
         return (
-            f"<p><b>Best predicted score {self.best_score:.4f}</b> in space <code>{escape(self.best.space.name)}</code>. "
+            f"<p><b>Best {self.word} score {self.best_score:.4f}</b> in space <code>{escape(self.best.space.name)}</code>. "
             f"{escape(self.status.value)}</p>{''.join(f'<p><b>Caution:</b> {escape(c)}</p>' for c in self.cautions)}"
             f"<table><tr><th>metric</th><th>value</th><th>limit</th></tr>{rows}</table>"
-            f"<pre>{escape(str(self.best))}</pre>"
+            f"<pre>{escape(str(self.best))}</pre>{'' if self.verification is None else self.verification.html()}"
             f"<p>Front: {len(self.front)} networks, some of them:</p><table><tr>{heads}</tr>{tops}</table>"
         )
 
@@ -198,6 +214,7 @@ class SearchResult:
             "bound": self.bound,
             "surrogate_bound": self.surrogate_bound,
             "cautions": self.cautions,
+            "verification": self.verification,
         }
         write_atomic(path, msgspec.json.encode(document) + b"\n")
         return Path(path)
@@ -238,6 +255,7 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
             bound=msgspec.convert(document.get("bound"), float | None),
             surrogate_bound=msgspec.convert(document.get("surrogate_bound"), float | None),
             cautions=msgspec.convert(document.get("cautions", []), tuple[str, ...]),
+            verification=msgspec.convert(document.get("verification"), Verification | None),
         )
     except (CorruptFile, WrongSpace):
         raise

@@ -31,6 +31,9 @@ from .space import Rows, SearchSpace, contains, row_keys
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from .nn import Data, Supernet
+    from .verifier import Verifier
+
 Values = npt.NDArray[np.float64]
 
 FORMAT = "hwsearch-search"
@@ -138,9 +141,15 @@ def search(
     polish: bool | None = None,
     state: _store.PathLike | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
+    verify: int = 0,
+    supernet: _store.PathLike | Supernet | None = None,
+    data: str | tuple[str, _store.PathLike] | Data | None = None,
+    tolerance: Mapping[str, float] | None = None,
+    rounds: int = 4,
+    verifier: Verifier | None = None,
     progress: bool = False,
 ) -> SearchResult:
-    """Find the network with the best predicted score within the limits.
+    """Find the network with the best predicted score within the limits, and verify it.
 
     Args:
         space: a space or its name.
@@ -156,35 +165,50 @@ def search(
         steps: steps in all; the algorithm's own number where left out.
         polish: whether to finish with the exhaustive neighbourhoods of the best rows (see :class:`~hwsearch.algorithms.local.Local`);
             where left out, whenever ``steps`` is left out too and the optimum is not proven.
-        state: a file that keeps the search after every step; where it exists the search goes on from it.
+        state: a file that keeps the search after every step; where it exists the search goes on from it. A search that verifies keeps each
+            round and what was measured in files whose names begin so.
         executor: scores rows on its workers, for costly scores: any :class:`concurrent.futures.Executor` (a process pool, or that of a
             Dask, MPI or Ray cluster), or a function that makes one. Rows whose worker died are scored again.
-        progress: show a progress bar.
+        verify: evaluate and measure so many of the best networks found, correct the predictions by what they turned out to be, and search
+            again, until prediction and measurement agree. The answer is then the best network that was measured to be within the limits.
+        supernet: the trained weights in which networks are evaluated, at their precisions.
+        data: the images (:func:`hwsearch.nn.load_data`) whose validation part they are evaluated on.
+        tolerance: what is verified, and how far prediction and measurement of the answer may be apart: ``"score"`` by its value,
+            ``"latency_ms"`` by a share of the prediction. Where left out, 0.005 and, where a device is named, 0.03. Latency is
+            measured on this machine, which must be the device; ``{"score": 0.005}`` goes without.
+        rounds: of searching and verifying, at most.
+        verifier: evaluates and measures instead of ``supernet``, ``data`` and this machine.
+        progress: show progress bars.
 
     Returns:
         The best architecture, the front, and where they came from.
 
     Raises:
         Infeasible: no architecture meets the limits (proven), or none that the search came across does.
+        WrongDevice: latency shall be verified, and this machine is not the device.
         HwsearchError: as :func:`problem`, and as :func:`load_state` where ``state`` is of another search.
     """
-    posed = problem(space, predictor=predictor, device=device, weights=weights, metrics=metrics, limits=limits)
+
+    def pose(score: Predictor | _store.PathLike | Score, own: Sequence[Metric]) -> Problem:
+        return problem(space, predictor=score, device=device, weights=weights, metrics=[*own, *metrics], limits=limits)
+
+    posed = pose(predictor, ())
     spread = None
     if executor is not None:
         from ._executor import Spread
 
         spread = Spread(posed.score, executor)
         posed = replace(posed, score=spread)
+    sources = {"predictor": predictor, "device": device}
     try:
-        return solve(
-            posed,
-            load_algorithm(algorithm, posed),
-            seed=seed,
-            steps=steps,
-            polish=polish,
-            state=state,
-            progress=progress,
-            sources={"predictor": predictor, "device": device},
+        if not verify and all(given is None for given in (supernet, data, tolerance, verifier)):
+            method = load_algorithm(algorithm, posed)
+            return solve(posed, method, seed=seed, steps=steps, polish=polish, state=state, progress=progress, sources=sources)
+        from .verification import asked, verified_search
+
+        checks = asked(posed, device, verify, supernet=supernet, data=data, tolerance=tolerance, rounds=rounds, verifier=verifier)
+        return verified_search(
+            posed, pose, checks, algorithm=algorithm, state=state, progress=progress, seed=seed, steps=steps, polish=polish, sources=sources
         )
     finally:
         if spread is not None:
@@ -203,9 +227,24 @@ def solve(
     sources: Mapping[str, object] | None = None,
 ) -> SearchResult:
     """Search a problem that is posed already; everything else is as in :func:`search`."""
+    now = explore(posed, method, seed=seed, steps=steps, polish=polish, state=state, progress=progress)
+    return conclude(posed, method, now, **(sources or {}))
+
+
+def explore(
+    posed: Problem,
+    method: Algorithm,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    polish: bool | None = None,
+    state: _store.PathLike | None = None,
+    progress: bool = False,
+) -> SearchState:
+    """Take the steps of a search (arguments as of :func:`search`), and hand back all that it has seen."""
     total = method.steps if steps is None else steps
-    _check_count("steps", total, least=1)
-    _check_count("seed", seed, least=0)
+    check_count("steps", total, least=1)
+    check_count("seed", seed, least=0)
     now = start(posed, method, seed)
     if state is not None and Path(state).exists():
         now = load_state(state, posed, method, seed)
@@ -228,7 +267,7 @@ def solve(
             go(Local(), np.inf)
     if state is not None:
         _store.sweep(state)
-    return conclude(posed, method, now, **(sources or {}))
+    return now
 
 
 def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sources: object) -> SearchResult:
@@ -361,7 +400,8 @@ def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, An
     }
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidInput(f"{name} must be a whole number of at least {least}, not {value!r}.")
 

@@ -1,4 +1,4 @@
-"""What every plug-in must do, as checks to run in its tests: :func:`check_algorithm` and :func:`check_backend`."""
+"""What every plug-in must do, as checks to run in its tests: :func:`check_algorithm`, :func:`check_backend`, :func:`check_verifier`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .metrics import metric
 from .problem import Problem, problem
 from .search import SearchState, advance, conclude, load_state, save_state, start
 from .space import Choice, Rows, SearchSpace, row_keys
+from .verifier import Verifier
 
 Score = Callable[[Rows], npt.ArrayLike]
 
@@ -50,6 +51,25 @@ def check_algorithm(make: Callable[[], Algorithm], *, steps: int = 4, additive: 
             _promise(result.values[limit.metric.name] <= limit.at_most, f"the answer meets {limit}")
         _promise(result.bound is None or result.bound >= result.best_score - 1e-9, "no score is above the bound")
     _check_deaf(make, additive)
+
+
+def check_verifier(verifier: Verifier, space: SearchSpace) -> None:
+    """Check that a verifier keeps the promises of :class:`~hwsearch.verifier.Verifier`.
+
+    Args:
+        verifier: evaluates and measures networks of the space; a handful of each are asked for.
+        space: whose rows it takes.
+
+    Raises:
+        AssertionError: a promise is broken; the message says which.
+    """
+    X = space.sample(3, np.random.default_rng(0))
+    _promise(isinstance(verifier.name, str) and verifier.name, "a verifier has a name")
+    scores, latencies = np.asarray(verifier.score(X), dtype=np.float64), np.asarray(verifier.latency_ms(X), dtype=np.float64)
+    _promise(scores.shape == (3,) and np.isfinite(scores).all(), "every row has a finite score")
+    _promise(latencies.shape == (3,) and np.isfinite(latencies).all() and (latencies > 0).all(), "every row has a positive latency")
+    alone = [float(np.asarray(verifier.score(row[None]))[0]) for row in X[::-1]]
+    _promise(np.allclose(alone, scores[::-1], atol=1e-6), "a score depends on its network alone")
 
 
 def problems(*, additive: bool = False) -> Iterator[Problem]:
@@ -175,4 +195,4 @@ def _promise(kept: object, promise: str) -> None:
         raise AssertionError(f"Broken promise: {promise}.")
 
 
-__all__ = ["best_of", "check_algorithm", "check_backend", "example_space", "problems", "rugged"]
+__all__ = ["best_of", "check_algorithm", "check_backend", "check_verifier", "example_space", "problems", "rugged"]

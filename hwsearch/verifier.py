@@ -1,0 +1,99 @@
+"""What verifies a search: networks evaluated and measured for real."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ._store import PathLike
+from .backends import Backend, load_backend
+from .errors import WrongDevice
+from .profile import measure_many
+from .space import Rows, SearchSpace
+from .table import LatencyTable
+
+if TYPE_CHECKING:
+    from .nn import Data, Supernet
+
+Values = npt.NDArray[np.float64]
+
+
+class Verifier(Protocol):
+    """What evaluates and measures networks for real.
+
+    Attributes:
+        name: what it evaluates with and where it measures; measurements of another name are not gone on with.
+    """
+
+    name: str
+
+    def score(self, X: Rows) -> npt.ArrayLike:
+        """Scores of canonical rows ``(n, genes)``, higher is better, finite, shape ``(n,)``."""
+
+    def latency_ms(self, X: Rows) -> npt.ArrayLike:
+        """Milliseconds of canonical rows ``(n, genes)``, measured beside each other, positive, shape ``(n,)``."""
+
+
+class OnHand:
+    """Accuracy in a supernet at the networks' precisions, on all validation images, and latency on this machine.
+
+    Args:
+        space: of the rows.
+        supernet: the trained weights, or their file; needed for scores.
+        data: the images (:func:`hwsearch.nn.load_data`); needed for scores.
+        table: of this device: latencies are measured with its backend and put in proportion to its sentinel; needed for latencies.
+        backend: instead of the one that the table names.
+
+    Raises:
+        FileError: the weights cannot be used; WrongSpace where they are of another space.
+        WrongDevice: the table was measured elsewhere.
+        MissingDependency: torch, or the device's runtime, is not installed.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        supernet: PathLike | Supernet | None = None,
+        data: str | tuple[str, PathLike] | Data | None = None,
+        table: LatencyTable | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        self._space, self._table = space, table
+        names = []
+        if supernet is not None and data is not None:
+            from .nn import load_data
+            from .nn.supernet import load_supernet
+
+            self._supernet, self._data = load_supernet(supernet, space), load_data(data)
+            names.append(f"supernet {self._supernet.digest} on {self._data.name}")
+        if table is not None:
+            self._backend = backend or _backend_of(table)
+            if change := self._backend.describe().difference(table.device):
+                raise WrongDevice(
+                    f"{table.source} was measured elsewhere: {change}. Latencies are verified on the device itself; to verify the score "
+                    "alone, leave latency_ms out of the tolerances: tolerance={'score': 0.005}, or --tolerance score=0.005."
+                )
+            names.append(f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms")
+        self.name = "; ".join(names)
+
+    def score(self, X: Rows) -> Values:
+        """Shares of the validation images that the networks get right, shape ``(n,)``."""
+        from .nn import evaluate
+
+        networks = map(self._space.architecture, X)
+        return np.array([evaluate(one, weights=self._supernet, data=self._data, split="val") for one in networks])
+
+    def latency_ms(self, X: Rows) -> Values:
+        """Milliseconds, by the protocol of the tables, in turns, shape ``(n,)``."""
+        networks = [self._space.blocks(row) for row in X]
+        return np.array([one.latency_ms for one in measure_many(networks, backend=self._backend, table=self._table)])
+
+
+def _backend_of(table: LatencyTable) -> Backend:
+    """The backend that a table was measured with, as far as the table tells."""
+    device = table.device
+    threads = {} if device.kind == "analytic" else {"threads": device.threads}
+    return load_backend(device.runtime, batch=device.batch, **threads)

@@ -11,6 +11,8 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
     "space": {
         "apq": "hwsearch.spaces.apq:build",
         "bootstrapnas_resnet50": "hwsearch.spaces.bootstrapnas_resnet50:build",
+        "mobilenetv2_cifar": "hwsearch.spaces.mobilenetv2_cifar:build",
+        "mobilenetv3_cifar": "hwsearch.spaces.mobilenetv3_cifar:build",
         "nasbench201": "hwsearch.spaces.nasbench201:build",
         "nasbench_macro": "hwsearch.spaces.nasbench_macro:build",
         "ofa_mobilenetv3": "hwsearch.spaces.ofa_mobilenetv3:build",

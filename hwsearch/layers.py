@@ -7,6 +7,9 @@ from dataclasses import dataclass
 ACTIVATIONS: tuple[str, ...] = ("relu", "relu6", "hswish", "swish", "none")
 """What may follow a layer: ReLU, ReLU6, hard swish, swish, or nothing."""
 
+POSITIVE: tuple[str, ...] = ("relu", "relu6")
+"""Those after which there are no negative values."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -35,6 +38,11 @@ class Layer:
     def relu(self) -> bool:
         """Whether a ReLU follows."""
         return self.activation == "relu"
+
+    @property
+    def positive(self) -> bool:
+        """Whether what follows leaves no negative values: a ReLU or a ReLU6."""
+        return self.activation in POSITIVE
 
     @property
     def pooling(self) -> bool:
@@ -100,3 +108,8 @@ class Graph:
     def layers(self) -> tuple[Layer, ...]:
         """Body, excitation and shortcut together."""
         return self.body + self.excite + (self.shortcut or ())
+
+    @property
+    def parts(self) -> dict[str, tuple[Layer, ...]]:
+        """The same by name, in this order; the shortcut is empty where there is none."""
+        return {"body": self.body, "excite": self.excite, "shortcut": self.shortcut or ()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,6 @@ pytest.importorskip("onnxruntime", reason="needs the onnxruntime extra")
 from hwsearch import Block, load_space  # noqa: E402
 from hwsearch.backends import load_backend  # noqa: E402
 from hwsearch.backends.onnx_graph import build  # noqa: E402
-from hwsearch.errors import Unsupported  # noqa: E402
 from hwsearch.nn.graph import GraphBlock, block_weights  # noqa: E402
 from hwsearch.nn.ofa import OfaSupernet  # noqa: E402
 
@@ -79,11 +80,13 @@ def test_parameters_of_torch_modules_are_those_of_the_block() -> None:
         assert sum(parameter.numel() for parameter in GraphBlock(block).parameters()) == block.params
 
 
-def test_mobile_blocks_are_measured_in_floats_only() -> None:
-    block = Block("mbconv", 8, 8, 8, (24,), 3)
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hswish"])
+def test_mobile_blocks_compute_in_integers_at_int8(activation: str, tmp_path: Path) -> None:
+    """ONNX Runtime finds every convolution between quantisers; a ReLU or a ReLU6 costs nothing beside it."""
+    block = Block("mbconv", 8, 8, 8, (24, 8), 3, precision="int8", activation=activation)
     assert BACKEND.supports(block)
-    with BACKEND.open([block]) as session:
-        assert (session.times(2) > 0).all()
-    assert not BACKEND.supports(Block("mbconv", 8, 8, 8, (24,), 3, precision="int8"))
-    with pytest.raises(Unsupported, match="no graph for ONNX Runtime is known"):
-        build([Block("mbconv", 8, 8, 8, (24,), 3, precision="int8")])
+    BACKEND.session(build([block]), optimized=tmp_path / "optimised.onnx")
+    nodes = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert nodes.count("QLinearConv") == 3
+    assert nodes.count("QLinearAdd") == 1
+    assert not {"Conv", "FusedConv", "Clip"} & set(nodes)

@@ -14,13 +14,13 @@ from torch import nn
 import hwsearch
 from hwsearch import Block, Choice, SearchSpace, Slot
 from hwsearch.chain import Chain, Stage
-from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, Unsupported, WrongSpace
+from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
 from hwsearch.nn import Supernet, trace
 
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", ["resnet_digits", "resnet_cifar", "toy"])
+@pytest.mark.parametrize("name", ["resnet_digits", "resnet_cifar", "mobilenetv2_cifar", "mobilenetv3_cifar", "toy"])
 def test_traced_network_is_what_the_space_says(name: str, toy: hwsearch.SearchSpace, rng: np.random.Generator) -> None:
     space = toy if name == "toy" else hwsearch.load_space(name)
     supernet = Supernet(space)
@@ -156,12 +156,12 @@ def test_a_foreign_safetensors_space_of_one_precision_works(tmp_path: Path) -> N
     assert [block.kind for block in trace(network, images)] == ["conv", "basic", "head"]
 
 
-def test_blocks_that_cannot_be_trained_are_refused() -> None:
-    def lower(width: int) -> tuple[Block, ...]:
-        return (Block("mbconv", 8, 8, 8, (width,)),)
+def test_kinds_that_cannot_share_weights_are_refused() -> None:
+    def lower(kind: str) -> tuple[Block, ...]:
+        return (Block(kind, 8, 8, 8, (16,) if kind == "mbconv" else ()),)
 
-    space = SearchSpace("inverted", (Choice("width", (8, 16)),), (Slot("block", ("width",), lower),))
-    with pytest.raises(Unsupported, match="mbconv"):
+    space = SearchSpace("mixed", (Choice("kind", ("mbconv", "conv")),), (Slot("block", ("kind",), lower),))
+    with pytest.raises(InvalidInput, match=r"one kind of block, not \['conv', 'mbconv'\]"):
         Supernet(space)
 
 

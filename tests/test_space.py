@@ -15,7 +15,7 @@ from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, InvalidInput, NewerVersion, UnknownName, WrongSpace
 from hwsearch.space import Architecture, Choice, SearchSpace, Slot
 
-SPACES = ["resnet_cifar", "resnet_digits"]
+SPACES = ["mobilenetv2_cifar", "mobilenetv3_cifar", "resnet_cifar", "resnet_digits"]
 
 
 def conv_slot(name: str, genes: tuple[str, ...]) -> Slot:

@@ -69,12 +69,6 @@ class CpuBackend(Backend):
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "cpu", hardware, self.name, self.version, self.threads, self.batch, facts)
 
-    def supports(self, block: Block) -> bool:
-        """Whether the precision is fp32 or int8, and graphs of such blocks can be built."""
-        from .onnx_graph import can_build
-
-        return super().supports(block) and can_build(block)
-
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """The block between two cheap convolutions of its precision.
 

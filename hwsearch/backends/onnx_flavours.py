@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..blocks import Block
-
 FLOAT, UINT8, INT8, FLOAT16, BFLOAT16, FLOAT8, INT4 = 1, 2, 3, 10, 16, 17, 22
 """ONNX's numbers for types of tensors; ``FLOAT8`` is E4M3 without infinities."""
 LARGEST = {INT8: 127.0, FLOAT8: 448.0, INT4: 7.0}
 """The largest value on a symmetric grid."""
-_KINDS = ("conv", "resconv", "basic", "bottleneck", "bottleneckd", "maxpool", "avgpool", "head", "quantize", "dequantize")
 
 
 @dataclass(frozen=True)
@@ -40,23 +37,13 @@ class Flavour:
         formats: the precisions that it knows; sparse weights are zeros in the graphs of dense ones.
         symmetric: whether quantised feature maps have no zero point. Then activations are nodes of their own, biases are floats, and of a
             residual sum the side of the body comes straight from its convolution and only the shortcut is quantised, so that convolution,
-            sum, activation and quantiser become one kernel. Otherwise a zero point of 0 is the ReLU, biases are ``int32``, and both sides
-            of a sum are quantised.
+            sum, activation and quantiser become one kernel. Otherwise a zero point of 0 is the ReLU, other activations of a convolution
+            have a quantiser before them too, biases are ``int32``, and both sides of a sum are quantised.
     """
 
     name: str
     formats: Mapping[str, Format]
     symmetric: bool
-
-    def knows(self, block: Block) -> bool:
-        """Whether graphs of such blocks can be written.
-
-        All can in floats and on symmetric grids; else those with ReLU, but no inverted bottlenecks and no second linear layer.
-        """
-        format = self.formats.get(block.bits.dense)
-        if format is None or format.grid is None or self.symmetric:
-            return format is not None
-        return block.kind in _KINDS and block.activation == "relu" and (block.kind != "head" or not block.mids)
 
 
 ONNXRUNTIME = Flavour("ONNX Runtime", {"fp32": Format(), "int8": Format(grid=UINT8, weights=INT8)}, symmetric=False)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported, require
+from ..layers import POSITIVE
 from .onnx_flavours import BFLOAT16, FLOAT, LARGEST, ONNXRUNTIME, Flavour
 from .onnx_weights import BlockWeights, Floats, LayerWeights, quantize_weight, random_weights
 
@@ -26,14 +27,9 @@ if TYPE_CHECKING:
 
 onnx = require("onnx", feature="Building ONNX graphs", extra="onnxruntime")
 
-__all__ = ["BlockWeights", "LayerWeights", "build", "can_build", "quantize_weight", "random_weights"]
+__all__ = ["BlockWeights", "LayerWeights", "build", "quantize_weight", "random_weights"]
 _INT32, _INT64 = 6, 7
 _ACTIVATIONS = {"relu": "Relu", "relu6": "Clip", "hswish": "HardSwish"}
-
-
-def can_build(block: Block, flavour: Flavour = ONNXRUNTIME) -> bool:
-    """Whether :func:`build` knows such blocks; see :meth:`~hwsearch.backends.onnx_flavours.Flavour.knows`."""
-    return flavour.knows(block)
 
 
 def build(
@@ -58,14 +54,12 @@ def build(
         input_scale, input_zero: what an input on the grid means.
 
     Raises:
-        Unsupported: a precision that the flavour does not have, or a block for which no graph is known.
+        Unsupported: a precision that the flavour does not have.
         InvalidInput: ``weights`` do not fit the network.
     """
     for block in network:
         if block.bits.dense not in flavour.formats:
             raise Unsupported(f"Block {block.key}: graphs for {flavour.name} hold {', '.join(flavour.formats)}, not {block.precision}.")
-        if not flavour.knows(block):
-            raise Unsupported(f"Block {block.key}: no graph for {flavour.name} is known for such {block.kind} blocks.")
     if weights is None:
         weights = random_weights(network, symmetric=flavour.symmetric)
     if len(weights) != len(network):
@@ -128,7 +122,7 @@ class _Builder:
     def block(self, block: Block, numbers: BlockWeights, value: _Value) -> _Value:
         self.format = self.flavour.formats[block.bits.dense]
         if block.kind == "quantize" and self.format.grid is not None:
-            scale, zero = self._quantizer_of(numbers, block.key)
+            scale, zero = self._quantizer_of(numbers.out_scale, numbers.out_zero, block.key)
             if self.nodes and self.nodes[-1].op_type == "MaxPool" and zero == 0 and not self.flavour.symmetric:
                 # It changes nothing, but ONNX Runtime pulls a bare quantiser through the pooling, which takes 10 times as long on integers
                 # that come from floats.
@@ -192,6 +186,10 @@ class _Builder:
             "group": layer.groups,
         }
         result = self._node("Conv", name, self._operands(name, numbers, value), shape, **options)
+        if value.scale is not None and not self.flavour.symmetric and layer.activation not in (*POSITIVE, "none"):
+            # On the grid and back, so that ONNX Runtime computes the convolution in integers.
+            scale, zero = self._quantizer_of(numbers.pre_scale, numbers.pre_zero, f"{name}, before its {layer.activation}")
+            result = self._dequantize(f"{name}.pre", self._quantize(f"{name}.pre.q", result, scale, zero, value.kind))
         return result if summed and layer.activation == "none" else self._activate(name, result, layer.activation, numbers, value)
 
     def _linear(self, name: str, layer: Layer, numbers: LayerWeights, value: _Value) -> _Value:
@@ -254,7 +252,7 @@ class _Builder:
         if self.format.weights is None or (value.scale is None and self.format.grid is not None):
             weight, scale = self._constant(f"{name}.weight", numbers.weight, self.format.floats), None
         else:
-            values, scale = quantize_weight(numbers.weight, LARGEST[self.format.weights])
+            values, scale = quantize_weight(numbers.weight, LARGEST[self.format.weights], numbers.steps)
             weight = self._on_file(f"{name}.weight", values, self.format.weights, scale)
         if scale is None or value.scale is None or self.flavour.symmetric:
             return [first, weight, self._constant(f"{name}.bias", numbers.bias, self.format.floats)]
@@ -273,12 +271,13 @@ class _Builder:
         return self._node("DequantizeLinear", name, inputs, np.shape(values), axis=0).name
 
     def _activate(self, name: str, value: _Value, activation: str, numbers: LayerWeights | BlockWeights, source: _Value) -> _Value:
-        """What follows a layer or a sum, and the quantiser where its source was quantised; a zero point of 0 may be the ReLU."""
+        """What follows a layer or a sum, and the quantiser where its source was quantised, whose ends may stand for the ReLU."""
         if source.scale is None:
             return self._follow(name, value, activation)
         assert self.format.grid is not None
-        scale, zero = self._quantizer_of(numbers, name)
-        if activation != "relu" or zero != 0 or self.flavour.symmetric:
+        scale, zero = self._quantizer_of(numbers.out_scale, numbers.out_zero, name)
+        clips = activation == "relu" or (activation == "relu6" and scale * 255 < 6.001)
+        if not clips or zero != 0 or self.flavour.symmetric:
             value = self._follow(name, value, activation)
         return self._quantize(f"{name}.q", value, scale, zero, self.format.grid)
 
@@ -299,9 +298,9 @@ class _Builder:
     def _quantizer(self, name: str, scale: float, zero: int, kind: int) -> list[str]:
         return [self._constant(f"{name}.scale", scale), self._constant(f"{name}.zero", zero, kind)]
 
-    def _quantizer_of(self, numbers: LayerWeights | BlockWeights, what: str) -> tuple[float, int]:
-        """The output quantiser, checked."""
-        scale, zero, most = numbers.out_scale, numbers.out_zero, 0 if self.flavour.symmetric else 255
+    def _quantizer_of(self, scale: float | None, zero: int, what: str) -> tuple[float, int]:
+        """A quantiser, checked."""
+        most = 0 if self.flavour.symmetric else 255
         if scale is None or not np.isfinite(scale) or scale <= 0 or not 0 <= zero <= most:
             raise InvalidInput(f"{what}: a quantised output needs a positive scale and a zero point in 0..{most}, not {scale} and {zero}.")
         return float(scale), int(zero)

@@ -23,14 +23,19 @@ class LayerWeights:
     Attributes:
         weight: float32 with the batch norm folded in, shape ``(cout, cin / groups, k, k)``, or ``(cout, cin)`` for a linear layer.
         bias: float32, shape ``(cout,)``.
-        out_scale, out_zero: the ``uint8`` quantiser of the layer's output, after its ReLU; ``None`` and 0 in float blocks. Poolings and
-            linear layers need none: the former keep that of their input, the latter give floats.
+        out_scale, out_zero: the ``uint8`` quantiser of the layer's output, after its activation; ``None`` and 0 in float blocks. Poolings
+            and linear layers need none: the former keep that of their input, the latter give floats.
+        pre_scale, pre_zero: the same before an activation that no quantiser can stand for, which are all but the ReLUs.
+        steps: of weights on a grid, shape ``(cout,)``; where left out, those that reach to the largest weight of each channel.
     """
 
     weight: Floats
     bias: Floats
     out_scale: float | None = None
     out_zero: int = 0
+    pre_scale: float | None = None
+    pre_zero: int = 0
+    steps: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def random_weights(network: Sequence[Block], seed: int = 0, symmetric: bool = Fa
         bias = (0.1 * rng.standard_normal(layer.cout)).astype(np.float32)
         if not block.bits.quantized:
             return LayerWeights(weight, bias)
-        return LayerWeights(weight, bias, 0.03, 0 if layer.relu or symmetric else 128)
+        scale, half = (6 / 255 if layer.activation == "relu6" else 0.03), 0 if symmetric else 128
+        return LayerWeights(weight, bias, scale, 0 if layer.positive else half, scale, half)
 
     weights = []
     for block in network:
@@ -82,15 +88,16 @@ def random_weights(network: Sequence[Block], seed: int = 0, symmetric: bool = Fa
     return tuple(weights)
 
 
-def quantize_weight(weight: Floats, largest: float = 127.0) -> tuple[Floats, Floats]:
+def quantize_weight(weight: Floats, largest: float = 127.0, steps: Floats | None = None) -> tuple[Floats, Floats]:
     """Symmetric weights, one scale an output channel: ``weight ~ values * scale`` with values in ``-largest .. largest``.
 
     Returns:
         The values, shaped like ``weight``: whole numbers, unless the grid is that of fp8 (``largest`` 448), which rounds them when they are
         written. And the scales, shape ``(cout,)``.
     """
-    scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / largest
-    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
-    values = weight / scale.reshape(-1, *[1] * (weight.ndim - 1))
+    if steps is None:
+        steps = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / largest
+        steps = np.where(steps > 0, steps, 1.0).astype(np.float32)
+    values = weight / steps.reshape(-1, *[1] * (weight.ndim - 1))
     values = values if largest == LARGEST[FLOAT8] else np.rint(values)
-    return np.clip(values, -largest, largest).astype(np.float32), scale
+    return np.clip(values, -largest, largest).astype(np.float32), steps

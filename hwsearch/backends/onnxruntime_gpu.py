@@ -106,12 +106,6 @@ class OnnxRuntimeCuda(Backend):
                 "Windows, x86-64; it needs an NVIDIA GPU, its driver, CUDA and cuDNN)."
             )
 
-    def supports(self, block: Block) -> bool:
-        """Whether the provider has the precision and such graphs can be written."""
-        from .onnx_flavours import TENSORRT
-
-        return super().supports(block) and TENSORRT.knows(block)
-
     def _open(self, network: Network) -> Session:
         words = " + ".join(block.key for block in network) or "the empty network"
         return self._ready(self._model(network), words)

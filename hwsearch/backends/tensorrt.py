@@ -110,10 +110,6 @@ class TensorRT(Backend):
         name = facts.get("gpu", f"SM {self._here}")
         return Device(f"{name.lower().replace(' ', '-')}-tensorrt", "gpu", name, self.name, self.target.runtime, 1, self.batch, facts)
 
-    def supports(self, block: Block) -> bool:
-        """Whether GPU and version have the precision."""
-        return super().supports(block) and TENSORRT.knows(block)
-
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """The block between two cheap convolutions of its precision, so that it is fused and laid out as inside a network."""
         return framed(block)

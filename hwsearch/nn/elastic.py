@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..blocks import Block, Layer
-from ..errors import InvalidInput, Unsupported
-from .plain import pooling
+from ..errors import InvalidInput
+from .graph import Step, activate, flat, flow, pooling
 from .sparse import best_order, thin
+
+PARTS = ("body", "excite", "shortcut")
+"""The parts of a block's graph that hold layers."""
 
 
 class ElasticNorm(nn.BatchNorm2d):
@@ -38,6 +42,10 @@ class ElasticNorm(nn.BatchNorm2d):
 class ElasticLayer(nn.Module):
     """A convolution with batch norm, a linear layer, or a pooling, as large as the largest of the layers that may stand here.
 
+    Of a kernel a smaller one takes the middle. Where a depthwise convolution has kernels of several sizes, each step to the next smaller
+    one goes through a matrix of its own, which is learned, shared by all channels, and the identity at first (Once-for-All, ICLR'20,
+    section 3.3); these are the ``matrices``, called ``"7to5"`` and so on.
+
     Args:
         layers: every layer that may stand here.
     """
@@ -47,41 +55,56 @@ class ElasticLayer(nn.Module):
         self.op = layers[0].op
         cout = max(layer.cout for layer in layers)
         cin = max(layer.cin // layer.groups for layer in layers)
-        kernel = max(layer.kernel for layer in layers)
+        kernels = [layer.kernel for layer in layers]
         self.norm: ElasticNorm | None = None
+        self.matrices = nn.ParameterDict()
+        self.bias: nn.Parameter | None = None
         if layers[0].pooling:
             self.register_parameter("weight", None)
         elif self.op == "conv":
-            self.weight = nn.Parameter(torch.empty(cout, cin, kernel, kernel))
-            self.register_parameter("bias", None)
+            self.weight = nn.Parameter(torch.empty(cout, cin, max(kernels), max(kernels)))
             self.norm = ElasticNorm(cout)
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+            if layers[0].groups > 1:
+                steps = range(max(kernels), min(kernels), -2)
+                self.matrices.update({f"{size}to{size - 2}": nn.Parameter(torch.eye((size - 2) ** 2)) for size in steps})
         else:
             self.weight = nn.Parameter(torch.empty(cout, cin))
-            self.bias = nn.Parameter(torch.zeros(cout))
-            nn.init.normal_(self.weight, std=0.01)
+            if layers[0].activation == "none":
+                nn.init.normal_(self.weight, std=0.01)
+            else:
+                nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+            if layers[0].bias:
+                self.bias = nn.Parameter(torch.zeros(cout))
 
     def inherit(self, other: ElasticLayer) -> None:
-        """Take over the first channels, and the middle of the kernel, of a layer that is at least as large."""
+        """Take over what a layer that is at least as large has for the largest layer that may stand here."""
+        if self.op not in ("conv", "linear"):
+            return
         with torch.no_grad():
-            if self.op == "conv":
-                edge = (other.weight.shape[-1] - self.weight.shape[-1]) // 2
-                middle = slice(edge, edge + self.weight.shape[-1])
-                self.weight.copy_(other.weight[: self.weight.shape[0], : self.weight.shape[1], middle, middle])
-            elif self.op == "linear":
-                self.weight.copy_(other.weight[: self.weight.shape[0], : self.weight.shape[1]])
-                self.bias.copy_(other.bias[: self.bias.shape[0]])
+            cout, cin, *kernel = self.weight.shape
+            self.weight.copy_(other._view(cout, cin, *kernel[:1]))
+            for step, matrix in self.matrices.items():
+                matrix.copy_(other.matrices[step])
+            if self.bias is not None and other.bias is not None:
+                self.bias.copy_(other.bias[:cout])
             if self.norm is not None and other.norm is not None:
-                self.norm.weight.copy_(other.norm.weight[: self.norm.weight.shape[0]])
-                self.norm.bias.copy_(other.norm.bias[: self.norm.bias.shape[0]])
+                self.norm.weight.copy_(other.norm.weight[:cout])
+                self.norm.bias.copy_(other.norm.bias[:cout])
 
     def sliced(self, layer: Layer) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias of ``layer``: the first channels and the middle of the kernel."""
-        weight = self.weight[: layer.cout, : layer.cin // layer.groups]
+        """Weight and bias of ``layer``: the first channels, and the kernel of its size."""
+        return self._view(layer.cout, layer.cin // layer.groups, layer.kernel), None if self.bias is None else self.bias[: layer.cout]
+
+    def _view(self, cout: int, cin: int, kernel: int = 1) -> torch.Tensor:
+        weight = self.weight[:cout, :cin]
         if self.op == "linear":
-            return weight, self.bias[: layer.cout]
-        edge = (self.weight.shape[-1] - layer.kernel) // 2
-        return weight[:, :, edge : edge + layer.kernel, edge : edge + layer.kernel], None
+            return weight
+        for step in range(weight.shape[-1], kernel, -2) if self.matrices else ():
+            weight = weight[:, :, 1:-1, 1:-1]
+            weight = F.linear(weight.flatten(2), self.matrices[f"{step}to{step - 2}"]).view_as(weight)
+        edge = (weight.shape[-1] - kernel) // 2
+        return weight[:, :, edge : edge + kernel, edge : edge + kernel]
 
     def reorder(self, before: ElasticLayer) -> None:
         """Put the input channels, and the output channels of the layer before, into the order that 2:4 sparsity costs least."""
@@ -102,56 +125,53 @@ class ElasticLayer(nn.Module):
             sparse: whether with 2:4 sparse weights, where the layer is eligible.
 
         Returns:
-            Shape ``(n, layer.cout, out_size, out_size)``; ``(n, layer.cout)`` for a linear layer, which averages over the map first.
+            Shape ``(n, layer.cout, out_size, out_size)``; ``(n, layer.cout)`` for a linear layer, which averages over a map first.
         """
         if layer.pooling:
             return pooling(layer)(x)  # type: ignore[no-any-return]
         weight, bias = self.sliced(layer)
         weight = thin(weight) if sparse and layer.sparsable else weight
         if self.norm is None:
-            return F.linear(x.mean(dim=(2, 3)), weight, bias)
-        x = F.conv2d(x, weight, None, layer.stride, layer.kernel // 2, 1, layer.groups)
-        x = self.norm(x)
-        return F.relu(x, inplace=True) if layer.relu else x
+            x = F.linear(flat(x), weight, bias)
+        else:
+            x = self.norm(F.conv2d(x, weight, None, layer.stride, layer.kernel // 2, 1, layer.groups))
+        return activate(x, layer.activation, inplace=True)
 
 
 class ElasticBlock(nn.Module):
-    """One slot of the supernet: body and, wherever any block of the slot has one, a shortcut convolution.
+    """One place of the supernet: the layers of a block and, wherever any block that may stand here has one, a shortcut convolution.
 
     Args:
         blocks: every block that may stand here.
 
     Raises:
         InvalidInput: they do not share one structure.
-        Unsupported: they are made of something else than convolutions with ReLUs, poolings, residual sums with a ReLU, and one linear
-            layer.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__()
-        for block in blocks:
-            _check_supported(block)
         if len({block.kind for block in blocks}) != 1:
             raise InvalidInput(f"One slot of a supernet holds one kind of block, not {sorted({block.kind for block in blocks})}.")
-        bodies = [block.graph.body for block in blocks]
-        shortcuts = [block.graph.shortcut for block in blocks if block.graph.shortcut]
-        self.body = nn.ModuleList(ElasticLayer(layers) for layers in zip(*bodies, strict=True))
-        self.shortcut = nn.ModuleList(ElasticLayer(layers) for layers in zip(*shortcuts, strict=True))
+        self.body, self.excite, self.shortcut = (_elastic([block.graph.parts[part] for block in blocks]) for part in PARTS)
         last = self.body[-1]
-        if blocks[0].graph.shortcut is not None and isinstance(last.norm, ElasticNorm):
+        if all(block.graph.shortcut is not None for block in blocks) and isinstance(last.norm, ElasticNorm):
             nn.init.zeros_(last.norm.weight)
 
     def forward(self, x: torch.Tensor, block: Block) -> torch.Tensor:
         """Run as ``block``, one of those that this was built for; ``x`` has the shape ``(n, block.cin, block.size, block.size)``."""
         graph, sparse = block.graph, block.bits.sparse
-        y = x
-        for elastic, layer in zip(self.body, graph.body, strict=True):
-            y = elastic(y, layer, sparse)
-        if graph.shortcut is None:
-            return y
-        for elastic, layer in zip(self.shortcut, graph.shortcut, strict=False):
-            x = elastic(x, layer, sparse)
-        return F.relu(y + x)
+
+        def part(elastic: nn.ModuleList, layers: Sequence[Layer]) -> list[Step]:
+            return [partial(one, layer=layer, sparse=sparse) for one, layer in zip(elastic, layers, strict=False)]
+
+        joined = None if graph.shortcut is None else partial(activate, name=graph.joined)
+        return flow(x, part(self.body, graph.body), part(self.excite, graph.excite), part(self.shortcut, graph.shortcut or ()), joined)
+
+    def layers(self, block: Block) -> Iterator[tuple[str, int, ElasticLayer, Layer]]:
+        """The layers of ``block``: part (one of :data:`PARTS`), number in it, elastic layer, and what it runs as."""
+        for part, layers in block.graph.parts.items():
+            for number, (elastic, layer) in enumerate(zip(getattr(self, part), layers, strict=False)):
+                yield part, number, elastic, layer
 
     def reorder(self, block: Block) -> None:
         """Put inner channels into the order that 2:4 sparsity costs least; ``block`` is the only one that stands here.
@@ -166,11 +186,5 @@ class ElasticBlock(nn.Module):
                 elastic.reorder(before)
 
 
-def _check_supported(block: Block) -> None:
-    graph = block.graph
-    plain = all(layer.pooling or (layer.op == "conv" and layer.activation in ("relu", "none")) for layer in graph.layers)
-    classifier = len(graph.layers) == 1 and graph.body[0].op == "linear"
-    if graph.excite or not (plain or classifier) or (graph.shortcut is not None and graph.joined != "relu"):
-        raise Unsupported(
-            f"Block {block.key}: a supernet trains convolutions, poolings, residual blocks with ReLUs, and one linear layer as head."
-        )
+def _elastic(stacks: Sequence[Sequence[Layer]]) -> nn.ModuleList:
+    return nn.ModuleList(map(ElasticLayer, zip(*filter(None, stacks), strict=True)))

@@ -88,8 +88,9 @@ class Training:
         self.device = accelerator()
         lesson.network.to(self.device).train()
         self.parameters = dict(lesson.network.named_parameters())
-        decayed = [p for p in self.parameters.values() if p.ndim > 1]
-        others = [p for p in self.parameters.values() if p.ndim <= 1]
+        # Weights of convolutions and linear layers; kernel matrices begin as the identity, and are not drawn to zero.
+        decayed = [p for name, p in self.parameters.items() if p.ndim > 1 and "matrices" not in name]
+        others = [p for name, p in self.parameters.items() if p.ndim <= 1 or "matrices" in name]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..blocks import Block, Layer
+from ..blocks import Block
+from .graph import GraphBlock
 from .sparse import mask
 
 
@@ -34,26 +35,6 @@ def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     if tuple(x.shape[2:]) == (size, size):
         return x
     return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-class Residual(nn.Module):
-    """A residual block: ``relu(body(x) + shortcut(x))``.
-
-    Args:
-        body: the layers of the block.
-        shortcut: a convolution with batch norm, or nothing, which is the identity.
-    """
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.shortcut = shortcut
-        self.relu = nn.ReLU()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape ``(n, c, h, w)`` to the shape of the body's output."""
-        out: torch.Tensor = self.relu(self.body(x) + self.shortcut(x))
-        return out
 
 
 class Boundary(nn.Identity):
@@ -91,27 +72,7 @@ def plain(placed: Iterable[tuple[str, Block]]) -> nn.Sequential:
 
 
 def _module(block: Block) -> nn.Module:
-    if block.boundary:
-        return Boundary(block.kind, block.precision)
-    graph = block.graph
-    body = _layers(graph.body)
-    return body if graph.shortcut is None else Residual(body, _layers(graph.shortcut))
-
-
-def _layers(layers: Sequence[Layer]) -> nn.Sequential:
-    modules: list[nn.Module] = []
-    for layer in layers:
-        if layer.pooling:
-            modules.append(pooling(layer))
-        elif layer.op == "linear":
-            modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(layer.cin, layer.cout)]
-        else:
-            padding = layer.kernel // 2
-            modules.append(nn.Conv2d(layer.cin, layer.cout, layer.kernel, layer.stride, padding, groups=layer.groups, bias=False))
-            modules.append(nn.BatchNorm2d(layer.cout))
-        if layer.relu:
-            modules.append(nn.ReLU())
-    return nn.Sequential(*modules)
+    return Boundary(block.kind, block.precision) if block.boundary else GraphBlock(block)
 
 
 def thin_out(network: nn.Sequential, blocks: Sequence[Block]) -> None:
@@ -123,15 +84,6 @@ def thin_out(network: nn.Sequential, blocks: Sequence[Block]) -> None:
                 if layer.sparsable:
                     with torch.no_grad():
                         one.weight.mul_(mask(one.weight))
-
-
-def pooling(layer: Layer) -> nn.MaxPool2d | nn.AvgPool2d:
-    """The module of a pooling layer; averages count what is inside the feature map only."""
-    if layer.op == "maxpool":
-        return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
-    if layer.kernel == layer.stride:
-        return nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=True)
-    return nn.AvgPool2d(layer.kernel, layer.stride, layer.kernel // 2, count_include_pad=False)
 
 
 def calibrate_bn(network: nn.Module, images: torch.Tensor | Iterable[torch.Tensor], batch: int = 512) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,25 +15,27 @@ import torch
 from torch import nn
 
 from .._store import PathLike
-from ..blocks import Block, Layer
+from ..blocks import Block
 from ..errors import CorruptFile, InvalidInput
-from ..space import Rows, SearchSpace, only
+from ..space import Rows, SearchSpace, Slot, only
 from ..spaces import load_space
 from . import weights_file
 from .data import Normalize
-from .elastic import ElasticBlock, ElasticLayer
+from .elastic import PARTS, ElasticBlock
+from .graph import Step
+from .learned import learned, teach
 from .phases import corner
-from .plain import Residual, calibrate_bn, plain, resize, thin_out
+from .plain import calibrate_bn, plain, resize, thin_out
 
-Step = Callable[[torch.Tensor], torch.Tensor]
+_LEARNED = "learned."
 
 
 class Supernet(nn.Module):
     """Weights for every network that a space allows, built from the space alone; for a single one if it is ``space.alone(row)``.
 
-    Each slot that holds weights in some network becomes one elastic block, as large as the largest block that may stand there. Smaller
-    networks take the first channels and the first blocks of a stage (Once-for-All, ICLR'20). Precisions play no part: weights are trained
-    in floating point and quantised after extraction.
+    Each place that holds weights in some network becomes one elastic block, as large as the largest block that may stand there. Smaller
+    networks take the first channels, the middle of the kernels and the first blocks of a stage (Once-for-All, ICLR'20). Precisions play no
+    part: weights are trained in floating point and quantised after extraction.
 
     Args:
         space: the space, or its name.
@@ -46,9 +48,10 @@ class Supernet(nn.Module):
         images: real training images for calibration, ``uint8``, shape ``(n, channels, height, width)``; empty before training.
         facts: how it was trained.
         settled: whether the batch norms keep the statistics of the only network there is, instead of being calibrated anew for each.
+        learned: the quantisers that the only network has learned (:mod:`hwsearch.nn.learned`).
 
     Raises:
-        InvalidInput: a slot of the space holds several blocks with weights, or blocks of different kinds.
+        InvalidInput: in one place of the space blocks of different kinds may stand.
     """
 
     images: torch.Tensor
@@ -60,23 +63,27 @@ class Supernet(nn.Module):
         self.images = torch.empty(0, dtype=torch.uint8)
         self.facts: dict[str, Any] = {}
         self.settled = False
+        self.learned: dict[str, torch.Tensor] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            cells = zip(self.space.slots, self._cells(), strict=True)
-            self.blocks = nn.ModuleDict({_module_name(slot.name): ElasticBlock(blocks) for slot, blocks in cells if blocks})
+            self.blocks = nn.ModuleDict({_module_name(name): ElasticBlock(blocks) for name, blocks in self._places().items()})
         self.activate(self.largest)
 
-    def _cells(self) -> list[list[Block]]:
-        """The blocks with weights that may stand in each slot."""
+    def _places(self) -> dict[str, list[Block]]:
+        """The blocks with weights that may stand in each place: a slot, or one of its blocks where it holds several."""
         unique = self.space.unique_blocks
-        found = []
-        weighty = np.array([not block.boundary for block in unique] + [False])
+        places: dict[str, list[Block]] = {}
         for slot, lowered in zip(self.space.slots, self.space.slot_blocks, strict=True):
             standing = lowered.blocks[np.ix_(*(self.space.allowed[gene] for gene in lowered.genes))]
-            if weighty[standing].sum(axis=-1).max() > 1:
-                raise InvalidInput(f"Slot {slot.name!r} of {self.space.name!r} holds several blocks with weights; a supernet needs one.")
-            found.append([unique[index] for index in np.unique(standing) if weighty[index]])
-        return found
+            for number, column in enumerate(np.moveaxis(standing, -1, 0), start=1):
+                blocks = [unique[index] for index in np.unique(column) if index >= 0]
+                if weighty := [block for block in blocks if not block.boundary]:
+                    places[_place(slot, number)] = weighty
+        return places
+
+    def _placed(self, row: Rows) -> list[tuple[str, Block]]:
+        """The blocks of a network and the names of their places, in the order of execution."""
+        return [(_place(slot, number), block) for slot, blocks in self.space.placed(row) for number, block in enumerate(blocks, start=1)]
 
     @property
     def largest(self) -> Rows:
@@ -98,7 +105,7 @@ class Supernet(nn.Module):
             InvalidInput: the row does not fit the space, or these are the weights of other networks.
         """
         self.row = self._held(row)
-        self._path = [(slot.name, block) for slot, blocks in self.space.placed(self.row) for block in blocks]
+        self._path = self._placed(self.row)
 
     def _held(self, row: npt.ArrayLike) -> Rows:
         """The canonical row, where there are weights for it; precisions play no part."""
@@ -134,7 +141,7 @@ class Supernet(nn.Module):
 
     def steps(self) -> list[Step]:
         """What :meth:`forward` does, one step after the other: the resizing of the images, and the blocks of the active network."""
-        blocks = [partial(self.blocks[_module_name(name)], block=block) for name, block in self._path if not block.boundary]
+        blocks = [partial(self.block(name), block=block) for name, block in self._path if not block.boundary]
         return [partial(resize, size=self._path[0][1].size), *blocks]
 
     def calibrate_bn(self, images: torch.Tensor | None = None) -> None:
@@ -168,10 +175,15 @@ class Supernet(nn.Module):
         Raises:
             InvalidInput: the row does not fit the space, these are the weights of other networks, or there are no images.
         """
-        path = [(slot.name, block) for slot, blocks in self.space.placed(self._held(row)) for block in blocks]
-        network = plain(_numbered(path))
-        self._match(path, network, _copy)
+        held = self._held(row)
+        path = self._placed(held)
+        network = plain(path)
+        with torch.no_grad():
+            for ours, theirs in self._pairs(path, network):
+                theirs.copy_(ours)
         thin_out(network, [block for _, block in path])
+        if np.array_equal(held, self.largest):
+            teach(network, self.learned)
         if images is None and self.settled:
             return network.eval()
         images = self.calibration() if images is None else images
@@ -182,15 +194,26 @@ class Supernet(nn.Module):
         """Where the only network is 2:4 sparse, put the channels inside its blocks into the order that costs least."""
         for name, block in self._path:
             if block.bits.sparse:
-                module = self.blocks[_module_name(name)]
-                assert isinstance(module, ElasticBlock)
-                module.reorder(block)
+                self.block(name).reorder(block)
 
     def settle(self, network: nn.Sequential) -> None:
         """Take over weights and batch-norm statistics of a network that was extracted, the only one of this space, and trained further."""
-        path = [(slot.name, block) for slot, blocks in self.space.placed(self.largest) for block in blocks]
-        self._match(path, network, _copy_back)
-        self.settled = True
+        with torch.no_grad():
+            for ours, theirs in self._pairs(self._placed(self.largest), network):
+                ours.copy_(theirs)
+        self.settled, self.learned = True, learned(network)
+
+    def alone(self, row: npt.ArrayLike) -> Supernet:
+        """The network of a row in a space of its own, with the weights and the statistics that it has here, to be tuned.
+
+        Raises:
+            InvalidInput: as :meth:`extract` does.
+        """
+        network = self.extract(row)
+        other = Supernet(self.space.alone(self._held(row)))
+        other.settle(network)
+        other.normalize, other.images, other.facts = self.normalize, self.images, {**self.facts, "allowed": other.space.allowed}
+        return other
 
     def inherit(self, other: Supernet) -> None:
         """Take over the weights of a supernet that holds all networks of this one: the first channels, and the middle of the kernels.
@@ -204,20 +227,27 @@ class Supernet(nn.Module):
             other._held(row)
         with torch.no_grad():
             for name, block in self.blocks.items():
-                for part in ("body", "shortcut"):
+                for part in PARTS:
                     for target, source in zip(getattr(block, part), getattr(other.blocks[name], part), strict=False):
                         target.inherit(source)
 
-    def _match(self, path: list[tuple[str, Block]], network: nn.Sequential, copy: _Copier) -> None:
-        """Copy between the layers of a path and those of a plain network."""
+    def _pairs(self, path: list[tuple[str, Block]], network: nn.Sequential) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The tensors of the elastic layers along a path, as the slices that its blocks use, and their counterparts in a plain network."""
         for (name, block), module in zip(path, list(network)[1:], strict=True):
-            if not block.boundary:
-                elastic = self.blocks[_module_name(name)]
-                assert isinstance(elastic, ElasticBlock)
-                body = module.body if isinstance(module, Residual) else module
-                copy(elastic.body, block.graph.body, body)
-                if block.graph.shortcut and isinstance(module, Residual):
-                    copy(elastic.shortcut, block.graph.shortcut, module.shortcut)
+            if block.boundary:
+                continue
+            elastic = self.blocks[_module_name(name)]
+            assert isinstance(elastic, ElasticBlock)
+            for part, number, ours, layer in elastic.layers(block):
+                theirs = getattr(module, part)[number]
+                if not layer.pooling:
+                    weight, bias = ours.sliced(layer)
+                    yield weight, theirs.op.weight
+                    if bias is not None:
+                        yield bias, theirs.op.bias
+                if ours.norm is not None:
+                    for key in ("weight", "bias", "running_mean", "running_var"):
+                        yield getattr(ours.norm, key)[: layer.cout], getattr(theirs.norm, key)
 
     @property
     def digest(self) -> str:
@@ -230,7 +260,8 @@ class Supernet(nn.Module):
     def _tensors(self) -> dict[str, torch.Tensor]:
         """What makes up the weights by name, the batch-norm statistics of a settled network among them."""
         statistics = {name: buffer for name, buffer in self.named_buffers() if name.endswith(("running_mean", "running_var"))}
-        return {**dict(self.named_parameters()), **(statistics if self.settled else {})}
+        quantizers = {f"{_LEARNED}{name}": tensor for name, tensor in self.learned.items()}
+        return {**dict(self.named_parameters()), **(statistics if self.settled else {}), **quantizers}
 
     def save(self, path: PathLike) -> Path:
         """Write the trained supernet as safetensors, whole or not at all."""
@@ -259,6 +290,7 @@ class Supernet(nn.Module):
             supernet = cls(replace(where, allowed=_allowed(facts["allowed"], where)) if "allowed" in facts else where)
             supernet.facts = facts
             supernet.images = tensors.pop("calibration.images")
+            supernet.learned = {name.removeprefix(_LEARNED): tensors[name] for name in tensors if name.startswith(_LEARNED)}
             if (normalize := header["normalize"]) is not None:
                 supernet.normalize = Normalize(tuple(map(float, normalize["mean"])), tuple(map(float, normalize["std"])))
         except (KeyError, TypeError, ValueError) as error:
@@ -281,14 +313,9 @@ def _module_name(slot: str) -> str:
     return slot.replace(".", "_")
 
 
-def _numbered(path: list[tuple[str, Block]]) -> list[tuple[str, Block]]:
-    """Names made unique: a boundary slot may hold two blocks."""
-    seen: dict[str, int] = {}
-    result = []
-    for name, block in path:
-        seen[name] = seen.get(name, 0) + 1
-        result.append((name if seen[name] == 1 else f"{name}.{seen[name]}", block))
-    return result
+def _place(slot: Slot, number: int) -> str:
+    """The name of a place: that of the slot; where it holds several blocks, they are numbered from the second on."""
+    return slot.name if number == 1 else f"{slot.name}.{number}"
 
 
 def _allowed(found: Sequence[Sequence[int]], space: SearchSpace) -> tuple[tuple[int, ...], ...]:
@@ -299,37 +326,3 @@ def _allowed(found: Sequence[Sequence[int]], space: SearchSpace) -> tuple[tuple[
     ):
         raise ValueError("'allowed' does not fit the genes of the space")
     return allowed
-
-
-_Copier = Callable[[nn.ModuleList, tuple[Layer, ...], nn.Module], None]
-
-
-def _copy(elastic: nn.ModuleList, layers: tuple[Layer, ...], into: nn.Module) -> None:
-    """Copy the slices that ``layers`` use into plain convolutions, batch norms and linear layers."""
-    with torch.no_grad():
-        for ours, theirs in _pairs(elastic, layers, into):
-            theirs.copy_(ours)
-
-
-def _copy_back(elastic: nn.ModuleList, layers: tuple[Layer, ...], source: nn.Module) -> None:
-    """The other way."""
-    with torch.no_grad():
-        for ours, theirs in _pairs(elastic, layers, source):
-            ours.copy_(theirs)
-
-
-def _pairs(elastic: nn.ModuleList, layers: tuple[Layer, ...], module: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The tensors of elastic layers, as the slices that ``layers`` use, and their counterparts in plain modules."""
-    plain_layers = [one for one in module.modules() if isinstance(one, nn.Conv2d | nn.Linear)]
-    norms = iter([one for one in module.modules() if isinstance(one, nn.BatchNorm2d)])
-    weighty = [(one, layer) for one, layer in zip(elastic, layers, strict=True) if not layer.pooling]
-    for (ours, layer), theirs in zip(weighty, plain_layers, strict=True):
-        assert isinstance(ours, ElasticLayer)
-        weight, bias = ours.sliced(layer)
-        yield weight, theirs.weight
-        if bias is not None and theirs.bias is not None:
-            yield bias, theirs.bias
-        if ours.norm is not None:
-            norm = next(norms)
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                yield getattr(ours.norm, name)[: layer.cout], getattr(norm, name)

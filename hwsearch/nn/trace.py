@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -9,20 +10,22 @@ from torch import nn
 
 from ..blocks import KINDS, Block, Layer
 from ..errors import InvalidInput
-from .plain import Boundary, Residual, Resize
+from .graph import ACTIVATIONS, GraphBlock, GraphLayer
+from .plain import Boundary, Resize
 
 Shapes = dict[nn.Module, tuple[torch.Size, torch.Size]]
-Layers = tuple[tuple[str, int, int, int, int, int, int, bool], ...]
-"""Of each layer: op, channels in and out, size, kernel, stride, groups, and whether a ReLU follows."""
-Signature = tuple[Layers, Layers | None]
-"""Body, and shortcut where there is one."""
+Layers = tuple[Layer, ...]
+Signature = tuple[Layers, Layers, Layers | None, str]
+"""Body, squeeze-and-excite, shortcut where there is one, and what follows the sum."""
+_NAMES = {kind: name for name, kind in ACTIVATIONS.items()}
 
 
 def trace(network: nn.Sequential, images: torch.Tensor) -> tuple[Block, ...]:
     """Read the blocks of a network by watching one forward pass.
 
     Shapes come from the tensors, kernels, strides and groups from the convolutions, precisions from the boundaries passed. Nothing is
-    taken from a search space, so this checks what a space says about its networks.
+    taken from a search space, so this checks what a space says about its networks; what cannot be seen, such as the context of a block,
+    is left at its default.
 
     Args:
         network: from :meth:`hwsearch.nn.Supernet.extract`.
@@ -56,53 +59,39 @@ def trace(network: nn.Sequential, images: torch.Tensor) -> tuple[Block, ...]:
             blocks.append(Block(child.kind, shape[1], shape[1], shape[2], precision=child.precision))
             precision = child.precision if child.kind == "quantize" else "fp32"
         else:
-            blocks.append(_recognise(_graph(child, seen), precision))
+            blocks.append(_recognise(_signature(child, seen), precision))
     return tuple(blocks)
 
 
-def _graph(module: nn.Module, seen: Shapes) -> Signature:
-    if isinstance(module, Residual):
-        return _layers(module.body, seen), _layers(module.shortcut, seen)
-    return _layers(module, seen), None
+def _signature(module: nn.Module, seen: Shapes) -> Signature:
+    if not isinstance(module, GraphBlock):
+        raise InvalidInput(f"A {type(module).__name__} is no block: networks are traced that come from Supernet.extract.")
+    body, excite, shortcut = (
+        tuple(_layer(layer, *seen[layer]) for layer in part if isinstance(layer, GraphLayer))
+        for part in (module.body, module.excite, module.shortcut)
+    )
+    return (body, excite, None, "") if module.joined is None else (body, excite, shortcut, _NAMES[type(module.joined)])
 
 
-def _layers(module: nn.Module, seen: Shapes) -> Layers:
-    """Convolutions and linear layers in order; a ReLU belongs to the layer before it, and a pooling to the linear layer after it."""
-    steps = [one for one in module.modules() if not list(one.children()) and one in seen]
-    layers = []
-    for position, one in enumerate(steps):
-        if isinstance(one, nn.Conv2d):
-            before, after = seen[one]
-            following = next((step for step in steps[position + 1 :] if not isinstance(step, nn.BatchNorm2d)), None)
-            shape = (before[1], after[1], before[2], one.kernel_size[0], one.stride[0], one.groups)
-            if tuple(after[2:]) != (-(-before[2] // one.stride[0]),) * 2:
-                sizes = f"{tuple(after[2:])} px out of {tuple(before[2:])} px"
-                raise InvalidInput(f"A convolution makes maps of {sizes}: its padding is not half its kernel.")
-            layers.append(("conv", *shape, isinstance(following, nn.ReLU)))
-        elif isinstance(one, nn.MaxPool2d | nn.AvgPool2d):
-            before, after = seen[one]
-            op = "maxpool" if isinstance(one, nn.MaxPool2d) else "avgpool"
-            layers.append((op, before[1], after[1], before[2], _number(one.kernel_size), _number(one.stride), 1, False))
-        elif isinstance(one, nn.Linear):
-            pooled = next(step for step in steps if isinstance(step, nn.AdaptiveAvgPool2d))
-            layers.append(("linear", seen[one][0][1], seen[one][1][1], seen[pooled][0][2], 1, 1, 1, False))
-    return tuple(layers)
+def _layer(module: GraphLayer, before: torch.Size, after: torch.Size) -> Layer:
+    """A layer as its modules and the shapes of its input and output tell it."""
+    op, activation = module.op, _NAMES[type(module.activation)]
+    size = before[2] if len(before) == 4 else 1
+    bias = module.norm is not None or getattr(op, "bias", None) is not None
+    if isinstance(op, nn.Linear):
+        return Layer("linear", before[1], after[1], size, activation=activation, bias=bias)
+    if isinstance(op, nn.Conv2d):
+        if tuple(after[2:]) != (-(-size // op.stride[0]),) * 2:
+            sizes = f"{tuple(after[2:])} px out of {tuple(before[2:])} px"
+            raise InvalidInput(f"A convolution makes maps of {sizes}: its padding is not half its kernel.")
+        return Layer("conv", before[1], after[1], size, op.kernel_size[0], op.stride[0], op.groups, activation, bias)
+    assert isinstance(op, nn.MaxPool2d | nn.AvgPool2d)
+    name = "maxpool" if isinstance(op, nn.MaxPool2d) else "avgpool"
+    return Layer(name, before[1], after[1], size, _number(op.kernel_size), _number(op.stride), before[1], activation)
 
 
 def _number(size: int | tuple[int, ...]) -> int:
     return size if isinstance(size, int) else size[0]
-
-
-def _signature(block: Block) -> Signature:
-    """What a block says it is made of, as :func:`_graph` reads it from a module."""
-
-    def of(layers: tuple[Layer, ...]) -> Layers:
-        return tuple(
-            (one.op, one.cin, one.cout, one.size, one.kernel, one.stride, 1 if one.pooling else one.groups, one.relu) for one in layers
-        )
-
-    graph = block.graph
-    return of(graph.body), None if graph.shortcut is None else of(graph.shortcut)
 
 
 def _recognise(found: Signature, precision: str) -> Block:
@@ -111,15 +100,18 @@ def _recognise(found: Signature, precision: str) -> Block:
     Raises:
         InvalidInput: no kind of block is.
     """
-    body = found[0]
-    if body:
-        mids = tuple(layer[2] for layer in body[:-1])
-        kernel, stride, groups = max(layer[4:7] for layer in body)
-        for kind in KINDS:
-            try:
-                block = Block(kind, body[0][1], body[-1][2], body[0][3], mids, kernel, stride, groups, precision)
-            except InvalidInput:
-                continue
-            if _signature(block) == found:
-                return block
+    body, excite = found[:2]
+    widths = tuple(layer.cout for layer in body[:-1])
+    kernel, stride, groups = max((layer.kernel, layer.stride, layer.groups) for layer in body)
+    ways = itertools.product(KINDS, dict.fromkeys(("relu", body[0].activation)), range(len(widths) + 1), dict.fromkeys((1, groups)))
+    for kind, activation, mids, split in ways:
+        inner = (*widths[:mids], *(layer.cout for layer in excite[:1]))
+        shape = (body[0].cin, body[-1].cout, body[0].size, inner, kernel, stride)
+        try:
+            block = Block(kind, *shape, split, precision, activation)
+        except InvalidInput:
+            continue
+        graph = block.graph
+        if (graph.body, graph.excite, graph.shortcut, "" if graph.shortcut is None else graph.joined) == found:
+            return block
     raise InvalidInput(f"No kind of block is made of the layers {found}.")

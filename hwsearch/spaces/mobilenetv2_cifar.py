@@ -1,0 +1,26 @@
+"""Inverted bottlenecks for 32-px images: MobileNetV2's blocks (Sandler et al., CVPR'18, table 1) made elastic."""
+
+from __future__ import annotations
+
+from ..chain import Chain, Stage
+from ..space import SearchSpace
+
+CHAIN = Chain(
+    name="mobilenetv2_cifar",
+    resolutions=(24, 28, 32),
+    stem=(),
+    stages=(
+        Stage(1, 16, kind="conv", activation="relu6", name="stem"),
+        Stage(1, 16, kind="separable", activation="relu6", name="first"),
+        Stage((1, 2, 3), (16, 24), stride=2, kind="mbconv", kernel=(3, 5, 7), expands=(3, 4, 6), activation="relu6"),
+        Stage((1, 2, 3), (24, 32, 40), stride=2, kind="mbconv", kernel=(3, 5, 7), expands=(3, 4, 6), activation="relu6"),
+        Stage((1, 2, 3), (48, 64, 80), kind="mbconv", kernel=(3, 5, 7), expands=(3, 4, 6), activation="relu6"),
+        Stage(1, (160, 240, 320), kind="conv", kernel=1, activation="relu6", name="final"),
+    ),
+    classes=10,
+)
+
+
+def build() -> SearchSpace:
+    """The space ``mobilenetv2_cifar``."""
+    return CHAIN.space()

@@ -39,7 +39,7 @@ class Stage:
     Attributes:
         depths: how many blocks; the first ones are kept (Once-for-All, ICLR'20, section 3.2).
         outs: output widths, shared by the blocks of the stage; ``None`` keeps the width of what comes before.
-        mids: widths inside each block, chosen per block and layer.
+        mids: widths inside each block, chosen per block and layer; one number where it is fixed.
         stride: of the first block.
         kind: of the blocks.
         kernel: of the spatial convolutions; several are chosen per block.
@@ -48,12 +48,13 @@ class Stage:
             output (residual kinds).
         excited: whether ``mbconv`` and ``separable`` blocks have a squeeze-and-excite, of a quarter of their inner width.
         activation: as of a block.
+        precisions: of its blocks, where they are not those of the chain: first and last layers often keep 8 bits.
         name: of its genes and slots; ``"stage1"`` and so on where empty. A named stage of one block is one slot of that name.
     """
 
     depths: tuple[int, ...] | int
     outs: tuple[int, ...] | int | None
-    mids: tuple[int, ...] = ()
+    mids: tuple[int, ...] | int = ()
     stride: int = 1
     kind: str = "basic"
     kernel: tuple[int, ...] | int = 3
@@ -61,6 +62,7 @@ class Stage:
     expands: tuple[float, ...] = ()
     excited: bool = False
     activation: str = "relu"
+    precisions: tuple[str, ...] | str = ()
     name: str = ""
 
     @property
@@ -158,7 +160,8 @@ class _Lowering:
             if stage.kind == "maxpool":  # takes what it is given, where that is one thing
                 precision = before if number > 1 or len(ends) == 1 else _FP32
             else:
-                precision = draft.knob(f"{block}.precision", self.chain.precisions, needs) if self.chain.precisions else _FP32
+                offered = stage.precisions or self.chain.precisions
+                precision = draft.knob(f"{block}.precision", offered, needs) if offered else _FP32
             if number == 1:
                 self._joins("input" if first else f"{block}.input", ends, cin, strides, precision)
             else:
@@ -236,14 +239,15 @@ class _Lowering:
 
     def _boundary(self, name: str, width: Knob, strides: int, before: Knob, after: Knob, needs: Needs | None) -> None:
         """A change of precision."""
-        if before == after or len({*before.values, *after.values}) == 1:
+        if before == after or not any(boundary(str(left), str(right), 1, 1) for left in before.values for right in after.values):
             return
         knobs = {"resolution": self.resolution, "width": width, "left": before, "right": after}
+        self.draft.slot(name, knobs, partial(_between, strides), needs)
 
-        def lower(resolution: int, width: int, left: str, right: str) -> tuple[Block, ...]:
-            return boundary(left, right, width, -(-resolution // strides))
 
-        self.draft.slot(name, knobs, lower, needs)
+def _between(strides: int, *, resolution: int, width: int, left: str, right: str) -> tuple[Block, ...]:
+    """A boundary where the feature map is so much smaller than the image."""
+    return boundary(left, right, width, -(-resolution // strides))
 
 
 @cache
@@ -270,9 +274,14 @@ def divisible(width: float, by: int = 8) -> int:
 
 
 def boundary(left: str, right: str, width: int, size: int) -> tuple[Block, ...]:
-    """The blocks that turn a feature map of one precision into another: dequantise, quantise, both or none."""
-    left, right = Precision.parse(left).dense, Precision.parse(right).dense  # sparse weights have dense feature maps
-    if left == right:
+    """The blocks that turn a feature map of one precision into another: dequantise, quantise, both or none.
+
+    What weights are is of no account: between ``int8`` and ``w4a8`` there is nothing to be done.
+    """
+    before, after = Precision.parse(left), Precision.parse(right)
+    left, right = before.dense, after.dense  # sparse weights have dense feature maps
+    integers = all(bits.quantized and bits.dense != "fp8" for bits in (before, after))
+    if left == right or (integers and before.activation_bits == after.activation_bits):
         return ()
     blocks = []
     if left != "fp32":

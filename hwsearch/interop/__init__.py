@@ -10,6 +10,7 @@ from __future__ import annotations
 from ._apq import apq_table
 from ._benchmarks import Benchmark, nasbench201, nasbench_macro
 from ._checks import ForeignDataWarning, problems
+from ._cifar import cifar_resnet
 from ._convert import KINDS, convert
 from ._encoding import published_encoding
 from ._layers import LayerTable, haq_table, hawq_table
@@ -25,6 +26,7 @@ __all__ = [
     "LayerTable",
     "OfaScore",
     "apq_table",
+    "cifar_resnet",
     "convert",
     "haq_table",
     "hawq_table",

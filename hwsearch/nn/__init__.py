@@ -14,11 +14,13 @@ from .finish import finish  # noqa: E402
 from .folder import FolderData, folder_data  # noqa: E402
 from .phases import PHASES, Phase  # noqa: E402
 from .plain import calibrate_bn, resize  # noqa: E402
+from .quantize import Quantization  # noqa: E402
 from .recipe import RECIPES, Recipe  # noqa: E402
 from .score import evaluate, fit_predictor, score_samples  # noqa: E402
 from .supernet import Supernet  # noqa: E402
 from .trace import trace  # noqa: E402
 from .train import train  # noqa: E402
+from .tune import tune  # noqa: E402
 
 __all__ = [
     "PHASES",
@@ -29,6 +31,7 @@ __all__ = [
     "FolderData",
     "Normalize",
     "Phase",
+    "Quantization",
     "Recipe",
     "Supernet",
     "calibrate_bn",
@@ -44,4 +47,5 @@ __all__ = [
     "score_samples",
     "trace",
     "train",
+    "tune",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,13 @@ class Data(ABC):
     def normalize(self) -> Normalize:
         """What turns these images into a network's input."""
         return Normalize(self.mean, self.std)
+
+    def normalized(self, normalize: Normalize | None) -> Self:
+        """The same images, normalised as a network wants them; as they are where it does not say."""
+        other = copy(self)
+        if normalize is not None:
+            vars(other).update(mean=normalize.mean, std=normalize.std)
+        return other
 
     @abstractmethod
     def count(self, split: str) -> int:

@@ -21,6 +21,7 @@ from ..space import Architecture
 from .data import Data, load_data
 from .deploy import Deployed, FoldedBlock, FoldedLayer, deploy
 from .plain import Boundary, Resize
+from .quantize import Quantization
 from .supernet import Supernet, load_supernet
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def export(
     backend: str | Backend = "onnxruntime",
     data: str | tuple[str, PathLike] | Data | None = None,
     precision: str | None = None,
+    how: Quantization | None = None,
 ) -> Path:
     """Write an architecture with its weights of the supernet as one ONNX file, or as a TensorRT engine.
 
@@ -58,6 +60,8 @@ def export(
         backend: for which runtime: ``"onnxruntime"``, ``"openvino"``, or ``"tensorrt"``; or a backend with options of one's own.
         data: calibrate batch norms and quantisers on training images of these data; on those that the supernet carries where left out.
         precision: of all blocks, instead of those of the architecture; the file's metadata then holds it under ``"hwsearch.precision"``.
+
+        how: how the network is quantised, as of :func:`hwsearch.nn.deploy`; whether with zero points is for the backend to say.
 
     Returns:
         The path of the file.
@@ -100,7 +104,8 @@ def export(
     if isinstance(runtime, TensorRT):
         runtime.check(blocks)
     modules = supernet.extract(architecture.genes, None if supernet.settled else images)
-    network = deploy(modules if precision is None else _bounded(modules, blocks), blocks, images, flavour.symmetric)
+    how = replace(how or Quantization(), symmetric=flavour.symmetric)
+    network = deploy(modules if precision is None else _bounded(modules, blocks), blocks, images, how)
     batch = runtime.batch if isinstance(runtime, TensorRT) else 1
     model = build(blocks, weights=block_weights(network), batch=batch, flavour=flavour)
     facts: dict[str, Any] = {
@@ -139,17 +144,21 @@ def block_weights(network: Deployed) -> tuple[BlockWeights, ...]:
     """The numbers of a deployed network as :func:`hwsearch.backends.onnx_graph.build` takes them, one entry a block."""
     from ..backends.onnx_graph import BlockWeights, LayerWeights
 
+    def quantizer(*place: Any) -> tuple[float | None, int]:
+        found = network.quantizers.get(place)
+        return (found.scale, found.zero) if found else (None, 0)
+
     def layer(number: int, place: str, folded: FoldedLayer) -> LayerWeights:
-        quantizer = network.quantizers.get((number, place))
         weight, bias = (np.ascontiguousarray(tensor.numpy(), dtype=np.float32) for tensor in (folded.weight, folded.bias))
-        return LayerWeights(weight, bias, quantizer.scale if quantizer else None, quantizer.zero if quantizer else 0)
+        steps = None if folded.steps is None else folded.steps.numpy()
+        return LayerWeights(weight, bias, *quantizer(number, place), *quantizer(number, f"{place}.pre"), steps)
 
     def block(number: int, folded: FoldedBlock) -> BlockWeights:
-        body = tuple(layer(number, f"body{index}", one) for index, one in enumerate(folded.body))
-        shortcut = None
-        if folded.shortcut is not None:
-            shortcut = tuple(layer(number, f"shortcut{index}", one) for index, one in enumerate(folded.shortcut))
-        quantizer = network.quantizers.get((number, "out"))
-        return BlockWeights(body, shortcut, quantizer.scale if quantizer else None, quantizer.zero if quantizer else 0)
+        def part(name: str, layers: Sequence[FoldedLayer]) -> tuple[LayerWeights, ...]:
+            return tuple(layer(number, f"{name}{index}", one) for index, one in enumerate(layers))
+
+        body, excite = part("body", folded.body), part("excite", folded.excite)
+        shortcut = None if folded.shortcut is None else part("shortcut", folded.shortcut)
+        return BlockWeights(body, shortcut, *quantizer(number, "out"), excite)
 
     return tuple(block(number, folded) for number, folded in enumerate(network.blocks))

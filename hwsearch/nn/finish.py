@@ -18,16 +18,15 @@ from ..space import Architecture
 from .data import Data, load_data
 from .export import export
 from .processes import processes
+from .quantize import Quantization
 from .recipe import Recipe, recipe_for
 from .score import accuracy, deployed
 from .supernet import Supernet, load_supernet
 from .train import train
-from .tune import tune
+from .tune import FINEST, tune
 
 FINE = 0.25
 """The learning rate of inherited weights, as a share of that of random ones."""
-FINEST = 0.02
-"""The same, of quantisation-aware fine-tuning."""
 
 
 def finish(
@@ -83,7 +82,7 @@ def finish(
     trained = train(
         space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
     )
-    symmetric = device.name == "tensorrt"
+    how = Quantization(symmetric=device.name == "tensorrt")
     found = [(folder / "float.safetensors", trained)]
     blocks = architecture.blocks()
     if tuning and any(block.bits.weight_bits <= 8 for block in blocks):
@@ -91,17 +90,15 @@ def finish(
             recipe, epochs=tuning, learning_rate=FINEST * recipe.learning_rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None
         )
         path = folder / "tuned.safetensors"
-        found.append(
-            (path, tune(trained, data=data, out=path, recipe=finest, teacher=expert, symmetric=symmetric, seed=seed, progress=progress))
-        )
+        found.append((path, tune(trained, data=data, out=path, recipe=finest, teacher=expert, how=how, seed=seed, progress=progress)))
     team, summary = processes(), folder / "finished.json"
     if not team.first:
         team.wait()
         return load_finished(summary, architecture.space)
-    networks = [deployed(one, architecture.genes, symmetric=symmetric) for _, one in found]
+    networks = [deployed(one, architecture.genes, how=how) for _, one in found]
     chosen = max(range(len(found)), key=lambda index: accuracy(networks[index], data, "val"))
     path, best = found[chosen]
-    model = export(architecture, weights=best, out=folder / ("best.engine" if symmetric else "best.onnx"), backend=device)
+    model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device)
     rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
     measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
     finished = Finished(

@@ -6,8 +6,37 @@ from dataclasses import dataclass
 
 import torch
 
-_SHARES = torch.linspace(1.0, 0.2, 33)
+from ..errors import UnknownName
+from .clipping import RANGES, SHARES
+
+CORRECTIONS = ("none", "bias", "scale")
 _MOST_VALUES = 32768
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a network is quantised after training.
+
+    Attributes:
+        ranges: how the range of a feature map is chosen: ``"mse"``, ``"minmax"``, ``"percentile"`` or ``"kl"``
+            (:mod:`hwsearch.nn.clipping`).
+        correction: what is made good of the error that rounding brings into the outputs of a layer, channel by channel: the mean, by the
+            bias (``"bias"``, Nagel et al., ICCV'19, section 4.2); the mean and the standard deviation (``"scale"``), as batch norms do that
+            are estimated anew behind quantised weights; or nothing (``"none"``).
+        symmetric: whether quantisers have no zero points, as of :class:`hwsearch.nn.Deployed`.
+
+    Raises:
+        UnknownName: a way that there is not.
+    """
+
+    ranges: str = "mse"
+    correction: str = "scale"
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        for what, name, known in (("ranges", self.ranges, RANGES), ("correction", self.correction, CORRECTIONS)):
+            if name not in known:
+                raise UnknownName(what, name, known)
 
 
 @dataclass(frozen=True)
@@ -37,27 +66,22 @@ class Quantizer:
         # Five times as fast as torch.fake_quantize_per_tensor_affine on a CPU, and the same numbers.
         return (x * (1.0 / self.scale)).round_().clamp_(*self.range).mul_(self.scale)
 
-    def straight(self, x: torch.Tensor) -> torch.Tensor:
-        """The same to be trained through: gradients pass the rounding, but not where ``x`` is clipped (Bengio et al., 2013)."""
-        least, most = self.range
-        clipped = x.clamp(least * self.scale, most * self.scale)
-        return clipped + (self(x.detach()) - clipped.detach())
 
+def fit_quantizer(x: torch.Tensor, bits: int, signed: bool, symmetric: bool = False, ranges: str = "mse") -> Quantizer:
+    """The quantiser of a feature map.
 
-def fit_quantizer(x: torch.Tensor, bits: int, signed: bool, symmetric: bool = False) -> Quantizer:
-    """The quantiser that rounds ``x`` with the least mean square error, among those that clip a share of its range.
-
-    Clipping rare large values is what saves few bits; at 8 bits it changes little. The error is taken on at most 32,768 values drawn
-    at random, the range on all of them.
+    Clipping rare large values is what saves few bits; at 8 bits it changes little. What it costs is told by at most 32,768 values drawn at
+    random, the range by all of them.
 
     Args:
         x: a feature map of real images, any shape.
         bits: 2 to 8.
         signed: whether negative values matter; ``False`` after a ReLU.
         symmetric: whether there must be no zero point; then maps without negative values use half of the integers.
+        ranges: as of :class:`Quantization`.
     """
     if symmetric:
-        half = fit_quantizer(x.abs() if signed else x, bits - 1, signed=False)
+        half = fit_quantizer(x.abs() if signed else x, bits - 1, signed=False, ranges=ranges)
         return Quantizer(half.scale, 0, bits, symmetric=True)
     steps = 2**bits - 1
     low, high = (float(value) for value in torch.aminmax(x))
@@ -68,38 +92,48 @@ def fit_quantizer(x: torch.Tensor, bits: int, signed: bool, symmetric: bool = Fa
     if len(values) > _MOST_VALUES:
         values = values[torch.randint(len(values), (_MOST_VALUES,), generator=torch.Generator().manual_seed(0))]
     values = values.double().clamp(min=low)
-    scale, zero, least = 1.0, 0, float("inf")
-    for share in _SHARES.double().tolist():  # one at a time: all at once would leave the processor's cache
+
+    def grid(share: float) -> tuple[float, int]:
         step = share * ((high - low) / steps)
-        shift = round(-low * share / step)
-        rounded = (values / step).round_().clamp_(-shift, steps - shift).mul_(step)
-        error = float(rounded.sub_(values).square_().mean())
-        if error < least:
-            scale, zero, least = step, shift, error
-    return Quantizer(float(torch.tensor(scale)), zero, bits)
+        return step, round(-low * share / step)
+
+    step, zero = grid(RANGES[ranges](values, grid, bits))
+    return Quantizer(float(torch.tensor(step)), zero, bits)
 
 
-def quantize_weight(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """Round weights to a symmetric grid of ``2**bits - 1`` values, with one scale an output channel (fake quantisation).
+def weight_steps(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """The steps of a symmetric grid of ``2**bits - 1`` values for each output channel, shape ``(cout,)``.
 
-    The scale is that of the largest weight of the channel at 8 bits, as runtimes have it; below, the one of least square error.
+    They reach to the largest weight of the channel at 8 bits, as runtimes have it; below, they are those of least square error.
 
     Args:
         weight: shape ``(cout, ...)``.
         bits: 2 to 8.
+    """
+    top = 2 ** (bits - 1) - 1
+    flat = weight.flatten(1)
+    full = flat.abs().amax(dim=1) / top
+    full = torch.where(full > 0, full, torch.ones_like(full))
+    best, least = full, torch.full_like(full, float("inf"))
+    for share in SHARES[:1].tolist() if bits == 8 else SHARES.tolist():
+        error = ((quantize_weight(flat, bits, full * share) - flat) ** 2).sum(dim=1)
+        best = torch.where(error < least, full * share, best)
+        least = torch.minimum(error, least)
+    return best
+
+
+def quantize_weight(weight: torch.Tensor, bits: int, steps: torch.Tensor | None = None) -> torch.Tensor:
+    """Round weights to a symmetric grid of ``2**bits - 1`` values, with one scale an output channel (fake quantisation).
+
+    Args:
+        weight: shape ``(cout, ...)``.
+        bits: 2 to 8.
+        steps: of the grid, shape ``(cout,)``; :func:`weight_steps` where left out.
 
     Returns:
         The rounded weights, shaped like ``weight``.
     """
     top = 2 ** (bits - 1) - 1
-    flat = weight.flatten(1)
-    full = flat.abs().amax(dim=1, keepdim=True) / top
-    full = torch.where(full > 0, full, torch.ones_like(full))
-    best, least = torch.zeros_like(flat), torch.full_like(full, float("inf"))
-    for share in _SHARES[:1] if bits == 8 else _SHARES:
-        scale = full * share
-        rounded = torch.round(flat / scale).clamp(-top, top) * scale
-        error = ((rounded - flat) ** 2).sum(dim=1, keepdim=True)
-        best = torch.where(error < least, rounded, best)
-        least = torch.minimum(error, least)
-    return best.view_as(weight)
+    shape = (-1, *[1] * (weight.ndim - 1))
+    step = (weight_steps(weight, bits) if steps is None else steps).view(shape)
+    return torch.round(weight / step).clamp_(-top, top).mul_(step)

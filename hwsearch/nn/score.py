@@ -19,6 +19,7 @@ from ..spaces import load_space
 from .data import Data, load_data
 from .deploy import Deployed, deploy
 from .processes import accelerator
+from .quantize import Quantization
 from .supernet import Supernet, load_supernet
 
 FORMAT = "hwsearch-scores"
@@ -26,19 +27,19 @@ VERSION = 1
 Scores = npt.NDArray[np.float64]
 
 
-def deployed(supernet: Supernet, row: Rows, *, floating: bool = False, symmetric: bool = False) -> Deployed:
+def deployed(supernet: Supernet, row: Rows, *, floating: bool = False, how: Quantization | None = None) -> Deployed:
     """The network of ``row`` (shape ``(genes,)``) as it is shipped: extracted, calibrated, folded, quantised.
 
     Args:
         supernet: its weights.
         row: which one.
         floating: all of it in fp32 instead.
-        symmetric: as of :class:`Deployed`.
+        how: as of :func:`deploy`.
     """
     images = supernet.calibration().to(accelerator())
     network = supernet.extract(row, None if supernet.settled else images).to(images.device)
     blocks = supernet.space.blocks(row)
-    return deploy(network, [replace(block, precision="fp32") for block in blocks] if floating else blocks, images, symmetric)
+    return deploy(network, [replace(block, precision="fp32") for block in blocks] if floating else blocks, images, how)
 
 
 def accuracy(network: Deployed, data: Data, split: str, most: int | None = None, batch: int = 250) -> float:
@@ -86,7 +87,7 @@ def evaluate(
         Unsupported: a precision that is neither fp32 nor quantised.
     """
     supernet = load_supernet(weights, architecture.space)
-    return accuracy(deployed(supernet, architecture.genes), load_data(data), split, images)
+    return accuracy(deployed(supernet, architecture.genes), load_data(data).normalized(supernet.normalize), split, images)
 
 
 def score_samples(

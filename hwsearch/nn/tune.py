@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import SGD
 
 from .._store import PathLike
 from ..blocks import Block
-from ..errors import InvalidInput
-from ..space import SearchSpace
+from ..errors import InvalidInput, UnknownName
+from ..space import Rows, SearchSpace
 from .data import Data
-from .deploy import Place, Round, deploy, fold
+from .deploy import Deployed, Owners, Place, Round, Visit, deploy, fold, owners
+from .learned import WEIGHT, Grid, grids
 from .lesson import Lesson, taught
 from .loop import as_json
+from .plain import Resize
 from .processes import accelerator
-from .recipe import Recipe
+from .quantize import Quantization
+from .recipe import AMP, Recipe, recipe_for
 from .supernet import Supernet
 from .train import complete, suited
+
+FINEST = 0.02
+"""The learning rate of quantisation-aware fine-tuning, as a share of that of random weights."""
+WAYS = ("lsq", "pact")
 
 
 def tune(
@@ -31,15 +39,18 @@ def tune(
     out: PathLike,
     recipe: Recipe,
     teacher: Supernet | None = None,
-    symmetric: bool = False,
+    way: str = "lsq",
+    how: Quantization | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Supernet:
     """Train a network that is alone at its precisions, with the quantisers that it is shipped with.
 
     The batch norms are folded in with the statistics that the network keeps, feature maps and weights are rounded, and gradients pass the
-    rounding as if it were not there, but not the clipping (straight-through estimation, Bengio et al., 2013). It can be stopped and called
-    again as :func:`hwsearch.nn.train` can.
+    rounding as if it were not there, but not the clipping (straight-through estimation, Bengio et al., 2013). Steps are learned with the
+    weights, and the result is shipped with them: with ``"lsq"`` those of feature maps and of weights, one an output channel (Esser et al.,
+    ICLR'20); with ``"pact"`` those of feature maps alone, from what is clipped (Choi et al., 2018). It can be stopped and called again as
+    :func:`hwsearch.nn.train` can.
 
     Args:
         weights: a trained network, alone in its space.
@@ -47,24 +58,28 @@ def tune(
         out: the safetensors file to write.
         recipe: how; a small learning rate and few epochs are enough.
         teacher: weights of the same space; their largest network teaches besides the labels.
-        symmetric: quantisers without zero points, as :class:`hwsearch.nn.Deployed` has them.
+        way: ``"lsq"`` or ``"pact"``.
+        how: how the quantisers are chosen that it begins with, as of :func:`hwsearch.nn.deploy`.
         seed: of all randomness.
         progress: show a bar with the time left.
 
     Raises:
         InvalidInput: the weights are of several networks, or have no statistics of their own; and as :func:`hwsearch.nn.train` does.
+        UnknownName: there is no such way.
     """
+    if way not in WAYS:
+        raise UnknownName("way of learning steps", way, WAYS)
+    how = how or Quantization()
+    data = data.normalized(weights.normalize)
     if not weights.settled:
         raise InvalidInput("Only a network that was trained alone can be tuned: train(space.alone(row), ...).")
     recipe = suited(recipe, data, weights.space)
     result = Supernet(weights.space)
     blocks = weights.space.blocks(weights.largest)
-    lesson = Tuning(weights.space, weights.extract(weights.largest), blocks, weights.calibration(), recipe, teacher, symmetric)
-    facts = {**weights.facts, "tuned": weights.digest, "recipe": asdict(recipe), "seed": seed}
+    lesson = Tuning(weights.space, weights.extract(weights.largest), blocks, weights.calibration(), recipe, teacher, way, how)
+    facts = {**weights.facts, "tuned": weights.digest, "recipe": asdict(recipe), "seed": seed, "way": way, "how": asdict(how)}
     if teacher is not None:
         facts["teacher"] = teacher.digest
-    if symmetric:
-        facts["symmetric"] = True
     return complete(lesson, result, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
@@ -77,7 +92,7 @@ class Tuning(Lesson):
         blocks: what it is.
         images: normalised training images to choose the quantisers on, shape ``(n, channels, h, w)``.
         recipe: how.
-        teacher, symmetric: as for :func:`tune`.
+        teacher, way, how: as for :func:`tune`.
     """
 
     def __init__(
@@ -88,18 +103,65 @@ class Tuning(Lesson):
         images: torch.Tensor,
         recipe: Recipe,
         teacher: Supernet | None,
-        symmetric: bool,
+        way: str,
+        how: Quantization,
     ) -> None:
         self.space, self.network, self.blocks, self.recipe = space, network, blocks, recipe
-        self.plain = network
-        self.shipped = deploy(network, blocks, images, symmetric)
+        self.plain, self.way = network, way
+        self.shipped = deploy(network, blocks, images, replace(how, correction="none"))
+        self.owners = owners(network, blocks)
+        for place, one in self.shipped.quantizers.items():
+            setattr(*self.owners[place], Grid(torch.tensor(one.scale), one.zero, one.bits, one.symmetric, way == "lsq"))
+        if way == "lsq":
+            modules = [module for module in network if not isinstance(module, Resize)]
+            for module, folded in zip(modules, self.shipped.blocks, strict=True):
+                for part in ("body", "shortcut"):
+                    for layer, one in zip(getattr(module, part, ()), getattr(folded, part) or (), strict=False):
+                        if one.steps is not None:
+                            setattr(layer, WEIGHT, Grid(one.steps, 0, folded.block.bits.weight_bits))
         self.teacher = teacher.extract(teacher.largest).to(accelerator()) if teacher is not None else None
 
     def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """The only loss."""
         network = replace(self.shipped, blocks=fold(self.plain, self.blocks, straight=True))
-        yield taught(self.recipe, self.teacher, x, y, network.run(x, self._at))
+        with torch.autocast(x.device.type, dtype=AMP.get(self.recipe.amp or "bf16"), enabled=self.recipe.amp is not None):
+            logits = network.run(x, _Learning(self.owners)).float()
+        loss = taught(self.recipe, self.teacher, x, y, logits)
+        if self.way == "pact":
+            loss = loss + 0.5 * self.recipe.weight_decay * torch.stack([grid.reach.square() for grid in grids(self.plain)]).sum()
+        yield loss
 
-    def _at(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
-        quantizer = self.shipped.quantizers.get(place)
-        return quantizer.straight if quantizer else None
+
+@dataclass
+class _Learning(Visit):
+    """Maps are rounded by the grids that are learned."""
+
+    owners: Owners
+
+    def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
+        return getattr(*self.owners[place], None)
+
+
+def tuned(supernet: Supernet, row: Rows, data: Data, steps: int) -> Deployed:
+    """The network of a row as it is shipped after a short fine-tuning at its precisions: what a predictor is taught in earnest.
+
+    Args:
+        supernet: its weights, which are left as they were.
+        row: which one, shape ``(genes,)``.
+        data: the images.
+        steps: at a fiftieth of the learning rate of the data's recipe, falling to zero. Nothing in them is left to chance.
+    """
+    recipe = recipe_for(data.name, {"warm_up": 0.0, "label_smoothing": 0.0})
+    images, blocks = supernet.calibration().to(accelerator()), supernet.space.blocks(row)
+    network = supernet.extract(row, None if supernet.settled else images)
+    lesson = Tuning(supernet.space, network, blocks, images, recipe, None, "lsq", Quantization())
+    optimizer = SGD(network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
+    order = np.random.default_rng(0).permutation(data.count("train"))
+    shares = ((step, 0, order[np.arange(step * recipe.batch, (step + 1) * recipe.batch) % len(order)]) for step in range(steps))
+    for step, (x, y) in enumerate(data.training(shares, 0)):
+        optimizer.param_groups[0]["lr"] = FINEST * recipe.rate(step, steps)
+        optimizer.zero_grad(set_to_none=True)
+        for loss in lesson.losses(data.normalize(x.to(images.device)), y.to(images.device), np.random.default_rng(step)):
+            torch.autograd.backward(loss)
+        optimizer.step()
+    return deploy(network, blocks, images)

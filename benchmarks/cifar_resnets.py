@@ -1,0 +1,189 @@
+"""Trained ResNets of CIFAR-10 with few bits: after training, with bits found by search, and after fine-tuning.
+
+    python benchmarks/cifar_resnets.py WEIGHTS DATA --networks 20 56 --tune 20
+
+WEIGHTS holds resnet20.npz and so on (He et al. 2016 with shortcuts A, trained with ImageNet's normalisation), DATA the folder
+cifar-10-batches-py. What is done, written down before its first run:
+
+- Accuracy is that on the 10,000 test images. Nothing is chosen on them: quantisers see 512 training images, and the search sees the first
+  500 of the last 5,000 training images (which these networks were trained on; hwsearch only holds them out of its own training).
+- The stem and the classifier have 8 bits, here and in everything that it is compared with.
+- *float*, *int8*, *w4a8*, *int4*: the network as published, and quantised after training with what hwsearch takes by itself.
+- *ways*: for the first network, int8 and int4 with each way of choosing ranges and each correction, on 1,000 of the held-out images.
+- *mixed*: one precision a block, weights of 2 to 8 bits, activations of 8, found by an exact search: the size may be that of w4a8, and
+  the sum over the blocks is least of how much the logits move (mean square over the 500 images) when that block alone leaves int8.
+- *tuned*: quantisation-aware fine-tuning with learned steps on 45,000 training images, a cosine from a rate of 0.01 to zero.
+
+What is done already is in results.json and is not done again; a tuning that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import hwsearch
+from hwsearch._store import write_atomic
+from hwsearch.interop import cifar_resnet
+from hwsearch.metrics import Metric
+from hwsearch.nn import Data, Quantization, Recipe, Supernet, load_data, tune
+from hwsearch.nn.score import accuracy, deployed
+
+BITS = ("w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "int8")
+RECIPE = Recipe(epochs=1, learning_rate=0.01, batch=128, warm_up=0.0, label_smoothing=0.0, weight_decay=1e-4, amp="bf16")
+SEEN = 500
+
+
+class Bench:
+    """What is measured, kept in a file.
+
+    Args:
+        arguments: of the command line.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.weights, self.out = Path(arguments.weights), Path(arguments.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.data = load_data(("cifar10", arguments.data))
+        self.file = self.out / "results.json"
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        self.results: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {"versions": versions}
+
+    def network(self, depth: int, *precisions: str) -> Supernet:
+        """A published network at a choice of precisions."""
+        return cifar_resnet(self.weights / f"resnet{depth}.npz", data=self.data, precisions=precisions)
+
+    def once(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A measurement, unless it is in the file."""
+        if name not in self.results:
+            start = time.process_time()
+            found = measure()
+            self.results[name] = {**found, "cpu_seconds": round(time.process_time() - start, 1)}
+            write_atomic(self.file, json.dumps(self.results, indent=1).encode())
+        print(name, self.results[name], flush=True)
+        found = self.results[name]
+        assert isinstance(found, dict)
+        return found
+
+    def test(self, net: Supernet, row: Any) -> dict[str, Any]:
+        """Test accuracy and size of a row's network."""
+        size = sum(block.weight_bytes for block in net.space.blocks(row)) / 1e6
+        return {"accuracy": accuracy(deployed(net, row), self.images(net), "test"), "size_mb": size}
+
+    def images(self, net: Supernet) -> Data:
+        """The images as a network wants them."""
+        return self.data.normalized(net.normalize)
+
+    def after_training(self, depth: int) -> None:
+        """The published network in floating point and at uniform precisions."""
+        for precision in ("fp32", "int8", "w4a8", "int4"):
+            net = self.network(depth, precision)
+            self.once(f"resnet{depth} {precision}", lambda net=net: self.test(net, net.largest))
+
+    def ways(self, depth: int) -> None:
+        """Each way of choosing ranges and each correction."""
+        for precision, ranges, correction in product(("int8", "int4"), ("mse", "percentile", "kl", "minmax"), ("none", "bias", "scale")):
+            net = self.network(depth, precision)
+            how = Quantization(ranges, correction)
+
+            def measure(net: Supernet = net, how: Quantization = how) -> dict[str, Any]:
+                network = deployed(net, net.largest, how=how)
+                found = logits(network, self.images(net))
+                wanted = logits(deployed(net, net.largest, floating=True), self.images(net))
+                return {"error": float((found - wanted).square().mean() / wanted.var())}
+
+            self.once(f"resnet{depth} {precision} {ranges} {correction}", measure)
+
+    def mixed(self, depth: int) -> None:
+        """Bits found by search at the size of uniform 4-bit weights."""
+        net = self.network(depth, *BITS)
+        space, images = net.space, self.images(net)
+        few = replace_images(net)
+        uniform = {precision: space.encode(at(space, precision)) for precision in BITS}
+        base = logits(deployed(few, uniform["int8"]), images)
+        genes = [number for number, choice in enumerate(space.choices) if choice.values == BITS]
+        for gene in genes:
+            name = space.choices[gene].name
+
+            def measure(name: str = name) -> dict[str, Any]:
+                rows = [space.encode({**at(space, "int8"), name: precision}) for precision in BITS]
+                return {"moved": [float((logits(deployed(few, row), images) - base).square().mean()) for row in rows]}
+
+            self.once(f"resnet{depth} sensitivity {name}", measure)
+        tables = tuple(
+            ((gene,), np.array(self.results[f"resnet{depth} sensitivity {space.choices[gene].name}"]["moved"])) for gene in genes
+        )
+        size = sum(block.weight_bytes for block in space.blocks(uniform["w4a8"])) / 1e6
+        moved = Metric("moved", "", space, tables)
+        best = hwsearch.search(space, predictor=-moved, limits={"size_mb": size}, algorithm="exact").best
+        chosen = [best.values[space.choices[gene].name] for gene in genes]
+        self.once(f"resnet{depth} mixed", lambda: {**self.test(net, best.genes), "precisions": chosen})
+
+    def tuned(self, depth: int, precision: str) -> None:
+        """The same after quantisation-aware fine-tuning; ``"mixed"`` for the bits that were found."""
+        name = f"resnet{depth} {precision}"
+        net = self.network(depth, *(BITS if precision == "mixed" else (precision,)))
+        row = net.largest
+        if precision == "mixed":
+            genes = [choice.name for choice in net.space.choices if choice.values == BITS]
+            row = net.space.encode({**at(net.space, "int8"), **dict(zip(genes, self.results[name]["precisions"], strict=True))})
+
+        def measure() -> dict[str, Any]:
+            out = self.out / f"{name.replace(' ', '-')}.safetensors"
+            return {**self.test(tune(net.alone(row), data=self.data, out=out, recipe=RECIPE), row), "epochs": RECIPE.epochs}
+
+        self.once(f"{name} tuned", measure)
+
+
+def at(space: hwsearch.SearchSpace, precision: str) -> dict[str, Any]:
+    """The values of a network with its blocks at one precision."""
+    return {choice.name: precision if precision in choice.values else choice.values[0] for choice in space.choices}
+
+
+def replace_images(net: Supernet) -> Supernet:
+    """The same weights with a quarter of the calibration images, for the many networks that are only compared."""
+    few = Supernet(net.space)
+    few.settled = True
+    few.settle(net.extract(net.largest))
+    few.normalize, few.images = net.normalize, net.images[:128]
+    return few
+
+
+def logits(network: Any, data: Data) -> torch.Tensor:
+    """What a network makes of the images that the search sees."""
+    with torch.inference_mode():
+        return torch.cat([network(data.normalize(x)) for x, _ in data.batches("val", 250, SEEN)])
+
+
+def main() -> None:
+    """Measure what is not measured yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights")
+    parser.add_argument("data")
+    parser.add_argument("--networks", type=int, nargs="+", default=[20, 56])
+    parser.add_argument("--tune", type=int, nargs="*", default=[20])
+    parser.add_argument("--parts", nargs="+", default=["after_training", "ways", "mixed", "tuned"])
+    parser.add_argument("--precisions", nargs="+", default=["int4", "w4a8", "mixed"])
+    parser.add_argument("--out", default="benchmark-output/cifar_resnets")
+    arguments = parser.parse_args()
+    bench = Bench(arguments)
+    for part in arguments.parts:
+        if part == "tuned":
+            for depth, precision in product(arguments.tune, arguments.precisions):
+                bench.tuned(depth, precision)
+            continue
+        for depth in arguments.networks[:1] if part == "ways" else arguments.networks:
+            getattr(bench, part)(depth)
+
+
+if __name__ == "__main__":
+    main()

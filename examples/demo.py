@@ -82,22 +82,25 @@ def main() -> None:
         hwsearch.export(network, weights=weights, out=file)
     limit = hwsearch.measure_many(files[:2], rounds=40, table=table)[1].latency_ms
     console.print(f"the limit is what the best uniform-width network takes at a third of the dense one's fastest latency: {limit:.4f} ms")
-    for _ in range(8):
-        result = hwsearch.search(space, device=table, predictor=predictor, limits={"latency_ms": limit}, seed=seed, progress=True)
-        top = [result.front[index] for index in range(min(16, len(result.front)))]
-        seen = [hwsearch.evaluate(network, weights=weights, data=data, split="val") for network in top]
-        searched = top[int(np.argmax(seen))]
-        hwsearch.export(searched, weights=weights, out=files[2])
-        measured = hwsearch.measure_many(files, rounds=40, table=table)
-        uniform_ms, searched_ms = measured[1].latency_ms, measured[2].latency_ms
-        if searched_ms <= uniform_ms:
-            break
-        limit *= 0.995 * uniform_ms / searched_ms
-        console.print(f"it measures {searched_ms:.4f} ms and the uniform one {uniform_ms:.4f} ms: the limit is tightened to {limit:.4f} ms")
+    result = hwsearch.search(
+        space,
+        device=table,
+        predictor=predictor,
+        limits={"latency_ms": limit},
+        seed=seed,
+        verify=16,
+        supernet=weights,
+        data=data,
+        progress=True,
+    )
     result.save(out / "result.json")
     console.print(result, highlight=False)
-    console.print(f"of the {len(top)} best of the front, this one is best on validation images ({max(seen):.2%}):", highlight=False)
+    verified = result.verification.networks if result.verification else ()
+    console.print(f"{result.status.value} {len(verified)} networks were evaluated on validation images and measured.", highlight=False)
+    searched = result.best
     console.print(str(searched), highlight=False)
+    hwsearch.export(searched, weights=weights, out=files[2])
+    measured = hwsearch.measure_many(files, rounds=40, table=table)
 
     console.rule("5  check: the exported files, run and measured in ONNX Runtime")
     comparison = [

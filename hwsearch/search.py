@@ -165,8 +165,8 @@ def search(
         steps: steps in all; the algorithm's own number where left out.
         polish: whether to finish with the exhaustive neighbourhoods of the best rows (see :class:`~hwsearch.algorithms.local.Local`);
             where left out, whenever ``steps`` is left out too and the optimum is not proven.
-        state: a file that keeps the search after every step; where it exists the search goes on from it. A search that verifies keeps each
-            round and what was measured in files whose names begin so.
+        state: a file that keeps the search after every step; where it exists the search goes on from it. A search that verifies keeps
+            what was measured instead, in ``<state>.verified.jsonl``, and searches again, which gives the same networks.
         executor: scores rows on its workers, for costly scores: any :class:`concurrent.futures.Executor` (a process pool, or that of a
             Dask, MPI or Ray cluster), or a function that makes one. Rows whose worker died are scored again.
         verify: evaluate and measure so many of the best networks found, correct the predictions by what they turned out to be, and search

@@ -191,7 +191,7 @@ def verified_search(
         pose: the same problem with another score, and with metrics in place of its own of their names.
         checks: what is verified.
         algorithm: as in :func:`hwsearch.search`.
-        state: where searches (``<state>.round1``, ...) and measurements (``<state>.verified.jsonl``) are kept, to go on after a stop.
+        state: what was measured is kept in ``<state>.verified.jsonl``, to go on after a stop, and for other limits and seeds.
         progress: show bars.
         sources: where the parts came from, for the record.
         **options: of :func:`hwsearch.search.explore`.
@@ -208,9 +208,8 @@ def verified_search(
     while len(turns) < checks.rounds:
         try:
             now = _corrected(posed, pose, list(checked.values()), checks) if turns else posed
-            kept = None if state is None else f"{state}.round{len(turns) + 1}"
             method = load_algorithm(algorithm, now)
-            explored = explore(now, method, state=kept, progress=progress, **options)
+            explored = explore(now, method, progress=progress, **options)
             found = conclude(now, method, explored, **sources)
         except Infeasible:
             if _best(checked.values(), most) is None:
@@ -288,5 +287,5 @@ def _best(checked: Iterable[Checked], most: float) -> Checked | None:
 
 def _agrees(answer: Checked, best: Checked, tolerance: Mapping[str, float]) -> bool:
     """Whether the answer is what it was foretold to be, and so is the best network that was measured within the limits."""
-    reached = abs(best.value("score") - answer.predicted["score"]) <= tolerance.get("score", 0.0)
+    reached = abs(best.value("score") - answer.predicted["score"]) <= tolerance.get("score", QUANTITIES["score"])
     return reached and all(abs(answer.error(name)) <= most for name, most in tolerance.items())

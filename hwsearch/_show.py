@@ -165,7 +165,8 @@ def supernet(data: bytes, path: PathLike) -> RenderableType:
         raise CorruptFile(f"{os.fspath(path)} is not a whole supernet file: {error!r}.") from error
     training = header.get("training") or {}
     facts = {name: training[name] for name in ("data", "train_images", "seed") if name in training}
-    recipe = ", ".join(f"{name} {value}" for name, value in (training.get("recipe") or {}).items())
+    said = {name: len(value) if name == "phases" else value for name, value in (training.get("recipe") or {}).items()}
+    recipe = ", ".join(f"{name} {value}" for name, value in said.items())
     grid = _grid({"format": header.get("format"), **facts, "recipe": recipe, "weights": f"{values:,}"})
     return Group(*_heading(f"supernet of {header.get('space')}"), grid)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from safetensors import safe_open
 
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
-from hwsearch.nn import Recipe, Supernet, load_data, train
+from hwsearch.nn import PHASES, Recipe, Supernet, load_data, train
 from hwsearch.nn.score import accuracy, deployed
 
 torch.set_num_threads(1)
@@ -27,12 +28,12 @@ SCRIPT = """
 import os, sys, torch
 torch.set_num_threads(1)
 from conftest import make_toy
-from hwsearch.nn import Recipe, load_data, train
+from hwsearch.nn import PHASES, Recipe, load_data, train
 load_data("digits"), torch.optim.SGD([torch.zeros(1)])  # imports the rest of scikit-learn and torch
 for _ in sys.stdin:  # each training is a process of its own, which need not import all that again
     child = os.fork()
     if not child:
-        train(make_toy(), data="digits", out=sys.argv[1], recipe=Recipe(epochs=1, batch=32), progress=False)
+        train(make_toy(), data="digits", out=sys.argv[1], recipe=Recipe(epochs=1, batch=32, phases=PHASES[sys.argv[2]]), progress=False)
         os._exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -46,12 +47,16 @@ def test_largest_and_smallest_network_both_learn(trained: Path, toy: hwsearch.Se
 
 
 @pytest.mark.slow
-def test_training_killed_ten_times_continues_to_exactly_the_same_weights(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
-    whole = train(toy, data="digits", out=tmp_path / "whole.safetensors", recipe=RECIPE, progress=False)
+@pytest.mark.parametrize("phases", PHASES)
+def test_training_killed_ten_times_continues_to_exactly_the_same_weights(toy: hwsearch.SearchSpace, tmp_path: Path, phases: str) -> None:
+    recipe = replace(RECIPE, phases=PHASES[phases])
+    whole = train(toy, data="digits", out=tmp_path / "whole.safetensors", recipe=recipe, progress=False)
     out, partial = tmp_path / "killed.safetensors", tmp_path / "killed.safetensors.partial"
     rng, steps = random.Random(0), [0]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], cwd=Path(__file__).parent, env=_environment(), **pipes) as nursery:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(out), phases], cwd=Path(__file__).parent, env=_environment(), **pipes
+    ) as nursery:
         assert nursery.stdin
         assert nursery.stdout
         for kill in range(10):
@@ -68,7 +73,7 @@ def test_training_killed_ten_times_continues_to_exactly_the_same_weights(toy: hw
     assert steps == sorted(steps), "a step that was on disk is lost"
     assert len(set(steps)) >= 9
     (tmp_path / ".killed.safetensors.partial.left.tmp").write_bytes(b"half a file")
-    resumed = train(toy, data="digits", out=out, recipe=RECIPE, progress=False)
+    resumed = train(toy, data="digits", out=out, recipe=recipe, progress=False)
     assert resumed.digest == whole.digest
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.safetensors", "whole.safetensors"]

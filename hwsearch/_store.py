@@ -150,7 +150,7 @@ def read_arrays(path: PathLike, what: str, *, format: str, version: int) -> tupl
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         raw = arrays.pop("header").tobytes()
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError, RuntimeError) as error:
         raise CorruptFile(f"{os.fspath(path)} is not a {what} (an npz file with a header): {error}.") from error
     return check_header(decode_json(raw, path), format=format, version=version, path=path), arrays
 

@@ -30,6 +30,29 @@ class Knob:
     means: Mapping[Value, Value] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class _Lower:
+    """Lowers a slot; an object and not a function, so that spaces travel to the workers of an executor.
+
+    Attributes:
+        lower: as of :meth:`Draft.slot`.
+        fixed: arguments that are not chosen.
+        chosen: the others: name, place among the values, and what the values stand for.
+        present: the place of the gene that the slot needs, and the values of it for which there is anything.
+    """
+
+    lower: Callable[..., tuple[Block, ...]]
+    fixed: Mapping[str, Any]
+    chosen: tuple[tuple[str, int, Mapping[Value, Value]], ...]
+    present: tuple[int, tuple[Value, ...]] | None
+
+    def __call__(self, *values: Value) -> tuple[Block, ...]:
+        if self.present and values[self.present[0]] not in self.present[1]:
+            return ()
+        given = {argument: means[values[place]] if means else values[place] for argument, place, means in self.chosen}
+        return self.lower(**self.fixed, **given)
+
+
 class Draft:
     """Collects choices and slots.
 
@@ -74,18 +97,11 @@ class Draft:
         genes = tuple(dict.fromkeys(knob.gene for knob in knobs.values() if knob.gene is not None))
         if needs and needs[0] not in genes:
             genes += (needs[0],)
-
         fixed = {argument: knob.fixed for argument, knob in knobs.items() if knob.gene is None}
         chosen = [(argument, genes.index(knob.gene), knob.means) for argument, knob in knobs.items() if knob.gene is not None]
         present = (genes.index(needs[0]), needs[1]) if needs else None
 
-        def blocks(*values: Value) -> tuple[Block, ...]:
-            if present and values[present[0]] not in present[1]:
-                return ()
-            given = {argument: means[values[place]] if means else values[place] for argument, place, means in chosen}
-            return lower(**fixed, **given)
-
-        self.slots.append(Slot(name, genes, blocks))
+        self.slots.append(Slot(name, genes, _Lower(lower, fixed, tuple(chosen), present)))
 
     def space(self, name: str) -> SearchSpace:
         """The finished space."""

@@ -15,12 +15,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ._perceptrons import Arrays, Features, Perceptrons, Values
 from .errors import CorruptFile, UnknownName, require
-
-Features = npt.NDArray[np.float32]
-Values = npt.NDArray[np.float64]
-Arrays = dict[str, npt.NDArray[Any]]
-Layers = tuple[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], ...]
 
 
 class Model(Protocol):
@@ -33,133 +29,6 @@ class Model(Protocol):
 
     def arrays(self) -> Arrays:
         """Everything it knows, by name."""
-
-
-@dataclass(frozen=True, eq=False)
-class Perceptrons:
-    """A linear model plus the mean of an ensemble of perceptrons.
-
-    Attributes:
-        linear: weights of the features and, last, the intercept, shape ``(features + 1,)``.
-        members: a stack of layers ``(weight (in, out), bias (out,))`` with ReLUs between, for each member; none makes it linear.
-    """
-
-    kind: ClassVar[str] = "mlp"
-    linear: npt.NDArray[np.float32] = field(repr=False)
-    members: tuple[Layers, ...] = field(repr=False, default=())
-
-    def each(self, features: Features) -> Values:
-        """As :meth:`Model.each`."""
-        outputs = np.empty((max(1, len(self.members)), len(features)))
-        outputs[:] = features @ self.linear[:-1] + self.linear[-1]
-        for output, layers in zip(outputs, self.members, strict=False):
-            output += self._hidden(layers, features)[-1][:, 0]
-        return outputs
-
-    def slopes(self, features: Features) -> Features:
-        """The derivatives of the mean over the members by the features, shape ``(n, features)``."""
-        total = np.zeros(features.shape, dtype=np.float32)
-        for layers in self.members:
-            hidden = self._hidden(layers, features)
-            slope = np.ones_like(hidden[-1])
-            for depth in reversed(range(len(layers))):
-                slope = slope @ layers[depth][0].T
-                if depth:
-                    slope *= hidden[depth - 1] > 0
-            total += slope
-        total /= max(1, len(self.members))
-        total += self.linear[:-1]
-        return total
-
-    @staticmethod
-    def _hidden(layers: Layers, features: Features) -> list[Features]:
-        """What each layer gives, after its ReLU."""
-        found, hidden = [], features
-        for depth, (weight, bias) in enumerate(layers):
-            hidden = hidden @ weight
-            hidden += bias
-            if depth < len(layers) - 1:
-                np.maximum(hidden, 0.0, out=hidden)
-            found.append(hidden)
-        return found
-
-    def arrays(self) -> Arrays:
-        """As :meth:`Model.arrays`."""
-        found: Arrays = {"linear": self.linear}
-        for number, layers in enumerate(self.members):
-            for depth, (weight, bias) in enumerate(layers):
-                found[f"member{number}.weight{depth}"] = weight
-                found[f"member{number}.bias{depth}"] = bias
-        return found
-
-    @classmethod
-    def read(cls, arrays: Mapping[str, npt.NDArray[Any]], features: int) -> Perceptrons:
-        """The model of :meth:`arrays`, for so many features.
-
-        Raises:
-            CorruptFile: the layers do not fit together.
-            KeyError: one is missing.
-        """
-        members: list[Layers] = []
-        while f"member{len(members)}.weight0" in arrays:
-            prefix = f"member{len(members)}."
-            depth = sum(name.startswith(f"{prefix}weight") for name in arrays)
-            members.append(tuple((arrays[f"{prefix}weight{d}"], arrays[f"{prefix}bias{d}"]) for d in range(depth)))
-        linear = arrays["linear"]
-        for layers in (((linear[:-1, None], linear[-1:]),), *members):
-            width = features
-            for weight, bias in layers:
-                if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
-                    raise CorruptFile(f"a layer has the shape {weight.shape}, where {width} inputs were expected")
-                width = weight.shape[1]
-        return cls(linear, tuple(members))
-
-    @classmethod
-    def fit(
-        cls, steps: Features, features: Features, y: Values, seed: int, hidden: Sequence[int] = (64, 64), members: int = 5
-    ) -> Perceptrons:
-        """A ridge regression, and perceptrons fitted to what it leaves, each without a part of the networks, on which it is judged.
-
-        Args:
-            steps: see :func:`fit_model`.
-            features: one-hot rows, shape ``(n, features)``.
-            y: standardised scores, shape ``(n,)``.
-            seed: of the perceptrons.
-            hidden: widths of their hidden layers.
-            members: how many; 0 gives a linear model.
-        """
-        linear_model = require("sklearn.linear_model", feature="Fitting a predictor", extra="torch")
-        neural_network = require("sklearn.neural_network", feature="Fitting a predictor", extra="torch")
-        inputs = (features @ steps).astype(np.float64)
-        ridge = linear_model.RidgeCV(np.logspace(-2, 3, 16)).fit(inputs, y)
-        linear = np.concatenate([steps @ ridge.coef_, [ridge.intercept_]]).astype(np.float32)
-        folds = np.random.default_rng(seed).permutation(len(y)) % max(2, members)
-        fitted: list[tuple[Any, float]] = []
-        guessed, rest = np.zeros(len(y)), np.zeros(len(y))
-        for index in range(members):
-            out = folds == index
-            part = linear_model.RidgeCV(np.logspace(-2, 3, 16)).fit(inputs[~out], y[~out])
-            left = y[~out] - part.predict(inputs[~out])
-            unit = float(left.std()) or 1.0
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # stopping at max_iter is the regularisation, not a failure
-                model = neural_network.MLPRegressor(
-                    hidden_layer_sizes=tuple(hidden), alpha=1.0, solver="lbfgs", max_iter=300, random_state=seed + index
-                ).fit(inputs[~out], left / unit)
-            guessed[out] = model.predict(inputs[out]) * unit
-            rest[out] = y[out] - part.predict(inputs[out])
-            fitted.append((model, unit))
-        # What the members know of networks that they did not see tells how far to believe them: all of it where scores are exact, little of
-        # it where they are noise.
-        belief = float(np.clip(guessed @ rest / max(float(guessed @ guessed), 1e-12), 0.0, 1.0))
-        stacks = []
-        for model, unit in fitted if belief > 0 else []:
-            weights = [weight.astype(np.float32) for weight in model.coefs_]
-            biases = [bias.astype(np.float32) for bias in model.intercepts_]
-            weights[0] = steps @ weights[0]
-            weights[-1], biases[-1] = weights[-1] * np.float32(unit * belief), biases[-1] * np.float32(unit * belief)
-            stacks.append(tuple(zip(weights, biases, strict=True)))
-        return cls(linear, tuple(stacks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,10 +121,10 @@ class GaussianProcess:
     their spread the doubt.
 
     Attributes:
-        rows: the steps of the networks it was fitted on, shape ``(m, features)``.
+        rows: the steps of the networks it was fitted on, shape ``(m, steps)``.
         alpha: weights of their covariances, shape ``(m,)``.
         half: lower Cholesky factor of their covariance, shape ``(m, m)``.
-        steps: turns one-hot features into steps, shape ``(features, features)``.
+        steps: turns one-hot features into steps, shape ``(features, steps)``.
         terms: variance and length scale of the smooth part, variance and offset of the linear part, shape ``(4,)``.
     """
 
@@ -299,9 +168,9 @@ class GaussianProcess:
             KeyError: one is missing.
         """
         process = cls(*(arrays[name] for name in ("rows", "alpha", "half", "steps", "terms")))
-        m = len(process.rows)
+        m, steps = len(process.rows), process.steps.shape[-1]
         shapes = (process.rows.shape, process.alpha.shape, process.half.shape, process.steps.shape, process.terms.shape)
-        if shapes != ((m, features), (m,), (m, m), (features, features), (4,)):
+        if shapes != ((m, steps), (m,), (m, m), (features, steps), (4,)):
             raise CorruptFile(f"its arrays have the shapes {shapes}, which do not fit {features} features")
         return process
 
@@ -326,7 +195,9 @@ class GaussianProcess:
 MODELS: dict[str, Any] = {"mlp": Perceptrons, "linear": Perceptrons, "trees": Trees, "gp": GaussianProcess}
 
 
-def fit_model(kind: str, sizes: Sequence[int], features: Features, y: Values, seed: int, **options: Any) -> Model:
+def fit_model(
+    kind: str, sizes: Sequence[int], features: Features, y: Values, seed: int, shared: Features | None = None, **options: Any
+) -> Model:
     """Fit a model.
 
     Args:
@@ -335,6 +206,8 @@ def fit_model(kind: str, sizes: Sequence[int], features: Features, y: Values, se
         features: one-hot rows, shape ``(n, features)``.
         y: standardised scores, shape ``(n,)``.
         seed: of whatever is random.
+        shared: sums of features that are likely to tell, beside the steps, shape ``(features, sums)``; trees, which split at steps, do
+            without.
         **options: of the kind.
 
     Raises:
@@ -348,6 +221,8 @@ def fit_model(kind: str, sizes: Sequence[int], features: Features, y: Values, se
     for size in sizes:
         steps[start : start + size, start : start + size] = np.tri(size, dtype=np.float32)
         start += size
+    if shared is not None and kind != "trees":
+        steps = np.hstack([steps, shared])
     if kind == "linear":
         options["members"] = 0
     threads = require("threadpoolctl", feature="Fitting a predictor", extra="torch")  # comes with scikit-learn

@@ -6,7 +6,7 @@ It is stored as npz with the fingerprint of its space, and refuses rows of anoth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._minsum import Table, table
-from ._models import MODELS, Features, Model, Perceptrons, fit_model
+from ._models import MODELS, Model, fit_model
+from ._perceptrons import Features, Perceptrons
 from ._store import PathLike, read_arrays, write_arrays
+from ._transfer import rounding, sources
 from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
 from .space import SearchSpace
 
@@ -42,6 +44,7 @@ class Report:
         kendall_tau: rank correlation, 1 is perfect.
         pairwise_accuracy: share of pairs of networks that it orders rightly.
         rmse: root mean square error, in units of the score (accuracy: 0.01 is one point).
+        base: number of networks that its base was fitted on; 0 without one.
     """
 
     held_out: int
@@ -49,11 +52,13 @@ class Report:
     kendall_tau: float
     pairwise_accuracy: float
     rmse: float
+    base: int = 0
 
     def __str__(self) -> str:
+        base = f", upon a base of {self.base}" if self.base else ""
         return (
             f"Kendall tau {self.kendall_tau:.3f}, pairwise accuracy {self.pairwise_accuracy:.1%}, RMSE {self.rmse:.4f} "
-            f"on {self.held_out} held-out networks (fitted on {self.fitted})"
+            f"on {self.held_out} held-out networks (fitted on {self.fitted}{base})"
         )
 
 
@@ -116,6 +121,40 @@ class Predictor:
         if self.seen is None:
             return np.zeros(len(features), dtype=np.bool_)
         return np.asarray((features[:, ~self.seen] > 0).any(axis=1))
+
+    def choose(self, X: npt.ArrayLike, count: int, known: npt.ArrayLike | None = None) -> npt.NDArray[np.intp]:
+        """Which networks to score next: those that it doubts most, and that differ most from what is known and from each other.
+
+        One after the other, the network of the greatest product of doubt and distance to the nearest one that is known or chosen
+        (a k-centre choice, Sener and Savarese, ICLR'18, weighed by the disagreement of the ensemble).
+
+        Args:
+            X: the networks to choose from, shape ``(n, genes)``.
+            count: how many.
+            known: networks whose scores are known, shape ``(m, genes)``.
+
+        Returns:
+            Indices into ``X``, shape ``(min(count, n),)``.
+
+        Raises:
+            InvalidInput: rows that do not fit the space.
+        """
+        rows = self.space.check(X)
+        features = self.space.features(rows)
+        doubt = self.doubt(rows)
+        if not doubt.any():
+            doubt = np.ones(len(rows))
+        seen = features[:0] if known is None else self.space.features(self.space.check(known, "known"))
+        gap = np.full(len(rows), 2.0 * len(self.space.choices))  # more differences than there can be
+        chosen: list[int] = []
+        for network in seen:
+            gap = np.minimum(gap, np.abs(features - network).sum(axis=1))
+        for _ in range(min(count, len(rows))):
+            value = doubt * gap
+            value[chosen] = -1.0
+            chosen.append(int(value.argmax()))
+            gap = np.minimum(gap, np.abs(features - features[chosen[-1]]).sum(axis=1))
+        return np.array(chosen, dtype=np.intp)
 
     def _each(self, X: npt.ArrayLike) -> tuple[Values, Values]:
         """Mean and standard deviation over the members."""
@@ -183,12 +222,16 @@ class Predictor:
         kind: str = "mlp",
         seed: int = 0,
         holdout: float = 0.2,
+        base: Predictor | None = None,
         **options: Any,
     ) -> Predictor:
-        """Fit a predictor.
+        """Fit a predictor, perhaps upon another one.
 
         The quality is measured first: fitted without a random share of the rows, then scored on it. The predictor that is returned is
         fitted on all rows.
+
+        Scores that are cheap carry over to scores that are not (APQ, CVPR'20, section 3.3): a base that was fitted on the accuracies of
+        many networks in floating point leaves little more to learn from quantised ones than what their precisions cost.
 
         Args:
             space: whose rows ``X`` holds.
@@ -197,10 +240,12 @@ class Predictor:
             kind: one of :data:`KINDS`.
             seed: of the split and of the model.
             holdout: share of the rows that the report is made on.
+            base: a predictor of kind ``"mlp"`` or ``"linear"`` of this space, or of one whose genes are all among this one's. Where all
+                networks that it was fitted on share a value of a gene, such as a precision, it takes no notice of that gene.
             **options: of the model: ``hidden`` and ``members`` of ``"mlp"``, ``members``, ``trees`` and ``depth`` of ``"trees"``.
 
         Raises:
-            InvalidInput: wrong shapes, too few rows, scores that are not finite, or a holdout outside (0, 1).
+            InvalidInput: wrong shapes, too few rows, scores that are not finite, a holdout outside (0, 1), or a base that does not fit.
             UnknownName: no such kind.
             MissingDependency: scikit-learn is not installed.
         """
@@ -218,14 +263,21 @@ class Predictor:
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(2, round(len(rows) * holdout))
         held, kept = order[:cut], order[cut:]
+        if base is not None:
+            if not isinstance(base.model, Perceptrons) or kind not in ("mlp", "linear"):
+                raise InvalidInput(f"Predictors of kind 'mlp' and 'linear' can be fitted upon each other, not {kind!r} upon {base!r}.")
+            options["base"] = base.model.reading(sources(base.space, base.seen, space))
 
         def fitted(some: npt.NDArray[np.intp], report: Report | None) -> Predictor:
             mean, scale = float(target[some].mean()), float(target[some].std()) or 1.0
-            model = fit_model(kind, space.sizes, features[some], (target[some] - mean) / scale, seed, **options)
+            standard = (target[some] - mean) / scale
+            model = fit_model(kind, space.sizes, features[some], standard, seed, shared=rounding(space), **options)
             return cls(space, model, mean, scale, report, np.asarray(features[some].any(axis=0)))
 
-        trial = fitted(kept, None)
-        return fitted(order, trial.score(rows[held], target[held], fitted=len(kept)))
+        report = fitted(kept, None).score(rows[held], target[held], fitted=len(kept))
+        if base is not None and base.report is not None:
+            report = replace(report, base=base.report.fitted + base.report.held_out)
+        return fitted(order, report)
 
     def save(self, path: PathLike) -> Path:
         """Write the predictor as npz, whole or not at all."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import hwsearch
+from hwsearch._perceptrons import Perceptrons
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
 from hwsearch.predictor import KINDS, Predictor, load_predictor
@@ -58,6 +60,104 @@ def test_it_learns_interactions_that_a_linear_model_cannot(digits: SearchSpace) 
     full = Predictor.fit(digits, X, crossed(X)).score(Z, crossed(Z))
     assert linear.kendall_tau < 0.2
     assert full.kendall_tau > 0.7
+
+
+def floats(space: SearchSpace, X: np.ndarray) -> np.ndarray:
+    """The same networks in floating point."""
+    precision = np.array([choice.name.endswith("precision") for choice in space.choices])
+    return space.canonical(np.where(precision, np.uint8(0), X))
+
+
+def test_a_base_in_floating_point_saves_quantised_networks(digits: SearchSpace) -> None:
+    rng = np.random.default_rng(5)
+    F, X, Z = floats(digits, digits.sample(300, rng)), digits.sample(40, rng), digits.sample(300, rng)
+    base = Predictor.fit(digits, F, 100 * accuracy(digits, F), members=2)  # in percent: units do not matter
+    alone = Predictor.fit(digits, X, accuracy(digits, X), members=2).score(Z, accuracy(digits, Z))
+    upon = Predictor.fit(digits, X, accuracy(digits, X), members=2, base=base)
+    assert 1 - upon.score(Z, accuracy(digits, Z)).pairwise_accuracy < 0.75 * (1 - alone.pairwise_accuracy)
+    assert upon.score(Z, accuracy(digits, Z)).rmse < alone.rmse
+    assert upon.report is not None
+    assert upon.report.base == 300
+
+
+def test_a_base_may_be_of_the_space_without_precisions(digits: SearchSpace) -> None:
+    from hwsearch.spaces.resnet_digits import CHAIN
+
+    plain = replace(CHAIN, precisions=()).space()
+    assert set(plain.position) < set(digits.position)
+    rng = np.random.default_rng(6)
+    F, X, Z = plain.sample(300, rng), digits.sample(40, rng), digits.sample(300, rng)
+    base = Predictor.fit(plain, F, accuracy(plain, F), kind="linear")
+    upon = Predictor.fit(digits, X, accuracy(digits, X), kind="linear", base=base)
+    assert upon.score(Z, accuracy(digits, Z)).pairwise_accuracy > 0.85
+    with pytest.raises(InvalidInput, match="not all genes of 'resnet_digits'"):
+        Predictor.fit(plain, F, accuracy(plain, F), kind="linear", base=upon)
+
+
+def test_a_base_that_knows_nothing_does_little_harm(digits: SearchSpace) -> None:
+    rng = np.random.default_rng(7)
+    X, Z = digits.sample(100, rng), digits.sample(300, rng)
+    base = Predictor.fit(digits, digits.sample(100, rng), rng.normal(size=100), kind="linear")
+    alone = Predictor.fit(digits, X, accuracy(digits, X), kind="linear").score(Z, accuracy(digits, Z))
+    upon = Predictor.fit(digits, X, accuracy(digits, X), kind="linear", base=base).score(Z, accuracy(digits, Z))
+    assert upon.pairwise_accuracy > alone.pairwise_accuracy - 0.02
+
+
+def test_what_is_fitted_upon_a_base_is_an_ordinary_predictor(digits: SearchSpace, fitted: Predictor, tmp_path: Path) -> None:
+    """It survives a file, doubts, and its slopes are those of its scores."""
+    X, Z = digits.sample(60, np.random.default_rng(9)), digits.sample(50, np.random.default_rng(10))
+    rugged = accuracy(digits, X) ** 2 + 0.01 * (X[:, digits.position["stage2.block1.mid"]] % 2)
+    upon = Predictor.fit(digits, X, rugged, base=fitted, members=3)
+    assert isinstance(upon.model, Perceptrons)
+    loaded = load_predictor(upon.save(tmp_path / "p.npz"), digits)
+    np.testing.assert_array_equal(loaded(Z), upon(Z))
+    assert loaded.report == upon.report
+    assert (upon.doubt(Z) > 0).all()
+    slopes = upon.slopes(Z)
+    assert slopes is not None
+    features = digits.features(Z).astype(np.float32)
+    for feature in (0, 5, len(features[0]) - 1):
+        nudged = features.copy()
+        nudged[:, feature] += 1e-2
+        change = (upon.model.each(nudged) - upon.model.each(features)).mean(axis=0) * upon.scale / 1e-2
+        assert np.median(np.abs(change - slopes[:, feature])) < 1e-4
+
+
+def test_bases_that_cannot_carry_are_refused(digits: SearchSpace, fitted: Predictor, rng: np.random.Generator) -> None:
+    X = digits.sample(60, rng)
+    trees = Predictor.fit(digits, X, accuracy(digits, X), kind="trees", members=1, trees=5)
+    for kind, base in (("mlp", trees), ("gp", fitted)):
+        with pytest.raises(InvalidInput, match="can be fitted upon each other"):
+            Predictor.fit(digits, X, accuracy(digits, X), kind=kind, base=base)
+
+
+def test_bits_are_known_to_matter_before_each_is_tried() -> None:
+    """A precision that no network had in some block is judged by what it does elsewhere."""
+    space = Chain("bits", (8,), (8,), (Stage((3,), (8,), (4, 8)),), 10, ("w4a4", "w4a8", "w8a4", "w8a8"), channels=1).space()
+    precision = [gene for gene, choice in enumerate(space.choices) if choice.name.endswith("precision")]
+
+    def rounded(X: np.ndarray) -> np.ndarray:
+        return 0.7 - sum(np.where(X[:, gene] // 2 == 0, 0.03, 0) + np.where(X[:, gene] % 2 == 0, 0.05, 0) for gene in precision)
+
+    X, Z = space.sample(30, np.random.default_rng(0)), space.sample(200, np.random.default_rng(1))
+    assert Predictor.fit(space, X, rounded(X), kind="linear").score(Z, rounded(Z)).rmse < 0.005
+
+
+def test_the_next_networks_are_doubtful_and_different(digits: SearchSpace, fitted: Predictor) -> None:
+    pool, known = digits.sample(400, np.random.default_rng(11)), digits.sample(50, np.random.default_rng(12))
+    chosen = fitted.choose(pool, 30, known)
+    assert len(set(chosen.tolist())) == 30
+    assert fitted.doubt(pool[chosen]).mean() > fitted.doubt(pool).mean()
+    assert np.array_equal(fitted.choose(pool, 10, known), chosen[:10])
+    twice = np.concatenate([pool[chosen[:1]]] * 3)
+    assert len(fitted.choose(twice, 5)) == 3
+    features = digits.features(pool)
+
+    def apart(some: np.ndarray) -> float:
+        gaps = np.abs(features[some][:, None] - features[some][None]).sum(axis=2)
+        return float((gaps + 99 * np.eye(len(some))).min(axis=1).mean())
+
+    assert apart(chosen) > apart(np.arange(30))
 
 
 def test_the_same_seed_gives_the_same_predictor(digits: SearchSpace, fitted: Predictor) -> None:

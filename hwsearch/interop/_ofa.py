@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._models import Perceptrons
+from .._perceptrons import Perceptrons
 from .._store import PathLike, read_bytes
 from ..blocks import Block
 from ..chain import divisible

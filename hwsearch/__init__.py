@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from .loadgen import bench
     from .nn.export import export
     from .nn.finish import finish
-    from .nn.score import evaluate, fit_predictor
+    from .nn.samples import fit_predictor
+    from .nn.score import evaluate
     from .nn.train import train
     from .report import write_report
     from .sweeps import sweep

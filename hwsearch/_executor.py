@@ -37,14 +37,18 @@ class Spread:
     def __repr__(self) -> str:
         return f"{self.score!r} on {type(self._executor).__name__}"
 
+    @property
+    def parts(self) -> int:
+        """Into how many tasks rows are split at most: four for each worker."""
+        return 4 * (getattr(self._executor, "_max_workers", None) or os.cpu_count() or 1)
+
     def __call__(self, X: Rows) -> npt.NDArray[np.float64]:
         """The scores of rows, shape ``(n,)``.
 
         Raises:
             WorkersLost: workers died at every try.
         """
-        workers = getattr(self._executor, "_max_workers", None) or os.cpu_count() or 1
-        parts = np.array_split(X, min(len(X), 4 * workers))
+        parts = np.array_split(X, min(len(X), self.parts))
         found: dict[int, npt.NDArray[np.float64]] = {}
         for _ in range(self.tries):
             waiting: dict[int, Future[npt.ArrayLike]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -161,14 +162,28 @@ def fit_predictor(
     weights: Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")] = Path("supernet.safetensors"),
     out: Annotated[Path, typer.Option("--out", "-o", help="The predictor to write.")] = Path("predictor.npz"),
     data: DataName = "digits",
-    samples: Annotated[int, typer.Option(min=10, help="Sub-networks to evaluate.")] = 300,
+    samples: Annotated[int, typer.Option(min=10, help="Sub-networks to evaluate at their precisions.")] = 300,
+    floating: Annotated[
+        int, typer.Option(min=0, help="Sub-networks to evaluate in floating point first: cheaper, and then --samples can be fewer.")
+    ] = 0,
+    tuning: Annotated[
+        int, typer.Option(min=0, help="Steps of fine-tuning that each network at its precisions gets first; 60 or more.")
+    ] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="After the first of so many rounds, evaluate where the predictor is in doubt.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate.")] = 1,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Fit the accuracy predictor of SPACE on sub-networks of its supernet, evaluated at their precisions."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     from .nn import fit_predictor as run
 
-    run(space, weights=weights, data=_data(data, data_dir), out=out, samples=samples, seed=seed, progress=not quiet)
+    where = _data(data, data_dir)
+    pool = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
+    how: dict[str, Any] = {"samples": samples, "floating": floating, "tuning": tuning, "rounds": rounds, "seed": seed, "executor": pool}
+    run(space, weights=weights, data=where, out=out, progress=not quiet, **how)
     console.print(_show.file(out))
 
 
@@ -198,6 +213,8 @@ def search(
         list[str] | None,
         typer.Option(help="score=0.005, latency_ms=0.03: what is verified, and how closely it must agree.", show_default=False),
     ] = None,
+    coded: Annotated[bool, typer.Option("--coded", help="size_mb is that of the coded file, by the codes of --weights.")] = False,
+    bits: Bits = None,
     state: Annotated[
         Path | None, typer.Option(help="Where to keep the search while it runs, to go on after a stop.", show_default=False)
     ] = None,
@@ -207,12 +224,18 @@ def search(
     """Search SPACE for the most accurate network within the limits: architecture, channels and bit-widths together."""
     from .search import search as run
 
+    metrics = []
+    if coded:
+        from .nn import Supernet, coded_size
+
+        metrics.append(coded_size(Supernet.load(weights, space), bits))
     close = _numbers("--tolerance", tolerance, "score=0.005") if tolerance else None
     scored = verify and (close is None or "score" in close)
     result = run(
         space,
         device=device,
         predictor=predictor,
+        metrics=metrics,
         limits=_numbers("--limit", limit or [], "latency_ms=1.5"),
         seed=seed,
         algorithm=algorithm,

@@ -39,8 +39,8 @@ def toy() -> hwsearch.SearchSpace:
     return make_toy()
 
 
-def make_toy() -> hwsearch.SearchSpace:
-    """The toy space."""
+def make_toy(*precisions: str) -> hwsearch.SearchSpace:
+    """The toy space, of fp32 and int8 where no other precisions are named."""
     chain = Chain(
         name="toy",
         resolutions=(8, 12),
@@ -51,6 +51,7 @@ def make_toy() -> hwsearch.SearchSpace:
         ),
         classes=10,
         channels=1,
+        precisions=precisions or ("fp32", "int8"),
     )
     return chain.space()
 

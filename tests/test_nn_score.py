@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_toy
 
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
-from hwsearch.nn import Supernet, evaluate, fit_predictor, score, score_samples
+from hwsearch.nn import Supernet, evaluate, fit_predictor, load_data, samples, score_networks, score_samples
 
 torch.set_num_threads(1)
 
@@ -26,7 +29,7 @@ def test_killed_scoring_continues_and_ends_with_the_same_file(
     assert accuracy[5] == evaluate(toy.architecture(X[5]), weights=supernet, data="digits", split="val")
 
     out, evaluated = tmp_path / "killed.npz", []
-    original = score.accuracy
+    original = samples.accuracy
 
     def dying(*arguments: object) -> float:
         if len(evaluated) == 7:
@@ -34,7 +37,7 @@ def test_killed_scoring_continues_and_ends_with_the_same_file(
         evaluated.append(arguments)
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(score, "accuracy", dying)
+    monkeypatch.setattr(samples, "accuracy", dying)
     with pytest.raises(KeyboardInterrupt):
         score_samples(toy, weights=trained, data="digits", out=out, samples=12, progress=False)
     with open(tmp_path / "killed.npz.partial.jsonl", "ab") as file:
@@ -54,8 +57,10 @@ def test_killed_scoring_continues_and_ends_with_the_same_file(
 def test_scores_of_other_arguments_or_weights_are_refused(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     out = tmp_path / "scores.npz"
     score_samples(toy, weights=trained, data="digits", out=out, samples=2, images=50, progress=False)
-    with pytest.raises(InvalidInput, match=r"samples 2 there and 3 here"):
-        score_samples(toy, weights=trained, data="digits", out=out, samples=3, images=50, progress=False)
+    with pytest.raises(InvalidInput, match=r"images 50 there and 60 here"):
+        score_samples(toy, weights=trained, data="digits", out=out, samples=2, images=60, progress=False)
+    with pytest.raises(InvalidInput, match=r"floating False there and True here"):
+        score_samples(toy, weights=trained, data="digits", out=out, samples=2, images=50, floating=True, progress=False)
     other = Supernet.load(trained, toy)
     with torch.no_grad():
         next(other.parameters()).add_(1.0)
@@ -66,6 +71,80 @@ def test_scores_of_other_arguments_or_weights_are_refused(trained: Path, toy: hw
         score_samples(toy, weights=trained, data="digits", out=out, samples=2, images=50, progress=False)
     with pytest.raises(InvalidInput, match="at least 1"):
         score_samples(toy, weights=trained, data="digits", out=tmp_path / "b.npz", samples=0, progress=False)
+
+
+def test_a_file_of_scores_grows_and_evaluates_nothing_twice(
+    trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"weights": Supernet.load(trained, toy), "data": load_data("digits"), "out": tmp_path / "scores.npz", "images": 50}
+    few, scores = score_samples(toy, samples=6, progress=False, **how)
+    evaluated = []
+    original = samples.accuracy
+
+    def counted(*arguments: object) -> float:
+        evaluated.append(arguments)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(samples, "accuracy", counted)
+    many, more = score_samples(toy, samples=9, progress=False, **how)
+    assert np.array_equal(many[:6], few)
+    assert np.array_equal(more[:6], scores)
+    assert len(evaluated) == 3
+    assert np.array_equal(score_networks(toy, many[[8, 0, 8]], progress=False, **how), more[[8, 0, 8]])
+    assert len(evaluated) == 3
+
+
+def test_in_floating_point_precisions_make_no_difference(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    rows, scores = score_samples(
+        toy, weights=trained, data="digits", out=tmp_path / "floats.npz", samples=8, images=50, floating=True, progress=False
+    )
+    assert {block.precision for row in rows for block in toy.blocks(row)} == {"fp32"}
+    quantised = toy.canonical(np.where(samples.precisions(toy), np.uint8(1), rows))
+    again = score_networks(
+        toy, quantised, weights=trained, data="digits", out=tmp_path / "floats.npz", images=50, floating=True, progress=False
+    )
+    assert np.array_equal(again, scores)
+
+
+def test_workers_find_what_one_process_finds(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    alone = score_samples(toy, weights=trained, data="digits", out=tmp_path / "a.npz", samples=10, images=50, progress=False)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        spread = score_samples(
+            toy, weights=trained, data="digits", out=tmp_path / "b.npz", samples=10, images=50, executor=pool, progress=False
+        )
+    assert np.array_equal(spread[0], alone[0])
+    assert np.array_equal(spread[1], alone[1])
+
+
+def test_a_short_fine_tuning_mends_coarse_networks(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    coarse = make_toy("fp32", "int3")
+    weights = Supernet(coarse)
+    known = Supernet.load(trained, toy)
+    weights.load_state_dict(known.state_dict())
+    weights.images, weights.normalize = known.images, known.normalize
+    rows = coarse.sample(3, np.random.default_rng(0))
+    rows = coarse.canonical(np.where(samples.precisions(coarse), np.uint8(1), rows))
+    how = {"weights": weights, "data": "digits", "images": 360, "progress": False}
+    before = score_networks(coarse, rows, out=tmp_path / "calibrated.npz", **how)
+    after = score_networks(coarse, rows, out=tmp_path / "tuned.npz", tuning=80, **how)
+    assert after.mean() > before.mean() + 0.01
+    with pytest.raises(InvalidInput, match="tuning"):
+        score_networks(coarse, rows, out=tmp_path / "c.npz", tuning=5, floating=True, **how)
+
+
+def test_a_predictor_is_fitted_upon_floating_point_in_rounds(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    how = {"weights": trained, "data": "digits", "out": tmp_path / "p.npz", "images": 50, "progress": False}
+    predictor = fit_predictor(toy, samples=24, floating=20, rounds=2, **how)
+    assert predictor.report is not None
+    assert predictor.report.base == 20
+    assert predictor.report.held_out + predictor.report.fitted == 24
+    assert "upon a base of 20" in str(predictor.report)
+    assert hwsearch.load_predictor(tmp_path / "p.npz", toy).report == predictor.report
+    again = fit_predictor(toy, samples=24, floating=20, rounds=2, **how)
+    X = toy.sample(20, np.random.default_rng(0))
+    assert np.array_equal(again(X), predictor(X))
+    with pytest.raises(InvalidInput, match="rounds"):
+        fit_predictor(toy, samples=24, rounds=9, **how)
 
 
 def test_predictor_fits_the_scores_and_knows_its_space(
@@ -84,7 +163,7 @@ def test_predictor_fits_the_scores_and_knows_its_space(
 
 def test_restricted_space_is_scored_within_its_bounds(trained: Path, toy: hwsearch.SearchSpace) -> None:
     floats = toy.restrict({"*.precision": ["fp32"]})
-    rows = score.sampled(floats, 50, seed=0)
+    rows = samples.sampled(floats, 50, seed=0)
     assert {block.precision for row in rows for block in floats.blocks(row)} == {"fp32"}
 
 

@@ -7,6 +7,7 @@ from ..errors import require
 for _package in ("torch", "safetensors"):
     require(_package, feature="Training, evaluating and exporting networks", extra="torch")
 
+from .coded import Coded, coded_size, load_coded, save_coded  # noqa: E402
 from .data import ArrayData, Data, Normalize, load_data, make_data  # noqa: E402
 from .deploy import Deployed, deploy  # noqa: E402
 from .export import export  # noqa: E402
@@ -16,7 +17,8 @@ from .phases import PHASES, Phase  # noqa: E402
 from .plain import calibrate_bn, resize  # noqa: E402
 from .quantize import Quantization  # noqa: E402
 from .recipe import RECIPES, Recipe  # noqa: E402
-from .score import evaluate, fit_predictor, score_samples  # noqa: E402
+from .samples import fit_predictor, score_networks, score_samples  # noqa: E402
+from .score import evaluate  # noqa: E402
 from .supernet import Supernet  # noqa: E402
 from .trace import trace  # noqa: E402
 from .train import train  # noqa: E402
@@ -26,6 +28,7 @@ __all__ = [
     "PHASES",
     "RECIPES",
     "ArrayData",
+    "Coded",
     "Data",
     "Deployed",
     "FolderData",
@@ -35,15 +38,19 @@ __all__ = [
     "Recipe",
     "Supernet",
     "calibrate_bn",
+    "coded_size",
     "deploy",
     "evaluate",
     "export",
     "finish",
     "fit_predictor",
     "folder_data",
+    "load_coded",
     "load_data",
     "make_data",
     "resize",
+    "save_coded",
+    "score_networks",
     "score_samples",
     "trace",
     "train",

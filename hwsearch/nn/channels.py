@@ -8,15 +8,14 @@ same feature map gets the same order, so the networks that were trained so far c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from torch import nn
 
-from ..blocks import Block, Layer
+from ..blocks import Layer
 from ..space import SearchSpace
-from .elastic import ElasticBlock, ElasticLayer
+from .elastic import ElasticLayer
 from .supernet import Supernet
 
 
@@ -90,54 +89,37 @@ def _walk(supernet: Supernet, kept: SearchSpace) -> tuple[_Axes, list[_Use], set
     axes = _Axes()
     uses: list[_Use] = []
     image = axes.new()
-    ends, fixed = [image], [image]
-    for module, blocks, always in _standing(supernet, kept):
+    ends = [image]
+    for module, blocks, always in supernet.places(kept):
         start = ends[0]
         for end in ends[1:]:
             axes.tie(start, end)
-        out = start
-        for index, layer in enumerate(module.body):
-            out = _use(axes, uses, layer, out, tuple(block.graph.body[index] for block in blocks))
-        shortcuts = [block.graph.shortcut for block in blocks]
-        longest = max((len(shortcut) for shortcut in shortcuts if shortcut), default=0)
-        aside = start
-        for index in range(longest):
-            aside = _use(axes, uses, module.shortcut[index], aside, tuple(shortcut[index] for shortcut in shortcuts if shortcut))
-        if longest:
+        graphs = [block.graph for block in blocks]
+        inner = _through(axes, uses, module.body[:-1], [graph.body[:-1] for graph in graphs], start)
+        axes.tie(inner, _through(axes, uses, module.excite, [graph.excite for graph in graphs], inner))
+        out = _through(axes, uses, module.body[-1:], [graph.body[-1:] for graph in graphs], inner)
+        aside = _through(axes, uses, module.shortcut, [graph.shortcut or () for graph in graphs], start)
+        if aside != start:
             axes.tie(out, aside)
-        if any(shortcut == () for shortcut in shortcuts):
+        if any(graph.shortcut == () for graph in graphs):
             axes.tie(out, start)
         ends = [out] if always else [*ends, out]
-    fixed += [*ends, *(axis for use in uses if use.channelwise and _grouped(use) for axis in (use.reads, use.writes))]
+    grouped = [use for use in uses if any(1 < role.groups != role.cin for role in use.roles)]
+    fixed = [image, *ends, *(axis for use in grouped for axis in (use.reads, use.writes))]
     return axes, uses, {axes.find(axis) for axis in fixed}
 
 
-def _use(axes: _Axes, uses: list[_Use], layer: object, reads: int, roles: tuple[Layer, ...]) -> int:
-    """Note what a layer reads and writes, and return the latter."""
-    assert isinstance(layer, ElasticLayer)
-    if roles[0].pooling:
-        return reads
-    writes = axes.new()
-    if roles[0].groups > 1:
-        axes.tie(reads, writes)
-    uses.append(_Use(layer, reads, writes, roles))
-    return writes
-
-
-def _grouped(use: _Use) -> bool:
-    return any(not role.groups == role.cin == role.cout for role in use.roles)
-
-
-def _standing(supernet: Supernet, kept: SearchSpace) -> Iterator[tuple[ElasticBlock, list[Block], bool]]:
-    """In the order of execution: each block of the supernet, what it stands for in ``kept``, and whether it is never left out."""
-    space = supernet.space
-    weighty = np.array([not block.boundary for block in space.unique_blocks] + [False])
-    for slot, lowered in zip(space.slots, space.slot_blocks, strict=True):
-        cells = lowered.blocks[np.ix_(*(kept.allowed[gene] for gene in lowered.genes))]
-        standing = cells[weighty[cells]]
-        if len(standing):
-            module = supernet.block(slot.name)
-            yield module, [space.unique_blocks[index] for index in np.unique(standing)], bool(weighty[cells].any(axis=-1).all())
+def _through(axes: _Axes, uses: list[_Use], elastic: nn.ModuleList, stacks: list[tuple[Layer, ...]], axis: int) -> int:
+    """Follow channels through layers in a row, noting what these read and write; returns the channels that come out."""
+    for layer, roles in zip(elastic, zip(*filter(None, stacks), strict=True), strict=False):
+        assert isinstance(layer, ElasticLayer)
+        if roles[0].pooling:
+            continue
+        reads, axis = axis, axes.new()
+        uses.append(_Use(layer, reads, axis, roles))
+        if uses[-1].channelwise:
+            axes.tie(reads, axis)
+    return axis
 
 
 def _order(readers: list[_Use], borders: list[int]) -> torch.Tensor:

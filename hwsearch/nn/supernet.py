@@ -66,20 +66,30 @@ class Supernet(nn.Module):
         self.learned: dict[str, torch.Tensor] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.blocks = nn.ModuleDict({_module_name(name): ElasticBlock(blocks) for name, blocks in self._places().items()})
+            self.blocks = nn.ModuleDict({_module_name(name): ElasticBlock(blocks) for name, blocks, _ in self._places(self.space)})
         self.activate(self.largest)
 
-    def _places(self) -> dict[str, list[Block]]:
-        """The blocks with weights that may stand in each place: a slot, or one of its blocks where it holds several."""
+    def _places(self, kept: SearchSpace) -> Iterator[tuple[str, list[Block], bool]]:
+        """In the order of execution each place that holds weights: a slot, or one of its blocks where it holds several.
+
+        Args:
+            kept: the space, or a restriction of it.
+
+        Yields:
+            Its name, the blocks with weights that may stand there in ``kept``, and whether one of them always does.
+        """
         unique = self.space.unique_blocks
-        places: dict[str, list[Block]] = {}
         for slot, lowered in zip(self.space.slots, self.space.slot_blocks, strict=True):
-            standing = lowered.blocks[np.ix_(*(self.space.allowed[gene] for gene in lowered.genes))]
+            standing = lowered.blocks[np.ix_(*(kept.allowed[gene] for gene in lowered.genes))]
             for number, column in enumerate(np.moveaxis(standing, -1, 0), start=1):
-                blocks = [unique[index] for index in np.unique(column) if index >= 0]
-                if weighty := [block for block in blocks if not block.boundary]:
-                    places[_place(slot, number)] = weighty
-        return places
+                found = [unique[index] if index >= 0 else None for index in np.unique(column)]
+                if weighty := [block for block in found if block and not block.boundary]:
+                    yield _place(slot, number), weighty, len(weighty) == len(found)
+
+    def places(self, kept: SearchSpace) -> Iterator[tuple[ElasticBlock, list[Block], bool]]:
+        """The same with the weights of each place instead of its name."""
+        for name, blocks, always in self._places(kept):
+            yield self.block(name), blocks, always
 
     def _placed(self, row: Rows) -> list[tuple[str, Block]]:
         """The blocks of a network and the names of their places, in the order of execution."""

@@ -56,7 +56,11 @@ class Bench:
         self.data = load_data(("cifar10", arguments.data))
         self.file = self.out / "results.json"
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        self.results: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {"versions": versions}
+        self.results = self.read() or {"versions": versions}
+
+    def read(self) -> dict[str, Any]:
+        """What has been measured."""
+        return json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def network(self, depth: int, *precisions: str) -> Supernet:
         """A published network at a choice of precisions."""
@@ -67,7 +71,7 @@ class Bench:
         if name not in self.results:
             start = time.process_time()
             found = measure()
-            self.results[name] = {**found, "cpu_seconds": round(time.process_time() - start, 1)}
+            self.results |= {**self.read(), name: {**found, "cpu_seconds": round(time.process_time() - start, 1)}}
             write_atomic(self.file, json.dumps(self.results, indent=1).encode())
         print(name, self.results[name], flush=True)
         found = self.results[name]

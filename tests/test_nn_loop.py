@@ -21,7 +21,6 @@ from hwsearch.nn import Recipe, Supernet, load_data, make_data, train
 from hwsearch.nn.lesson import Run, Sandwich, hint, taught
 from hwsearch.nn.loop import Training
 from hwsearch.nn.processes import Processes
-from hwsearch.nn.quantize import Quantizer
 from hwsearch.nn.tune import tune
 
 torch.set_num_threads(1)
@@ -187,15 +186,6 @@ def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwse
     supernet = Supernet.load(trained, toy)
     with pytest.raises(InvalidInput, match="trained alone"):
         tune(supernet, data=data, out=tmp_path / "no.safetensors", recipe=recipe, progress=False)
-
-
-def test_gradients_pass_rounding_but_not_clipping() -> None:
-    x = torch.tensor([-1.0, 0.26, 0.9, 5.0], requires_grad=True)
-    y = Quantizer(0.25, 0, 3).straight(x)
-    assert y.tolist() == [0.0, 0.25, 1.0, 1.75]
-    torch.autograd.backward(y.sum())
-    assert x.grad is not None
-    assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ class _Source:
 
     def convolution(self, layer: nn.Module, conv: str, norm: str) -> None:
         assert isinstance(layer, GraphLayer)
+        assert isinstance(layer.op, nn.Conv2d)
         self.into(layer.op.weight, f"{conv}.weight")
         for key in _NORM:
             self.into(getattr(layer.norm, key), f"{norm}.{key}")
@@ -84,6 +85,7 @@ class _Source:
 def _copy_channels(layer: nn.Module) -> None:
     """Make a 1x1 convolution copy its input channels to the middle of its output channels, and nothing to the others."""
     assert isinstance(layer, GraphLayer)
+    assert isinstance(layer.op, nn.Conv2d)
     assert isinstance(layer.norm, nn.BatchNorm2d)
     weight = layer.op.weight
     before = (weight.shape[0] - weight.shape[1]) // 2

@@ -37,7 +37,7 @@ def mse(values: torch.Tensor, grid: Grid, bits: int) -> float:
         rounded = (values / step).round_().clamp_(-zero, 2**bits - 1 - zero).mul_(step)
         return float(rounded.sub_(values).square_().mean())
 
-    return min(SHARES.tolist(), key=error)
+    return float(min(SHARES.tolist(), key=error))
 
 
 def kl(values: torch.Tensor, grid: Grid, bits: int) -> float:
@@ -69,7 +69,7 @@ def kl(values: torch.Tensor, grid: Grid, bits: int) -> float:
         found = (filled * (sums / sizes.clamp_min(1))[here] / sums.sum()).clamp_min(1e-12)
         return float(torch.where(wanted > 0, wanted * (wanted / found).log(), 0.0 * wanted).sum())
 
-    return min(SHARES.tolist(), key=divergence)
+    return float(min(SHARES.tolist(), key=divergence))
 
 
 RANGES: dict[str, Callable[[torch.Tensor, Grid, int], float]] = {"mse": mse, "minmax": minmax, "percentile": percentile, "kl": kl}

@@ -19,7 +19,8 @@ from ..chain import boundary
 from ..errors import InvalidInput, UnknownName, Unsupported, require
 from ..space import Architecture
 from .data import Data, load_data
-from .deploy import Deployed, FoldedBlock, FoldedLayer, deploy
+from .deploy import Deployed, deploy
+from .folded import FoldedBlock, FoldedLayer
 from .plain import Boundary, Resize
 from .quantize import Quantization
 from .supernet import Supernet, load_supernet

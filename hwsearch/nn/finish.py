@@ -40,6 +40,7 @@ def finish(
     epochs: int | None = None,
     batch: int | None = None,
     tuning: int = 1,
+    how: Quantization | None = None,
     backend: str | Backend = "onnxruntime",
     seed: int = 0,
     progress: bool = True,
@@ -61,6 +62,7 @@ def finish(
             where a mapping of some fields is given.
         epochs, batch: instead of the recipe's.
         tuning: epochs of quantisation-aware fine-tuning, at a fiftieth of the learning rate; 0 for calibration alone.
+        how: how it is quantised, as of :func:`hwsearch.nn.deploy`; whether with zero points is for the backend to say.
         backend: a backend, or its name, that takes model files.
         seed: of all randomness.
         progress: show bars with the time left.
@@ -82,7 +84,7 @@ def finish(
     trained = train(
         space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
     )
-    how = Quantization(symmetric=device.name == "tensorrt")
+    how = replace(how or Quantization(), symmetric=device.name == "tensorrt")
     found = [(folder / "float.safetensors", trained)]
     blocks = architecture.blocks()
     if tuning and any(block.bits.weight_bits <= 8 for block in blocks):
@@ -98,7 +100,7 @@ def finish(
     networks = [deployed(one, architecture.genes, how=how) for _, one in found]
     chosen = max(range(len(found)), key=lambda index: accuracy(networks[index], data, "val"))
     path, best = found[chosen]
-    model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device)
+    model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device, how=how)
     rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
     measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
     finished = Finished(

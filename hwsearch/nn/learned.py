@@ -81,12 +81,16 @@ class Grid(nn.Module):
         return self.step.abs() * self.range[1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Round ``x``; LSQ scales the step's gradient by ``1 / sqrt(values of an image, or of a filter, x integers)`` (section 2.2)."""
+        """Round ``x``.
+
+        LSQ scales the step's gradient by ``1 / sqrt(values of an image, or of a filter, x integers)`` (section 2.2). PACT descends in the
+        clipping level, ``integers x step``, and so the gradient is that divided by the square of the integers.
+        """
         least, most = self.range
         step = self.step.abs().view(-1, *[1] * (x.ndim - 1)) if self.step.ndim else self.step.abs()
-        if self.inner:
-            scale = (x[0].numel() * max(most, -least)) ** -0.5
-            step = step * scale + (step * (1 - scale)).detach()
+        integers = max(most, -least)
+        scale = (x[0].numel() * integers) ** -0.5 if self.inner else integers**-2
+        step = step * scale + (step * (1 - scale)).detach()
         out: torch.Tensor = _Rounded.apply(x.float(), step, least, most, self.inner)  # type: ignore[no-untyped-call]
         return out
 

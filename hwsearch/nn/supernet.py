@@ -270,7 +270,7 @@ class Supernet(nn.Module):
     def _tensors(self) -> dict[str, torch.Tensor]:
         """What makes up the weights by name, the batch-norm statistics of a settled network among them."""
         statistics = {name: buffer for name, buffer in self.named_buffers() if name.endswith(("running_mean", "running_var"))}
-        quantizers = {f"{_LEARNED}{name}": tensor for name, tensor in self.learned.items()}
+        quantizers = {f"{_LEARNED}{name}": tensor for name, tensor in sorted(self.learned.items())}
         return {**dict(self.named_parameters()), **(statistics if self.settled else {}), **quantizers}
 
     def save(self, path: PathLike) -> Path:

@@ -16,7 +16,8 @@ from ..blocks import Block
 from ..errors import InvalidInput, UnknownName
 from ..space import Rows, SearchSpace
 from .data import Data
-from .deploy import Deployed, Owners, Place, Round, Visit, deploy, fold, owners
+from .deploy import Deployed, deploy
+from .folded import Owners, Place, Round, Visit, fold, owners
 from .learned import WEIGHT, Grid, grids
 from .lesson import Lesson, taught
 from .loop import as_json
@@ -149,9 +150,10 @@ def tuned(supernet: Supernet, row: Rows, data: Data, steps: int) -> Deployed:
         supernet: its weights, which are left as they were.
         row: which one, shape ``(genes,)``.
         data: the images.
-        steps: at a fiftieth of the learning rate of the data's recipe, falling to zero. Nothing in them is left to chance.
+        steps: at a fiftieth of the learning rate of the data's recipe, falling to zero. Nothing in them is left to chance. Take 60 or more:
+            what is learned begins without the correction of channels that calibration alone makes, and has to catch up with it first.
     """
-    recipe = recipe_for(data.name, {"warm_up": 0.0, "label_smoothing": 0.0})
+    recipe, data = recipe_for(data.name, {"warm_up": 0.0, "label_smoothing": 0.0}), data.normalized(supernet.normalize)
     images, blocks = supernet.calibration().to(accelerator()), supernet.space.blocks(row)
     network = supernet.extract(row, None if supernet.settled else images)
     lesson = Tuning(supernet.space, network, blocks, images, recipe, None, "lsq", Quantization())

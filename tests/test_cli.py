@@ -90,6 +90,20 @@ def test_search_keeps_its_state(folder: Path, tmp_path: Path) -> None:
     assert resumed.history == straight.history
 
 
+def test_search_verifies_and_shows_what_was_measured(folder: Path, tmp_path: Path) -> None:
+    words = ("search", SPACE, "-d", folder / "roofline.json", "-p", folder / "predictor.npz", "--limit", "latency_ms=0.1", "-q")
+    out = tmp_path / "verified.json"
+    output = run(*words, "--verify", 3, "--tolerance", "latency_ms=0.05", "--steps", 5, "--state", tmp_path / "s", "-o", out).output
+    assert "verified: the best networks of each round" in output
+    found = hwsearch.load_result(out)
+    assert found.verification is not None
+    assert found.verification.tolerance == {"latency_ms": 0.05}
+    assert found.values["latency_ms"] <= 0.1
+    assert (tmp_path / "s.verified.jsonl").exists()
+    assert "expected METRIC=NUMBER, such as score=0.005" in complaint(*words, "--verify", 3, "--tolerance", "score")
+    assert "FileError: Cannot read" in complaint(*words, "--verify", 3, "--weights", tmp_path / "none.safetensors", "-o", out)
+
+
 def test_show_every_kind_of_file(folder: Path, result: Path) -> None:
     table = run("show", folder / "roofline.json").output
     assert "held-out networks" in table

@@ -206,8 +206,8 @@ def fit_model(
         features: one-hot rows, shape ``(n, features)``.
         y: standardised scores, shape ``(n,)``.
         seed: of whatever is random.
-        shared: sums of features that are likely to tell, beside the steps, shape ``(features, sums)``; trees, which split at steps, do
-            without.
+        shared: sums of features that tell what their genes bring in the place of steps, shape ``(features, sums)``; trees, which split at
+            steps, do without.
         **options: of the kind.
 
     Raises:
@@ -222,9 +222,17 @@ def fit_model(
         steps[start : start + size, start : start + size] = np.tri(size, dtype=np.float32)
         start += size
     if shared is not None and kind != "trees":
+        told = shared.any(axis=1)
+        start = 0
+        for size in sizes:
+            if told[start : start + size].any():
+                steps[start : start + size, start : start + size] = 0.0
+            start += size
         steps = np.hstack([steps, shared])
     if kind == "linear":
-        options["members"] = 0
+        options |= {"members": 0, "units": None}
+    elif kind != "mlp":
+        options.pop("units", None)
     threads = require("threadpoolctl", feature="Fitting a predictor", extra="torch")  # comes with scikit-learn
     with threads.threadpool_limits(1):  # the matrices are small: more threads only wait for each other
         model: Model = MODELS[kind].fit(steps, features, y, seed, **options)

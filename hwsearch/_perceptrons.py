@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptFile, InvalidInput, require
+from .errors import CorruptFile, require
 
 Features = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -113,6 +113,7 @@ class Perceptrons:
         hidden: Sequence[int] = (64, 64),
         members: int = 5,
         base: Perceptrons | None = None,
+        units: tuple[Features, Features, Features] | None = None,
     ) -> Perceptrons:
         """A ridge regression, and perceptrons fitted to what it leaves, each without a part of the networks, on which it is judged.
 
@@ -127,15 +128,19 @@ class Perceptrons:
             hidden: widths of their hidden layers.
             members: how many; 0 gives a linear model.
             base: what was learned from other scores of the space.
+            units: a layer of ReLUs, and sums of them that are further inputs of the ridge regression; see
+                :func:`hwsearch._transfer.interplay`.
         """
         linear_model = require("sklearn.linear_model", feature="Fitting a predictor", extra="torch")
         neural_network = require("sklearn.neural_network", feature="Fitting a predictor", extra="torch")
         inputs = (features @ steps).astype(np.float64)
         inner, told, known = inputs.shape[1], inputs, np.zeros(len(y))
+        if units is not None:
+            told = np.hstack([told, np.maximum(features @ units[0] + units[1], 0.0) @ units[2]])
         if base is not None:
             base = base.standard(features)
             known = base.each(features).mean(axis=0)
-            told = np.column_stack([inputs, _FREE * known])
+            told = np.column_stack([told, _FREE * known])
         penalties = np.logspace(-2, 3, 16)
         ridge = linear_model.RidgeCV(penalties).fit(told, y)
         parts = members or (_PARTS if base is not None else 0)
@@ -167,6 +172,10 @@ class Perceptrons:
             weights[0] = steps @ weights[0]
             stacks.append(_scaled(tuple(zip(weights, biases, strict=True)), unit * belief))
         own = cls(np.concatenate([steps @ ridge.coef_[:inner], [ridge.intercept_]]).astype(np.float32), tuple(stacks))
+        if units is not None:
+            sums = ridge.coef_[inner : inner + units[2].shape[1]]
+            out = (units[2] @ sums[:, None]).astype(np.float32)
+            own = own.plus(cls(np.zeros_like(own.linear), (((units[0], units[1]), (out, np.zeros(1, np.float32))),)))
         if base is None:
             return own
         gain = float(known @ y) / max(float(known @ known), 1e-12)
@@ -186,11 +195,7 @@ class Perceptrons:
         return Perceptrons(self.linear * np.float32(factor), tuple(_scaled(layers, factor) for layers in self.members))
 
     def plus(self, other: Perceptrons, factor: float = 1.0) -> Perceptrons:
-        """The sum of this and a multiple of another one, member by member.
-
-        Raises:
-            InvalidInput: the members of the two have different numbers of layers.
-        """
+        """The sum of this and a multiple of another one, member by member."""
         other = other.times(factor)
         linear = self.linear + other.linear
         if not self.members or not other.members:
@@ -230,12 +235,11 @@ def _scaled(layers: Layers, factor: float) -> Layers:
 
 def _beside(one: Layers, other: Layers) -> Layers:
     """Layers whose output is the sum of those of two perceptrons, which stand side by side in them."""
-    if len(one) != len(other):
-        raise InvalidInput(f"A base with {len(other) - 1} hidden layers cannot carry perceptrons with {len(one) - 1}: give hidden as many.")
+    one, other = _deepened(one, len(other)), _deepened(other, len(one))
     made: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
     for depth, ((a, b), (c, d)) in enumerate(zip(one, other, strict=True)):
-        first, last = depth == 0, depth == len(one) - 1
-        if first:
+        last = depth == len(one) - 1
+        if depth == 0:
             weight = np.hstack([a, c])
         elif last:
             weight = np.vstack([a, c])
@@ -243,3 +247,10 @@ def _beside(one: Layers, other: Layers) -> Layers:
             weight = np.block([[a, np.zeros((len(a), c.shape[1]), a.dtype)], [np.zeros((len(c), a.shape[1]), a.dtype), c]])
         made.append((weight, b + d if last else np.concatenate([b, d])))
     return tuple(made)
+
+
+def _deepened(layers: Layers, depth: int) -> Layers:
+    """The same with at least so many layers: those that are added pass on what they get, which is not negative."""
+    width = len(layers[-1][0])
+    passing = (np.eye(width, dtype=np.float32), np.zeros(width, dtype=np.float32))
+    return (*layers[:-1], *[passing] * (depth - len(layers)), layers[-1])

@@ -18,7 +18,7 @@ from ._minsum import Table, table
 from ._models import MODELS, Model, fit_model
 from ._perceptrons import Features, Perceptrons
 from ._store import PathLike, read_arrays, write_arrays
-from ._transfer import rounding, sources
+from ._transfer import interplay, rounding, sources
 from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
 from .space import SearchSpace
 
@@ -271,7 +271,7 @@ class Predictor:
         def fitted(some: npt.NDArray[np.intp], report: Report | None) -> Predictor:
             mean, scale = float(target[some].mean()), float(target[some].std()) or 1.0
             standard = (target[some] - mean) / scale
-            model = fit_model(kind, space.sizes, features[some], standard, seed, shared=rounding(space), **options)
+            model = fit_model(kind, space.sizes, features[some], standard, seed, shared=rounding(space), units=interplay(space), **options)
             return cls(space, model, mean, scale, report, np.asarray(features[some].any(axis=0)))
 
         report = fitted(kept, None).score(rows[held], target[held], fitted=len(kept))

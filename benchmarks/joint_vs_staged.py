@@ -45,7 +45,7 @@ EACH = 3
 TURNS = 2
 IMAGES = 1000
 """Validation images of an evaluation; the two best of a level are compared on all 5,000."""
-SAMPLES = {"cpu": 200, "bitfusion": 120}
+SAMPLES = 120
 """Random networks that the predictors of both ways begin with."""
 
 Feasible = tuple[Rows, np.ndarray]
@@ -274,11 +274,10 @@ def main() -> None:
     shown = Table("device", "seed", "joint", "staged", title="Hypervolume on test images")
     for name, (space, table, finest) in devices.items():
         for seed in options.seeds:
-            folder, made = options.out / f"seed{seed}", options.road / f"seed{seed}"
-            trained = Supernet.load(made / "supernet.safetensors", devices["cpu"][0])
-            supernet = trained if name == "cpu" else at_bits(trained, space)
-            kept = made / "predictor.scores.npz" if name == "cpu" else folder / f"{name}.scores.npz"
-            X, y = score_samples(space, weights=supernet, data=data, out=kept, samples=SAMPLES[name], images=IMAGES, seed=seed)
+            folder = options.out / f"seed{seed}"
+            trained = Supernet.load(options.road / f"seed{seed}" / "supernet.safetensors", devices["cpu"][0])
+            supernet, kept = trained if name == "cpu" else at_bits(trained, space), folder / f"{name}.scores.npz"
+            X, y = score_samples(space, weights=supernet, data=data, out=kept, samples=SAMPLES, images=IMAGES, seed=seed)
             bench, judge = Bench(space, table, finest, seed), Judge(supernet, data, folder / f"{name}.jsonl")
             ended = {way: run(bench, getattr(bench, way), judge, X, y) for way in ("joint", "staged")}
             limit = LEVELS[0] * table.predict(hwsearch.dense(space, bench.fastest).blocks())

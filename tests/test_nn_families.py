@@ -19,14 +19,14 @@ from hwsearch.nn.elastic import ElasticBlock, ElasticLayer
 
 torch.set_num_threads(1)
 
-RECIPE = Recipe(epochs=4, batch=32, learning_rate=0.1, random_networks=1)
+RECIPE = Recipe(epochs=6, batch=32, learning_rate=0.3, random_networks=1)
 
 
 def make_mobile() -> SearchSpace:
     """Every part of a mobile network, small enough for scanned digits."""
     chain = Chain(
         name="mobile",
-        resolutions=(8, 12),
+        resolutions=(8,),
         stem=(),
         stages=(
             Stage(1, 8, kind="conv", activation="hswish", name="stem"),
@@ -124,7 +124,7 @@ def test_small_and_large_mobile_networks_learn(weights: Path, mobile: SearchSpac
     small, large = (evaluate(architecture, weights=supernet, data=data) for architecture in ends(mobile, supernet, "fp32"))
     assert large > 0.9
     assert small > 0.8
-    moved = [p for name, p in supernet.named_parameters() if name.endswith("7to5")]
+    moved = [p.detach() for name, p in supernet.named_parameters() if name.endswith("7to5")]
     assert moved
     assert all(not torch.equal(matrix, torch.eye(len(matrix))) for matrix in moved)
     assert all(float((matrix - torch.eye(len(matrix))).abs().max()) < 0.5 for matrix in moved)

@@ -56,17 +56,18 @@ class ElasticLayer(nn.Module):
         cout = max(layer.cout for layer in layers)
         cin = max(layer.cin // layer.groups for layer in layers)
         kernels = [layer.kernel for layer in layers]
+        self.kernel = max(kernels)
         self.norm: ElasticNorm | None = None
         self.matrices = nn.ParameterDict()
         self.bias: nn.Parameter | None = None
         if layers[0].pooling:
             self.register_parameter("weight", None)
         elif self.op == "conv":
-            self.weight = nn.Parameter(torch.empty(cout, cin, max(kernels), max(kernels)))
+            self.weight = nn.Parameter(torch.empty(cout, cin, self.kernel, self.kernel))
             self.norm = ElasticNorm(cout)
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
             if layers[0].groups > 1:
-                steps = range(max(kernels), min(kernels), -2)
+                steps = range(self.kernel, min(kernels), -2)
                 self.matrices.update({f"{size}to{size - 2}": nn.Parameter(torch.eye((size - 2) ** 2)) for size in steps})
         else:
             self.weight = nn.Parameter(torch.empty(cout, cin))
@@ -98,9 +99,9 @@ class ElasticLayer(nn.Module):
 
     def _view(self, cout: int, cin: int, kernel: int = 1) -> torch.Tensor:
         weight = self.weight[:cout, :cin]
-        if self.op == "linear":
+        if kernel == self.kernel:
             return weight
-        for step in range(weight.shape[-1], kernel, -2) if self.matrices else ():
+        for step in range(self.kernel, kernel, -2) if self.matrices else ():
             weight = weight[:, :, 1:-1, 1:-1]
             weight = F.linear(weight.flatten(2), self.matrices[f"{step}to{step - 2}"]).view_as(weight)
         edge = (weight.shape[-1] - kernel) // 2
@@ -162,7 +163,7 @@ class ElasticBlock(nn.Module):
         graph, sparse = block.graph, block.bits.sparse
 
         def part(elastic: nn.ModuleList, layers: Sequence[Layer]) -> list[Step]:
-            return [partial(one, layer=layer, sparse=sparse) for one, layer in zip(elastic, layers, strict=False)]
+            return [partial(one, layer=layer, sparse=sparse) for one, layer in zip(elastic, layers, strict=False)] if layers else []
 
         joined = None if graph.shortcut is None else partial(activate, name=graph.joined)
         return flow(x, part(self.body, graph.body), part(self.excite, graph.excite), part(self.shortcut, graph.shortcut or ()), joined)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ._store import PathLike
 from .backends import Backend, load_backend
-from .errors import WrongDevice
+from .errors import FileError, MissingDependency, UnknownName, Unsupported, WrongDevice
 from .profile import measure_many
 from .space import Rows, SearchSpace
 from .table import LatencyTable
@@ -48,8 +48,8 @@ class OnHand:
 
     Raises:
         FileError: the weights cannot be used; WrongSpace where they are of another space.
-        WrongDevice: the table was measured elsewhere.
-        MissingDependency: torch, or the device's runtime, is not installed.
+        WrongDevice: the table was measured elsewhere, or its runtime is not here.
+        MissingDependency: torch is not installed.
     """
 
     def __init__(
@@ -72,10 +72,7 @@ class OnHand:
         if table is not None:
             self._backend = backend or _backend_of(table)
             if change := self._backend.describe().difference(table.device):
-                raise WrongDevice(
-                    f"{table.source} was measured elsewhere: {change}. Latencies are verified on the device itself; to verify the score "
-                    "alone, leave latency_ms out of the tolerances: tolerance={'score': 0.005}, or --tolerance score=0.005."
-                )
+                raise _elsewhere(table, change)
             names.append(f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms")
         self.name = "; ".join(names)
 
@@ -95,5 +92,16 @@ class OnHand:
 def _backend_of(table: LatencyTable) -> Backend:
     """The backend that a table was measured with, as far as the table tells."""
     device = table.device
-    threads = {} if device.kind == "analytic" else {"threads": device.threads}
-    return load_backend(device.runtime, batch=device.batch, **threads)
+    threads = {"threads": device.threads} if device.kind == "cpu" else {}
+    try:
+        return load_backend(device.runtime, batch=device.batch, **threads)
+    except (UnknownName, MissingDependency, Unsupported, FileError, TypeError) as error:
+        raise _elsewhere(table, str(error)) from error
+
+
+def _elsewhere(table: LatencyTable, why: str) -> WrongDevice:
+    return WrongDevice(
+        f"{table.source} was measured elsewhere, or otherwise: {why.rstrip('.')}. Latencies are verified on the device itself, or by a "
+        "verifier of your own (hwsearch.verifier.OnHand takes a backend). To verify the score alone, leave latency_ms out of the "
+        "tolerances: tolerance={'score': 0.005}, or --tolerance score=0.005."
+    )

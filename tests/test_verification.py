@@ -254,6 +254,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_searched(world: World
     elsewhere = dataclasses.replace(world.table, device=dataclasses.replace(world.table.device, hardware="a board"))
     with pytest.raises(WrongDevice, match=r"hardware is .* and not .*--tolerance score=0.005"):
         hwsearch.search(toy, predictor=world.predictor, device=elsewhere, verify=8, tolerance={"latency_ms": 0.1})
+    unknown = dataclasses.replace(world.table, device=dataclasses.replace(world.table.device, runtime="my-runtime"))
+    with pytest.raises(WrongDevice, match=r"Unknown backend 'my-runtime'.*verifier of your own"):
+        hwsearch.search(toy, predictor=world.predictor, device=unknown, verify=8, tolerance={"latency_ms": 0.1})
     assert not world.asked
 
     class Broken(World):

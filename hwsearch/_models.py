@@ -222,7 +222,7 @@ def fit_model(
         steps[start : start + size, start : start + size] = np.tri(size, dtype=np.float32)
         start += size
     if shared is not None and kind != "trees":
-        told = shared.any(axis=1)
+        told = np.asarray(shared.any(axis=1))
         start = 0
         for size in sizes:
             if told[start : start + size].any():

@@ -177,7 +177,9 @@ def test_estimated_sizes_are_near_those_of_files(supernet: Supernet, tmp_path: P
     for row in X:
         save_coded(space.architecture(row), weights=supernet, out=tmp_path / "one.npz", bits=bits)
         files.append((tmp_path / "one.npz").stat().st_size / 1e6)
-    assert np.abs(size(X) / files - 1).max() < 0.06
+    errors = size(X) / files - 1
+    assert -0.02 < errors.min(), "these files are a few kilobytes, and what is not weights is rather taken for more than it is"
+    assert errors.max() < 0.1
 
 
 def test_search_keeps_to_the_coded_size(supernet: Supernet, roofline_table: hwsearch.LatencyTable) -> None:
@@ -213,5 +215,5 @@ def test_command_line(digits: hwsearch.SearchSpace, roofline_table: hwsearch.Lat
     how = ("--weights", weights, "--coded", "--bits", 4)
     run("search", digits.name, "-d", table, "-p", predictor, "--limit", f"size_mb={limit}", *how, "--steps", 5, "-o", result, "-q")
     assert "weights at" in run("export", result, *how, "-o", path)
-    assert path.stat().st_size / 1e6 < 1.06 * limit
+    assert path.stat().st_size / 1e6 < 1.02 * limit
     assert "smaller than in fp32" in run("show", path)

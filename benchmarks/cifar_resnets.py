@@ -12,7 +12,7 @@ cifar-10-batches-py. What is done, written down before its first run:
 - *ways*: for the first network, int8 and int4 with each way of choosing ranges and each correction, on 1,000 of the held-out images.
 - *mixed*: one precision a block, weights of 2 to 8 bits, activations of 8, found by an exact search: the size may be that of w4a8, and
   the sum over the blocks is least of how much the logits move (mean square over the 500 images) when that block alone leaves int8.
-- *tuned*: quantisation-aware fine-tuning with learned steps on 45,000 training images, a cosine from a rate of 0.01 to zero.
+- *tuned*: quantisation-aware fine-tuning with learned steps on 45,000 training images, a cosine from a rate of 0.002 to zero.
 
 What is done already is in results.json and is not done again; a tuning that was stopped goes on.
 """
@@ -39,7 +39,7 @@ from hwsearch.nn import Data, Quantization, Recipe, Supernet, load_data, tune
 from hwsearch.nn.score import accuracy, deployed
 
 BITS = ("w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "int8")
-RECIPE = Recipe(epochs=1, learning_rate=0.01, batch=128, warm_up=0.0, label_smoothing=0.0, weight_decay=1e-4, amp="bf16")
+RECIPE = Recipe(epochs=1, learning_rate=0.002, batch=128, warm_up=0.0, label_smoothing=0.0, weight_decay=1e-4, amp="bf16")
 SEEN = 500
 
 

@@ -52,6 +52,12 @@ def test_network_is_trained_with_its_teacher_quantised_exported_and_measured(
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "done").glob("*.safetensors")}
 
 
+def test_hints_without_a_teacher_are_refused(architecture: hwsearch.Architecture, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="Hints are a teacher's"):
+        finish(architecture, data="digits", out=tmp_path, recipe={"hints": 0.5}, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_of_one_network_are_not_taken_for_those_of_another(architecture: hwsearch.Architecture, tmp_path: Path) -> None:
     toy = architecture.space
     alone = train(toy.alone(architecture.genes), data="digits", out=tmp_path / "one.safetensors", recipe=RECIPE, epochs=3, progress=False)

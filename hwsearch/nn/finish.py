@@ -79,6 +79,8 @@ def finish(
     if weights is not None and not isinstance(recipe, Recipe):
         recipe = {"learning_rate": FINE * recipe_for(data.name, None).learning_rate, **(recipe or {})}
     recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)
+    if teacher is None and recipe.hints:
+        raise InvalidInput("Hints are a teacher's: name one (teacher=..., or --teacher), or leave hints out of the recipe.")
     space = architecture.space.alone(architecture.genes)
     expert = None if teacher is None else load_supernet(teacher, space)
     trained = train(

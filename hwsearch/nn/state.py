@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .._store import PathLike
+from .._store import PathLike, read_bytes
 from ..errors import CorruptFile, FileError
 
 
@@ -40,9 +41,7 @@ def read_state(path: PathLike) -> dict[str, npt.NDArray[Any]]:
 
 def _read_npz(name: str) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(name, allow_pickle=False) as file:
+        with np.load(BytesIO(read_bytes(name, "state dict")), allow_pickle=False) as file:
             return dict(file)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CorruptFile(f"{name} is no npz file of arrays: {error}") from error
-    except OSError as error:
-        raise FileError(f"Cannot read state dict {name}: {error.strerror or error}.") from error

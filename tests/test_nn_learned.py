@@ -1,0 +1,139 @@
+"""Learned steps: their gradients are those of the papers, and what was learned is shipped, saved and exported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hwsearch
+from hwsearch.chain import Chain, Stage
+from hwsearch.errors import InvalidInput, UnknownName
+from hwsearch.nn import ArrayData, Recipe, Supernet, deploy, load_data, train, tune
+from hwsearch.nn.learned import Grid
+from hwsearch.nn.loop import Training
+from hwsearch.nn.score import deployed
+
+torch.set_num_threads(1)
+
+FINE = Recipe(epochs=2, batch=32, learning_rate=0.02, label_smoothing=0.0)
+
+
+def network(precision: str, folder: Path) -> tuple[hwsearch.Architecture, Supernet]:
+    """A small network trained on scanned digits, alone at a precision."""
+    space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", precision), channels=1).space()
+    genes = {choice.name: precision if choice.name.endswith("precision") else choice.values[-1] for choice in space.choices}
+    architecture = space.architecture(space.encode(genes))
+    recipe = Recipe(epochs=6, batch=32, learning_rate=0.2)
+    out = folder / "float.safetensors"
+    return architecture, train(space.alone(architecture.genes), data=load_data("digits"), out=out, recipe=recipe, progress=False)
+
+
+@pytest.fixture(scope="module")
+def three_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[hwsearch.Architecture, Supernet]:
+    return network("int3", tmp_path_factory.mktemp("three"))
+
+
+@settings(deadline=None)
+@given(st.integers(2, 8), st.floats(0.01, 3.0), st.integers(0, 7), st.booleans())
+def test_step_learns_by_the_equations_of_lsq_and_pact(bits: int, step: float, zero: int, inner: bool) -> None:
+    zero = min(zero, 2**bits - 1)
+    grid = Grid(torch.tensor(step), zero, bits, inner=inner)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    torch.autograd.backward((grid(x) * weight).sum())
+    least, most = -zero, 2**bits - 1 - zero
+    scaled = x.detach().double() / step
+    clipped = (scaled < least) | (scaled > most)
+    slope = torch.where(clipped, scaled.round().clamp(least, most), (scaled.round() - scaled) if inner else 0 * scaled)
+    integers = max(most, -least)
+    factor = 1 / math.sqrt(3 * 4 * 4 * integers) if inner else 1 / integers**2
+    assert grid.step.grad is not None
+    assert x.grad is not None
+    assert float(grid.step.grad) == pytest.approx(float((slope * weight).sum()) * factor, rel=1e-3, abs=1e-3)
+    assert torch.equal(x.grad, weight * ~clipped)
+    assert len(grid(x).unique()) <= 2**bits
+
+
+def test_filters_learn_steps_of_their_own() -> None:
+    weight = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    grid = Grid(torch.tensor([0.1, 0.2, 0.3, 0.4]), 0, 3)
+    torch.autograd.backward(grid(weight)[1].square().sum())
+    assert grid.step.grad is not None
+    assert grid.step.grad.nonzero().flatten().tolist() == [1]
+    assert all(
+        set((one / step).round().int().unique().tolist()) <= set(range(-3, 4)) for one, step in zip(grid(weight), grid.steps, strict=True)
+    )
+
+
+@pytest.mark.parametrize("way", ["lsq", "pact"])
+def test_tuning_learns_steps_that_are_shipped(three_bits: tuple[hwsearch.Architecture, Supernet], way: str, tmp_path: Path) -> None:
+    architecture, floating = three_bits
+    out = tmp_path / "tuned.safetensors"
+    before = deployed(floating, architecture.genes)
+    tuned = tune(floating, data=load_data("digits"), out=out, recipe=FINE, way=way, progress=False)
+    assert hwsearch.evaluate(architecture, weights=tuned, data="digits") > hwsearch.evaluate(architecture, weights=floating, data="digits")
+    images = floating.calibration()
+    after = deployed(tuned, architecture.genes)
+    assert all(after.quantizers[place].scale != one.scale for place, one in before.quantizers.items())
+    read = Supernet.load(out, architecture.space)
+    assert torch.equal(deployed(read, architecture.genes)(images), after(images))
+    assert read.digest == tuned.digest
+    # Steps of three bits mean nothing at another precision.
+    blocks = [hwsearch.Block.parse(block.key.replace("int3", "int8")) for block in architecture.blocks()]
+    assert {quantizer.bits for quantizer in deploy(read.extract(architecture.genes), blocks, images).quantizers.values()} == {8}
+
+
+def test_tuning_that_was_stopped_ends_with_the_same_steps(
+    three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, floating = three_bits
+    arguments = {"data": load_data("digits"), "recipe": FINE, "progress": False}
+    whole = tune(floating, out=tmp_path / "whole.safetensors", **arguments)
+    save: Callable[..., None] = Training.save
+
+    def stop(self: Training, *told: object) -> None:
+        save(self, *told)
+        if self.step == 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tune(floating, out=tmp_path / "stopped.safetensors", **arguments)
+    monkeypatch.undo()
+    assert tune(floating, out=tmp_path / "stopped.safetensors", **arguments).digest == whole.digest
+
+
+def test_tuned_int8_network_is_what_its_file_computes(tmp_path: Path) -> None:
+    import onnxruntime
+
+    architecture, floating = network("int8", tmp_path)
+    data = load_data("digits")
+    assert isinstance(data, ArrayData)
+    tuned = tune(floating, data=data, out=tmp_path / "tuned.safetensors", recipe=FINE, progress=False)
+    path = hwsearch.export(architecture, weights=tuned, out=tmp_path / "tuned.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = data.normalize(data.test_x).contiguous()
+    found = np.concatenate([session.run(None, {"input": image[None].numpy()})[0] for image in x])
+    with torch.inference_mode():
+        network_ = deployed(tuned, architecture.genes)
+        expected = network_(x).numpy()
+    largest = max(quantizer.scale for quantizer in network_.quantizers.values())
+    assert np.abs(found - expected).max() < 2 * largest  # a value between two steps may fall to either
+    assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).mean()
+
+
+def test_what_cannot_be_tuned_is_refused(three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path) -> None:
+    architecture, floating = three_bits
+    with pytest.raises(UnknownName, match="Did you mean 'lsq'"):
+        tune(floating, data=load_data("digits"), out=tmp_path / "no", recipe=FINE, way="lsk")
+    one = floating.alone(architecture.genes)
+    assert one.digest == floating.digest
+    with pytest.raises(InvalidInput, match="trained alone"):
+        tune(Supernet(architecture.space), data=load_data("digits"), out=tmp_path / "no", recipe=FINE)

@@ -54,7 +54,8 @@ DataName = Annotated[
 BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal answers.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="How it is trained: NAME=VALUE, such as amp=bf16 or phases=progressive.", show_default=False)
+    list[str] | None,
+    typer.Option("--set", help="How it is trained: NAME=VALUE, such as amp=bf16 or phases=progressive.", show_default=False),
 ]
 Coded = Annotated[bool, typer.Option("--coded", help="The smallest file instead: weights that share a few values, Huffman-coded.")]
 Bits = Annotated[int | None, typer.Option(help="Of coded weights, 2 to 8.", show_default="as their precisions have it")]

@@ -64,7 +64,7 @@ def check_verifier(verifier: Verifier, space: SearchSpace) -> None:
         AssertionError: a promise is broken; the message says which.
     """
     X = space.sample(3, np.random.default_rng(0))
-    _promise(isinstance(verifier.name, str) and verifier.name, "a verifier has a name")
+    _promise(bool(verifier.name), "a verifier has a name")
     scores, latencies = np.asarray(verifier.score(X), dtype=np.float64), np.asarray(verifier.latency_ms(X), dtype=np.float64)
     _promise(scores.shape == (3,) and np.isfinite(scores).all(), "every row has a finite score")
     _promise(latencies.shape == (3,) and np.isfinite(latencies).all() and (latencies > 0).all(), "every row has a positive latency")

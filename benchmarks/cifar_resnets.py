@@ -129,7 +129,7 @@ class Bench:
         size = sum(block.weight_bytes for block in space.blocks(uniform["w4a8"])) / 1e6
         moved = Metric("moved", "", space, tables)
         best = hwsearch.search(space, predictor=-moved, limits={"size_mb": size}, algorithm="exact").best
-        chosen = [best.values[space.choices[gene].name] for gene in genes]
+        chosen = [best.values()[space.choices[gene].name] for gene in genes]
         self.once(f"resnet{depth} mixed", lambda: {**self.test(net, best.genes), "precisions": chosen})
 
     def tuned(self, depth: int, precision: str) -> None:

@@ -108,7 +108,7 @@ class Recipe:
 
 RECIPES = {
     "digits": Recipe(epochs=16, batch=32, learning_rate=0.2),
-    "cifar10": Recipe(epochs=12, batch=128, amp="bf16"),
+    "cifar10": Recipe(epochs=12, batch=128, learning_rate=0.2, amp="bf16"),
     "imagefolder": Recipe(epochs=90, batch=256, amp="bf16", weight_decay=5e-5, warm_up=0.05, ema=0.9999),
 }
 """Good recipes by the name of the data; other data begin with that of ``"cifar10"``."""

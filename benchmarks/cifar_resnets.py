@@ -12,6 +12,8 @@ cifar-10-batches-py. What is done, written down before its first run:
 - *ways*: for the first network, int8 and int4 with each way of choosing ranges and each correction, on 1,000 of the held-out images.
 - *mixed*: one precision a block, weights of 2 to 8 bits, activations of 8, found by an exact search: the size may be that of w4a8, and
   the sum over the blocks is least of how much the logits move (mean square over the 500 images) when that block alone leaves int8.
+- *mixed both*, written down after *mixed* had lost and before its own first run: the same with activations of 3 to 8 bits as well; size and
+  BitOps may be those of int4.
 - *tuned*: quantisation-aware fine-tuning with learned steps on 45,000 training images, a cosine from a rate of 0.002 to zero.
 
 What is done already is in results.json and is not done again; a tuning that was stopped goes on.
@@ -38,7 +40,13 @@ from hwsearch.metrics import Metric
 from hwsearch.nn import Data, Quantization, Recipe, Supernet, load_data, tune
 from hwsearch.nn.score import accuracy, deployed
 
-BITS = ("w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "int8")
+FEW = (3, 4, 5, 6, 8)
+BITS = {
+    "mixed": ("w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "int8"),
+    "mixed both": tuple(f"w{w}a{a}" for w, a in product(FEW, FEW)),
+}
+SAME = {"mixed": ("w4a8", ("size_mb",)), "mixed both": ("w4a4", ("size_mb", "bitops"))}
+"""The uniform precision that mixed bits are held against, and what they may not have more of."""
 RECIPE = Recipe(epochs=1, learning_rate=0.002, batch=128, warm_up=0.0, label_smoothing=0.0, weight_decay=1e-4, amp="bf16")
 SEEN = 500
 
@@ -107,39 +115,39 @@ class Bench:
 
             self.once(f"resnet{depth} {precision} {ranges} {correction}", measure)
 
-    def mixed(self, depth: int) -> None:
-        """Bits found by search at the size of uniform 4-bit weights."""
-        net = self.network(depth, *BITS)
+    def mixed(self, depth: int, way: str) -> None:
+        """Bits found by search at the size, and perhaps the BitOps, of uniform 4-bit weights."""
+        bits, (same, costs) = BITS[way], SAME[way]
+        net = self.network(depth, *bits)
         space, images = net.space, self.images(net)
         few = replace_images(net)
-        uniform = {precision: space.encode(at(space, precision)) for precision in BITS}
-        base = logits(deployed(few, uniform["int8"]), images)
-        genes = [number for number, choice in enumerate(space.choices) if choice.values == BITS]
-        for gene in genes:
+        base = logits(deployed(few, space.encode(at(space, bits[-1]))), images)
+        genes = [number for number, choice in enumerate(space.choices) if choice.values == bits]
+        asked = {gene: f"resnet{depth} {'' if way == 'mixed' else 'both '}sensitivity {space.choices[gene].name}" for gene in genes}
+        for gene, question in asked.items():
             name = space.choices[gene].name
 
             def measure(name: str = name) -> dict[str, Any]:
-                rows = [space.encode({**at(space, "int8"), name: precision}) for precision in BITS]
+                rows = [space.encode({**at(space, bits[-1]), name: precision}) for precision in bits]
                 return {"moved": [float((logits(deployed(few, row), images) - base).square().mean()) for row in rows]}
 
-            self.once(f"resnet{depth} sensitivity {name}", measure)
-        tables = tuple(
-            ((gene,), np.array(self.results[f"resnet{depth} sensitivity {space.choices[gene].name}"]["moved"])) for gene in genes
-        )
-        size = sum(block.weight_bytes for block in space.blocks(uniform["w4a8"])) / 1e6
-        moved = Metric("moved", "", space, tables)
-        best = hwsearch.search(space, predictor=-moved, limits={"size_mb": size}, algorithm="exact").best
+            self.once(question, measure)
+        moved = Metric("moved", "", space, tuple(((gene,), np.array(self.results[question]["moved"])) for gene, question in asked.items()))
+        uniform = space.encode(at(space, same))
+        limits = {cost: float(hwsearch.metric(cost, space)(uniform[None])[0]) for cost in costs}
+        best = hwsearch.search(space, predictor=-moved, limits=limits, algorithm="exact").best
         chosen = [best.values()[space.choices[gene].name] for gene in genes]
-        self.once(f"resnet{depth} mixed", lambda: {**self.test(net, best.genes), "precisions": chosen})
+        self.once(f"resnet{depth} {way}", lambda: {**self.test(net, best.genes), "precisions": chosen})
 
     def tuned(self, depth: int, precision: str) -> None:
-        """The same after quantisation-aware fine-tuning; ``"mixed"`` for the bits that were found."""
+        """The same after quantisation-aware fine-tuning; a key of ``BITS`` for the bits that were found."""
         name = f"resnet{depth} {precision}"
-        net = self.network(depth, *(BITS if precision == "mixed" else (precision,)))
+        net = self.network(depth, *BITS.get(precision, (precision,)))
         row = net.largest
-        if precision == "mixed":
-            genes = [choice.name for choice in net.space.choices if choice.values == BITS]
-            row = net.space.encode({**at(net.space, "int8"), **dict(zip(genes, self.results[name]["precisions"], strict=True))})
+        if precision in BITS:
+            genes = [choice.name for choice in net.space.choices if choice.values == BITS[precision]]
+            found = dict(zip(genes, self.results[name]["precisions"], strict=True))
+            row = net.space.encode({**at(net.space, BITS[precision][-1]), **found})
 
         def measure() -> dict[str, Any]:
             out = self.out / f"{name.replace(' ', '-')}.safetensors"
@@ -176,7 +184,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, nargs="+", default=[20, 56])
     parser.add_argument("--tune", type=int, nargs="*", default=[20])
     parser.add_argument("--parts", nargs="+", default=["after_training", "ways", "mixed", "tuned"])
-    parser.add_argument("--precisions", nargs="+", default=["int4", "w4a8", "mixed"])
+    parser.add_argument("--precisions", nargs="+", default=["int4", "w4a8", *BITS])
     parser.add_argument("--out", default="benchmark-output/cifar_resnets")
     arguments = parser.parse_args()
     bench = Bench(arguments)
@@ -186,7 +194,10 @@ def main() -> None:
                 bench.tuned(depth, precision)
             continue
         for depth in arguments.networks[:1] if part == "ways" else arguments.networks:
-            getattr(bench, part)(depth)
+            for way in BITS if part == "mixed" else ():
+                bench.mixed(depth, way)
+            if part != "mixed":
+                getattr(bench, part)(depth)
 
 
 if __name__ == "__main__":

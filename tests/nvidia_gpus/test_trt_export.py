@@ -16,7 +16,7 @@ from hwsearch.backends import _trt
 from hwsearch.backends.onnx_flavours import TOLERANCES
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import BuildFailed, InvalidInput, MissingDependency, Unsupported
-from hwsearch.nn import Recipe, Supernet, export, load_data, resize, train
+from hwsearch.nn import Quantization, Recipe, Supernet, export, load_data, resize, train
 from hwsearch.nn.deploy import Deployed, deploy
 from hwsearch.nn.quantize import fit_quantizer
 
@@ -74,7 +74,9 @@ def test_graphs_compute_what_was_evaluated_and_stay_accurate(backend, answer, su
         found = np.concatenate([session.run(None, {"input": some.numpy()})[0] for some in images.split(32)])
         with torch.inference_mode():
             network = supernet.extract(row, supernet.calibration())
-            plain, expected = network(images).numpy(), deploy(network, architecture.blocks(), supernet.calibration(), True)(images).numpy()
+            how = Quantization(symmetric=True)
+            plain = network(images).numpy()
+            expected = deploy(network, architecture.blocks(), supernet.calibration(), how)(images).numpy()
         precisions = {block.precision for block in architecture.blocks()}
         tolerance = max(TOLERANCES[precision] for precision in precisions)
         assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected), precisions

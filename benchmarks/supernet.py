@@ -223,11 +223,8 @@ def agree(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="
 
 def floating(space: hwsearch.SearchSpace, row: np.ndarray) -> hwsearch.Architecture:
     """The architecture of a row, all in fp32."""
-    return space.architecture(space.encode({**space.decode(row), **_fp32(space)}))
-
-
-def _fp32(space: hwsearch.SearchSpace) -> dict[str, str]:
-    return {choice.name: "fp32" for choice in space.choices if choice.name.endswith("precision")}
+    values = {gene: "fp32" if gene.endswith("precision") else value for gene, value in space.decode(row).items()}
+    return space.architecture(space.encode(values))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from hwsearch.algorithms._pareto import hypervolume
 from hwsearch.algorithms.base import Algorithm, RandomSearch
 from hwsearch.algorithms.nsga2 import NSGA2
 from hwsearch.algorithms.optuna import OptunaSearch
+from hwsearch.exploration import advance, solve, start
 from hwsearch.problem import Problem
-from hwsearch.search import advance, solve, start
 from hwsearch.sweeps import sweep
 
 warnings.simplefilter("ignore")

@@ -16,13 +16,14 @@ from .algorithms.evolution import Evolution
 from .backends.base import Backend, Roofline
 from .blocks import Block
 from .errors import HwsearchError, Infeasible
+from .exploration import advance, conclude, start
 from .metrics import METRICS, Metric, metric
 from .metrics import evaluate as evaluate_metrics
 from .predictor import Predictor, load_predictor
 from .problem import Problem, problem
 from .profile import measure, measure_many, profile
 from .result import SearchResult, Status, load_result
-from .search import advance, conclude, search, start
+from .search import search
 from .space import Architecture, Choice, SearchSpace, Slot
 from .spaces import load_space
 from .table import LatencyTable, load_table

@@ -189,7 +189,7 @@ class Sampler:
 
     @property
     def _precisions(self) -> list[str]:
-        genes = [choice for choice in self.space.choices if choice.name.endswith("precision")]
+        genes = [choice for choice in self.space.choices if choice.is_precision]
         return [name for name in self.backend.precisions if genes and all(name in gene.values for gene in genes)]
 
 

@@ -53,7 +53,7 @@ def rounding(space: SearchSpace) -> Features | None:
     starts = np.cumsum([0, *space.sizes]).tolist()
     bits: list[tuple[int, npt.NDArray[np.float64]]] = []
     for start, choice in zip(starts, space.choices, strict=False):
-        if choice.name.endswith("precision") and len(choice.values) > 1:
+        if choice.is_precision and len(choice.values) > 1:
             parsed = [Precision.parse(str(value)) for value in choice.values]
             bits.append((start, np.array([[one.weight_bits, one.activation_bits] for one in parsed], dtype=np.float64)))
     if not bits:

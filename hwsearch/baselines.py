@@ -71,7 +71,7 @@ def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int =
         if _is_width(choice.name):
             values = np.array([float(choice.values[index]) for index in space.allowed[gene]])
             row[gene] = space.allowed[gene][int(np.argmin(np.abs(values - fraction * values[-1])))]
-        elif shrink and not choice.name.endswith("precision"):
+        elif shrink and not choice.is_precision:
             row[gene] = space.allowed[gene][max(0, len(space.allowed[gene]) - 1 - shrink)]
     return only(space.canonical(_at_precision(space, row, precision)[None]))
 
@@ -99,7 +99,7 @@ def _widest(posed: Problem, ladder: Mapping[str, Rows]) -> Rows:
 
 def _precisions(space: SearchSpace) -> tuple[str, ...]:
     """The precisions that every precision gene may have."""
-    genes = [gene for gene, choice in enumerate(space.choices) if choice.name.endswith("precision")]
+    genes = [gene for gene, choice in enumerate(space.choices) if choice.is_precision]
     if not genes:
         return ("fp32",)
     shared = set.intersection(*({str(space.choices[gene].values[index]) for index in space.allowed[gene]} for gene in genes))
@@ -109,7 +109,7 @@ def _precisions(space: SearchSpace) -> tuple[str, ...]:
 def _at_precision(space: SearchSpace, row: Rows, precision: str) -> Rows:
     result = row.copy()
     for gene, choice in enumerate(space.choices):
-        if choice.name.endswith("precision"):
+        if choice.is_precision:
             result[gene] = choice.index(precision)
     return result
 

@@ -23,12 +23,12 @@ from .algorithms.base import Algorithm
 from .backends import Backend, load_backend
 from .baselines import dense, uniform
 from .errors import Infeasible, InvalidInput
+from .exploration import advance, solve, start
 from .metrics import Metric, evaluate
 from .predictor import Predictor
 from .problem import Problem, Score, find_table, problem
 from .profile import Measurement, measure_many
 from .result import Front, SearchResult
-from .search import advance, solve, start
 from .space import Architecture, Rows, SearchSpace, Value
 from .spaces import load_space
 from .table import LatencyTable
@@ -239,7 +239,7 @@ def compress(
     """
     table = find_table(device)
     where = load_space(space)
-    if any(choice.name.endswith("precision") for choice in where.choices):
+    if any(choice.is_precision for choice in where.choices):
         where = where.restrict({"*precision": [precision]})
     whole = dense(where, precision)
     where = where.restrict(freeze) if freeze else where
@@ -338,7 +338,7 @@ def quantized_in_place(architecture: Architecture, *, backend: str | Backend = "
         One entry for each precision gene that is not fp32.
     """
     values = architecture.values()
-    genes = [name for name, value in values.items() if name.endswith("precision") and value != "fp32"]
+    genes = [choice.name for choice in architecture.space.choices if choice.is_precision and values.get(choice.name, "fp32") != "fp32"]
     networks = [architecture.blocks(), *(_at_fp32(architecture, [gene]).blocks() for gene in genes)]
     whole, *others = measure_many(networks, backend=backend, rounds=rounds)
     pairs = zip(genes, others, strict=True)

@@ -171,7 +171,7 @@ def problem(
         tables = [find_table(each) for each in device]
     else:
         tables = [find_table(device)]
-    if any(choice.name.endswith("precision") for choice in where.choices):
+    if any(choice.is_precision for choice in where.choices):
         for table in tables:
             where = where.restrict({"*precision": table.precisions})
     for entry in metrics:

@@ -240,7 +240,7 @@ def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: in
     """Random different networks -> role; in turns of one precision each and of all mixed."""
     rng = np.random.default_rng(seed)
     spaces = [space]
-    genes = [choice for choice in space.choices if choice.name.endswith("precision")]
+    genes = [choice for choice in space.choices if choice.is_precision]
     if genes:
         names = [name for name in backend.precisions if all(name in gene.values for gene in genes)]
         mixed = space.restrict({"*precision": backend.precisions})

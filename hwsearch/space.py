@@ -94,6 +94,11 @@ class Choice:
         if len(set(self.values)) != len(self.values):
             raise InvalidInput(f"Gene {self.name!r} has the same value twice: {self.values}.")
 
+    @property
+    def is_precision(self) -> bool:
+        """Whether it chooses the precision of a block, and so changes no shape."""
+        return self.name.endswith("precision")
+
     def index(self, value: Value) -> int:
         """The index of ``value``.
 

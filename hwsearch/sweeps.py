@@ -13,11 +13,11 @@ from ._store import PathLike
 from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .errors import Infeasible, InvalidInput, require
+from .exploration import solve
 from .metrics import Limit, Metric, prove_feasible
 from .predictor import Predictor
 from .problem import Devices, Score, problem
 from .result import SearchResult
-from .search import solve
 from .space import SearchSpace
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from .algorithms.base import Algorithm
 from .backends.contract import check_backend as check_backend
 from .errors import Infeasible
+from .exploration import SearchState, advance, conclude, load_state, save_state, start
 from .metrics import metric
 from .problem import Problem, problem
-from .search import SearchState, advance, conclude, load_state, save_state, start
 from .space import Choice, Rows, SearchSpace, row_keys
 from .verifier import Verifier
 

@@ -20,10 +20,10 @@ from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .corrections import corrected_latency, corrected_score
 from .errors import Infeasible, InvalidInput, UnknownName
+from .exploration import SearchState, check_count, conclude, explore
 from .metrics import Metric, evaluate
 from .problem import Devices, Problem, Score, find_table
 from .result import SearchResult, Status
-from .search import SearchState, check_count, conclude, explore
 from .space import Rows, SearchSpace
 from .table import LatencyTable
 from .verified import QUANTITIES, Checked, Round, Verification
@@ -194,7 +194,7 @@ def verified_search(
         state: what was measured is kept in ``<state>.verified.jsonl``, to go on after a stop, and for other limits and seeds.
         progress: show bars.
         sources: where the parts came from, for the record.
-        **options: of :func:`hwsearch.search.explore`.
+        **options: of :func:`hwsearch.exploration.explore`.
 
     Raises:
         Infeasible: as in :func:`hwsearch.search`, or no network that was measured is within the limits.

@@ -18,9 +18,9 @@ from hwsearch.algorithms._pareto import nondominated, pareto
 from hwsearch.algorithms.base import RandomSearch
 from hwsearch.algorithms.evolution import Evolution
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, UnknownName, WrongSpace
+from hwsearch.exploration import advance, load_state, save_state, start
 from hwsearch.metrics import evaluate, metric
 from hwsearch.result import Status, load_result
-from hwsearch.search import advance, load_state, save_state, start
 from hwsearch.space import SearchSpace
 from hwsearch.table import LatencyTable
 

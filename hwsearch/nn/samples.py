@@ -220,7 +220,7 @@ def score_samples(
 
 def precisions(space: SearchSpace) -> npt.NDArray[np.bool_]:
     """Which genes choose precisions, shape ``(genes,)``."""
-    return np.array([choice.name.endswith("precision") for choice in space.choices])
+    return np.array([choice.is_precision for choice in space.choices])
 
 
 def floats(space: SearchSpace, X: Rows) -> Rows:

@@ -123,7 +123,7 @@ class Supernet(nn.Module):
         for choice, gene, allowed, active in zip(
             self.space.choices, canonical, self.space.allowed, self.space.active(canonical[None])[0], strict=True
         ):
-            if active and gene not in allowed and not choice.name.endswith("precision"):
+            if active and gene not in allowed and not choice.is_precision:
                 values = [choice.values[index] for index in allowed]
                 raise InvalidInput(f"These weights are of networks with {choice.name} in {values}, not {choice.values[gene]}.")
         return canonical

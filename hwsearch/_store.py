@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptFile, FileError, NewerVersion
+from .errors import CorruptFile, FileError, InvalidInput, NewerVersion
 
 PathLike = str | os.PathLike[str]
 
@@ -102,6 +102,18 @@ def check_header(document: object, *, format: str, version: int, path: PathLike)
             "Update with: pip install --upgrade hwsearch"
         )
     return document
+
+
+def check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], path: PathLike) -> None:
+    """Check that a file comes from the arguments that are wanted now.
+
+    Raises:
+        InvalidInput: from others.
+    """
+    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
+    if differing:
+        told = ", ".join(f"{key} {found.get(key)!r} there and {wanted[key]!r} here" for key in differing)
+        raise InvalidInput(f"{path} comes from other arguments: {told}. Use the same ones, name another file, or delete it.")
 
 
 def decode_json(data: bytes, path: PathLike) -> Any:

@@ -14,8 +14,7 @@ import hwsearch
 from hwsearch.backends import Session
 from hwsearch.backends.base import Network
 from hwsearch.backends.onnxruntime import OnnxRuntime
-from hwsearch.nn import Supernet
-from hwsearch.nn.data import Normalize
+from hwsearch.nn import Normalize, Supernet
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,12 +7,14 @@ from ..errors import require
 for _package in ("torch", "safetensors"):
     require(_package, feature="Training, evaluating and exporting networks", extra="torch")
 
+from .arrays import ArrayData, make_data  # noqa: E402
 from .coded import Coded, coded_size, load_coded, save_coded  # noqa: E402
-from .data import ArrayData, Data, Normalize, load_data, make_data  # noqa: E402
+from .data import load_data  # noqa: E402
 from .deploy import Deployed, deploy  # noqa: E402
 from .export import export  # noqa: E402
 from .finish import finish  # noqa: E402
 from .folder import FolderData, folder_data  # noqa: E402
+from .images import Data, Normalize  # noqa: E402
 from .phases import PHASES, Phase  # noqa: E402
 from .plain import calibrate_bn, resize  # noqa: E402
 from .quantize import Quantization  # noqa: E402

@@ -12,8 +12,9 @@ from torch import nn
 from .._store import PathLike
 from ..errors import CorruptFile
 from ..space import SearchSpace
-from .data import Data, Normalize, load_data
+from .data import load_data
 from .graph import GraphBlock, GraphLayer
+from .images import Data, Normalize
 from .state import read_state
 from .supernet import Supernet
 

@@ -22,9 +22,10 @@ from ..metrics import Metric
 from ..space import Architecture
 from . import huffman
 from .codebook import BITS, Floats, Shared, check_bits, share
-from .data import Data, load_data
+from .data import load_data
 from .deploy import Deployed, fit
 from .folded import FoldedBlock, FoldedLayer, fold
+from .images import Data
 from .quantize import Quantization, Quantizer
 from .supernet import Supernet, load_supernet
 

@@ -18,9 +18,10 @@ from ..blocks import Block
 from ..chain import boundary
 from ..errors import InvalidInput, UnknownName, Unsupported, require
 from ..space import Architecture
-from .data import Data, load_data
+from .data import load_data
 from .deploy import Deployed, deploy
 from .folded import FoldedBlock, FoldedLayer
+from .images import Data
 from .plain import Boundary, Resize
 from .quantize import Quantization
 from .supernet import Supernet, load_supernet

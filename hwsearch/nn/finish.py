@@ -15,8 +15,9 @@ from ..finished import Finished, load_finished
 from ..profile import measure_many
 from ..result import SearchResult
 from ..space import Architecture
-from .data import Data, load_data
+from .data import load_data
 from .export import export
+from .images import Data
 from .processes import processes
 from .quantize import Quantization
 from .recipe import Recipe, recipe_for

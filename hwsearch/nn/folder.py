@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .._store import PathLike
 from ..errors import FileError, InvalidInput
-from .data import SPLITS, Batch, Data, Share, check_split
+from .images import SPLITS, Batch, Data, Share, check_split
 from .vision import import_torchvision, import_transforms
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

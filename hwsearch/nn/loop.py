@@ -15,9 +15,10 @@ import torch
 from torch.optim import SGD
 
 from .._progress import progress as show_progress
+from .._store import check_same
 from ..errors import CorruptFile, InvalidInput
 from . import weights_file
-from .data import Data, Share
+from .images import Data, Share
 from .lesson import Lesson
 from .phases import Phase
 from .processes import Processes, accelerator
@@ -248,7 +249,4 @@ def same_arguments(found: object, wanted: Facts, path: Path) -> None:
         raise CorruptFile(f"{path} does not say how it was trained.")
     usual = as_json(asdict(Recipe(epochs=1)))  # what a recipe of an older hwsearch does not name
     flat = [{**facts, **usual, **facts.get("recipe", {}), "recipe": None} for facts in (found, wanted)]
-    differing = sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
-    if differing:
-        told = ", ".join(f"{key} {flat[0].get(key)!r} there and {flat[1].get(key)!r} here" for key in differing)
-        raise InvalidInput(f"{path} comes from other arguments: {told}. Use the same ones, name another file, or delete it.")
+    check_same(flat[0], dict.fromkeys(flat[0]) | flat[1], path)

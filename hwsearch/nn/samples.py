@@ -13,19 +13,22 @@ import numpy.typing as npt
 
 from .._executor import Spread
 from .._progress import progress as show_progress
-from .._store import Journal, PathLike, check_header, read_arrays, sweep, write_arrays
+from .._store import Journal, PathLike, check_header, check_same, read_arrays, sweep, write_arrays
 from ..errors import CorruptFile, InvalidInput
 from ..predictor import Predictor
 from ..space import Rows, SearchSpace
 from ..spaces import load_space
-from .data import Data, load_data
+from .data import load_data
 from .deploy import Deployed
+from .images import Data
 from .score import accuracy, deployed
 from .supernet import Supernet, load_supernet
 from .tune import tuned
 
 FORMAT = "hwsearch-scores"
 VERSION = 1
+_OLDEST: dict[str, Any] = {"floating": False, "tuning": 0}
+"""What the first files did not say."""
 _DRAWN = 64
 """Random networks are drawn so many at a time, so that more samples begin with the same ones."""
 _POOL = 2000
@@ -151,7 +154,7 @@ def score_networks(
     journal = Journal(f"{out}.partial.jsonl")
     for number, line in enumerate(journal):
         if number == 0:
-            _same(check_header(line, format=FORMAT, version=VERSION, path=journal.path), header, journal.path)
+            check_same(_OLDEST | check_header(line, format=FORMAT, version=VERSION, path=journal.path), header, journal.path)
         else:
             done[bytes.fromhex(line["row"])] = float(line["accuracy"])
     asked = [bytes(row) for row in rows]
@@ -312,16 +315,8 @@ def fit_predictor(
 def _read(path: Path, wanted: dict[str, Any]) -> dict[bytes, float]:
     """The scores of a file by row."""
     header, arrays = read_arrays(path, "file of scores", format=FORMAT, version=VERSION)
-    _same(header, wanted, path)
+    check_same(_OLDEST | header, wanted, path)
     try:
         return {bytes(row): float(value) for row, value in zip(arrays["X"], arrays["accuracy"], strict=True)}
     except (KeyError, ValueError) as error:
         raise CorruptFile(f"{path} does not hold a score for each network: {error}.") from error
-
-
-def _same(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    found = {"floating": False, "tuning": 0, **found}  # the first files did not say so
-    differing = sorted(key for key in wanted if found.get(key) != wanted[key])
-    if differing:
-        told = ", ".join(f"{key} {found.get(key)!r} there and {wanted[key]!r} here" for key in differing)
-        raise InvalidInput(f"{path} comes from other arguments: {told}. Use the same ones, name another file, or delete it.")

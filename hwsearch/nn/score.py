@@ -8,8 +8,9 @@ import torch
 
 from .._store import PathLike
 from ..space import Architecture, Rows
-from .data import Data, load_data
+from .data import load_data
 from .deploy import Deployed, deploy
+from .images import Data
 from .processes import accelerator
 from .quantize import Quantization
 from .supernet import Supernet, load_supernet

@@ -20,9 +20,9 @@ from ..errors import CorruptFile, InvalidInput
 from ..space import Rows, SearchSpace, Slot, only
 from ..spaces import load_space
 from . import weights_file
-from .data import Normalize
 from .elastic import PARTS, ElasticBlock
 from .graph import Step
+from .images import Normalize
 from .learned import learned, teach
 from .phases import corner
 from .plain import calibrate_bn, plain, resize, thin_out

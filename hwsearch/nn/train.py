@@ -15,7 +15,8 @@ from .._store import PathLike, sweep
 from ..errors import InvalidInput
 from ..space import SearchSpace
 from ..spaces import load_space
-from .data import Data, load_data
+from .data import load_data
+from .images import Data
 from .lesson import Lesson, Sandwich
 from .loop import Facts, as_json, learn, same_arguments
 from .phases import phases_for

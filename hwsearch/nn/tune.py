@@ -15,9 +15,9 @@ from .._store import PathLike
 from ..blocks import Block
 from ..errors import InvalidInput, UnknownName
 from ..space import Rows, SearchSpace
-from .data import Data
 from .deploy import Deployed, deploy
 from .folded import Owners, Place, Round, Visit, fold, owners
+from .images import Data
 from .learned import WEIGHT, Grid, grids
 from .lesson import Lesson, taught
 from .loop import as_json

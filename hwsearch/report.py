@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _page, _words
 from ._calibration import network_class
@@ -84,16 +85,17 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
     cost = "latency_ms" if "latency_ms" in limited else (limited or list(front.values))[0]
     with canvas() as (figure, axes):
         order = np.argsort(front.values[cost])
-        x, y = front.values[cost][order], 100 * front.scores[order]
+        scale, label = _scored(front.scores)
+        x, y = front.values[cost][order], scale * front.scores[order]
         axes.plot(x, y, "o", color=_BLUE, markersize=4, alpha=0.6, label=f"front, predicted ({len(front)} networks)")
-        best = (result.values[cost], 100 * result.best_score)
+        best = (result.values[cost], scale * result.best_score)
         axes.plot(*best, "o", markersize=11, fillstyle="none", linestyle="none", color=_BLUE, label=f"the answer, {result.word}")
         if cost in result.limits:
             axes.axvline(result.limits[cost], color=_GREY, linestyle="--", linewidth=1, label=f"limit: {result.limits[cost]:.4g}")
-        for (color, marker), one in zip(_FINISHED, comparison if cost == "latency_ms" else (), strict=False):
+        for (color, marker), one in zip(_FINISHED, comparison if cost == "latency_ms" and scale != 1 else (), strict=False):
             axes.errorbar(
                 one.measured_ms,
-                100 * one.accuracy,
+                scale * one.accuracy,
                 xerr=one.spread_ms,
                 color=color,
                 marker=marker,
@@ -102,8 +104,8 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
                 label=f"{one.name}, measured",
             )
         axes.set_xlabel(_label(cost))
-        axes.set_ylabel("accuracy (%)")
-        axes.set_title(f"Accuracy against {_label(cost).partition(' (')[0]}, {result.best.space.name}")
+        axes.set_ylabel(label)
+        axes.set_title(f"{label.partition(' (')[0].capitalize()} against {_label(cost).partition(' (')[0]}, {result.best.space.name}")
         _legend(axes)
     return figure
 
@@ -222,6 +224,11 @@ def prediction_figure(table: LatencyTable) -> Figure:
     return figure
 
 
+def _scored(scores: npt.NDArray[np.float64]) -> tuple[float, str]:
+    """By what scores are multiplied for an axis, and its label: shares of one, which a predictor may exceed a little, are accuracies."""
+    return (100.0, "accuracy (%)") if scores.min() >= 0.0 and scores.max() <= 1.1 else (1.0, "score")
+
+
 def history_figure(result: SearchResult) -> Figure:
     """The search as it went: best predicted accuracy against the networks evaluated.
 
@@ -234,16 +241,17 @@ def history_figure(result: SearchResult) -> Figure:
     steps = [step for step in result.history if step.get("best_score") is not None]
     if not steps:
         raise InvalidInput("The result has no history to draw: no step found a network within the limits.")
+    scale, label = _scored(result.front.scores)
     with canvas() as (figure, axes):
         axes.step(
             [step["evaluated"] for step in steps],
-            [100 * step["best_score"] for step in steps],
+            [scale * step["best_score"] for step in steps],
             where="post",
             color=_BLUE,
             label=f"best within the limits ({len(result.history)} steps)",
         )
         axes.set_xlabel("networks evaluated")
-        axes.set_ylabel("best predicted accuracy (%)")
+        axes.set_ylabel(f"best predicted {label}")
         axes.set_title("History of the search")
         _legend(axes)
     return figure
@@ -264,7 +272,7 @@ def verification_figure(result: SearchResult, name: str = "score") -> Figure:
 
     if result.verification is None or name not in result.verification.tolerance:
         raise InvalidInput(f"The search did not verify {name}; search again with verify=8 and a tolerance for it.")
-    scale, label = (100.0, "accuracy (%)") if name == "score" else (1.0, _label(name))
+    scale, label = _scored(result.front.scores) if name == "score" else (1.0, _label(name))
     turns = [scale * np.array([(one.measured[name], one.predicted[name]) for one in turn.networks]) for turn in result.verification.rounds]
     everything = np.concatenate(turns)
     with canvas() as (figure, axes):

@@ -74,6 +74,15 @@ def test_front_without_a_latency_limit_names_another_cost(result: hwsearch.Searc
     assert found.plot().axes[0].get_xlabel() == "size (MB)"
 
 
+def test_scores_that_are_no_accuracy_are_drawn_as_they_are() -> None:
+    found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1) - 60.0, limits={"size_mb": 0.05}, steps=2)
+    (axes,) = front_figure(found).axes
+    assert axes.get_ylabel() == "score"
+    front = next(points for label, points in lines(front_figure(found)).items() if label.startswith("front"))
+    assert front[:, 1].max() == found.best_score
+    assert history_figure(found).axes[0].get_ylabel() == "best predicted score"
+
+
 def test_staircase_marks_the_last_width_of_each_stair(table: hwsearch.LatencyTable) -> None:
     curves = lines(staircase_figure(table, FAMILY))
     assert curves["fp32: edges worth keeping"][:, 0].tolist() == [16, 32, 48, 64]

@@ -222,14 +222,6 @@ def bitfusion(file: Path, space: hwsearch.SearchSpace) -> tuple[hwsearch.Latency
     return hwsearch.LatencyTable(device, Protocol(min_rounds=1, max_rounds=1, runs=1, warmup=0), costs), facts
 
 
-def at_bits(supernet: Supernet, space: hwsearch.SearchSpace) -> Supernet:
-    """The same weights for a space that differs in its precisions only."""
-    other = Supernet(space)
-    other.blocks.load_state_dict(supernet.blocks.state_dict())
-    other.images, other.normalize = supernet.images, supernet.normalize
-    return other
-
-
 def picture(documents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw test accuracy against latency: every seed as dots, the mean of the seeds at a level as lines."""
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
@@ -275,8 +267,7 @@ def main() -> None:
     for name, (space, table, finest) in devices.items():
         for seed in options.seeds:
             folder = options.out / f"seed{seed}"
-            trained = Supernet.load(options.road / f"seed{seed}" / "supernet.safetensors", devices["cpu"][0])
-            supernet, kept = trained if name == "cpu" else at_bits(trained, space), folder / f"{name}.scores.npz"
+            supernet, kept = Supernet.load(options.road / f"seed{seed}" / "supernet.safetensors", space), folder / f"{name}.scores.npz"
             X, y = score_samples(space, weights=supernet, data=data, out=kept, samples=SAMPLES, images=IMAGES, seed=seed)
             bench, judge = Bench(space, table, finest, seed), Judge(supernet, data, folder / f"{name}.jsonl")
             ended = {way: run(bench, getattr(bench, way), judge, X, y) for way in ("joint", "staged")}

@@ -65,13 +65,10 @@ class Pairs:
 
 def score(options: argparse.Namespace) -> None:
     """Evaluate the networks, a part of each kind at a time, so that there is always something to look at."""
-    from hwsearch.nn import Supernet, load_data, score_networks
+    from hwsearch.nn import load_data, score_networks
     from hwsearch.nn.samples import sampled
 
     space, data = SPACE.space(), load_data("cifar10", options.data)
-    known, supernet = Supernet.load(options.weights, "resnet_cifar"), Supernet(space)
-    supernet.load_state_dict(known.state_dict())
-    supernet.images, supernet.normalize = known.images, known.normalize
     mixed = sampled(space, 4 + options.test + options.fit, 1)
     rows = {
         "floating": sampled(space, options.floating, 0, floating=True),
@@ -81,7 +78,7 @@ def score(options: argparse.Namespace) -> None:
     for part in range(1, 5):
         for kind, X in rows.items():
             how = {"images": IMAGES[kind], "floating": kind == "floating"}
-            score_networks(space, X[: len(X) * part // 4], weights=supernet, data=data, out=options.out / f"{kind}.npz", **how)
+            score_networks(space, X[: len(X) * part // 4], weights=options.weights, data=data, out=options.out / f"{kind}.npz", **how)
 
 
 def cifar(options: argparse.Namespace) -> Pairs:

@@ -311,6 +311,16 @@ class SearchSpace:
                 digest.update(msgspec.json.encode([cost, own]) + array.tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def weights_fingerprint(self) -> str:
+        """A hash of the networks but for their name and their precisions: spaces that share it can share trained weights."""
+        genes = [[choice.name, choice.values, choice.needs] for choice in self.choices if not choice.is_precision]
+        corners = [
+            [replace(block, precision="fp32").key for block in self.blocks(np.array(row, dtype=np.uint8)) if not block.boundary]
+            for row in ([0] * len(self.choices), [size - 1 for size in self.sizes])
+        ]
+        return hashlib.sha256(msgspec.json.encode([genes, corners])).hexdigest()[:16]
+
     def check(self, X: npt.ArrayLike, name: str = "X") -> Rows:
         """Check a population.
 

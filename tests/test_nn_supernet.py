@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from conftest import make_toy
 from safetensors.torch import load, save, save_file
 from torch import nn
 
@@ -15,7 +16,8 @@ import hwsearch
 from hwsearch import Block, Choice, SearchSpace, Slot
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
-from hwsearch.nn import Supernet, trace
+from hwsearch.nn import Recipe, Supernet, evaluate, trace, train
+from hwsearch.nn.supernet import load_supernet
 
 torch.set_num_threads(1)
 
@@ -95,6 +97,34 @@ def test_weights_come_back_from_the_file(trained: Path, toy: hwsearch.SearchSpac
     assert (again.normalize, again.facts) == (supernet.normalize, supernet.facts)
     assert len(again.images) == 512
     assert again.facts["data"] == "digits"
+
+
+@pytest.mark.parametrize("precisions", [("int4", "w4a8", "int8"), ("int8",), ("fp32",)])
+def test_weights_serve_a_space_of_other_precisions(trained: Path, toy: hwsearch.SearchSpace, precisions: tuple[str, ...]) -> None:
+    other = make_toy(*precisions)
+    assert other.fingerprint != toy.fingerprint
+    for served in (Supernet.load(trained, other), load_supernet(Supernet.load(trained, toy), other)):
+        assert served.digest == Supernet.load(trained, toy).digest
+        one = other.architecture(served.largest)
+        assert evaluate(one, weights=served, data="digits") == evaluate(one, weights=trained, data="digits") > 0.3
+    with pytest.raises(WrongSpace, match="hwsearch train"):
+        Supernet.load(trained, hwsearch.load_space("resnet_digits", precisions=precisions))
+
+
+def test_weights_of_some_networks_serve_these_at_other_precisions(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    part = toy.restrict({"stage1.depth": (2,), "*precision": ("int8",)})
+    supernet = train(part, data="digits", out=tmp_path / "part.safetensors", recipe=Recipe(epochs=1, batch=256), progress=False)
+    other = make_toy("int4", "int8")
+    for served in (Supernet.load(tmp_path / "part.safetensors", other), load_supernet(supernet, other)):
+        assert {
+            value for gene, value in served.space.decode(served.smallest).items() if gene.startswith("stage1.") and "precision" in gene
+        } == {"int4"}
+        served.extract(served.largest)
+        with pytest.raises(InvalidInput, match="stage1.depth"):
+            served.extract(other.canonical(np.zeros((1, len(other.choices)), dtype=np.uint8))[0])
+    tuned = supernet.alone(supernet.largest)
+    with pytest.raises(InvalidInput, match="belongs to space"):
+        load_supernet(tuned, other)
 
 
 def test_each_damage_to_a_file_has_its_error(

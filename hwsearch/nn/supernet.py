@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -275,9 +276,12 @@ class Supernet(nn.Module):
 
     def save(self, path: PathLike) -> Path:
         """Write the trained supernet as safetensors, whole or not at all."""
-        normalize = {"mean": self.normalize.mean, "std": self.normalize.std} if self.normalize else None
+        facts: dict[str, Any] = {"training": self.facts, "genes": [choice.name for choice in self.space.choices]}
+        facts["normalize"] = {"mean": self.normalize.mean, "std": self.normalize.std} if self.normalize else None
+        if not self.settled:
+            facts["weights_fingerprint"] = self.space.weights_fingerprint
         tensors = {**self._tensors(), "calibration.images": self.images}
-        weights_file.write(path, weights_file.SUPERNET_FORMAT, self.space, tensors, {"normalize": normalize, "training": self.facts})
+        weights_file.write(path, weights_file.SUPERNET_FORMAT, self.space, tensors, facts)
         return Path(path)
 
     @classmethod
@@ -286,7 +290,8 @@ class Supernet(nn.Module):
 
         Args:
             path: a file written by :meth:`save`.
-            space: the space it must belong to; the supernet's own is restricted to the networks that the weights are of.
+            space: the space it must belong to, or one that differs from it in precisions only, which play no part in training; the
+                supernet's own is restricted to the networks that the weights are of.
 
         Raises:
             FileError: the file cannot be read.
@@ -297,7 +302,9 @@ class Supernet(nn.Module):
         tensors, header = weights_file.read(path, weights_file.SUPERNET_FORMAT, where)
         try:
             facts = dict(header["training"])
-            supernet = cls(replace(where, allowed=_allowed(facts["allowed"], where)) if "allowed" in facts else where)
+            same = header["fingerprint"] == where.fingerprint
+            names = [choice.name for choice in where.choices] if same else header["genes"]
+            supernet = cls(_held_by(where, same, names, facts["allowed"]) if "allowed" in facts else where)
             supernet.facts = facts
             supernet.images = tensors.pop("calibration.images")
             supernet.learned = {name.removeprefix(_LEARNED): tensors[name] for name in tensors if name.startswith(_LEARNED)}
@@ -311,12 +318,22 @@ class Supernet(nn.Module):
 
 
 def load_supernet(weights: PathLike | Supernet, space: SearchSpace) -> Supernet:
-    """The supernet of a file; a :class:`Supernet` is handed back once its space is checked (errors as in :meth:`Supernet.load`)."""
+    """The supernet of a file, or a :class:`Supernet` as it is; for a space of other precisions one that shares its weights.
+
+    Raises:
+        InvalidInput: the supernet belongs to another space.
+        HwsearchError: as :meth:`Supernet.load`.
+    """
     if not isinstance(weights, Supernet):
         return Supernet.load(weights, space)
-    if weights.space.fingerprint != space.fingerprint:
+    if weights.space.fingerprint == space.fingerprint:
+        return weights
+    if weights.settled or weights.space.weights_fingerprint != space.weights_fingerprint:
         raise InvalidInput(f"The supernet belongs to space {weights.space.name!r}, not to {space.name!r}.")
-    return weights
+    other = copy(weights)
+    other.space = _held_by(space, False, [choice.name for choice in weights.space.choices], weights.space.allowed)
+    other.activate(other.largest)
+    return other
 
 
 def _module_name(slot: str) -> str:
@@ -328,11 +345,21 @@ def _place(slot: Slot, number: int) -> str:
     return slot.name if number == 1 else f"{slot.name}.{number}"
 
 
-def _allowed(found: Sequence[Sequence[int]], space: SearchSpace) -> tuple[tuple[int, ...], ...]:
-    """The genes' allowed indices as a file tells them, checked."""
-    allowed = tuple(tuple(map(int, indices)) for indices in found)
-    if len(allowed) != len(space.choices) or not all(
-        set(some) <= set(range(n)) and some for some, n in zip(allowed, space.sizes, strict=True)
-    ):
+def _held_by(space: SearchSpace, same: bool, names: Sequence[str], allowed: Sequence[Sequence[int]]) -> SearchSpace:
+    """The space restricted to the networks that weights are of.
+
+    Args:
+        space: to be restricted.
+        same: whether it is the space that the weights were made in; of another one all precisions are kept.
+        names: the genes of the space that they were made in.
+        allowed: for each of these genes the indices that they hold.
+
+    Raises:
+        KeyError, ValueError: they do not fit the genes of the space.
+    """
+    known = {name: tuple(map(int, indices)) for name, indices in zip(names, allowed, strict=True)}
+    every = [tuple(range(size)) for size in space.sizes]
+    kept = [some if choice.is_precision and not same else known[choice.name] for choice, some in zip(space.choices, every, strict=True)]
+    if not all(some and set(some) <= set(whole) for some, whole in zip(kept, every, strict=True)):
         raise ValueError("'allowed' does not fit the genes of the space")
-    return allowed
+    return replace(space, allowed=tuple(kept))

@@ -32,7 +32,7 @@ def write(
         format: what the file is.
         space: the search space that the weights belong to.
         tensors: by name.
-        facts: JSON data for the header.
+        facts: JSON data for the header; with a ``"weights_fingerprint"`` among them the file can be read for other precisions too.
         sync: see :func:`hwsearch._store.write_atomic`.
     """
     header = {"format": format, "version": VERSION, "space": space.name, "fingerprint": space.fingerprint, **facts}
@@ -64,7 +64,7 @@ def read(path: PathLike, format: str, space: SearchSpace) -> tuple[Tensors, dict
     if found is None:
         raise CorruptFile(f"{name} is not a {format} file: it is a safetensors file of something else.")
     header = check_header(decode_json(found.encode(), path), format=format, version=VERSION, path=path)
-    if header.get("fingerprint") != space.fingerprint:
+    if header.get("fingerprint") != space.fingerprint and header.get("weights_fingerprint") != space.weights_fingerprint:
         raise WrongSpace(
             f"{name} holds weights of space {header.get('space')!r} ({header.get('fingerprint')}), not of {space.name!r} "
             f"({space.fingerprint}). Train this space with: hwsearch train {space.name}"

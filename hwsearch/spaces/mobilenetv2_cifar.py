@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..chain import Chain, Stage
 from ..space import SearchSpace
 
@@ -21,6 +23,6 @@ CHAIN = Chain(
 )
 
 
-def build() -> SearchSpace:
-    """The space ``mobilenetv2_cifar``."""
-    return CHAIN.space()
+def build(precisions: tuple[str, ...] = CHAIN.precisions) -> SearchSpace:
+    """The space ``mobilenetv2_cifar``, with these precisions to choose from for the stem and each block."""
+    return replace(CHAIN, precisions=tuple(precisions)).space()

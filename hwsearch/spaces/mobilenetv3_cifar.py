@@ -5,6 +5,8 @@ Later stages have squeeze-and-excite and hard swish, and a hidden layer follows 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..chain import Chain, Stage
 from ..space import SearchSpace
 
@@ -26,6 +28,6 @@ CHAIN = Chain(
 )
 
 
-def build() -> SearchSpace:
-    """The space ``mobilenetv3_cifar``."""
-    return CHAIN.space()
+def build(precisions: tuple[str, ...] = CHAIN.precisions) -> SearchSpace:
+    """The space ``mobilenetv3_cifar``, with these precisions to choose from for the stem and each block."""
+    return replace(CHAIN, precisions=tuple(precisions)).space()

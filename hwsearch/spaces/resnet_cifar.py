@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..chain import Chain, Stage
 from ..space import SearchSpace
 
@@ -18,6 +20,6 @@ CHAIN = Chain(
 )
 
 
-def build() -> SearchSpace:
-    """The space ``resnet_cifar``."""
-    return CHAIN.space()
+def build(precisions: tuple[str, ...] = CHAIN.precisions) -> SearchSpace:
+    """The space ``resnet_cifar``, with these precisions to choose from for the stem and each block."""
+    return replace(CHAIN, precisions=tuple(precisions)).space()

@@ -127,13 +127,12 @@ def finish(space: hwsearch.SearchSpace, data: Data, out: Path, seed: int, name: 
     facts = json.loads((out / "chosen.json").read_text())[name]
     one = hwsearch.Architecture.from_document(facts.pop("architecture"), space, out / "chosen.json")
     weights = train(space.alone(one.genes), data=data, out=out / f"{name}.safetensors", recipe=recipe, seed=seed)
-    floating = space.encode({gene: "fp32" if gene.endswith("precision") else value for gene, value in one.values().items()})
     model = hwsearch.export(one, weights=weights, out=out / f"{name}.onnx")
     return {
         "seed": seed,
         "network": name,
         **facts,
-        "float_accuracy": hwsearch.evaluate(space.architecture(floating), weights=weights, data=data),
+        "float_accuracy": hwsearch.evaluate(one.at_precision("fp32"), weights=weights, data=data),
         "accuracy": accuracy(model, one, data),
     }
 

@@ -153,7 +153,7 @@ def train_part(folder: Path, data: Data) -> None:
     spent = (time.process_time() - start) / 60
     facts: dict[str, Any] = {"CPU-minutes of this process": spent, "epochs": RECIPE.epochs}
     for name, row in (("largest", supernet.largest), ("smallest", supernet.smallest)):
-        one = floating(space, row)
+        one = space.architecture(row).at_precision("fp32")
         facts |= {
             f"{name}, MMACs": sum(block.macs for block in one.blocks()) / 1e6,
             f"{name}, test accuracy": evaluate(one, weights=supernet, data=images),
@@ -169,7 +169,7 @@ def rank(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="o
     supernet = Supernet.load(weights, space)
     found = []
     for number, row in enumerate(space.sample(NETWORKS, np.random.default_rng(20))):
-        one = floating(space, row)
+        one = space.architecture(row).at_precision("fp32")
         out = folder / "alone" / f"{number}-{epochs}.safetensors"
         out.parent.mkdir(parents=True, exist_ok=True)
         network = train(space.alone(one.genes), data=images, out=out, recipe=ALONE, epochs=epochs)
@@ -219,12 +219,6 @@ def agree(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="
             "foretold, measured (ms)": [list(pair) for pair in times],
         },
     )
-
-
-def floating(space: hwsearch.SearchSpace, row: np.ndarray) -> hwsearch.Architecture:
-    """The architecture of a row, all in fp32."""
-    values = {gene: "fp32" if gene.endswith("precision") else value for gene, value in space.decode(row).items()}
-    return space.architecture(space.encode(values))
 
 
 if __name__ == "__main__":

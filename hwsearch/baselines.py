@@ -10,7 +10,7 @@ from ._store import PathLike
 from .errors import Infeasible
 from .predictor import Predictor
 from .problem import Problem, Score, problem
-from .space import Architecture, Rows, SearchSpace, only
+from .space import Architecture, Rows, SearchSpace
 from .spaces import load_space
 from .table import LatencyTable
 
@@ -23,7 +23,7 @@ def dense(space: str | SearchSpace, precision: str = "fp32") -> Architecture:
     """
     where = load_space(space)
     row = np.array([size - 1 for size in where.sizes], dtype=np.uint8)
-    return where.architecture(_at_precision(where, row, precision))
+    return where.architecture(row).at_precision(precision)
 
 
 def uniform(
@@ -73,7 +73,7 @@ def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int =
             row[gene] = space.allowed[gene][int(np.argmin(np.abs(values - fraction * values[-1])))]
         elif shrink and not choice.is_precision:
             row[gene] = space.allowed[gene][max(0, len(space.allowed[gene]) - 1 - shrink)]
-    return only(space.canonical(_at_precision(space, row, precision)[None]))
+    return space.architecture(row).at_precision(precision).genes
 
 
 def _ladder(space: SearchSpace) -> Iterator[dict[str, Rows]]:
@@ -104,14 +104,6 @@ def _precisions(space: SearchSpace) -> tuple[str, ...]:
         return ("fp32",)
     shared = set.intersection(*({str(space.choices[gene].values[index]) for index in space.allowed[gene]} for gene in genes))
     return tuple(sorted(shared))
-
-
-def _at_precision(space: SearchSpace, row: Rows, precision: str) -> Rows:
-    result = row.copy()
-    for gene, choice in enumerate(space.choices):
-        if choice.is_precision:
-            result[gene] = choice.index(precision)
-    return result
 
 
 def _is_width(name: str) -> bool:

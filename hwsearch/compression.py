@@ -339,7 +339,7 @@ def quantized_in_place(architecture: Architecture, *, backend: str | Backend = "
     """
     values = architecture.values()
     genes = [choice.name for choice in architecture.space.choices if choice.is_precision and values.get(choice.name, "fp32") != "fp32"]
-    networks = [architecture.blocks(), *(_at_fp32(architecture, [gene]).blocks() for gene in genes)]
+    networks = [architecture.blocks(), *(architecture.at_precision("fp32", [gene]).blocks() for gene in genes)]
     whole, *others = measure_many(networks, backend=backend, rounds=rounds)
     pairs = zip(genes, others, strict=True)
     return [InPlace(gene, whole.latency_ms, one.latency_ms, max(whole.spread_ms, one.spread_ms)) for gene, one in pairs]
@@ -347,9 +347,4 @@ def quantized_in_place(architecture: Architecture, *, backend: str | Backend = "
 
 def revert_slower(architecture: Architecture, found: Sequence[InPlace]) -> Architecture:
     """The architecture with those parts in fp32 that were measured to be slower quantised."""
-    return _at_fp32(architecture, [one.gene for one in found if one.slower])
-
-
-def _at_fp32(architecture: Architecture, genes: Sequence[str]) -> Architecture:
-    space = architecture.space
-    return space.architecture(space.encode({**architecture.values(), **dict.fromkeys(genes, "fp32")}))
+    return architecture.at_precision("fp32", [one.gene for one in found if one.slower])

@@ -11,7 +11,7 @@ import gc
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
@@ -674,6 +674,22 @@ class Architecture:
     def blocks(self) -> tuple[Block, ...]:
         """The network as a device runs it."""
         return self.space.blocks(self.genes)
+
+    def at_precision(self, precision: str, genes: Collection[str] | None = None) -> Architecture:
+        """The same network with its blocks at another precision.
+
+        Args:
+            precision: of the blocks.
+            genes: names of the genes that choose the precision of these blocks; all of them where left out.
+
+        Raises:
+            InvalidInput: one of the genes cannot take it.
+        """
+        row = self.genes.copy()
+        for gene, choice in enumerate(self.space.choices):
+            if choice.is_precision and (genes is None or choice.name in genes):
+                row[gene] = choice.index(precision)
+        return Architecture(self.space, row)
 
     def document(self) -> dict[str, Any]:
         """The architecture as JSON data: format, version, space, fingerprint and values."""

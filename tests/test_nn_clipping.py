@@ -54,7 +54,7 @@ def test_steps_of_weights_do_not_depend_on_the_scale_of_a_channel(bits: int, see
 def test_correction_keeps_the_means_and_brings_the_outputs_closer(trained: Path, toy: hwsearch.SearchSpace) -> None:
     supernet = Supernet.load(trained, toy)
     images, row = supernet.calibration(), supernet.largest
-    int8 = toy.encode({name: "int8" if name.endswith("precision") else value for name, value in toy.decode(row).items()})
+    int8 = toy.architecture(row).at_precision("int8").genes
     with torch.inference_mode():
         wanted = deployed(supernet, row, floating=True)(images)
         found = {way: deployed(supernet, int8, how=Quantization(correction=way))(images) for way in ("none", "bias", "scale")}

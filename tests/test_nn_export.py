@@ -94,7 +94,7 @@ def test_what_cannot_be_exported_is_refused(supernet: Supernet, digits: hwsearch
 
 
 def _with_precision(space: hwsearch.SearchSpace, row: hwsearch.space.Rows, precision: str) -> hwsearch.space.Rows:
-    return space.encode({name: precision if name.endswith("precision") else value for name, value in space.decode(row).items()})
+    return space.architecture(row).at_precision(precision).genes
 
 
 def _run(path: Path, data: Data) -> npt.NDArray[np.float32]:

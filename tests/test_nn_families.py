@@ -57,11 +57,7 @@ def weights(mobile: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def ends(space: SearchSpace, supernet: Supernet, precision: str) -> list[hwsearch.Architecture]:
     """The smallest and the largest network at one precision."""
-    precisions = {name: precision for name in (choice.name for choice in space.choices) if name.endswith("precision")}
-    return [
-        space.architecture(space.encode({**space.decode(row), **{name: precision for name in space.decode(row) if name in precisions}}))
-        for row in (supernet.smallest, supernet.largest)
-    ]
+    return [space.architecture(row).at_precision(precision) for row in (supernet.smallest, supernet.largest)]
 
 
 @pytest.mark.parametrize(("name", "options"), [("ofa_mobilenetv3", {"resolutions": (32, 48)}), ("apq", {})])

@@ -23,8 +23,7 @@ RECIPE = Recipe(epochs=6, batch=32, learning_rate=0.2, label_smoothing=0.0)
 @pytest.fixture(scope="module")
 def architecture(toy: hwsearch.SearchSpace) -> hwsearch.Architecture:
     """A narrow network, most of it in int8."""
-    row = Supernet(toy).smallest
-    return toy.architecture(toy.encode({name: "int8" if name.endswith("precision") else value for name, value in toy.decode(row).items()}))
+    return toy.architecture(Supernet(toy).smallest).at_precision("int8")
 
 
 def test_network_is_trained_with_its_teacher_quantised_exported_and_measured(
@@ -65,8 +64,7 @@ def test_weights_of_one_network_are_not_taken_for_those_of_another(architecture:
         hwsearch.evaluate(toy.architecture(Supernet(toy).largest), weights=alone, data="digits")
     with pytest.raises(InvalidInput, match="These weights are of networks with"):
         train(toy, data="digits", out=tmp_path / "all.safetensors", recipe=RECIPE, weights=tmp_path / "one.safetensors", progress=False)
-    floating = {name: "fp32" if name.endswith("precision") else value for name, value in architecture.values().items()}
-    assert hwsearch.evaluate(toy.architecture(toy.encode(floating)), weights=alone, data="digits") > 0.3
+    assert hwsearch.evaluate(architecture.at_precision("fp32"), weights=alone, data="digits") > 0.3
 
 
 def test_inherited_weights_compute_what_the_supernet_does(trained: Path, toy: hwsearch.SearchSpace, rng: np.random.Generator) -> None:

@@ -28,8 +28,7 @@ FINE = Recipe(epochs=2, batch=32, learning_rate=0.02, label_smoothing=0.0)
 def network(precision: str, folder: Path) -> tuple[hwsearch.Architecture, Supernet]:
     """A small network trained on scanned digits, alone at a precision."""
     space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", precision), channels=1).space()
-    genes = {choice.name: precision if choice.name.endswith("precision") else choice.values[-1] for choice in space.choices}
-    architecture = space.architecture(space.encode(genes))
+    architecture = hwsearch.dense(space, precision)
     recipe = Recipe(epochs=6, batch=32, learning_rate=0.2)
     out = folder / "float.safetensors"
     return architecture, train(space.alone(architecture.genes), data=load_data("digits"), out=out, recipe=recipe, progress=False)

@@ -173,8 +173,7 @@ def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwse
     from hwsearch.chain import Chain, Stage
 
     space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", "int3"), channels=1).space()
-    genes = {choice.name: "int3" if choice.name.endswith("precision") else choice.values[-1] for choice in space.choices}
-    architecture = space.architecture(space.encode(genes))
+    architecture = hwsearch.dense(space, "int3")
     data = load_data("digits")
     recipe = Recipe(epochs=8, batch=32, learning_rate=0.2)
     floating = train(space.alone(architecture.genes), data=data, out=tmp_path / "float.safetensors", recipe=recipe, progress=False)

@@ -71,15 +71,8 @@ def test_weights_lie_on_a_symmetric_grid_of_each_channel(bits: int) -> None:
 def test_int8_loses_almost_nothing(trained: Path, toy: hwsearch.SearchSpace) -> None:
     supernet, data = Supernet.load(trained, toy), load_data("digits")
     for end in (supernet.largest, supernet.smallest):
-        values = toy.decode(end)
-        both = [
-            evaluate(
-                toy.architecture(toy.encode({name: precision if name.endswith("precision") else value for name, value in values.items()})),
-                weights=supernet,
-                data=data,
-            )
-            for precision in ("fp32", "int8")
-        ]
+        one = toy.architecture(end)
+        both = [evaluate(one.at_precision(precision), weights=supernet, data=data) for precision in ("fp32", "int8")]
         assert both[1] == pytest.approx(both[0], abs=0.015)
 
 
@@ -91,8 +84,7 @@ def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
     supernet = train(space, data=data, out=tmp_path / "bits.safetensors", recipe=recipe, progress=False)
     score = {}
     for name in names:
-        values = {choice.name: name if choice.name.endswith("precision") else choice.values[-1] for choice in space.choices}
-        score[name] = evaluate(space.architecture(space.encode(values)), weights=supernet, data=data)
+        score[name] = evaluate(hwsearch.dense(space, name), weights=supernet, data=data)
     assert score["fp32"] > 0.8
     assert score["int8"] == pytest.approx(score["fp32"], abs=0.015)
     assert score["fp32"] - 0.1 < score["w4a8"]
@@ -124,8 +116,7 @@ def test_a_whole_network_with_poolings_and_an_integer_classifier_is_what_its_fil
 
     space = hwsearch.load_space("resnet50", resolutions=(32,), mids=2, outs=2, classes=10)
     space = space.alone(space.canonical(np.zeros((1, len(space.choices)), dtype=np.uint8))[0])
-    int8 = {gene: "int8" if gene.endswith("precision") else value for gene, value in space.decode(Supernet(space).largest).items()}
-    architecture = space.architecture(space.encode(int8))
+    architecture = space.architecture(Supernet(space).largest).at_precision("int8")
     supernet = Supernet(space.alone(architecture.genes))
     with torch.no_grad():
         for parameter in supernet.parameters():

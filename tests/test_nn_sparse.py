@@ -26,8 +26,7 @@ def make_space() -> hwsearch.SearchSpace:
 
 
 def row(space: hwsearch.SearchSpace, precision: str) -> hwsearch.Architecture:
-    values = {choice.name: precision if choice.name.endswith("precision") else choice.values[-1] for choice in space.choices}
-    return space.architecture(space.encode(values))
+    return hwsearch.dense(space, precision)
 
 
 @settings(max_examples=30, deadline=None)

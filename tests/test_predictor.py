@@ -23,7 +23,7 @@ def accuracy(space: SearchSpace, X: np.ndarray) -> np.ndarray:
     active = space.active(X)
     for gene, choice in enumerate(space.choices):
         level = X[:, gene] / max(1, len(choice.values) - 1)
-        if choice.name.endswith("precision"):
+        if choice.is_precision:
             total -= np.where(active[:, gene], 0.01 * level * (2 - X[:, gene - 1] / 3), 0)
         else:
             total += np.where(active[:, gene], 0.02 * np.sqrt(level), 0)
@@ -64,7 +64,7 @@ def test_it_learns_interactions_that_a_linear_model_cannot(digits: SearchSpace) 
 
 def floats(space: SearchSpace, X: np.ndarray) -> np.ndarray:
     """The same networks in floating point."""
-    precision = np.array([choice.name.endswith("precision") for choice in space.choices])
+    precision = np.array([choice.is_precision for choice in space.choices])
     return space.canonical(np.where(precision, np.uint8(0), X))
 
 
@@ -140,7 +140,7 @@ def test_bases_that_cannot_carry_are_refused(digits: SearchSpace, fitted: Predic
 def test_bits_are_known_to_matter_before_each_is_tried() -> None:
     """A precision that no network had in some block is judged by what it does elsewhere."""
     space = Chain("bits", (8,), (8,), (Stage((3,), (8,), (4, 8)),), 10, ("w4a4", "w4a8", "w8a4", "w8a8"), channels=1).space()
-    precision = [gene for gene, choice in enumerate(space.choices) if choice.name.endswith("precision")]
+    precision = [gene for gene, choice in enumerate(space.choices) if choice.is_precision]
 
     def rounded(X: np.ndarray) -> np.ndarray:
         return 0.7 - sum(np.where(X[:, gene] // 2 == 0, 0.03, 0) + np.where(X[:, gene] % 2 == 0, 0.05, 0) for gene in precision)

@@ -223,7 +223,7 @@ def test_published_spaces_are_searched_like_any_other() -> None:
 
 def dense(space: SearchSpace) -> np.ndarray:
     """The widest and deepest row, in fp32."""
-    return np.array([0 if choice.name.endswith("precision") else len(choice.values) - 1 for choice in space.choices], dtype=np.uint8)
+    return np.array([0 if choice.is_precision else len(choice.values) - 1 for choice in space.choices], dtype=np.uint8)
 
 
 def test_the_largest_resnet50_is_the_one_that_everybody_knows() -> None:

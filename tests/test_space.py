@@ -242,3 +242,15 @@ def test_a_space_of_one_network_holds_that_network_alone(toy: SearchSpace, rng: 
     assert alone.size == 1
     assert alone.fingerprint == toy.fingerprint
     assert (alone.sample(5, rng) == row).all()
+
+
+def test_network_at_another_precision_is_the_same_but_for_it(toy: SearchSpace, rng: np.random.Generator) -> None:
+    for row in toy.sample(20, rng):
+        one = toy.architecture(row)
+        genes = [name for name in one.values() if name.endswith("precision")]
+        whole, part = one.at_precision("int8"), one.at_precision("int8", genes[:1])
+        assert whole.values() == one.values() | dict.fromkeys(genes, "int8")
+        assert part.values() == one.values() | {genes[0]: "int8"}
+        assert whole.at_precision("fp32").blocks() == one.at_precision("fp32").blocks()
+    with pytest.raises(InvalidInput, match="int4"):
+        one.at_precision("int4")

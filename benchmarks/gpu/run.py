@@ -279,7 +279,7 @@ def cifar(precisions: tuple[str, ...]) -> SearchSpace:
 
 def space_precisions(space: SearchSpace) -> list[str]:
     """The precisions that every block may have."""
-    genes = [choice.values for choice in space.choices if choice.name.endswith("precision")]
+    genes = [choice.values for choice in space.choices if choice.is_precision]
     return [str(name) for name in (genes[0] if genes else ("fp32",)) if all(name in values for values in genes)]
 
 

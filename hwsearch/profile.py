@@ -190,7 +190,7 @@ def plan(
         )
     if blocks is None and len(able) > MOST_WHOLE:
         raise InvalidInput(
-            f"Space {space.name!r} has {len(able):,} blocks on {backend.name!r}, too many to measure or to emit them all. Measure a "
+            f"Space {space.name!r} has {len(able):,} blocks on {backend.name!r}, too many to measure them all, or to emit. Measure a "
             f"sample, here or through --remote: hwsearch profile {space.name} --budget 20m, or profile(..., budget='20m')."
         )
     if blocks is not None and len(able) < len(wanted):

@@ -301,7 +301,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Run all parts whose data is at hand."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("HWSEARCH_DATA", "../shared/data")))
+    parser.add_argument("--data", type=Path, help="the published files; only the pruning problem does without them")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument(
@@ -312,7 +312,9 @@ def main() -> None:
     options = parser.parse_args()
     wanted = options.only or ["pruning", "nasbench", "note10", "resnet50"]
     rows = pruning() if "pruning" in wanted else []
-    if options.data.is_dir():
+    if options.data is None:
+        print("Without --data only the pruning problem is run.")
+    else:
         rows += nasbench(options.data, options.seeds) if "nasbench" in wanted else []
         rows += note10(options.data, options.seeds, options.seconds, options.method) if "note10" in wanted else []
         rows += resnet50(options.data, options.seeds) if "resnet50" in wanted else []

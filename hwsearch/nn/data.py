@@ -37,7 +37,7 @@ def load_data(data: str | tuple[str, PathLike] | Data, folder: PathLike | None =
         name, folder = ("cifar10" if (Path(name) / "cifar-10-batches-py").is_dir() else "imagefolder"), name
     if name not in _LOADERS:
         raise UnknownName("data", name, _LOADERS)
-    return _LOADERS[name](folder)
+    return _LOADERS[name](None if folder is None else Path(folder).expanduser())
 
 
 def _digits(folder: PathLike | None) -> Data:

@@ -20,6 +20,8 @@ from .table import LatencyTable
 
 Values = npt.NDArray[np.float64]
 
+_CHUNK = 1024
+"""Rows at a time, since each is compared with all that were measured."""
 _SHARED, _OWN, _ONCE, _NOISE = 0.1, 0.1, 0.05, 0.01
 """How wrong a table is taken to be before anything is measured: the blocks of a class alike, each block, a network once (all as shares of
 what they cost), and how repeatable measuring is."""
@@ -44,14 +46,22 @@ class Corrected:
 
     def __call__(self, X: Rows) -> Values:
         """Corrected scores, shape ``(n,)``."""
-        left = self.process.each(self.space.features(X)).mean(axis=0)
-        corrected: Values = np.asarray(self.score(X), dtype=np.float64) + self.mean + self.scale * left
+        corrected: Values = np.asarray(self.score(X), dtype=np.float64) + self.mean + self.scale * self._each(X)[0]
         return corrected
 
     def doubt(self, X: Rows) -> Values:
         """How unsure the correction is of each row, in units of the score, shape ``(n,)``."""
-        unsure: Values = self.scale * self.process.each(self.space.features(X)).std(axis=0)
+        unsure: Values = self.scale * self._each(X)[1]
         return unsure
+
+    def _each(self, X: Rows) -> Values:
+        """Mean and standard deviation of the process at each row, shape ``(2, n)``."""
+        found = np.empty((2, len(X)))
+        for start in range(0, len(X), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            members = self.process.each(self.space.features(X[part]))
+            found[:, part] = members.mean(axis=0), members.std(axis=0)
+        return found
 
     def slopes(self, X: Rows) -> npt.NDArray[np.float32] | None:
         """Derivatives by the features, shape ``(n, features)``; ``None`` where those of the score are not known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,9 +25,6 @@ from .metrics import evaluate
 from .problem import Problem
 from .result import Front, SearchResult, Status
 from .space import Rows, contains, row_keys
-
-if TYPE_CHECKING:
-    pass
 
 Values = npt.NDArray[np.float64]
 

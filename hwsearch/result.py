@@ -40,7 +40,8 @@ class Status(enum.Enum):
         "Prediction and measurement agree: no network was foretold to be better than this one, as measured, by more than the tolerance."
     )
     ROUNDS_SPENT = (
-        "The best network that was measured; prediction and measurement do not agree yet. Allow more rounds, or verify more networks."
+        "The best network that was measured; prediction and measurement do not agree yet. Allow more rounds, or verify more networks, "
+        "as long as that brings new ones."
     )
 
 
@@ -144,6 +145,9 @@ class SearchResult:
     def _repr_html_(self) -> str:
         from html import escape
 
+        from ._page import table
+        from ._words import verification_rows
+
         rows = "".join(
             f"<tr><th>{name}</th><td>{value:,.6g}</td><td>{self._limit_cell(name)}</td></tr>" for name, value in self.values.items()
         )
@@ -158,7 +162,7 @@ class SearchResult:
             f"<p><b>Best {self.word} score {self.best_score:.4f}</b> in space <code>{escape(self.best.space.name)}</code>. "
             f"{escape(self.status.value)}</p>{''.join(f'<p><b>Caution:</b> {escape(c)}</p>' for c in self.cautions)}"
             f"<table><tr><th>metric</th><th>value</th><th>limit</th></tr>{rows}</table>"
-            f"<pre>{escape(str(self.best))}</pre>{'' if self.verification is None else self.verification.html()}"
+            f"<pre>{escape(str(self.best))}</pre>{'' if self.verification is None else table('Verified', *verification_rows(self))}"
             f"<p>Front: {len(self.front)} networks, some of them:</p><table><tr>{heads}</tr>{tops}</table>"
         )
 

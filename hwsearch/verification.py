@@ -1,6 +1,6 @@
 """Verification: a search whose best networks are evaluated and measured, and which learns from what it sees.
 
-A search finds what its predictor and its table overrate. So the best networks of the front are verified, the predictions are corrected
+A search finds what its predictor and its table overrate. So its most hopeful networks are verified, the predictions are corrected
 by what they turned out to be, and the search runs again, until its answer is what it was foretold to be.
 """
 

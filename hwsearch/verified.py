@@ -46,7 +46,7 @@ class Round:
     """One round: a search, and what became of its best networks.
 
     Attributes:
-        networks: the answer of the search first, then others of its front, best first.
+        networks: the answer of the search first, then others that may be as good, most hopeful first.
         agreed: whether prediction and measurement of the answer agree, and a measured network within the limits is as good.
     """
 
@@ -88,17 +88,3 @@ class Verification:
         """What was measured, such as to fit a predictor with: rows, shape ``(n, genes)``, and their values, shape ``(n,)``."""
         X = np.array([one.genes for one in self.networks], dtype=np.uint8)
         return X, np.array([one.measured[name] for one in self.networks], dtype=np.float64)
-
-    def html(self) -> str:
-        """The rounds as a table for a notebook."""
-        heads = "".join(f"<th>{name}: error</th><th>tolerance</th>" for name in self.tolerance)
-        rows = "".join(
-            f"<tr><td>{number}</td><td>{len(turn.networks)}</td>"
-            + "".join(
-                f"<td>{turn.networks[0].error(name):+.2%} (mean {turn.error(name):.2%})</td><td>{most:g}</td>"
-                for name, most in self.tolerance.items()
-            )
-            + "</tr>"
-            for number, turn in enumerate(self.rounds, start=1)
-        )
-        return f"<p>Verified, the foretold best of each round:</p><table><tr><th>round</th><th>networks</th>{heads}</tr>{rows}</table>"

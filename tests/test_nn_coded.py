@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import hwsearch
 from hwsearch._store import read_arrays, write_arrays
 from hwsearch.cli import app
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, NewerVersion
-from hwsearch.nn import Supernet, coded_size, huffman, load_coded, load_data, save_coded
+from hwsearch.nn import Normalize, Supernet, coded_size, huffman, load_coded, load_data, save_coded
 from hwsearch.nn.codebook import share
 from hwsearch.nn.coded import FORMAT, Coded
 from hwsearch.nn.score import accuracy, deployed
@@ -180,6 +181,25 @@ def test_estimated_sizes_are_near_those_of_files(supernet: Supernet, tmp_path: P
     errors = size(X) / files - 1
     assert -0.02 < errors.min(), "these files are a few kilobytes, and what is not weights is rather taken for more than it is"
     assert errors.max() < 0.1
+
+
+def test_size_of_a_supernet_of_some_networks_leaves_out_the_others(toy: hwsearch.SearchSpace) -> None:
+    size = coded_size(Supernet(toy.restrict({"*depth": [1], "*precision": ["int8"]})), 4)
+    X = toy.canonical(toy.sample(60, np.random.default_rng(0)))
+    depths = [gene for gene, choice in enumerate(toy.choices) if choice.name.endswith("depth")]
+    assert np.array_equal(np.isfinite(size(X)), (X[:, depths] == 0).all(axis=1))
+
+
+def test_files_keep_the_normalisation_of_the_weights(supernet: Supernet, tmp_path: Path) -> None:
+    import onnx
+
+    other, one = copy(supernet), supernet.space.architecture(supernet.smallest)
+    other.normalize = Normalize((0.1,), (0.2,))
+    coded = save_coded(one, weights=other, data="digits", out=tmp_path / "a.npz")
+    assert (coded.input["mean"], coded.input["std"]) == ([0.1], [0.2])
+    path = hwsearch.export(one, weights=other, data="digits", out=tmp_path / "a.onnx")
+    told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert '"mean":[0.1],"std":[0.2]' in told["hwsearch.input"]
 
 
 def test_search_keeps_to_the_coded_size(supernet: Supernet, roofline_table: hwsearch.LatencyTable) -> None:

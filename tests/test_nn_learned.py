@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import hwsearch
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import InvalidInput, UnknownName
-from hwsearch.nn import ArrayData, Recipe, Supernet, deploy, load_data, train, tune
+from hwsearch.nn import ArrayData, Quantization, Recipe, Supernet, deploy, load_data, train, tune
 from hwsearch.nn.learned import Grid
 from hwsearch.nn.loop import Training
 from hwsearch.nn.score import deployed
@@ -60,6 +61,16 @@ def test_step_learns_by_the_equations_of_lsq_and_pact(bits: int, step: float, ze
     assert len(grid(x).unique()) <= 2**bits
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_penalty_of_pact_draws_the_clipping_level_by_its_equation(bits: int) -> None:
+    decay, rate, most = 0.1, 0.01, 2**bits - 1
+    grid = Grid(torch.tensor(2.0 / most), 0, bits, inner=False)
+    torch.autograd.backward(0.5 * decay * grid.reach.square())
+    assert grid.step.grad is not None
+    level = (float(grid.step.detach()) - rate * float(grid.step.grad)) * most
+    assert level == pytest.approx(2.0 - rate * decay * 2.0, rel=1e-5)
+
+
 def test_filters_learn_steps_of_their_own() -> None:
     weight = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     grid = Grid(torch.tensor([0.1, 0.2, 0.3, 0.4]), 0, 3)
@@ -76,7 +87,7 @@ def test_tuning_learns_steps_that_are_shipped(three_bits: tuple[hwsearch.Archite
     architecture, floating = three_bits
     out = tmp_path / "tuned.safetensors"
     before = deployed(floating, architecture.genes)
-    tuned = tune(floating, data=load_data("digits"), out=out, recipe=FINE, way=way, progress=False)
+    tuned = tune(floating, data=load_data("digits"), out=out, recipe=replace(FINE, epochs=4), way=way, progress=False)
     assert hwsearch.evaluate(architecture, weights=tuned, data="digits") > hwsearch.evaluate(architecture, weights=floating, data="digits")
     images = floating.calibration()
     after = deployed(tuned, architecture.genes)
@@ -126,6 +137,45 @@ def test_tuned_int8_network_is_what_its_file_computes(tmp_path: Path) -> None:
     largest = max(quantizer.scale for quantizer in network_.quantizers.values())
     assert np.abs(found - expected).max() < 2 * largest  # a value between two steps may fall to either
     assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).mean()
+
+
+def test_a_network_is_tuned_again_the_other_way(three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path) -> None:
+    architecture, floating = three_bits
+    data = load_data("digits")
+    once = tune(floating, data=data, out=tmp_path / "lsq.safetensors", recipe=FINE, progress=False)
+    again = tune(once, data=data, out=tmp_path / "pact.safetensors", recipe=FINE, way="pact", progress=False)
+    assert hwsearch.evaluate(architecture, weights=again, data="digits") > 0.8
+    assert not any("weight_grid" in name for name in again.learned)
+    free = network("w4a16", tmp_path / "free")[1]
+    tune(free, data=data, out=tmp_path / "free" / "pact.safetensors", recipe=FINE, way="pact", progress=False)
+
+
+def test_tuning_on_other_images_or_with_a_teacher_is_another_one(
+    three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path
+) -> None:
+    _, floating = three_bits
+    out, data = tmp_path / "tuned.safetensors", load_data("digits")
+    assert isinstance(data, ArrayData)
+    tune(floating, data=data, out=out, recipe=FINE, progress=False)
+    with pytest.raises(InvalidInput, match="data 'digits' there and 'mine' here"):
+        tune(floating, data=replace(data, name="mine"), out=out, recipe=FINE, progress=False)
+    with pytest.raises(InvalidInput, match="teacher None there"):
+        tune(floating, data=data, out=out, recipe=FINE, teacher=floating, progress=False)
+
+
+def test_steps_without_zero_points_are_used_where_there_shall_be_none(
+    three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path
+) -> None:
+    architecture, floating = three_bits
+    data, ways = load_data("digits"), (Quantization(symmetric=True), Quantization())
+    for number, how in enumerate(ways):
+        tuned = tune(floating, data=data, out=tmp_path / f"{number}.safetensors", recipe=FINE, how=how, progress=False)
+        kept, other = (deployed(tuned, architecture.genes, how=one) for one in (how, ways[1 - number]))
+        assert {one.symmetric for one in kept.quantizers.values()} == {how.symmetric}
+        assert {one.symmetric for one in other.quantizers.values()} == {not how.symmetric}
+        grids = {float(tensor) for name, tensor in tuned.learned.items() if name.endswith("out_grid.step")}
+        assert {one.scale for one in kept.quantizers.values()} <= {abs(step) for step in grids}
+        assert hwsearch.evaluate(architecture, weights=tuned, data=data, how=ways[1 - number]) > 0.5
 
 
 def test_what_cannot_be_tuned_is_refused(three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path) -> None:

@@ -145,6 +145,10 @@ def test_a_predictor_is_fitted_upon_floating_point_in_rounds(trained: Path, toy:
     assert np.array_equal(again(X), predictor(X))
     with pytest.raises(InvalidInput, match="rounds"):
         fit_predictor(toy, samples=24, rounds=9, **how)
+    for wrong in ({"samples": 10, "rounds": 2}, {"samples": 20, "floating": 9}, {"samples": 20, "rounds": 0}):
+        with pytest.raises(InvalidInput, match="needs 10 of the"):
+            fit_predictor(toy, **{**how, "out": tmp_path / "new.npz", **wrong})
+    assert not (tmp_path / "new.scores.npz").exists()
 
 
 def test_predictor_fits_the_scores_and_knows_its_space(

@@ -108,6 +108,14 @@ def test_divergence_is_an_error_and_no_result(toy: hwsearch.SearchSpace, tmp_pat
     with pytest.raises(InvalidInput, match="smaller learning_rate"):
         train(toy, data="digits", out=out, recipe=Recipe(epochs=1, batch=64, learning_rate=1e30, warm_up=0.0), progress=False)
     assert not out.exists()
+    train(toy, data="digits", out=out, recipe=Recipe(epochs=1, batch=512), progress=False)  # the advice can be followed
+
+
+def test_last_step_that_diverges_is_an_error_too(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    with pytest.raises(InvalidInput, match="step 1 of 1: try a smaller learning_rate"):
+        train(toy, data="digits", out=out, recipe=Recipe(epochs=1, batch=1077, learning_rate=1e38, warm_up=0.0), progress=False)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

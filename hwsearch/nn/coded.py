@@ -27,7 +27,7 @@ from .deploy import Deployed, fit
 from .folded import FoldedBlock, FoldedLayer, fold
 from .images import Data
 from .quantize import Quantization, Quantizer
-from .supernet import Supernet, load_supernet
+from .supernet import Supernet, load_supernet, place_name
 
 FORMAT = "hwsearch-coded"
 VERSION = 1
@@ -142,7 +142,7 @@ def save_coded(
     if data is None:
         normalize, images = supernet.normalize, supernet.calibration()
     else:
-        data = load_data(data)
+        data = load_data(data).normalized(supernet.normalize)
         normalize, images = data.normalize, data.normalize(data.calibration_images(0))
     assert normalize is not None
     blocks = architecture.blocks()
@@ -194,7 +194,8 @@ def coded_size(weights: Supernet, bits: int | None = None) -> Metric:
     """The size of the coded file, MB, as a cost of architectures: ``search(..., metrics=[coded_size(...)], limits={"size_mb": 0.1})``.
 
     Layers of up to 16,384 weights are coded with the weights that they have in the supernet; larger ones are taken to need as many bits
-    a weight as the largest layer in their place. Further training changes what a file needs a little.
+    a weight as the largest layer in their place; networks that the weights are not of are impossible. Further training changes what a file
+    needs a little.
 
     Args:
         weights: the supernet.
@@ -209,11 +210,11 @@ def coded_size(weights: Supernet, bits: int | None = None) -> Metric:
     tables: list[_minsum.Table] = [((), np.asarray(_FILE / 1e6))]
     for slot, lowered in zip(space.slots, space.slot_blocks, strict=True):
         total = np.zeros(lowered.blocks.shape[:-1])
-        for number, column in enumerate(np.moveaxis(lowered.blocks, -1, 0), start=1):
-            name = slot.name if number == 1 else f"{slot.name}.{number}"
-            rates = _Rates(weights, name)
-            costs = np.zeros(len(space.unique_blocks) + 1)
-            for index in np.unique(column[column >= 0]):
+        held = lowered.blocks[np.ix_(*(weights.held(gene) for gene in lowered.genes))]
+        for number, (column, ours) in enumerate(zip(np.moveaxis(lowered.blocks, -1, 0), np.moveaxis(held, -1, 0), strict=True), start=1):
+            rates = _Rates(weights, place_name(slot, number))
+            costs = np.append(np.full(len(space.unique_blocks), np.inf), 0.0)
+            for index in np.unique(ours[ours >= 0]):
                 block = space.unique_blocks[index]
                 costs[index] = rates.bytes(block, code_bits(block, bits)) / 1e6
             total += costs[column]
@@ -229,7 +230,7 @@ class _Rates:
         self.known: dict[tuple[str, int, tuple[int, ...], int], tuple[float, int]] = {}
 
     def bytes(self, block: Block, bits: int) -> float:
-        """What a block needs: its key, its quantisers, and of its layers codes, codebooks with lengths, scales and biases."""
+        """What a block needs: its key, quantisers (not those before an activation), and its layers' codes, codebooks, scales and biases."""
         maps = sum(layer.op == "conv" for layer in block.graph.layers) + (block.graph.shortcut is not None or block.kind == "quantize")
         total: float = _BLOCK + _MAP * maps * block.bits.quantized
         for part, layers in block.graph.parts.items():

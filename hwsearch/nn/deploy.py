@@ -139,7 +139,8 @@ class _Fitting(Visit):
 def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor, how: Quantization | None = None) -> Deployed:
     """Fold and quantise a plain network.
 
-    Quantisers that have been learned are taken as they are (:func:`hwsearch.nn.tune`); of a network that has some, nothing is corrected.
+    Quantisers that have been learned, with zero points or without as ``how`` has it, are taken as they are (:func:`hwsearch.nn.tune`); of a
+    network that has some, nothing is corrected.
 
     Args:
         network: from :meth:`hwsearch.nn.Supernet.extract`, its batch norms calibrated; it is left as it was.
@@ -153,7 +154,7 @@ def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor
     """
     how = how or Quantization()
     with torch.inference_mode():
-        deployed = Deployed(fold(network, blocks), _learned(network, blocks), how.symmetric)
+        deployed = Deployed(fold(network, blocks), _learned(network, blocks, how.symmetric), how.symmetric)
         if any(block.bits.quantized for block in blocks) and not deployed.quantizers:
             fit(deployed, fold(network, [replace(block, precision="fp32") for block in blocks]), images, how)
     return deployed
@@ -174,8 +175,8 @@ def fit(network: Deployed, floats: tuple[FoldedBlock, ...], images: torch.Tensor
     network.run(images, _Fitting(network, how, watching.moments))
 
 
-def _learned(network: nn.Sequential, blocks: Sequence[Block]) -> dict[Place, Quantizer]:
-    """The quantisers of feature maps that a network has learned; none where it has learned some for other blocks."""
+def _learned(network: nn.Sequential, blocks: Sequence[Block], symmetric: bool) -> dict[Place, Quantizer]:
+    """The quantisers of feature maps that a network has learned; none where some are for other blocks or of the other symmetry."""
     found = {place: grid(*owner, blocks[place[0]].bits.activation_bits) for place, owner in owners(network, blocks).items()}
-    ours = {place: one.quantizer for place, one in found.items() if one is not None}
+    ours = {place: one.quantizer for place, one in found.items() if one is not None and one.symmetric == symmetric}
     return ours if len(ours) == sum(not one.step.ndim for one in grids(network)) else {}

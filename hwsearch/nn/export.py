@@ -99,7 +99,7 @@ def export(
     if data is None:
         images = supernet.calibration()
     else:
-        data = load_data(data)
+        data = load_data(data).normalized(supernet.normalize)
         normalize, images = data.normalize, data.normalize(data.calibration_images(0))
     assert normalize is not None
     blocks = architecture.blocks() if precision is None else at_precision(architecture.blocks(), precision)

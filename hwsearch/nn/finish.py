@@ -87,7 +87,7 @@ def finish(
     trained = train(
         space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
     )
-    how = replace(how or Quantization(), symmetric=device.name == "tensorrt")
+    data, how = data.normalized(trained.normalize), replace(how or Quantization(), symmetric=device.name == "tensorrt")
     found = [(folder / "float.safetensors", trained)]
     blocks = architecture.blocks()
     if tuning and any(block.bits.weight_bits <= 8 for block in blocks):

@@ -78,20 +78,25 @@ class Grid(nn.Module):
     @property
     def reach(self) -> torch.Tensor:
         """The largest value of a feature map that is not clipped (PACT's alpha)."""
-        return self.step.abs() * self.range[1]
+        least, most = self.range
+        return self._eased(self.step.abs(), max(most, -least) ** -2) * most
+
+    @staticmethod
+    def _eased(step: torch.Tensor, scale: float) -> torch.Tensor:
+        """The same step, with so much of its gradient."""
+        return step * scale + (step * (1 - scale)).detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Round ``x``.
 
         LSQ scales the step's gradient by ``1 / sqrt(values of an image, or of a filter, x integers)`` (section 2.2). PACT descends in the
-        clipping level, ``integers x step``, and so the gradient is that divided by the square of the integers.
+        clipping level, ``integers x step``, and so the gradient is that divided by the square of the integers; that of :attr:`reach` too.
         """
         least, most = self.range
         step = self.step.abs().view(-1, *[1] * (x.ndim - 1)) if self.step.ndim else self.step.abs()
         integers = max(most, -least)
         scale = (x[0].numel() * integers) ** -0.5 if self.inner else integers**-2
-        step = step * scale + (step * (1 - scale)).detach()
-        out: torch.Tensor = _Rounded.apply(x.float(), step, least, most, self.inner)  # type: ignore[no-untyped-call]
+        out: torch.Tensor = _Rounded.apply(x.float(), self._eased(step, scale), least, most, self.inner)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -114,6 +119,14 @@ def teach(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
             owner, _, what = path.rpartition(".")
             zero, bits, symmetric = state[f"{path}.facts"].tolist()
             setattr(network.get_submodule(owner), what, Grid(state[name], zero, bits, bool(symmetric)))
+
+
+def forget(network: nn.Module) -> None:
+    """Take all of its quantisers from a network."""
+    for module in network.modules():
+        for name in (OUT, PRE, WEIGHT):
+            if isinstance(getattr(module, name, None), Grid):
+                delattr(module, name)
 
 
 def grids(network: nn.Module) -> Iterator[Grid]:

@@ -69,7 +69,9 @@ def learn(
     with show_progress(title, training.steps, progress and team.first) as advance:
         advance(training.step)
         for loss in training:
-            if not math.isfinite(loss):
+            if not math.isfinite(loss) or (training.step == training.steps and not training.finite):
+                if team.first:  # a state that leads here is of no use, and would be in the way of another try
+                    partial.unlink(missing_ok=True)
                 where = f"step {training.step} of {training.steps}"
                 raise InvalidInput(f"Training diverged at {where}: try a smaller learning_rate than {recipe.learning_rate}.")
             if team.first:
@@ -97,6 +99,11 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
         self._written, self._cost = -math.inf, 0.0
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values())
 
     def _shares(self) -> Iterator[Share]:
         """From this step to the last: the parts of each batch that are this process's own."""

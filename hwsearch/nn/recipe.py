@@ -42,7 +42,7 @@ class Recipe:
         hints: with a teacher, the weight of the difference between its attention maps and the student's (see :mod:`hwsearch.nn.lesson`).
         phases: which networks may be trained when: all at all times (:data:`hwsearch.nn.PHASES` has ``"sandwich"``), or ever smaller ones
             (``"progressive"``). Each phase is as a training of its own that begins with the result of the one before: it has its own
-            warm-up, momentum and moving average.
+            warm-up, momentum and moving average. Of phases that follow each other and train the same networks, the first counts.
 
     Raises:
         InvalidInput: a number that makes no sense.

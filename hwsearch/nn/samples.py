@@ -31,6 +31,8 @@ _OLDEST: dict[str, Any] = {"floating": False, "tuning": 0}
 """What the first files did not say."""
 _DRAWN = 64
 """Random networks are drawn so many at a time, so that more samples begin with the same ones."""
+_LEAST = 10
+"""A predictor is fitted to so many networks or more."""
 _POOL = 2000
 """Out of so many random networks the next ones are chosen."""
 Scores = npt.NDArray[np.float64]
@@ -263,8 +265,8 @@ def fit_predictor(
 ) -> Predictor:
     """Evaluate sub-networks of a supernet and fit an accuracy predictor to them.
 
-    The evaluations are kept in ``<out>.scores.npz`` and ``<out>.floating.npz`` (see :func:`score_networks`, which also says how a killed
-    call continues).
+    The evaluations are kept beside ``out``: in ``predictor.scores.npz`` and ``predictor.floating.npz`` for a ``predictor.npz`` (see
+    :func:`score_networks`, which also says how a killed call continues).
 
     Args:
         space: the space, or its name.
@@ -290,9 +292,10 @@ def fit_predictor(
             :meth:`hwsearch.predictor.Predictor.fit` do.
     """
     space = load_space(space)
-    if not 1 <= rounds <= samples // 10 + 1 or floating < 0:
+    if rounds < 1 or -(-samples // rounds) < _LEAST or 0 != floating < _LEAST:
         raise InvalidInput(
-            f"rounds must be 1 to {samples // 10 + 1} for {samples} samples, and floating at least 0, not {rounds} and {floating}."
+            f"Each of {rounds} rounds needs {_LEAST} of the {samples} samples or more, and a base {_LEAST} networks in floating point or "
+            f"more (0 for none), not {floating}."
         )
     how: dict[str, Any] = {"weights": weights, "data": data, "images": images, "executor": executor, "progress": progress}
     base = None
@@ -306,6 +309,8 @@ def fit_predictor(
         if number < rounds:
             known = {bytes(row) for row in X}
             pool = np.array([row for row in sampled(space, _POOL, seed + number) if bytes(row) not in known])
+            if not len(pool):
+                break
             wanted = -(-samples * (number + 1) // rounds) - len(X)
             X = np.concatenate([X, pool[predictor.choose(pool, wanted, X)]])
     predictor.save(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from .._store import PathLike
 from ..space import Architecture, Rows
@@ -25,10 +26,15 @@ def deployed(supernet: Supernet, row: Rows, *, floating: bool = False, how: Quan
         floating: all of it in fp32 instead.
         how: as of :func:`deploy`.
     """
-    images = supernet.calibration().to(accelerator())
-    network = supernet.extract(row, None if supernet.settled else images).to(images.device)
+    network, images = extracted(supernet, row)
     blocks = supernet.space.blocks(row)
     return deploy(network, [replace(block, precision="fp32") for block in blocks] if floating else blocks, images, how)
+
+
+def extracted(supernet: Supernet, row: Rows) -> tuple[nn.Sequential, torch.Tensor]:
+    """The network of a row, calibrated, and the images that quantisers are chosen on, where there is the most power to compute."""
+    images = supernet.calibration().to(accelerator())
+    return supernet.extract(row, None if supernet.settled else images).to(images.device), images
 
 
 def accuracy(network: Deployed, data: Data, split: str, most: int | None = None, batch: int | None = None) -> float:

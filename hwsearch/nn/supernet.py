@@ -85,7 +85,7 @@ class Supernet(nn.Module):
             for number, column in enumerate(np.moveaxis(standing, -1, 0), start=1):
                 found = [unique[index] if index >= 0 else None for index in np.unique(column)]
                 if weighty := [block for block in found if block and not block.boundary]:
-                    yield _place(slot, number), weighty, len(weighty) == len(found)
+                    yield place_name(slot, number), weighty, len(weighty) == len(found)
 
     def places(self, kept: SearchSpace) -> Iterator[tuple[ElasticBlock, list[Block], bool]]:
         """The same with the weights of each place instead of its name."""
@@ -94,7 +94,9 @@ class Supernet(nn.Module):
 
     def _placed(self, row: Rows) -> list[tuple[str, Block]]:
         """The blocks of a network and the names of their places, in the order of execution."""
-        return [(_place(slot, number), block) for slot, blocks in self.space.placed(row) for number, block in enumerate(blocks, start=1)]
+        return [
+            (place_name(slot, number), block) for slot, blocks in self.space.placed(row) for number, block in enumerate(blocks, start=1)
+        ]
 
     @property
     def largest(self) -> Rows:
@@ -121,13 +123,16 @@ class Supernet(nn.Module):
     def _held(self, row: npt.ArrayLike) -> Rows:
         """The canonical row, where there are weights for it; precisions play no part."""
         canonical = only(self.space.canonical(self.space.check(np.asarray(row)[None], "row")))
-        for choice, gene, allowed, active in zip(
-            self.space.choices, canonical, self.space.allowed, self.space.active(canonical[None])[0], strict=True
-        ):
-            if active and gene not in allowed and not choice.is_precision:
-                values = [choice.values[index] for index in allowed]
-                raise InvalidInput(f"These weights are of networks with {choice.name} in {values}, not {choice.values[gene]}.")
+        for gene in np.flatnonzero(self.space.active(canonical[None])[0]).tolist():
+            choice, held = self.space.choices[gene], self.held(gene)
+            if canonical[gene] not in held:
+                values = [choice.values[index] for index in held]
+                raise InvalidInput(f"These weights are of networks with {choice.name} in {values}, not {choice.values[canonical[gene]]}.")
         return canonical
+
+    def held(self, gene: int) -> tuple[int, ...]:
+        """The values of a gene whose networks the weights are of; precisions play no part."""
+        return tuple(range(self.space.sizes[gene])) if self.space.choices[gene].is_precision else self.space.allowed[gene]
 
     def block(self, slot: str) -> ElasticBlock:
         """The weights of a slot."""
@@ -340,7 +345,7 @@ def _module_name(slot: str) -> str:
     return slot.replace(".", "_")
 
 
-def _place(slot: Slot, number: int) -> str:
+def place_name(slot: Slot, number: int) -> str:
     """The name of a place: that of the slot; where it holds several blocks, they are numbered from the second on."""
     return slot.name if number == 1 else f"{slot.name}.{number}"
 

@@ -96,6 +96,8 @@ def train(
         teacher = load_supernet(teacher, space)
         lecturer = teacher.extract(teacher.largest).to(accelerator())
         facts["teacher"] = teacher.digest
+    for one in (teacher, weights):
+        data = data.normalized(one.normalize if isinstance(one, Supernet) else None)
     lesson = Sandwich(supernet, recipe, lecturer)
     return complete(lesson, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 

@@ -18,13 +18,14 @@ from ..space import Rows, SearchSpace
 from .deploy import Deployed, deploy
 from .folded import Owners, Place, Round, Visit, fold, owners
 from .images import Data
-from .learned import WEIGHT, Grid, grids
+from .learned import WEIGHT, Grid, forget, grids
 from .lesson import Lesson, taught
 from .loop import as_json
 from .plain import Resize
 from .processes import accelerator
 from .quantize import Quantization
 from .recipe import AMP, Recipe, recipe_for
+from .score import extracted
 from .supernet import Supernet
 from .train import complete, suited
 
@@ -78,9 +79,8 @@ def tune(
     result = Supernet(weights.space)
     blocks = weights.space.blocks(weights.largest)
     lesson = Tuning(weights.space, weights.extract(weights.largest), blocks, weights.calibration(), recipe, teacher, way, how)
-    facts = {**weights.facts, "tuned": weights.digest, "recipe": asdict(recipe), "seed": seed, "way": way, "how": asdict(how)}
-    if teacher is not None:
-        facts["teacher"] = teacher.digest
+    facts = {**weights.facts, "data": data.name, "train_images": data.count("train"), "tuned": weights.digest, "recipe": asdict(recipe)}
+    facts |= {"teacher": None if teacher is None else teacher.digest, "seed": seed, "way": way, "how": asdict(how)}
     return complete(lesson, result, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
@@ -111,6 +111,7 @@ class Tuning(Lesson):
         self.plain, self.way = network, way
         self.shipped = deploy(network, blocks, images, replace(how, correction="none"))
         self.owners = owners(network, blocks)
+        forget(network)
         for place, one in self.shipped.quantizers.items():
             setattr(*self.owners[place], Grid(torch.tensor(one.scale), one.zero, one.bits, one.symmetric, way == "lsq"))
         if way == "lsq":
@@ -129,7 +130,7 @@ class Tuning(Lesson):
             logits = network.run(x, _Learning(self.owners)).float()
         loss = taught(self.recipe, self.teacher, x, y, logits)
         if self.way == "pact":
-            loss = loss + 0.5 * self.recipe.weight_decay * torch.stack([grid.reach.square() for grid in grids(self.plain)]).sum()
+            loss = loss + 0.5 * self.recipe.weight_decay * sum(grid.reach.square() for grid in grids(self.plain))
         yield loss
 
 
@@ -154,8 +155,7 @@ def tuned(supernet: Supernet, row: Rows, data: Data, steps: int) -> Deployed:
             what is learned begins without the correction of channels that calibration alone makes, and has to catch up with it first.
     """
     recipe, data = recipe_for(data.name, {"warm_up": 0.0, "label_smoothing": 0.0}), data.normalized(supernet.normalize)
-    images, blocks = supernet.calibration().to(accelerator()), supernet.space.blocks(row)
-    network = supernet.extract(row, None if supernet.settled else images)
+    (network, images), blocks = extracted(supernet, row), supernet.space.blocks(row)
     lesson = Tuning(supernet.space, network, blocks, images, recipe, None, "lsq", Quantization())
     optimizer = SGD(network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
     order = np.random.default_rng(0).permutation(data.count("train"))

@@ -2,7 +2,7 @@
 
     python benchmarks/joint_vs_staged.py DIR --road benchmark-output/cifar10 --bitfusion bitfusion_lut.json
 
-DIR holds cifar-10-batches-py, and the road the supernets of benchmarks/cifar_road.py. Both ways have the same supernet, the same scored
+DIR holds cifar-10-batches-py, and the road the supernets of benchmarks/cifar_road.py. All ways have the same supernet, the same scored
 networks to fit the same kind of predictor on, the same limits and the same number of networks to evaluate. docs/joint-vs-staged.md is
 the protocol. Every evaluation is kept as it is done, so a stopped run goes on where it was; results.json grows by one seed of a device
 at a time.
@@ -46,7 +46,10 @@ TURNS = 2
 IMAGES = 1000
 """Validation images of an evaluation; the two best of a level are compared on all 5,000."""
 SAMPLES = 120
-"""Random networks that the predictors of both ways begin with."""
+"""Random networks that the predictors of all ways begin with."""
+
+WAYS = {"joint": ("o", "#0072b2"), "staged": ("^", "#d55e00"), "once": ("v", "#009e73")}
+"""The ways, and how they are drawn: everything at once; in stages, nine ways; in stages, the middle one of these alone."""
 
 Feasible = tuple[Rows, np.ndarray]
 """Rows within a limit and their predicted scores."""
@@ -54,7 +57,7 @@ Feasible = tuple[Rows, np.ndarray]
 
 @dataclass(frozen=True)
 class Bench:
-    """One device and one seed: what both ways are given."""
+    """One device and one seed: what all ways are given."""
 
     space: hwsearch.SearchSpace
     table: hwsearch.LatencyTable
@@ -81,32 +84,40 @@ class Bench:
         return self.climb(self.space, predictor, limit)
 
     def staged(self, predictor: hwsearch.Predictor, limit: float) -> Feasible:
+        """In stages, nine ways at once: all that the last stage of any of them met goes into the choice."""
+        found = [self.stages(predictor, limit, share, pruned) for share in (1 / 3, 2 / 3, 1) for pruned in (1.0, 1.6, 2.6)]
+        X, first = np.unique(np.concatenate([rows for rows, _ in found]), axis=0, return_index=True)
+        return X, np.concatenate([scores for _, scores in found])[first]
+
+    def once(self, predictor: hwsearch.Predictor, limit: float) -> Feasible:
+        """In stages, the middle way of the nine alone."""
+        return self.stages(predictor, limit, 2 / 3, 1.6)
+
+    def stages(self, predictor: hwsearch.Predictor, limit: float, share: float, pruned: float) -> Feasible:
         """Depths and resolution at full width and the finest precision; then widths; then bits.
 
-        The first two stages have to stay within more than the limit, since the next ones make the network faster. How much more is tried
-        nine ways, and all that the last stage met goes into the choice.
+        The first two stages have to stay within more than the limit, since the next ones make the network faster.
+
+        Args:
+            predictor: of scores.
+            limit: on latency, ms.
+            share: how much of what bits can bring is counted upon, as an exponent.
+            pruned: how many times faster widths are counted upon to make it.
         """
         widths = {choice.name: choice.values[-1:] for choice in self.space.choices if "out" in choice.name or "mid" in choice.name}
         start = self.space.restrict({**widths, "*precision": [self.finest]})
         slow, fast = (self.table.predict(hwsearch.dense(self.space, name).blocks()) for name in (self.finest, self.fastest))
-        found = []
-        for quantised in ((slow / fast) ** share for share in (1 / 3, 2 / 3, 1)):
-            for pruned in (1.0, 1.6, 2.6):
-                X, y = self.climb(start, predictor, limit * quantised * pruned)
-                if not len(X):
-                    continue
-                values = self.space.decode(X[np.argmax(y)])
-                architecture = {name: [value] for name, value in values.items() if name not in widths}
-                X, y = self.climb(self.space.restrict(architecture), predictor, limit * quantised)
-                if not len(X):
-                    continue
-                values = self.space.decode(X[np.argmax(y)])
-                narrowed = {name: [value] for name, value in values.items() if not name.endswith("precision")}
-                found.append(self.climb(self.space.restrict(narrowed), predictor, limit))
-        if not found:
-            return np.empty((0, len(self.space.choices)), dtype=np.uint8), np.empty(0)
-        X, first = np.unique(np.concatenate([rows for rows, _ in found]), axis=0, return_index=True)
-        return X, np.concatenate([scores for _, scores in found])[first]
+        quantised = (slow / fast) ** share
+        X, y = self.climb(start, predictor, limit * quantised * pruned)
+        if len(X):
+            values = self.space.decode(X[np.argmax(y)])
+            architecture = {name: [value] for name, value in values.items() if name not in widths}
+            X, y = self.climb(self.space.restrict(architecture), predictor, limit * quantised)
+        if len(X):
+            values = self.space.decode(X[np.argmax(y)])
+            narrowed = {name: [value] for name, value in values.items() if not name.endswith("precision")}
+            X, y = self.climb(self.space.restrict(narrowed), predictor, limit)
+        return X, y
 
     @property
     def fastest(self) -> str:
@@ -226,7 +237,7 @@ def picture(documents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw test accuracy against latency: every seed as dots, the mean of the seeds at a level as lines."""
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
     for axes, (name, document) in zip(figure.subplots(1, len(documents), squeeze=False)[0], documents.items(), strict=True):
-        for way, marker, colour in (("joint", "o", "#0072b2"), ("staged", "^", "#d55e00")):
+        for way, (marker, colour) in WAYS.items():
             ended = [one for seed in document["seeds"] for one in seed[way]]
             axes.scatter(
                 [one["latency_ms"] for one in ended], [100 * one["test"] for one in ended], marker=marker, color=colour, alpha=0.35
@@ -263,14 +274,14 @@ def main() -> None:
         "bitfusion": (bits, fitted, "int8"),
     }
     documents: dict[str, dict[str, Any]] = {"cpu": {"seeds": []}, "bitfusion": {"fit": error, "seeds": []}}
-    shown = Table("device", "seed", "joint", "staged", title="Hypervolume on test images")
+    shown = Table("device", "seed", *WAYS, title="Hypervolume on test images")
     for name, (space, table, finest) in devices.items():
         for seed in options.seeds:
             folder = options.out / f"seed{seed}"
             supernet, kept = Supernet.load(options.road / f"seed{seed}" / "supernet.safetensors", space), folder / f"{name}.scores.npz"
             X, y = score_samples(space, weights=supernet, data=data, out=kept, samples=SAMPLES, images=IMAGES, seed=seed)
             bench, judge = Bench(space, table, finest, seed), Judge(supernet, data, folder / f"{name}.jsonl")
-            ended = {way: run(bench, getattr(bench, way), judge, X, y) for way in ("joint", "staged")}
+            ended = {way: run(bench, getattr(bench, way), judge, X, y) for way in WAYS}
             limit = LEVELS[0] * table.predict(hwsearch.dense(space, bench.fastest).blocks())
             volumes = {way: volume(ended[way], limit) for way in ended}
             documents[name]["seeds"].append({"seed": seed, "hypervolume": volumes, **ended})
@@ -279,7 +290,7 @@ def main() -> None:
             write_atomic(options.out / "results.json", json.dumps({"levels": LEVELS, "floor": FLOOR, **documents}, indent=1).encode())
     for name, document in documents.items():
         volumes = [seed["hypervolume"] for seed in document["seeds"]]
-        shown.add_row(name, "mean", *(f"{mean(one[way] for one in volumes):.4f}" for way in ("joint", "staged")))
+        shown.add_row(name, "mean", *(f"{mean(one[way] for one in volumes):.4f}" for way in WAYS))
     console.print(shown)
     picture(documents, options.out / "joint-vs-staged.png")
 

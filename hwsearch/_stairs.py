@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
+from .blocks import Block
 from .errors import InvalidInput
 from .space import Rows, SearchSpace, Value
 
-if TYPE_CHECKING:
-    from .table import LatencyTable
-
+Costs = Callable[[Sequence[Block]], npt.NDArray[np.float64]]
+"""Blocks -> their milliseconds, shape ``(n,)``."""
 TOLERANCE = 0.03
 _SHARE = 0.25
 _ROWS = 12
@@ -41,19 +41,19 @@ def right_edges(cost: Mapping[int, float], tolerance: float = TOLERANCE) -> tupl
     return tuple(w for index, w in enumerate(widths) if not any(as_fast(wider, w) for wider in widths[index + 1 :]))
 
 
-def space_edges(table: LatencyTable, space: SearchSpace, tolerance: float = TOLERANCE) -> dict[str, tuple[Value, ...]]:
+def space_edges(costs: Costs, space: SearchSpace, tolerance: float = TOLERANCE) -> dict[str, tuple[Value, ...]]:
     """For each width of a space the values at right-hand edges.
 
     What a width costs is the mean, over networks of the space, of the costs of the blocks that it is a width of.
 
     Args:
-        table: of the device.
+        costs: of blocks on the device.
         space: its genes that are called ``out``, ``mid``, ``mid1`` or ``mid2``; within what it is restricted to.
         tolerance: as in :func:`right_edges`.
 
     Raises:
         InvalidInput: the space has no such gene with a choice.
-        MissingBlocks: the table lacks blocks, and does not estimate them.
+        HwsearchError: as ``costs`` does.
     """
     genes = [g for g, choice in enumerate(space.choices) if choice.name.endswith(_WIDTHS) and len(space.allowed[g]) > 1]
     if not genes:
@@ -66,7 +66,7 @@ def space_edges(table: LatencyTable, space: SearchSpace, tolerance: float = TOLE
     blocks = tuple(
         dict.fromkeys(block for gene in genes for network in networks[gene] for slot in used[gene] for block in network[slot][1])
     )
-    cost = dict(zip(blocks, table.costs(blocks, space=space.name).tolist(), strict=True))
+    cost = dict(zip(blocks, costs(blocks).tolist(), strict=True))
     edges: dict[str, tuple[Value, ...]] = {}
     for gene in genes:
         choice, allowed = space.choices[gene], space.allowed[gene]

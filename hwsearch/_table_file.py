@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from ._store import PathLike, check_header, decode_json, read_bytes, write_atomi
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
 from .errors import CorruptFile, InvalidInput, WrongUnit
-from .table import LatencyTable
 
 FORMAT = "hwsearch-latency-table"
 VERSION = 2
@@ -88,7 +88,28 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     checks: list[_CheckFile] = []
 
 
-def write(table: LatencyTable, path: PathLike) -> Path:
+class Contents(typing.Protocol):
+    """What a table's file holds; see :class:`hwsearch.LatencyTable`."""
+
+    @property
+    def device(self) -> Device: ...
+    @property
+    def protocol(self) -> Protocol: ...
+    @property
+    def rows(self) -> Mapping[str, Row]: ...
+    @property
+    def checks(self) -> tuple[Check, ...]: ...
+    @property
+    def calibration(self) -> Calibration: ...
+    @property
+    def energy(self) -> str: ...
+    @property
+    def spent_s(self) -> float: ...
+    @property
+    def sampled(self) -> bool: ...
+
+
+def write(table: Contents, path: PathLike) -> Path:
     """Write a table; see :meth:`LatencyTable.save`."""
     if table.energy not in ENERGIES:
         raise InvalidInput(f"energy must be one of {', '.join(ENERGIES)}, not {table.energy!r}.")
@@ -122,8 +143,8 @@ def write(table: LatencyTable, path: PathLike) -> Path:
     return Path(path)
 
 
-def read(path: PathLike) -> LatencyTable:
-    """Read a table; see :func:`hwsearch.table.load_table`."""
+def read(path: PathLike) -> dict[str, Any]:
+    """Read the fields of a table; see :func:`hwsearch.table.load_table`."""
     name = os.fspath(path)
     document = check_header(decode_json(read_bytes(path, "latency table"), path), format=FORMAT, version=VERSION, path=path)
     if document.get("unit") != UNIT:
@@ -139,16 +160,16 @@ def read(path: PathLike) -> LatencyTable:
     except InvalidInput as error:
         raise CorruptFile(f"{name}: protocol: {error}") from error
     classes = {key: Terms(**msgspec.structs.asdict(terms)) for key, terms in file.calibration.classes.items()}
-    return LatencyTable(
-        Device(**device),
-        protocol,
-        {row.block: Row(row.latency_ms, row.spread_ms, row.rounds, row.energy_mj) for row in file.rows},
-        tuple(Check(c.role, c.blocks, c.measured_ms, c.spread_ms, c.predicted_ms) for c in file.checks),
-        Calibration(file.calibration.call_ms, file.calibration.network_ms, classes),
-        file.energy,
-        name,
-        file.spent_s,
-    )
+    return {
+        "device": Device(**device),
+        "protocol": protocol,
+        "rows": {row.block: Row(row.latency_ms, row.spread_ms, row.rounds, row.energy_mj) for row in file.rows},
+        "checks": tuple(Check(c.role, c.blocks, c.measured_ms, c.spread_ms, c.predicted_ms) for c in file.checks),
+        "calibration": Calibration(file.calibration.call_ms, file.calibration.network_ms, classes),
+        "energy": file.energy,
+        "source": name,
+        "spent_s": file.spent_s,
+    }
 
 
 def _checked(file: _TableFile, name: str) -> None:

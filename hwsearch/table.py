@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import overload
 
@@ -20,6 +20,7 @@ from ._calibration import Calibration, networks_error
 from ._interpolation import Guesses, Interpolator, Process
 from ._stairs import TOLERANCE, right_edges, space_edges
 from ._store import PathLike
+from ._table_file import read, write
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
 from .errors import InvalidInput, MissingBlocks, WrongDevice
@@ -284,7 +285,7 @@ class LatencyTable:
             MissingBlocks: fewer than two widths of the family were measured, or the table lacks blocks of the space.
         """
         if isinstance(of, SearchSpace):
-            return space_edges(self, of, tolerance)
+            return space_edges(partial(self.costs, space=of.name), of, tolerance)
         _width(of, axis)
         family = [other for other in self._measured if len(other.mids) == len(of.mids) and _with_width(other, axis, _width(of, axis)) == of]
         if len(family) < 2:
@@ -302,8 +303,6 @@ class LatencyTable:
         Raises:
             InvalidInput: a value that no table may hold.
         """
-        from ._table_file import write
-
         return write(self, path)
 
 
@@ -321,9 +320,7 @@ def load_table(path: PathLike, *, device: Device | None = None) -> LatencyTable:
         WrongUnit: its unit is not milliseconds.
         WrongDevice: it was measured on another device than ``device``.
     """
-    from ._table_file import read
-
-    table = read(path)
+    table = LatencyTable(**read(path))
     if device is not None and (difference := device.difference(table.device)):
         raise WrongDevice(
             f"{table.source} was measured elsewhere: {difference}. Profile this device into another file with: hwsearch profile SPACE "

@@ -30,6 +30,8 @@ VERSION = 1
 KINDS = tuple(MODELS)
 """Kinds of predictor: a linear model with perceptrons on top, a linear model alone, gradient-boosted trees, and a Gaussian process."""
 
+LEAST = 10
+"""A predictor is fitted to so many networks or more."""
 _CHUNK = 1024
 """Rows predicted at once: what a layer makes of them stays in the processor's cache."""
 
@@ -253,8 +255,8 @@ class Predictor:
         target = np.asarray(y, dtype=np.float64)
         if target.shape != (len(rows),):
             raise InvalidInput(f"y must have the shape ({len(rows)},), one score a row of X, not {target.shape}.")
-        if len(rows) < 10:
-            raise InvalidInput(f"A predictor needs at least 10 networks to fit and judge, and {len(rows)} were given.")
+        if len(rows) < LEAST:
+            raise InvalidInput(f"A predictor needs at least {LEAST} networks to fit and judge, and {len(rows)} were given.")
         if not np.isfinite(target).all():
             raise InvalidInput(f"y holds {int((~np.isfinite(target)).sum())} scores that are not finite.")
         if not 0 < holdout < 1:

@@ -15,7 +15,7 @@ from .._executor import Spread
 from .._progress import progress as show_progress
 from .._store import Journal, PathLike, check_header, check_same, read_arrays, sweep, write_arrays
 from ..errors import CorruptFile, InvalidInput
-from ..predictor import Predictor
+from ..predictor import LEAST, Predictor
 from ..space import Rows, SearchSpace
 from ..spaces import load_space
 from .data import load_data
@@ -31,8 +31,6 @@ _OLDEST: dict[str, Any] = {"floating": False, "tuning": 0}
 """What the first files did not say."""
 _DRAWN = 64
 """Random networks are drawn so many at a time, so that more samples begin with the same ones."""
-_LEAST = 10
-"""A predictor is fitted to so many networks or more."""
 _POOL = 2000
 """Out of so many random networks the next ones are chosen."""
 Scores = npt.NDArray[np.float64]
@@ -292,9 +290,9 @@ def fit_predictor(
             :meth:`hwsearch.predictor.Predictor.fit` do.
     """
     space = load_space(space)
-    if rounds < 1 or -(-samples // rounds) < _LEAST or 0 != floating < _LEAST:
+    if rounds < 1 or -(-samples // rounds) < LEAST or 0 != floating < LEAST:
         raise InvalidInput(
-            f"Each of {rounds} rounds needs {_LEAST} of the {samples} samples or more, and a base {_LEAST} networks in floating point or "
+            f"Each of {rounds} rounds needs {LEAST} of the {samples} samples or more, and a base {LEAST} networks in floating point or "
             f"more (0 for none), not {floating}."
         )
     how: dict[str, Any] = {"weights": weights, "data": data, "images": images, "executor": executor, "progress": progress}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..blocks import Block
@@ -89,7 +88,7 @@ Moments = dict[Place, tuple[torch.Tensor, torch.Tensor]]
 
 def _moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mean, variance = torch.zeros(2, y.shape[1], device=y.device, dtype=y.dtype)
-    F.batch_norm(y, mean, variance, training=True, momentum=1.0)  # twice as fast as torch.std_mean
+    torch.batch_norm_update_stats(y, mean, variance, momentum=1.0)  # ten times as fast as torch.std_mean
     return mean, variance.sqrt()
 
 

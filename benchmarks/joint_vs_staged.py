@@ -1,11 +1,11 @@
 """Joint search against stages: architecture, then widths, then bits, each the best given the ones before.
 
-    python benchmarks/joint_vs_staged.py DIR --road benchmark-output/cifar10 --bitfusion bitfusion_lut.json
+    python benchmarks/joint_vs_staged.py DIR --weights part.safetensors --bitfusion bitfusion_lut.json
 
-DIR holds cifar-10-batches-py, and the road the supernets of benchmarks/cifar_road.py. All ways have the same supernet, the same scored
-networks to fit the same kind of predictor on, the same limits and the same number of networks to evaluate. docs/joint-vs-staged.md is
-the protocol. Every evaluation is kept as it is done, so a stopped run goes on where it was; results.json grows by one seed of a device
-at a time.
+DIR holds cifar-10-batches-py; the weights are those of ``benchmarks/supernet.py train``, and the networks that searches on BitFusion begin
+with are scored by ``benchmarks/predictor_transfer.py score`` on the same weights. Both ways have the same scored networks to fit the same
+kind of predictor on, the same limits and the same number of networks to evaluate. docs/joint-vs-staged.md is the protocol. Every evaluation
+is kept as it is done, so a stopped run goes on where it was; results.json grows by one seed of a device at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from predictor_transfer import SPACE
+from predictor_transfer import cifar as scored
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import nnls
+from supernet import PART
 
 import hwsearch
 from hwsearch._store import Journal, write_atomic
@@ -34,22 +37,20 @@ from hwsearch.device import Device, Protocol, Row
 from hwsearch.interop import apq_table
 from hwsearch.nn import Data, Supernet, evaluate, load_data, score_samples
 from hwsearch.space import Rows
-from hwsearch.spaces.resnet_cifar import CHAIN
 
-LEVELS = (0.7, 0.5, 0.35, 0.25)
+LEVELS = (0.9, 0.75, 0.6, 0.5, 0.4)
 """Latency limits, as shares of the largest network's latency at its fastest precision."""
-FLOOR = 0.5
+FLOOR = 0.7
 """The accuracy from which hypervolumes are counted; their other corner is the highest limit."""
-EACH = 3
+EACH = 2
 """Networks that a way has evaluated at a level and turn."""
-TURNS = 2
-IMAGES = 1000
-"""Validation images of an evaluation; the two best of a level are compared on all 5,000."""
-SAMPLES = 120
-"""Random networks that the predictors of all ways begin with."""
-
-WAYS = {"joint": ("o", "#0072b2"), "staged": ("^", "#d55e00"), "once": ("v", "#009e73")}
-"""The ways, and how they are drawn: everything at once; in stages, nine ways; in stages, the middle one of these alone."""
+TURNS = 3
+IMAGES = 2000
+"""Validation images of an evaluation."""
+POOL, SAMPLES = 240, 160
+"""Random networks that are scored, and how many of them the predictors of a seed begin with."""
+WAYS = {"joint": ("o", "#0072b2"), "staged": ("^", "#d55e00")}
+"""The ways, and how they are drawn."""
 
 Feasible = tuple[Rows, np.ndarray]
 """Rows within a limit and their predicted scores."""
@@ -84,45 +85,46 @@ class Bench:
         return self.climb(self.space, predictor, limit)
 
     def staged(self, predictor: hwsearch.Predictor, limit: float) -> Feasible:
-        """In stages, nine ways at once: all that the last stage of any of them met goes into the choice."""
-        found = [self.stages(predictor, limit, share, pruned) for share in (1 / 3, 2 / 3, 1) for pruned in (1.0, 1.6, 2.6)]
+        """In stages, three ways at once: all that the last stage of any of them met goes into the choice."""
+        found = [self.stages(predictor, limit, trust) for trust in (1.0, 0.5, 0.0)]
         X, first = np.unique(np.concatenate([rows for rows, _ in found]), axis=0, return_index=True)
         return X, np.concatenate([scores for _, scores in found])[first]
 
-    def once(self, predictor: hwsearch.Predictor, limit: float) -> Feasible:
-        """In stages, the middle way of the nine alone."""
-        return self.stages(predictor, limit, 2 / 3, 1.6)
-
-    def stages(self, predictor: hwsearch.Predictor, limit: float, share: float, pruned: float) -> Feasible:
-        """Depths and resolution at full width and the finest precision; then widths; then bits.
-
-        The first two stages have to stay within more than the limit, since the next ones make the network faster.
+    def stages(self, predictor: hwsearch.Predictor, limit: float, trust: float) -> Feasible:
+        """Depths and resolution at full width and the finest precision; then widths; then bits: each the best given the former.
 
         Args:
             predictor: of scores.
             limit: on latency, ms.
-            share: how much of what bits can bring is counted upon, as an exponent.
-            pruned: how many times faster widths are counted upon to make it.
+            trust: how much the next stages are counted upon to make the network faster, so that the first two may have more than the
+                limit: 1 for 1.6 times by narrower layers and two thirds (of the logarithm) of what bits can bring, 0 for nothing.
         """
         widths = {choice.name: choice.values[-1:] for choice in self.space.choices if "out" in choice.name or "mid" in choice.name}
-        start = self.space.restrict({**widths, "*precision": [self.finest]})
+        precisions = {choice.name for choice in self.space.choices if choice.is_precision}
         slow, fast = (self.table.predict(hwsearch.dense(self.space, name).blocks()) for name in (self.finest, self.fastest))
-        quantised = (slow / fast) ** share
-        X, y = self.climb(start, predictor, limit * quantised * pruned)
-        if len(X):
-            values = self.space.decode(X[np.argmax(y)])
-            architecture = {name: [value] for name, value in values.items() if name not in widths}
-            X, y = self.climb(self.space.restrict(architecture), predictor, limit * quantised)
-        if len(X):
-            values = self.space.decode(X[np.argmax(y)])
-            narrowed = {name: [value] for name, value in values.items() if not name.endswith("precision")}
-            X, y = self.climb(self.space.restrict(narrowed), predictor, limit)
-        return X, y
+        faster = (slow / fast) ** (trust * 2 / 3)
+        values = self.best(self.space.restrict({**widths, "*precision": [self.finest]}), predictor, limit * faster * 1.6**trust)
+        architecture = {name: [value] for name, value in values.items() if name not in widths}
+        values = self.best(self.space.restrict(architecture), predictor, limit * faster)
+        narrowed = {name: [value] for name, value in values.items() if name not in precisions}
+        return self.climb(self.space.restrict(narrowed), predictor, limit)
+
+    def best(self, space: hwsearch.SearchSpace, predictor: hwsearch.Predictor, limit: float) -> dict[str, Any]:
+        """What a stage hands on: the best network within a limit, or within the first tenths above it that can be met."""
+        while not len((found := self.climb(space, predictor, limit))[0]):
+            limit *= 1.1
+        return self.space.decode(found[0][np.argmax(found[1])])
+
+    @property
+    def limits(self) -> list[float]:
+        """On latency, ms, highest first."""
+        return [level * self.table.predict(hwsearch.dense(self.space, self.fastest).blocks()) for level in LEVELS]
 
     @property
     def fastest(self) -> str:
         """The precision at which the largest network is fastest."""
-        return min(self.table.precisions, key=lambda name: self.table.predict(hwsearch.dense(self.space, name).blocks()))
+        bits = next(choice.values for choice in self.space.choices if choice.is_precision)
+        return min(map(str, bits), key=lambda name: self.table.predict(hwsearch.dense(self.space, name).blocks()))
 
 
 Way = Callable[[hwsearch.Predictor, float], Feasible]
@@ -158,36 +160,24 @@ class Judge:
 
 
 def run(bench: Bench, way: Way, judge: Judge, X: Rows, y: np.ndarray) -> list[dict[str, Any]]:
-    """One way on one device with one seed: the networks it ends with, one a level that it can meet."""
-    limits = [level * bench.table.predict(hwsearch.dense(bench.space, bench.fastest).blocks()) for level in LEVELS]
+    """One way on one device with one seed: the Pareto front, on validation images, of the networks that it has evaluated."""
     own: dict[bytes, Rows] = {}
     for _ in range(TURNS):
         rows = np.concatenate([X, *(row[None] for row in own.values())])
         scores = np.concatenate([y, [judge(row, "val", IMAGES) for row in own.values()]])
         predictor = hwsearch.Predictor.fit(bench.space, rows, scores, seed=bench.seed)
-        for limit in limits:
+        for limit in bench.limits:
             for row in different(way(predictor, limit), set(own), EACH):
                 judge(row, "val", IMAGES)
                 own[bytes(row)] = row
     latency = hwsearch.metric("latency_ms", bench.space, bench.table)
-    ended = []
-    for level, limit in zip(LEVELS, limits, strict=True):
-        within = [row for row in own.values() if latency(row[None])[0] <= limit]
-        if within:
-            short = sorted(within, key=lambda row: judge(row, "val", IMAGES))[-2:]
-            best = max(short, key=lambda row: judge(row, "val"))
-            ended.append(
-                {
-                    "level": level,
-                    "limit_ms": limit,
-                    "latency_ms": float(latency(best[None])[0]),
-                    "validation": judge(best, "val"),
-                    "test": judge(best, "test"),
-                    "evaluated": len(own),
-                    "values": bench.space.decode(best),
-                }
-            )
-    return ended
+    front: list[dict[str, Any]] = []
+    for row in sorted(own.values(), key=lambda row: (latency(row[None])[0], -judge(row, "val", IMAGES))):
+        validation = judge(row, "val", IMAGES)
+        if not front or validation > front[-1]["validation"]:
+            found = {"latency_ms": float(latency(row[None])[0]), "validation": validation, "test": judge(row, "test")}
+            front.append({**found, "evaluated": len(own), "values": bench.space.decode(row)})
+    return front
 
 
 def volume(ended: Sequence[Mapping[str, Any]], limit: float) -> float:
@@ -234,20 +224,13 @@ def bitfusion(file: Path, space: hwsearch.SearchSpace) -> tuple[hwsearch.Latency
 
 
 def picture(documents: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw test accuracy against latency: every seed as dots, the mean of the seeds at a level as lines."""
+    """Draw the fronts of all seeds: test accuracy against latency."""
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
     for axes, (name, document) in zip(figure.subplots(1, len(documents), squeeze=False)[0], documents.items(), strict=True):
         for way, (marker, colour) in WAYS.items():
-            ended = [one for seed in document["seeds"] for one in seed[way]]
-            axes.scatter(
-                [one["latency_ms"] for one in ended], [100 * one["test"] for one in ended], marker=marker, color=colour, alpha=0.35
-            )
-            means = [
-                np.mean([(one["latency_ms"], 100 * one["test"]) for one in ended if one["level"] == level], axis=0)
-                for level in LEVELS
-                if any(one["level"] == level for one in ended)
-            ]
-            axes.plot(*np.transpose(means), marker=marker, color=colour, label=f"{way}, mean and single seeds")
+            for number, seed in enumerate(document["seeds"]):
+                points = [(one["latency_ms"], 100 * one["test"]) for one in seed[way]]
+                axes.plot(*np.transpose(points), marker=marker, color=colour, alpha=0.6, lw=0.8, label=None if number else way)
         axes.set(xlabel=f"latency (ms), {name}", ylabel="CIFAR-10 test accuracy (%)")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -258,41 +241,52 @@ def main() -> None:
     """Run the seeds on both devices and print the comparison."""
     parser = argparse.ArgumentParser(description="Joint search against stages, on CIFAR-10.")
     parser.add_argument("folder", type=Path, help="holds cifar-10-batches-py")
-    parser.add_argument("--road", type=Path, default=Path("benchmark-output/cifar10"), help="what benchmarks/cifar_road.py wrote")
+    parser.add_argument("--weights", type=Path, required=True, help="what benchmarks/supernet.py train wrote")
     parser.add_argument("--table", type=Path, default=Path("latency_tables/amd-epyc-onnxruntime.json"))
     parser.add_argument("--bitfusion", type=Path, required=True, help="APQ's bitfusion_lut.json")
+    parser.add_argument("--transfer", type=Path, default=Path("benchmark-output/predictor-transfer"), help="of predictor_transfer.py score")
+    parser.add_argument("--devices", nargs="+", choices=("cpu", "bitfusion"), default=["cpu", "bitfusion"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/joint-vs-staged"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    console, data = Console(), load_data("cifar10", options.folder)
-    bits = replace(CHAIN, name="resnet_cifar_bits", precisions=("int4", "int6", "int8"), head_precisions="int8").space()
-    fitted, error = bitfusion(options.bitfusion, bits)
-    console.print("BitFusion, fitted:", error)
-    devices = {
-        "cpu": (hwsearch.load_space("resnet_cifar"), hwsearch.load_table(options.table), "fp32"),
-        "bitfusion": (bits, fitted, "int8"),
-    }
-    documents: dict[str, dict[str, Any]] = {"cpu": {"seeds": []}, "bitfusion": {"fit": error, "seeds": []}}
+    options.out.mkdir(parents=True, exist_ok=True)
+    data, console = load_data("cifar10", options.folder), Console()
+    for name in options.devices:
+        device(name, options, data)
     shown = Table("device", "seed", *WAYS, title="Hypervolume on test images")
-    for name, (space, table, finest) in devices.items():
-        for seed in options.seeds:
-            folder = options.out / f"seed{seed}"
-            supernet, kept = Supernet.load(options.road / f"seed{seed}" / "supernet.safetensors", space), folder / f"{name}.scores.npz"
-            X, y = score_samples(space, weights=supernet, data=data, out=kept, samples=SAMPLES, images=IMAGES, seed=seed)
-            bench, judge = Bench(space, table, finest, seed), Judge(supernet, data, folder / f"{name}.jsonl")
-            ended = {way: run(bench, getattr(bench, way), judge, X, y) for way in WAYS}
-            limit = LEVELS[0] * table.predict(hwsearch.dense(space, bench.fastest).blocks())
-            volumes = {way: volume(ended[way], limit) for way in ended}
-            documents[name]["seeds"].append({"seed": seed, "hypervolume": volumes, **ended})
-            console.print(name, seed, volumes)
-            shown.add_row(name, str(seed), *(f"{value:.4f}" for value in volumes.values()))
-            write_atomic(options.out / "results.json", json.dumps({"levels": LEVELS, "floor": FLOOR, **documents}, indent=1).encode())
+    documents = {name: json.loads((options.out / f"{name}.json").read_text()) for name in options.devices}
     for name, document in documents.items():
         volumes = [seed["hypervolume"] for seed in document["seeds"]]
+        for seed in document["seeds"]:
+            shown.add_row(name, str(seed["seed"]), *(f"{seed['hypervolume'][way]:.4f}" for way in WAYS))
         shown.add_row(name, "mean", *(f"{mean(one[way] for one in volumes):.4f}" for way in WAYS))
     console.print(shown)
     picture(documents, options.out / "joint-vs-staged.png")
+
+
+def device(name: str, options: argparse.Namespace, data: Data) -> None:
+    """All seeds on a device."""
+    document: dict[str, Any] = {"levels": LEVELS, "floor": FLOOR}
+    if name == "cpu":
+        space, table, finest = hwsearch.load_space("resnet_cifar").restrict(PART), hwsearch.load_table(options.table), "fp32"
+        how = {"weights": options.weights, "data": data, "out": options.out / "cpu.scores.npz", "images": IMAGES}
+        pool = score_samples(space, samples=POOL, seed=0, **how)
+    else:
+        space, finest, pool = SPACE, "w8a8", tuple(part[:POOL] for part in scored(options.transfer).fit)
+        table, document["fit"] = bitfusion(options.bitfusion, space)
+        print("BitFusion, fitted:", document["fit"])
+    supernet = Supernet.load(options.weights, space)
+    judge = Judge(supernet, data, options.out / f"{name}.jsonl")
+    document["seeds"] = []
+    for seed in options.seeds:
+        some = np.random.default_rng(seed).permutation(len(pool[1]))[:SAMPLES]
+        bench = Bench(space, table, finest, seed)
+        fronts = {way: run(bench, getattr(bench, way), judge, pool[0][some], pool[1][some]) for way in WAYS}
+        volumes = {way: volume(fronts[way], bench.limits[0]) for way in WAYS}
+        document["seeds"].append({"seed": seed, "hypervolume": volumes, **fronts})
+        print(name, seed, volumes, flush=True)
+        write_atomic(options.out / f"{name}.json", json.dumps(document, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     python benchmarks/predictor_transfer.py curves nasbench --data PUBLISHED --out benchmark-output/predictor-transfer
     python benchmarks/predictor_transfer.py curves cifar --out benchmark-output/predictor-transfer
 
-``score`` evaluates networks of ``resnet_cifar`` whose blocks have 4, 6 or 8 bits for weights and for activations (APQ's choices), all of
-them at random: in floating point, at their precisions to fit on, and at their precisions on more images to be tested on. The weights are a
-supernet of ``resnet_cifar``; precisions play no part in them. It can be stopped and called again, and asked for more.
+``score`` evaluates networks of the part of ``resnet_cifar`` that ``benchmarks/supernet.py train`` trains, with 4, 6 or 8 bits for the
+weights and for the activations of each block (APQ's choices), all of them at random: in floating point, at their precisions to fit on, and
+at their precisions on more images to be tested on. The weights are that supernet; precisions play no part in them. It can be stopped and
+called again, and asked for more.
 
 ``curves`` fits predictors to random subsets, and to networks that a predictor chose one round after the other. ``nasbench`` takes published
 accuracies in the place of scores: NAS-Bench-201 in floating point and as int8 after training (PUBLISHED/nb201/nb201.csv.gz), as log-odds,
@@ -29,6 +30,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from supernet import PART
 
 import hwsearch
 from hwsearch import interop
@@ -40,7 +42,7 @@ SIZES = (25, 50, 100, 200, 300)
 ROUND = 25
 """So many networks are chosen at once, and the first of them at random."""
 BITS = tuple(f"w{weights}a{activations}" for weights in (4, 6, 8) for activations in (4, 6, 8))
-SPACE = replace(CHAIN, name="resnet_cifar_bits", precisions=BITS)
+SPACE = replace(CHAIN, name="resnet_cifar_bits", precisions=BITS).space().restrict(PART)
 IMAGES = {"floating": 500, "fit": 2000, "test": 5000}
 WAYS = ("alone", "upon a base", "upon a base, chosen")
 
@@ -68,7 +70,7 @@ def score(options: argparse.Namespace) -> None:
     from hwsearch.nn import load_data, score_networks
     from hwsearch.nn.samples import sampled
 
-    space, data = SPACE.space(), load_data("cifar10", options.data)
+    space, data = SPACE, load_data("cifar10", options.data)
     mixed = sampled(space, 4 + options.test + options.fit, 1)
     rows = {
         "floating": sampled(space, options.floating, 0, floating=True),
@@ -81,20 +83,20 @@ def score(options: argparse.Namespace) -> None:
             score_networks(space, X[: len(X) * part // 4], weights=options.weights, data=data, out=options.out / f"{kind}.npz", **how)
 
 
-def cifar(options: argparse.Namespace) -> Pairs:
-    """What :func:`score` has found so far."""
+def cifar(folder: Path) -> Pairs:
+    """What :func:`score` has found so far, and written to a folder."""
     found = {}
     for kind in IMAGES:
-        _, arrays = read_arrays(options.out / f"{kind}.npz", "file of scores", format="hwsearch-scores", version=1)
+        _, arrays = read_arrays(folder / f"{kind}.npz", "file of scores", format="hwsearch-scores", version=1)
         found[kind] = (arrays["X"], arrays["accuracy"])
-    return Pairs(SPACE.space(), found["floating"], found["fit"], found["test"], IMAGES["test"])
+    return Pairs(SPACE, found["floating"], found["fit"], found["test"], IMAGES["test"])
 
 
-def nasbench(options: argparse.Namespace) -> Pairs:
+def nasbench(published: Path) -> Pairs:
     """NAS-Bench-201 in floating point and as int8 after training, in log-odds; 1,000 networks for the base, 300 to fit, 1,000 to test."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", interop.ForeignDataWarning)
-        benchmark = interop.nasbench201(options.data / "nb201" / "nb201.csv.gz")
+        benchmark = interop.nasbench201(published / "nb201" / "nb201.csv.gz")
     X = np.concatenate(list(benchmark.space.enumerate()))
     both = np.stack([benchmark.score(f"esp_{kind}_c10_s777")(X) for kind in ("fp32", "int8")]) / 100
     X, both = X[~np.isnan(both).any(axis=0)], both[:, ~np.isnan(both).any(axis=0)].clip(0.02, 0.98)
@@ -148,7 +150,7 @@ def fits(pairs: Pairs, base: Predictor, kind: str, seed: int, done: Done) -> Ite
 
 def curves(options: argparse.Namespace) -> None:
     """Fit, print and draw."""
-    pairs = {"cifar": cifar, "nasbench": nasbench}[options.what](options)
+    pairs = cifar(options.out) if options.what == "cifar" else nasbench(options.data)
     journal = Journal(options.out / f"{options.what}-{options.kind}.jsonl")
     done: Done = {(line["way"], line["size"], line["seed"]): line["pairwise"] for line in journal}
     base = Predictor.fit(pairs.space, *pairs.floating, kind=options.kind)

@@ -108,10 +108,10 @@ def search_result(result: SearchResult) -> RenderableType:
     answer = _table(*_words.LIMIT_TITLES)
     for row in _words.limit_rows(result):
         answer.add_row(*row)
-    shown = [name for name in result.front.values if name in result.limits] or list(result.front.values)[:1]
-    front = _table("score", *shown, title=f"front: {len(result.front)} networks, some of them")
-    for index in np.unique(np.linspace(0, len(result.front) - 1, 10).astype(int)):
-        front.add_row(f"{result.front.scores[index]:.4f}", *(f"{result.front.values[name][index]:,.4g}" for name in shown))
+    titles, rows = _words.front_rows(result)
+    front = _table(*titles, title=f"front: {len(result.front)} networks, some of them")
+    for cells in rows:
+        front.add_row(*cells)
     title = f"search of {result.best.space.name}: best {result.word} score {result.best_score:.4f}"
     titles, rows = _words.verification_rows(result)
     verified = _table(*titles, title="verified: the best networks of each round, foretold and measured")

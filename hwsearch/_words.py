@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .result import SearchResult
 from .table import LatencyTable
 from .verified import Checked
 
 LIMIT_TITLES = ("metric", "value", "limit", "used")
-
-
 _VERIFIED = {
     "score": ("score", "{:.4f}".format, "{:.4f}".format, "{:+.4f}".format),
     "latency_ms": ("ms", "{:.4g}".format, "{:.4g}".format, "{:+.1%}".format),
@@ -56,6 +56,15 @@ def limit_rows(result: SearchResult) -> list[tuple[str, str, str, str]]:
         used = f"{result.tightness[name]:.1%}" if limited else ""
         rows.append((name, f"{result.values[name]:,.6g}", most, used))
     return rows
+
+
+def front_rows(result: SearchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Titles and rows of up to ten networks from all over the front: score, and the metrics that were limited."""
+    front = result.front
+    shown = [name for name in front.values if name in result.limits] or list(front.values)[:1]
+    some = np.unique(np.linspace(0, len(front) - 1, 10).astype(int))
+    rows = [(f"{front.scores[index]:.4f}", *(f"{front.values[name][index]:,.4g}" for name in shown)) for index in some]
+    return ("score", *shown), rows
 
 
 def verification_rows(result: SearchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

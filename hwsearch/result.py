@@ -143,31 +143,15 @@ class SearchResult:
         return f"<SearchResult score {self.best_score:.4f}, {'; '.join(told)}>"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from . import _words
+        from ._page import table, text
 
-        from ._page import table
-        from ._words import verification_rows
-
-        rows = "".join(
-            f"<tr><th>{name}</th><td>{value:,.6g}</td><td>{self._limit_cell(name)}</td></tr>" for name, value in self.values.items()
-        )
-        tops = "".join(
-            "<tr>"
-            + "".join(f"<td>{value:,.6g}</td>" for value in (self.front.scores[i], *(v[i] for v in self.front.values.values())))
-            + "</tr>"
-            for i in np.unique(np.linspace(0, len(self.front) - 1, 8).astype(int))
-        )
-        heads = "".join(f"<th>{name}</th>" for name in ("score", *self.front.values))
+        verified = "" if self.verification is None else table("Verified", *_words.verification_rows(self))
         return (
-            f"<p><b>Best {self.word} score {self.best_score:.4f}</b> in space <code>{escape(self.best.space.name)}</code>. "
-            f"{escape(self.status.value)}</p>{''.join(f'<p><b>Caution:</b> {escape(c)}</p>' for c in self.cautions)}"
-            f"<table><tr><th>metric</th><th>value</th><th>limit</th></tr>{rows}</table>"
-            f"<pre>{escape(str(self.best))}</pre>{'' if self.verification is None else table('Verified', *verification_rows(self))}"
-            f"<p>Front: {len(self.front)} networks, some of them:</p><table><tr>{heads}</tr>{tops}</table>"
+            f"<p><b>Best {self.word} score {self.best_score:.4f}</b> in space <code>{text(self.best.space.name)}</code>. "
+            f"{text(_words.status(self))}</p>{table('The answer', _words.LIMIT_TITLES, _words.limit_rows(self))}"
+            f"<pre>{text(self.best)}</pre>{verified}{table(f'Front: {len(self.front)} networks, some of them', *_words.front_rows(self))}"
         )
-
-    def _limit_cell(self, name: str) -> str:
-        return f"at most {self.limits[name]:,.6g} ({self.tightness[name]:.1%} used)" if name in self.limits else ""
 
     def to_frame(self) -> pd.DataFrame:
         """The front as a pandas DataFrame (see :meth:`Front.to_frame`)."""

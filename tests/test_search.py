@@ -258,7 +258,7 @@ def test_results_survive_a_file(digits: SearchSpace, toy: SearchSpace, roofline_
     assert np.array_equal(loaded.front.X, result.front.X)
     assert repr(loaded) == repr(result)
     page = loaded._repr_html_()
-    assert "at most 0.3" in page
+    assert "<td>0.3</td>" in page
     assert "stage1" in page
     with pytest.raises(WrongSpace):
         load_result(path, toy)

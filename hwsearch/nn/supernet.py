@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -307,9 +307,12 @@ class Supernet(nn.Module):
         tensors, header = weights_file.read(path, weights_file.SUPERNET_FORMAT, where)
         try:
             facts = dict(header["training"])
-            same = header["fingerprint"] == where.fingerprint
-            names = [choice.name for choice in where.choices] if same else header["genes"]
-            supernet = cls(_held_by(where, same, names, facts["allowed"]) if "allowed" in facts else where)
+            if "allowed" in facts:
+                same = header["fingerprint"] == where.fingerprint
+                genes = [choice.name for choice in where.choices] if same else header["genes"]
+                held = dict(zip(genes, facts["allowed"], strict=True))
+                where = _held_by(where, held if same else _shaping(held, where))
+            supernet = cls(where)
             supernet.facts = facts
             supernet.images = tensors.pop("calibration.images")
             supernet.learned = {name.removeprefix(_LEARNED): tensors[name] for name in tensors if name.startswith(_LEARNED)}
@@ -336,7 +339,8 @@ def load_supernet(weights: PathLike | Supernet, space: SearchSpace) -> Supernet:
     if weights.settled or weights.space.weights_fingerprint != space.weights_fingerprint:
         raise InvalidInput(f"The supernet belongs to space {weights.space.name!r}, not to {space.name!r}.")
     other = copy(weights)
-    other.space = _held_by(space, False, [choice.name for choice in weights.space.choices], weights.space.allowed)
+    held = {choice.name: indices for choice, indices in zip(weights.space.choices, weights.space.allowed, strict=True)}
+    other.space = _held_by(space, _shaping(held, space))
     other.activate(other.largest)
     return other
 
@@ -350,21 +354,23 @@ def place_name(slot: Slot, number: int) -> str:
     return slot.name if number == 1 else f"{slot.name}.{number}"
 
 
-def _held_by(space: SearchSpace, same: bool, names: Sequence[str], allowed: Sequence[Sequence[int]]) -> SearchSpace:
+def _held_by(space: SearchSpace, held: Mapping[str, Sequence[int]]) -> SearchSpace:
     """The space restricted to the networks that weights are of.
 
     Args:
         space: to be restricted.
-        same: whether it is the space that the weights were made in; of another one all precisions are kept.
-        names: the genes of the space that they were made in.
-        allowed: for each of these genes the indices that they hold.
+        held: the indices that genes of the space may have; the others keep all.
 
     Raises:
-        KeyError, ValueError: they do not fit the genes of the space.
+        TypeError, ValueError: they do not fit the space.
     """
-    known = {name: tuple(map(int, indices)) for name, indices in zip(names, allowed, strict=True)}
-    every = [tuple(range(size)) for size in space.sizes]
-    kept = [some if choice.is_precision and not same else known[choice.name] for choice, some in zip(space.choices, every, strict=True)]
-    if not all(some and set(some) <= set(whole) for some, whole in zip(kept, every, strict=True)):
+    every = {choice.name: tuple(range(size)) for choice, size in zip(space.choices, space.sizes, strict=True)}
+    kept = every | {name: tuple(map(int, indices)) for name, indices in held.items()}
+    if kept.keys() != every.keys() or not all(kept[name] and set(kept[name]) <= set(whole) for name, whole in every.items()):
         raise ValueError("'allowed' does not fit the genes of the space")
-    return replace(space, allowed=tuple(kept))
+    return replace(space, allowed=tuple(kept.values()))
+
+
+def _shaping(held: Mapping[str, Sequence[int]], space: SearchSpace) -> dict[str, Sequence[int]]:
+    """Without the genes that are precisions in the space, of which weights of another space say nothing."""
+    return {choice.name: held[choice.name] for choice in space.choices if not choice.is_precision}

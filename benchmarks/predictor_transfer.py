@@ -13,8 +13,9 @@ called again, and asked for more.
 accuracies in the place of scores: NAS-Bench-201 in floating point and as int8 after training (PUBLISHED/nb201/nb201.csv.gz), as log-odds,
 since int8 destroys some of its networks. What was fitted is kept in OUT, and a call that was stopped goes on.
 
-Pairwise accuracy is the share of pairs that are ordered rightly, ties in truth left out. Its ceiling is what the truth itself would reach,
-had it been found on as many other images.
+Pairwise accuracy is the share of pairs that are ordered rightly, ties in truth left out. For comparison: what the truth would reach where
+each network's score had been found on as many images of its own. All networks see the same images here, which takes part of the noise away
+from their differences, so a predictor may reach more.
 """
 
 from __future__ import annotations
@@ -106,11 +107,10 @@ def nasbench(published: Path) -> Pairs:
     return Pairs(benchmark.space, (X[a], floating[a]), (X[b], quantised[b]), (X[c], quantised[c]))
 
 
-def ceiling(y: np.ndarray, images: int, seed: int = 0) -> float:
-    """Pairwise accuracy of a predictor that knows the true scores, against scores found on so many images.
+def truth(y: np.ndarray, images: int, seed: int = 0) -> float:
+    """Pairwise accuracy of the true scores, against scores found on so many images of each network's own.
 
-    The scores are found again, in a binomial draw about themselves shrunk to the spread that is left without such noise. All networks see
-    the same images here, which takes part of the noise away from their differences: the true ceiling is not lower.
+    The scores are found again, in a binomial draw about themselves shrunk to the spread that is left without such noise.
     """
     noise = float(np.mean(y * (1 - y) / images))
     shrunk = y.mean() + (y - y.mean()) * np.sqrt(max(0.0, 1 - noise / y.var()))
@@ -165,7 +165,7 @@ def curves(options: argparse.Namespace) -> None:
         "test": len(pairs.test[0]),
         "base_report": str(base.report),
         "base_alone": pairwise(pairs.test[1], base(pairs.test[0])),
-        "ceiling": ceiling(pairs.test[1], pairs.images) if pairs.images else None,
+        "truth": truth(pairs.test[1], pairs.images) if pairs.images else None,
         "pairwise": {way: {size: [done[k] for k in sorted(done) if k[:2] == (way, size)] for size in SIZES} for way in WAYS},
     }
     (options.out / f"{options.what}-{options.kind}.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -186,10 +186,8 @@ def show(options: argparse.Namespace, summary: dict) -> None:
         cells = (f"{np.mean(found[size]):.1%} ({min(found[size]):.1%})" if size in found else "" for size in SIZES)
         shown.add_row(way, *cells)
         axis.plot(list(found), [np.mean(values) for values in found.values()], marker="o", label=way)
-    for name, style in (("base_alone", ":"), ("ceiling", "--")):
-        if summary[name] is not None:
-            axis.axhline(summary[name], linestyle=style, color="grey", label=name.replace("_", " "))
-    Console().print(shown, f"base alone {summary['base_alone']:.1%}, ceiling {summary['ceiling']}, base: {summary['base_report']}")
+    axis.axhline(summary["base_alone"], linestyle=":", color="grey", label="base alone")
+    Console().print(shown, f"base alone {summary['base_alone']:.1%}, truth {summary['truth']}, base: {summary['base_report']}")
     axis.set(xlabel="quantised networks to fit on", ylabel="pairwise accuracy", xscale="log", xticks=SIZES, xticklabels=SIZES)
     axis.minorticks_off()
     axis.grid(alpha=0.3)

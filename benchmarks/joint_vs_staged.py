@@ -5,7 +5,7 @@
 DIR holds cifar-10-batches-py; the weights are those of ``benchmarks/supernet.py train``, and the networks that searches on BitFusion begin
 with are scored by ``benchmarks/predictor_transfer.py score`` on the same weights. Both ways have the same scored networks to fit the same
 kind of predictor on, the same limits and the same number of networks to evaluate. docs/joint-vs-staged.md is the protocol. Every evaluation
-is kept as it is done, so a stopped run goes on where it was; results.json grows by one seed of a device at a time.
+is kept as it is done, so a stopped run goes on where it was; cpu.json and bitfusion.json grow by one seed at a time.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ cifar-10-batches-py. What is done, written down before its first run:
   500 of the last 5,000 training images (which these networks were trained on; hwsearch only holds them out of its own training).
 - The stem and the classifier have 8 bits, here and in everything that it is compared with.
 - *float*, *int8*, *w4a8*, *int4*: the network as published, and quantised after training with what hwsearch takes by itself.
-- *ways*: for the first network, int8 and int4 with each way of choosing ranges and each correction, on 1,000 of the held-out images.
+- *ways*: for the first network, int8 and int4 with each way of choosing ranges and each correction: the mean square error of its logits, as
+  a share of their variance, on the images that the search sees.
 - *mixed*: one precision a block, weights of 2 to 8 bits, activations of 8, found by an exact search: the size may be that of w4a8, and
   the sum over the blocks is least of how much the logits move (mean square over the 500 images) when that block alone leaves int8.
 - *mixed both*, written down after *mixed* had lost and before its own first run: the same with activations of 3 to 8 bits as well; size and

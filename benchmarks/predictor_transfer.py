@@ -35,7 +35,8 @@ from supernet import PART
 
 import hwsearch
 from hwsearch import interop
-from hwsearch._store import Journal, read_arrays
+from hwsearch._reading import read_arrays
+from hwsearch._store import Journal
 from hwsearch.predictor import Predictor
 from hwsearch.spaces.resnet_cifar import CHAIN
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ._journal import resume
-from ._store import Journal, check_header, read_bytes
+from ._reading import read_bytes, read_document
+from ._store import Journal
 from .backends import Backend, load_backend
 from .backends.base import Session
 from .device import Protocol
@@ -50,13 +51,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
         FileError: there is none.
         CorruptFile, NewerVersion: it is none that can be used.
     """
-    path = folder / PLAN
-    data = read_bytes(path, "plan")
-    try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise CorruptFile(f"{path} is not valid JSON: {error}. Copy the folder again.") from error
-    return check_header(document, format=FORMAT, version=VERSION, path=path)
+    return read_document(folder / PLAN, "plan", format=FORMAT, version=VERSION)
 
 
 def run(folder: Path) -> None:

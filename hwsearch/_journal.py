@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ._store import Journal, PathLike, check_header
+from ._reading import check_header
+from ._store import Journal, PathLike
 from .device import Device, Protocol
 from .errors import CorruptFile, WrongDevice, WrongSpace
 

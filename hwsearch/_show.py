@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import _registry, _words
-from ._store import PathLike, decode_json, read_bytes
+from ._reading import PathLike, parse_json, read_bytes, read_json
 from ._table_file import FORMAT as TABLE_FORMAT
 from .blocks import Block
 from .compression import Compression
@@ -41,7 +41,7 @@ def file(path: PathLike) -> RenderableType:
         return coded(path) if b'"format":"hwsearch-coded"' in head else predictor(path)
     if head[8:9] == b"{":
         return supernet(head, path)
-    document = decode_json(head, path)
+    document = parse_json(head, path)
     found = document.get("format") if isinstance(document, dict) else None
     if found == TABLE_FORMAT:
         return latency_table(load_table(path), path)
@@ -60,7 +60,7 @@ def architecture(path: PathLike) -> Architecture:
     Raises:
         FileError: it is another kind of file.
     """
-    document = decode_json(read_bytes(path, "architecture"), path)
+    document = read_json(path, "architecture")
     found = document.get("format") if isinstance(document, dict) else None
     if found == RESULT_FORMAT:
         return load_result(path).best

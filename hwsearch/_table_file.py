@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from ._calibration import Calibration, Terms
-from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from ._reading import read_document
+from ._store import PathLike, write_atomic
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
 from .errors import CorruptFile, InvalidInput, WrongUnit
@@ -146,7 +147,7 @@ def write(table: Contents, path: PathLike) -> Path:
 def read(path: PathLike) -> dict[str, Any]:
     """Read the fields of a table; see :func:`hwsearch.table.load_table`."""
     name = os.fspath(path)
-    document = check_header(decode_json(read_bytes(path, "latency table"), path), format=FORMAT, version=VERSION, path=path)
+    document = read_document(path, "latency table", format=FORMAT, version=VERSION)
     if document.get("unit") != UNIT:
         raise WrongUnit(f"{name}: its unit is {document.get('unit')!r}, and latency tables are in {UNIT!r}. Convert its values.")
     try:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from . import _store
+from . import _reading, _store
 from ._progress import progress as progress_bar
 from .algorithms._pareto import hypervolume, nondominated
 from .algorithms.base import Algorithm
@@ -269,7 +269,7 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
         WrongSpace: it searched another space.
         InvalidInput: it had other limits, another seed, device or algorithm.
     """
-    header, arrays = _store.read_arrays(path, "search state", format=FORMAT, version=VERSION)
+    header, arrays = _reading.read_arrays(path, "search state", format=FORMAT, version=VERSION)
     wanted = msgspec.json.decode(msgspec.json.encode(_identity(problem, algorithm, seed)))
     if header.get("fingerprint") != wanted["fingerprint"]:
         raise WrongSpace(f"{path} is a search of space {header.get('space')!r}, not of {problem.space.name!r}.")

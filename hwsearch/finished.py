@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from ._reading import read_document
+from ._store import PathLike, write_atomic
 from .errors import CorruptFile, WrongSpace
 from .space import Architecture, SearchSpace
 from .spaces import load_space
@@ -73,7 +74,7 @@ def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
         CorruptFile, NewerVersion: it is not one that this hwsearch can read.
         WrongSpace: it belongs to another space.
     """
-    document = check_header(decode_json(read_bytes(path, "finished network"), path), format=FORMAT, version=VERSION, path=path)
+    document = read_document(path, "finished network", format=FORMAT, version=VERSION)
     try:
         where = space or load_space(str(document["architecture"]["space"]))
         architecture = Architecture.from_document(document["architecture"], where, path)

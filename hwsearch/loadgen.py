@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from ._store import PathLike, read_bytes, write_atomic
+from ._reading import read_bytes
+from ._store import PathLike, write_atomic
 from .backends import Backend, load_backend
 from .backends.base import Session
 from .device import Device

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ._minsum import Table, table
 from ._models import MODELS, Model, fit_model
 from ._perceptrons import Features, Perceptrons
-from ._store import PathLike, read_arrays, write_arrays
+from ._reading import read_arrays
+from ._store import PathLike, write_arrays
 from ._transfer import interplay, rounding, sources
 from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
 from .space import SearchSpace

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from ._reading import read_document
+from ._store import PathLike, write_atomic
 from .errors import CorruptFile, WrongSpace, require
 from .space import Architecture, Rows, SearchSpace
 from .spaces import load_space
@@ -220,7 +221,7 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
         CorruptFile, NewerVersion: it is not a result that this hwsearch can read.
         WrongSpace: it belongs to another space.
     """
-    document = check_header(decode_json(read_bytes(path, "result"), path), format=FORMAT, version=VERSION, path=path)
+    document = read_document(path, "result", format=FORMAT, version=VERSION)
     try:
         where = space or load_space(str(document["best"]["space"]))
         best = Architecture.from_document(document["best"], where, path)

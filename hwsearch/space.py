@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _minsum
-from ._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from ._reading import check_header, read_json
+from ._store import PathLike, write_atomic
 from .blocks import Block
 from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
 
@@ -730,4 +731,4 @@ class Architecture:
     @classmethod
     def from_json(cls, path: PathLike, space: SearchSpace) -> Architecture:
         """Read an architecture of ``space`` from a file (errors as in :meth:`from_document`)."""
-        return cls.from_document(decode_json(read_bytes(path, "architecture"), path), space, path)
+        return cls.from_document(read_json(path, "architecture"), space, path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _store
+from . import _reading, _store
 from ._progress import Advance
 from ._progress import progress as progress_bar
 from .algorithms import load_algorithm
@@ -55,7 +55,7 @@ class _Memory:
         if first is None:
             self.journal.append(header)
             return
-        found = _store.check_header(first, format=FORMAT, version=VERSION, path=self.journal.path)
+        found = _reading.check_header(first, format=FORMAT, version=VERSION, path=self.journal.path)
         for name in ("fingerprint", "verifier"):
             if found.get(name) != header[name]:
                 raise InvalidInput(

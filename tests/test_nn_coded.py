@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import hwsearch
-from hwsearch._store import read_arrays, write_arrays
+from hwsearch._reading import read_arrays
+from hwsearch._store import write_arrays
 from hwsearch.cli import app
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, NewerVersion
 from hwsearch.nn import Normalize, Supernet, coded_size, huffman, load_coded, load_data, save_coded

@@ -131,7 +131,7 @@ def test_search_goes_on_from_its_state_file(digits: SearchSpace, roofline_table:
     with pytest.raises(InvalidInput, match="probe"):
         hwsearch.search(digits, predictor=Rugged(digits, 9), device=roofline_table, limits={"latency_ms": 0.2}, seed=2, state=path)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CorruptFile, match="not a search state"):
+    with pytest.raises(CorruptFile, match="not a whole search state"):
         run(steps=9, state=path)
 
 

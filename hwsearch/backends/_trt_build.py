@@ -16,7 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from .._store import PathLike, check_header, decode_json, read_bytes, sweep, write_atomic
+from .._reading import check_header, read_bytes, read_json
+from .._store import PathLike, sweep, write_atomic
 from ..errors import BuildFailed, CorruptFile, WrongDevice
 
 FORMAT = "hwsearch-engine"
@@ -75,7 +76,7 @@ def load_engine(path: PathLike, target: Target) -> bytes:
         CorruptFile, NewerVersion: the files are no engine and its note, or do not belong together.
         WrongDevice: it was built for another GPU or by another version of TensorRT.
     """
-    document = decode_json(read_bytes(_note(path), "engine's note"), _note(path))
+    document = read_json(_note(path), "engine's note")
     note = check_header(document, format=FORMAT, version=VERSION, path=_note(path))
     plan = read_bytes(path, "engine")
     try:

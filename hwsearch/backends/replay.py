@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .._store import Journal, PathLike, check_header
+from .._reading import check_header
+from .._store import Journal, PathLike
 from ..blocks import Block
 from ..device import Device
 from ..errors import CorruptFile, FileError, InvalidInput, Unsupported

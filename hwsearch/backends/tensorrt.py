@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._store import PathLike, read_bytes
+from .._reading import PathLike, read_bytes
 from ..blocks import Block
 from ..device import Device
 from ..errors import BuildFailed, InvalidInput, Unsupported

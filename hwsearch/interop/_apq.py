@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from .._calibration import Calibration
-from .._store import PathLike, decode_json, read_bytes
+from .._reading import PathLike, read_json
 from ..blocks import Block
 from ..errors import CorruptFile
 from ..spaces.apq import build
@@ -36,7 +36,7 @@ def apq_table(file: PathLike) -> LatencyTable:
         CorruptFile: it is no such table.
     """
     name = os.fspath(file)
-    document = decode_json(read_bytes(file, "table of APQ"), file)
+    document = read_json(file, "table of APQ")
     if not isinstance(document, dict) or not {"head", "tail"} <= document.keys():
         raise CorruptFile(f"{name} is no table of APQ: convolutions and the entries 'head' and 'tail' were expected.")
     space = build()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _minsum
-from .._store import PathLike, decode_json, read_bytes
+from .._reading import PathLike, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
 from ..space import Rows, SearchSpace
 from ..spaces import nasbench201 as _nb201
@@ -141,7 +141,7 @@ def nasbench_macro(file: PathLike) -> Benchmark:
         CorruptFile: it is no such table, or does not hold every network once.
     """
     name = os.fspath(file)
-    document = decode_json(read_bytes(file, "NAS-Bench-Macro"), file)
+    document = read_json(file, "NAS-Bench-Macro")
     space = _macro.build()
     try:
         rows = [[int(digit) for digit in key] for key in document]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._store import PathLike, decode_json, read_bytes
+from .._reading import PathLike, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
 from ..space import Choice, SearchSpace
 from ._checks import report, some
@@ -91,7 +91,7 @@ def hawq_table(file: PathLike, network: str, *, tied: Sequence[tuple[int, int]] 
         InvalidInput: a pair names a layer that does not exist.
     """
     name = os.fspath(file)
-    document = decode_json(read_bytes(file, "table of HAWQ"), file)
+    document = read_json(file, "table of HAWQ")
     if not isinstance(document, dict):
         raise CorruptFile(f"{name} is no table of HAWQ: networks were expected.")
     if network not in document:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._perceptrons import Perceptrons
-from .._store import PathLike, read_bytes
+from .._reading import PathLike, read_bytes
 from ..blocks import Block
 from ..chain import divisible
 from ..errors import CorruptFile, FileError, require

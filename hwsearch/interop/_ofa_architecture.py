@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._store import PathLike, decode_json, read_bytes
+from .._reading import PathLike, read_json
 from ..blocks import Block
 from ..chain import divisible
 from ..errors import CorruptFile, HwsearchError, InvalidInput
@@ -53,7 +53,7 @@ def ofa_architecture(config: PathLike | Mapping[str, Any], space: SearchSpace, r
         InvalidInput: the space does not hold the network, or no resolution is known.
     """
     where = "config" if isinstance(config, Mapping) else os.fspath(config)
-    data = config if isinstance(config, Mapping) else decode_json(read_bytes(config, "network of Once-for-All"), config)
+    data = config if isinstance(config, Mapping) else read_json(config, "network of Once-for-All")
     if not isinstance(data, Mapping):
         raise CorruptFile(f"{where} is no network of Once-for-All: a JSON object was expected.")
     try:

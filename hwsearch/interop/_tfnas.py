@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 
 from .._calibration import Calibration
-from .._store import PathLike, decode_json, read_bytes
+from .._reading import PathLike, read_json
 from ..blocks import ACTIVATIONS, Block
 from ..errors import CorruptFile
 from ..table import Device, LatencyTable, Protocol, Row
@@ -36,7 +36,7 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
         CorruptFile: it is no such table.
     """
     name = os.fspath(file)
-    document = decode_json(read_bytes(file, "table of TF-NAS"), file)
+    document = read_json(file, "table of TF-NAS")
     if not isinstance(document, dict) or not isinstance(document.get("base"), float):
         raise CorruptFile(f"{name} is no table of TF-NAS: blocks and the number 'base' were expected.")
     rows: dict[str, Row] = {}

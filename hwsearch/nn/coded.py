@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from .. import _minsum
-from .._store import PathLike, read_arrays, write_arrays
+from .._reading import read_arrays
+from .._store import PathLike, write_arrays
 from ..blocks import Block
 from ..errors import CorruptFile, InvalidInput
 from ..layers import Layer

@@ -15,7 +15,7 @@ import torch
 from torch.optim import SGD
 
 from .._progress import progress as show_progress
-from .._store import check_same
+from .._reading import check_same
 from ..errors import CorruptFile, InvalidInput
 from . import weights_file
 from .images import Data, Share

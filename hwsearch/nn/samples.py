@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from .._executor import Spread
 from .._progress import progress as show_progress
-from .._store import Journal, PathLike, check_header, check_same, read_arrays, sweep, write_arrays
+from .._reading import check_header, check_same, read_arrays
+from .._store import Journal, PathLike, sweep, write_arrays
 from ..errors import CorruptFile, InvalidInput
 from ..predictor import LEAST, Predictor
 from ..space import Rows, SearchSpace

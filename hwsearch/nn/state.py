@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .._store import PathLike, read_bytes
+from .._reading import PathLike, read_bytes
 from ..errors import CorruptFile, FileError
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .._store import PathLike, check_header, decode_json, read_bytes, write_atomic
+from .._reading import check_header, parse_json, read_bytes
+from .._store import PathLike, write_atomic
 from ..errors import CorruptFile, WrongSpace
 from ..space import SearchSpace
 
@@ -63,7 +64,7 @@ def read(path: PathLike, format: str, space: SearchSpace) -> tuple[Tensors, dict
     found = document.get("__metadata__", {}).get("hwsearch")
     if found is None:
         raise CorruptFile(f"{name} is not a {format} file: it is a safetensors file of something else.")
-    header = check_header(decode_json(found.encode(), path), format=format, version=VERSION, path=path)
+    header = check_header(parse_json(found.encode(), path), format=format, version=VERSION, path=path)
     if header.get("fingerprint") != space.fingerprint and header.get("weights_fingerprint") != space.weights_fingerprint:
         raise WrongSpace(
             f"{name} holds weights of space {header.get('space')!r} ({header.get('fingerprint')}), not of {space.name!r} "

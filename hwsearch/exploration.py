@@ -43,6 +43,7 @@ class SearchState:
         finishing: whether it is the latter.
         bound: a score that no architecture within the limits beats, as far as the algorithm has proven one; infinite otherwise.
         surrogate_bound: the same of the algorithm's surrogate of the score.
+        slack: a score that is no further below the bound counts as optimal.
         X: every row evaluated, shape ``(m, genes)``.
         scores: NaN where a limit is exceeded, shape ``(m,)``.
         costs: limited metrics as fractions of their limits, shape ``(m, limits)``.
@@ -61,11 +62,12 @@ class SearchState:
     finishing: bool = False
     bound: float = np.inf
     surrogate_bound: float = np.inf
+    slack: float = 0.0
 
 
 _MANY = 256
 """Points of a front in three dimensions whose volume is worth waiting for, after each step anew."""
-_KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound")
+_KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound", "slack")
 """What a state file holds besides the algorithm's own state."""
 
 
@@ -110,6 +112,7 @@ def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> Searc
         finishing=state.finishing,
         bound=min(state.bound, float(getattr(own, "bound", np.inf))),
         surrogate_bound=float(getattr(own, "surrogate_bound", state.surrogate_bound)),
+        slack=float(getattr(own, "slack", state.slack)),
     )
 
 
@@ -250,7 +253,7 @@ def _volumes(points: Values, counts: npt.NDArray[np.intp]) -> list[float] | None
 def _proven(state: SearchState) -> bool:
     """Whether the best row reaches the bound that the algorithm has proven."""
     known = state.scores[~np.isnan(state.scores)]
-    return len(known) > 0 and bool(state.bound - known.max() <= 1e-4 * abs(known.max()))
+    return len(known) > 0 and bool(state.bound - known.max() <= state.slack)
 
 
 def save_state(state: SearchState, path: _store.PathLike, problem: Problem, algorithm: Algorithm) -> None:

@@ -59,7 +59,8 @@ class Metric:
         name: one of :data:`METRICS`.
         unit: of its values.
         space: the space whose rows it takes.
-        tables: gene indices and cost arrays, one a slot; their sum (maximum, if ``peak``) is the cost.
+        tables: gene indices and cost arrays, one a slot; their sum (maximum, if ``peak``) is the cost. Sums are exact in any order: entries
+            are rounded to a common power of two, far below what can be measured.
         peak: whether blocks combine by maximum and not by sum.
         device: where it was measured; ``None`` for counted costs.
     """
@@ -70,6 +71,10 @@ class Metric:
     tables: tuple[_minsum.Table, ...] = field(repr=False)
     peak: bool = False
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.peak:
+            object.__setattr__(self, "tables", _minsum.exact(self.tables))
 
     def __call__(self, X: npt.ArrayLike) -> Values:
         """The cost of every row of ``X`` (shape ``(n, genes)``), shape ``(n,)``; infinite where the device cannot run it."""
@@ -315,7 +320,7 @@ def _weigh(limits: Sequence[Limit], summed: Sequence[Limit], rounds: int) -> lis
         ratios = np.array([float(limit.ratio(limit.metric(row[None]))[0]) for limit in summed])
         if (ratios <= 1.0).all() and all(limit.violation(row[None])[0] == 0 for limit in limits):
             break
-        weights = weights * np.exp((ratios - 1.0) * 4.0 / math.sqrt(step + 1.0))
+        weights = weights * np.exp(np.minimum(ratios - 1.0, 10.0) * 4.0 / math.sqrt(step + 1.0))
         weights /= weights.sum()
     return rows
 

@@ -238,11 +238,25 @@ class SearchSpace:
             raise InvalidInput(f"The table of {cost!r} over {list(genes)} must have the shape {shape}, not {array.shape}.")
         if np.isnan(array).any():
             raise InvalidInput(f"The table of {cost!r} over {list(genes)} holds NaN; infinity marks what is impossible.")
-        if any(self.needs[gene] is not None for gene in columns):
-            array = array[tuple(np.array(self._canonical_cells(columns, shape)).T)].reshape(shape)
-        own, ordered = _minsum.table(columns, array)
+        own, ordered = self.canonical_table(_minsum.table(columns, array))
         ordered.flags.writeable = False
         return own, ordered
+
+    def canonical_table(self, entry: _minsum.Table) -> _minsum.Table:
+        """The table, with cells of inactive genes that repeat those at index zero, over its genes and those that they need."""
+        genes = entry[0]
+        if all(self.needs[gene] is None for gene in genes):
+            return entry
+        scope = set(genes)
+        for gene in genes:
+            need = self.needs[gene]
+            while need is not None:
+                scope.add(need[0])
+                need = self.needs[need[0]]
+        own = tuple(sorted(scope))
+        shape = tuple(self.sizes[gene] for gene in own)
+        wide = np.broadcast_to(_minsum.expand(entry, own), shape)
+        return own, wide[tuple(np.array(self._canonical_cells(own, shape)).T)].reshape(shape)
 
     def __repr__(self) -> str:
         return f"<SearchSpace {self.name!r}: {len(self.choices)} genes, {self.size:.3g} architectures>"

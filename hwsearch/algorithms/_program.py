@@ -3,23 +3,39 @@
 Every option of a factor is a variable, every value of a gene that several factors share is another one, and the options that hold a
 value add up to it. These marginals tie the factors together and keep the linear relaxation tight. Solved by HiGHS (Huangfu
 and Hall, 2018) through ``scipy.optimize.milp``.
+
+HiGHS meets a constraint within a tolerance, and hwsearch exactly. So HiGHS is given budgets that are a little wider than the limits, which
+keeps its bounds and its proofs true, and a row that it finds beyond a limit is cut off by a cover inequality (Balas, 1975), which has
+whole numbers only. Sums of costs are exact (:func:`hwsearch._minsum.exact`), and so is every comparison with a limit.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._minsum import Table
+from .._minsum import Table, exact
 from ..errors import Infeasible
 from ..metrics import Limit
 from ..space import Rows, SearchSpace, only
 from ._options import Factor, factors, reduce
+from ._quiet import quiet
 
 Values = npt.NDArray[np.float64]
+Cut = list[npt.NDArray[np.intp]]
+"""For some factors, perhaps, options of which not every one of these factors may have one; empty for the other factors."""
+
+_FINE = 1e4
+"""Objective and costs are scaled to this range, of which the tolerances of HiGHS (1e-6) are a small part."""
+_WHOLE = 1e6
+"""Costs that are whole numbers of a step are given to HiGHS as they are up to this many steps."""
+_SLOP = 1e-9
+"""A bound is as uncertain as this, as a fraction of the range of the objective: what the tolerances of HiGHS come to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,134 +74,110 @@ class Program:
         """The limits whose budgets may differ from solution to solution."""
         return tuple(limit for limit in self.limits if not limit.metric.peak)
 
+    def slack(self, gap: float) -> float:
+        """How far below the bound a sum may be that is proven up to a gap (as of :meth:`solve`)."""
+        return (gap + 2 * _SLOP) * self.unit
+
     @classmethod
     def compile(cls, space: SearchSpace, score: Sequence[Table], limits: Sequence[Limit]) -> Program:
         """Reduce a problem.
 
         Args:
             space: where to search.
-            score: tables whose sum is to be made large.
+            score: tables whose sum is to be made large; cells of inactive genes count as those at index zero.
             limits: the most that metrics may be. Those on maxima (peak memory) exclude cells of their tables.
         """
         summed = [limit for limit in limits if not limit.metric.peak]
         excluded = [(genes, array > limit.at_most) for limit in limits if limit.metric.peak for genes, array in limit.metric.tables]
-        tables: list[Sequence[Table]] = [[(genes, -array) for genes, array in score]]
+        tables: list[Sequence[Table]] = [[(genes, -array) for genes, array in exact([space.canonical_table(entry) for entry in score])]]
         tables += [limit.metric.tables for limit in summed]
         sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)}
         parts = reduce(factors(tables, excluded, space.allowed), sizes)
         spans = [float(np.ptp(part.costs[:, 0])) for part in parts if len(part)]
         return cls(space, tuple(limits), tuple(parts), max(sum(spans), 1e-12))
 
-    def solve(
-        self, budgets: Values | None = None, *, gap: float = 1e-6, seconds: float = 60.0, far: Sequence[tuple[Rows, int]] = ()
-    ) -> Solution:
+    def solve(self, budgets: Values | None = None, *, gap: float = 1e-6, seconds: float = 60.0) -> Solution:
         """The best row within the limits.
 
         Args:
             budgets: for each summed limit the most it may be, shape ``(summed limits,)``; the limits' own where left out.
             gap: how far, as a fraction of the range of the sum, the best row may be from the bound.
             seconds: when to stop with what there is.
-            far: rows, shape ``(genes,)``, and in how many genes at least the answer must differ from each.
 
         Raises:
             Infeasible: proven; no row of the space meets the limits.
         """
         most = np.array([limit.at_most for limit in self.summed]) if budgets is None else np.asarray(budgets, dtype=np.float64)
-        margin, bound = 0.0, np.inf
-        for _ in range(6):
-            chosen, found = self._solve(most, margin, gap, seconds, far)
+        until = time.monotonic() + seconds
+        parts = self._within(most)
+        cuts: list[Cut] = []
+        bound = -sum(float(part.costs[:, 0].min()) for part in parts)
+        while (left := until - time.monotonic()) > 0:
+            if len(parts) == 1:  # every option left is a whole row within the limits
+                best = int(parts[0].costs[:, 0].argmin())
+                return Solution(self._row(parts, [best]), bound, bound)
+            chosen, found = self._solve(parts, most, cuts, gap, left)
             bound = min(bound, found)
             if chosen is None:
-                return Solution(None, -np.inf, bound)
-            row = only(self.space.canonical(chosen[None]))
-            used = np.array([float(limit.metric(row[None])[0]) for limit in self.summed])
-            if (used <= most).all():  # HiGHS meets a limit within a tolerance; hwsearch meets it
-                score = -float(sum(part.costs[self._option(part, chosen), 0] for part in self.parts))
-                return Solution(row, score, max(bound, score))
-            margin = 2e-6 + 4.0 * margin
+                break
+            used = sum(part.costs[option] for part, option in zip(parts, chosen, strict=True))
+            beyond = np.flatnonzero(used[1:] > most)
+            if not len(beyond):
+                return Solution(self._row(parts, chosen), -float(used[0]), max(bound, -float(used[0])))
+            cuts += [_cover([part.costs[:, 1 + limit] for part in parts], chosen, most[limit]) for limit in beyond]
         return Solution(None, -np.inf, bound)
 
-    def _option(self, part: Factor, row: Rows) -> int:
-        return int(np.flatnonzero((part.rows == row[list(part.genes)]).all(axis=1))[0])
+    def _row(self, parts: Sequence[Factor], chosen: Sequence[int]) -> Rows:
+        """The canonical row of one option of each factor, shape ``(genes,)``."""
+        row = np.zeros(len(self.space.choices), dtype=np.uint8)
+        for part, option in zip(parts, chosen, strict=True):
+            row[list(part.genes)] = part.rows[option]
+        return only(self.space.canonical(row[None]))
 
-    def _solve(self, most: Values, margin: float, gap: float, seconds: float, far: Sequence[tuple[Rows, int]]) -> tuple[Rows | None, float]:
-        """A row (``None`` if time ran out) and the bound."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import coo_array
+    def _within(self, most: Values) -> list[Factor]:
+        """The factors without options that break a limit even if every other factor takes its cheapest one.
 
-        parts = [_within(part, most, self.parts) for part in self.parts]
-        if any(len(part) == 0 for part in parts):
-            raise Infeasible(self._proven(most))
-        shared = _shared(parts)
-        starts = np.cumsum([0, *map(len, parts)])
-        columns = {}
-        end = int(starts[-1])
-        for gene in shared:
-            for value in np.unique(np.concatenate([part.columns([gene]) for part in parts if gene in part.genes])):
-                columns[gene, int(value)] = end
-                end += 1
-        rows_of: list[npt.NDArray[np.intp]] = []
-        columns_of: list[npt.NDArray[np.intp]] = []
-        entries: list[Values] = []
-        lower: list[float] = []
-        upper: list[float] = []
+        Raises:
+            Infeasible: a factor has no option left.
+        """
+        parts = list(self.parts)
+        while all(map(len, parts)):
+            least = np.array([part.costs[:, 1:].min(axis=0) for part in parts])
+            kept = [
+                (part.costs[:, 1:] + np.delete(least, index, axis=0).sum(axis=0) <= most).all(axis=1) for index, part in enumerate(parts)
+            ]
+            if all(keep.all() for keep in kept):
+                return parts
+            parts = [Factor(part.genes, part.rows[keep], part.costs[keep]) for part, keep in zip(parts, kept, strict=True)]
+        raise Infeasible(self._proven(most))
 
-        def constrain(where: npt.ArrayLike, factor: npt.ArrayLike, low: float, high: float) -> None:
-            index = np.asarray(where, dtype=np.intp)
-            rows_of.append(np.full(len(index), len(lower)))
-            columns_of.append(index)
-            entries.append(np.broadcast_to(np.asarray(factor, dtype=np.float64), index.shape))
-            lower.append(low)
-            upper.append(high)
+    def _solve(
+        self, parts: Sequence[Factor], most: Values, cuts: Sequence[Cut], gap: float, seconds: float
+    ) -> tuple[list[int] | None, float]:
+        """An option of each factor, within the limits but for HiGHS' tolerance (``None`` if time ran out), and the bound."""
+        from scipy.optimize import milp
 
-        whole = np.zeros(end, dtype=np.intp)
-        for gene in shared:
-            of_gene = [column for (g, _), column in columns.items() if g == gene]
-            constrain(of_gene, 1.0, 1.0, 1.0)
-        whole[int(starts[-1]) :] = 1
-        for part, start in zip(parts, starts, strict=False):
-            visible = [gene for gene in part.genes if gene in shared]
-            if visible:
-                for gene in visible:
-                    own = part.columns([gene])[:, 0]
-                    for (g, value), column in columns.items():
-                        if g == gene:
-                            options = start + np.flatnonzero(own == value)
-                            constrain([*options, column], [1.0] * len(options) + [-1.0], 0.0, 0.0)
-            else:
-                constrain(start + np.arange(len(part)), 1.0, 1.0, 1.0)
-            _, inverse, count = np.unique(part.columns(visible), axis=0, return_inverse=True, return_counts=True)
-            whole[start : start + len(part)] = count[inverse.reshape(-1)] > 1 if visible else 1
-        every = np.arange(int(starts[-1]))
-        costs = np.concatenate([part.costs for part in parts])
-        for column, budget in enumerate(most):
-            scale = budget if budget > 0 else 1.0
-            constrain(every, costs[:, 1 + column] / scale, -np.inf, (budget / scale) - margin)
-        for row, least in far:
-            differ = np.concatenate([(part.rows != row[list(part.genes)])[:, _own(part, shared)].sum(axis=1) for part in parts])
-            extra = [(column, float(value != row[gene])) for (gene, value), column in columns.items()]
-            constrain([*every, *(c for c, _ in extra)], [*differ, *(w for _, w in extra)], float(least), np.inf)
-        shape = (len(lower), end)
-        matrix = coo_array((np.concatenate(entries), (np.concatenate(rows_of), np.concatenate(columns_of))), shape=shape).tocsr()
-        offset = float(sum(part.costs[:, 0].min() for part in parts))
-        objective = np.concatenate([*((part.costs[:, 0] - part.costs[:, 0].min()) / self.unit for part in parts), np.zeros(len(columns))])
-        answer = milp(
-            objective,
-            integrality=whole,
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(matrix, lower, upper),
-            options={"mip_rel_gap": gap, "time_limit": seconds, "presolve": True},
-        )
+        model = _Model(parts)
+        least = [part.costs.min(axis=0) for part in parts]
+        objective = np.concatenate([part.costs[:, 0] - low[0] for part, low in zip(parts, least, strict=True)]) * (_FINE / self.unit)
+        for limit, budget in enumerate(most, start=1):
+            model.limit([part.costs[:, limit] - low[limit] for part, low in zip(parts, least, strict=True)], budget - sum(least)[limit])
+        for cut in cuts:
+            model.cut(cut)
+        whole = np.concatenate([objective, np.zeros(model.columns - len(objective))])
+        for presolve in (True, False):
+            with quiet():
+                answer = milp(whole, **model.constraints(), options={"mip_rel_gap": gap, "time_limit": seconds, "presolve": presolve})
+            if answer.status != 0 or answer.fun - answer.mip_dual_bound <= gap * abs(answer.fun) + 1e-6:
+                break  # else HiGHS' presolve ended the search without telling the bound that it reached
         if answer.status == 2:
             raise Infeasible(self._proven(most))
+        offset = float(sum(low[0] for low in least))
         dual = answer.mip_dual_bound
-        bound = -(offset + float(dual) * self.unit) if dual is not None and np.isfinite(dual) else -offset
+        bound = -(offset + float(dual) * self.unit / _FINE) + _SLOP * self.unit if dual is not None and np.isfinite(dual) else -offset
         if answer.x is None:
             return None, bound
-        chosen = np.zeros(len(self.space.choices), dtype=np.uint8)
-        for part, start in zip(parts, starts, strict=False):
-            chosen[list(part.genes)] = part.rows[int(np.argmax(answer.x[start : start + len(part)]))]
-        return chosen, bound
+        return [int(np.argmax(answer.x[start : start + len(part)])) for part, start in zip(parts, model.starts, strict=True)], bound
 
     def _proven(self, most: Values) -> str:
         summed = [limit.metric.name for limit in self.summed]
@@ -194,21 +186,105 @@ class Program:
         return f"{together or 'The problem'} cannot be met: no {self.space.name!r} architecture does (proven). Raise a limit."
 
 
+class _Model:
+    """The constraints of a program: one option for each factor, and one value for each gene that factors share.
+
+    Args:
+        parts: the factors; their options are the first columns.
+    """
+
+    def __init__(self, parts: Sequence[Factor]) -> None:
+        self.starts = np.cumsum([0, *map(len, parts)])[:-1]
+        self.columns = sum(map(len, parts))
+        self._entries: list[tuple[npt.NDArray[np.intp], Values]] = []
+        self._lower: list[float] = []
+        self._upper: list[float] = []
+        shared = _shared(parts)
+        values: dict[int, dict[int, int]] = {}
+        for gene in shared:
+            found = np.unique(np.concatenate([part.columns([gene]) for part in parts if gene in part.genes]))
+            values[gene] = {int(value): self.columns + index for index, value in enumerate(found)}
+            self.columns += len(found)
+            self._add([*values[gene].values()], 1.0, 1.0, 1.0)
+        self.whole = np.ones(self.columns, dtype=np.intp)
+        for part, start in zip(parts, self.starts, strict=True):
+            visible = [gene for gene in part.genes if gene in shared]
+            for gene in visible:
+                own = part.columns([gene])[:, 0]
+                for value, column in values[gene].items():
+                    options = start + np.flatnonzero(own == value)
+                    self._add([*options, column], [1.0] * len(options) + [-1.0], 0.0, 0.0)
+            if not visible:
+                self._add(start + np.arange(len(part)), 1.0, 1.0, 1.0)
+            else:  # an option that is alone with the values of its shared genes is whole if they are
+                _, inverse, count = np.unique(part.columns(visible), axis=0, return_inverse=True, return_counts=True)
+                self.whole[start : start + len(part)] = count[inverse.reshape(-1)] > 1
+
+    def limit(self, costs: Sequence[Values], room: float) -> None:
+        """At most ``room`` of the costs, which are at least zero: exactly if they are small whole numbers, else a little more.
+
+        HiGHS is not to be trusted with sums that are beyond the room by little more than its tolerance, which whole numbers never are.
+        """
+        every = np.concatenate(costs)
+        if not every.sum() > room > 0:
+            return
+        index = np.arange(len(every))
+        step = float(np.gcd.reduce(every.astype(np.int64))) if every.max() < 2**53 and (every == np.rint(every)).all() else 0.0
+        if 0.0 < room <= step * _WHOLE:
+            self._add(index, every / step, -np.inf, np.floor(room / step))
+        else:
+            self._add(index, every * (_FINE / room), -np.inf, _FINE * (1 + _SLOP))
+
+    def cut(self, options: Cut) -> None:
+        """Not an option of every one of some factors."""
+        columns = [start + some for start, some in zip(self.starts, options, strict=True) if len(some)]
+        self._add(np.concatenate(columns), 1.0, -np.inf, len(columns) - 1.0)
+
+    def constraints(self) -> dict[str, Any]:
+        """As arguments of :func:`scipy.optimize.milp`."""
+        from scipy.optimize import Bounds, LinearConstraint
+        from scipy.sparse import coo_array
+
+        rows = np.repeat(np.arange(len(self._entries)), [len(columns) for columns, _ in self._entries])
+        columns, entries = (np.concatenate(each) for each in zip(*self._entries, strict=True))
+        matrix = coo_array((entries, (rows, columns)), shape=(len(self._entries), self.columns)).tocsr()
+        return {"integrality": self.whole, "bounds": Bounds(0, 1), "constraints": LinearConstraint(matrix, self._lower, self._upper)}
+
+    def _add(self, columns: npt.ArrayLike, factor: npt.ArrayLike, low: float, high: float) -> None:
+        index = np.asarray(columns, dtype=np.intp)
+        self._entries.append((index, np.broadcast_to(np.asarray(factor, dtype=np.float64), index.shape)))
+        self._lower.append(low)
+        self._upper.append(high)
+
+
+def _cover(costs: Sequence[Values], chosen: Sequence[int], most: float) -> Cut:
+    """Options of some factors that together exceed a limit whatever the other factors do; no row within the limit has one of each.
+
+    Args:
+        costs: what each option of each factor adds, exactly.
+        chosen: an option of each factor, together beyond the limit.
+        most: the limit.
+    """
+    least = [float(cost.min()) for cost in costs]
+    most_of = [float(cost[option]) for cost, option in zip(costs, chosen, strict=True)]
+    total = sum(most_of)
+    cut: Cut = [np.empty(0, dtype=np.intp)] * len(costs)
+    by_surplus = sorted(range(len(costs)), key=lambda index: most_of[index] - least[index])
+    inside = []
+    for index in by_surplus:  # leave out what the others exceed the limit without
+        without = total - most_of[index] + least[index]
+        if without > most:
+            total = without
+        else:
+            inside.append(index)
+    for index in inside:  # and take in the cheapest options that still exceed it
+        enough = total - most_of[index] + costs[index] > most
+        cut[index] = np.flatnonzero(enough)
+        total += float(costs[index][enough].min()) - most_of[index]
+    return cut
+
+
 def _shared(parts: Sequence[Factor]) -> list[int]:
     """Genes that several factors hold."""
     genes = [gene for part in parts for gene in part.genes]
     return sorted(gene for gene in set(genes) if genes.count(gene) > 1)
-
-
-def _own(part: Factor, shared: Sequence[int]) -> list[int]:
-    """Columns of the genes that only this factor holds."""
-    return [column for column, gene in enumerate(part.genes) if gene not in shared]
-
-
-def _within(part: Factor, most: Values, parts: Sequence[Factor]) -> Factor:
-    """The factor without options that break a limit even if every other factor takes its cheapest one."""
-    keep = np.ones(len(part), dtype=np.bool_)
-    for column, budget in enumerate(most):
-        others = sum(float(other.costs[:, 1 + column].min()) for other in parts if other is not part and len(other))
-        keep &= part.costs[:, 1 + column] + others <= budget * (1 + 1e-12) + 1e-12
-    return Factor(part.genes, part.rows[keep], part.costs[keep])

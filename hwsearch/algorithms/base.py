@@ -43,7 +43,8 @@ class Algorithm(Protocol):
 
         Returns:
             A frozen dataclass whose fields are arrays, numbers and strings. A field ``bound``, where there is one, is a score that no
-            row within the limits beats, proven; it goes into the result.
+            row within the limits beats, proven; it goes into the result. A field ``slack`` beside it says how far below the bound a
+            score counts as optimal.
         """
 
     def ask(self, state: Any, problem: Problem, rng: np.random.Generator) -> tuple[Rows, Any]:

@@ -23,10 +23,12 @@ class ExactState:
 
     Attributes:
         bound: no row within the limits has a higher score.
+        slack: a score that is no further below the bound counts as optimal.
         step: steps taken.
     """
 
     bound: float = float("inf")
+    slack: float = 0.0
     step: int = 0
 
 
@@ -72,9 +74,10 @@ class Exact:
             Infeasible: proven; no row of the space meets the limits.
         """
         budgets = np.array([limit.at_most for limit in problem.limits if not limit.metric.peak])
-        found = compiled(problem).solve(budgets, gap=self.gap, seconds=self.seconds)
+        program = compiled(problem)
+        found = program.solve(budgets, gap=self.gap, seconds=self.seconds)
         rows = problem.seeds if found.row is None else found.row[None]
-        return rows, replace(state, bound=found.bound)
+        return rows, replace(state, bound=found.bound, slack=program.slack(self.gap))
 
     def tell(self, state: ExactState, X: Rows, scores: Values, costs: Values) -> ExactState:
         """Only counts the step."""
@@ -86,14 +89,15 @@ class Exact:
 
 
 def compiled(problem: Problem) -> Program:
-    """The problem as a program; problems that share their score and the kinds of their limits share the work."""
-    peaks = tuple((limit.metric.name, limit.at_most) for limit in problem.limits if limit.metric.peak)
-    key = ("program", tuple(limit.metric.name for limit in problem.limits), peaks)
+    """The problem as a program; problems that differ in nothing but how tight the limits on sums are share the work."""
+    parts = (problem.space, problem.score, *(limit.metric for limit in problem.limits))
+    peaks = tuple(limit.at_most for limit in problem.limits if limit.metric.peak)
+    key = ("program", *map(id, parts), *peaks)
     if key not in problem.shared:
         tables = additive(problem.score, problem.space)
         assert tables is not None  # checked by init
-        problem.shared[key] = Program.compile(problem.space, tables, problem.limits)
-    program: Program = problem.shared[key]
+        problem.shared[key] = (Program.compile(problem.space, tables, problem.limits), parts)  # which keeps these ids from being reused
+    program: Program = problem.shared[key][0]
     return program
 
 
@@ -101,7 +105,7 @@ def additive(score: Any, space: SearchSpace) -> tuple[Table, ...] | None:
     """The tables whose sum a score is, or ``None``.
 
     Raises:
-        InvalidInput: the tables do not fit the space.
+        InvalidInput: the tables do not fit the space, or hold what is no score.
     """
     tables = getattr(score, "tables", None)
     if tables is None or getattr(score, "peak", False):
@@ -109,4 +113,8 @@ def additive(score: Any, space: SearchSpace) -> tuple[Table, ...] | None:
     for genes, array in tables:
         if array.shape != tuple(space.sizes[gene] for gene in genes):
             raise InvalidInput(f"A table of the score has the shape {array.shape}, which does not fit the genes {genes} of {space.name!r}.")
+        if np.isnan(array).any() or np.isposinf(array).any():
+            raise InvalidInput(
+                f"A table of the score over the genes {genes} holds NaN or infinity; only -inf (impossible) may stand there."
+            )
     return tuple(tables)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from .._minsum import Table, table
+from ..errors import Infeasible
 from ..space import Rows, SearchSpace, contains, row_keys
 from ._program import Program
 from .base import Values
@@ -28,12 +29,14 @@ class HybridState(EvolutionState):
         samples: the best feasible rows met, shape ``(k, genes)``.
         sample_scores: their scores, shape ``(k,)``.
         bound: no row within the limits has a higher score; finite only where the score itself is a sum of tables.
+        slack: a score that is no further below the bound counts as optimal.
         surrogate_bound: no row within the limits has a higher score by the last surrogate; proven, but of the surrogate.
     """
 
     samples: Rows = field(default_factory=lambda: np.empty((0, 0), dtype=np.uint8))
     sample_scores: Values = field(default_factory=lambda: np.empty(0))
     bound: float = np.inf
+    slack: float = 0.0
     surrogate_bound: float = np.inf
 
 
@@ -72,10 +75,10 @@ class Hybrid(Evolution):
         own = additive(problem.score, problem.space)
         if state.step not in ((0,) if own is not None else self.refits) or (own is None and len(after.samples) < 50):
             return X, after
-        rows, bound = self._optima(problem, own or surrogate(problem, after.samples, after.sample_scores))
+        rows, bound, slack = self._optima(problem, own or surrogate(problem, after.samples, after.sample_scores))
         rows = rows[np.sort(np.unique(row_keys(rows), return_index=True)[1])]
         rows = rows[~contains(problem.seen, row_keys(rows))]
-        after = replace(after, surrogate_bound=bound, bound=bound if own is not None else np.inf)
+        after = replace(after, surrogate_bound=bound, bound=bound if own is not None else np.inf, slack=slack)
         island = np.concatenate([after.asked_island_of(X), np.arange(len(rows)) % after.islands])
         return np.concatenate([X, rows]), self.noted(after, np.concatenate([X, rows]), island)
 
@@ -90,7 +93,8 @@ class Hybrid(Evolution):
         best = np.argsort(-values, kind="stable")[: self.samples]
         return replace(after, samples=pool[best], sample_scores=values[best])
 
-    def _optima(self, problem: Problem, tables: Sequence[Table]) -> tuple[Rows, float]:
+    def _optima(self, problem: Problem, tables: Sequence[Table]) -> tuple[Rows, float, float]:
+        """The optima of a sum of tables at the budgets, shape ``(k, genes)``; its bound at the limits, and the slack of that."""
         program = Program.compile(problem.space, tables, problem.limits)
         most = np.array([limit.at_most for limit in program.summed])
         proof = additive(problem.score, problem.space) is not None
@@ -98,11 +102,15 @@ class Hybrid(Evolution):
         found = []
         bound = np.inf
         for part in self.budgets if len(most) and not proof else (1.0,):
-            if part == 1.0 or (np.array([limit.metric.lower_bound for limit in program.summed]) <= part * most).all():
+            try:
                 solution = program.solve(part * most, gap=gap, seconds=seconds)
-                bound = solution.bound if part == 1.0 else bound
-                found += [] if solution.row is None else [solution.row]
-        return np.array(found, dtype=np.uint8).reshape(-1, len(problem.space.choices)), bound
+            except Infeasible:
+                if part == 1.0:
+                    raise
+                continue  # which says nothing about the limits themselves
+            bound = solution.bound if part == 1.0 else bound
+            found += [] if solution.row is None else [solution.row]
+        return np.array(found, dtype=np.uint8).reshape(-1, len(problem.space.choices)), bound, program.slack(gap)
 
 
 def surrogate(problem: Problem, X: Rows, scores: Values, most: int = 1500) -> list[Table]:

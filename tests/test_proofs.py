@@ -1,0 +1,123 @@
+"""What is called proven is true: against looking at every network, and where costs differ by less than a solver can see."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch import SearchSpace, metric
+from hwsearch._minsum import exact, fold
+from hwsearch.algorithms._quiet import quiet
+from hwsearch.algorithms.evolution import Evolution
+from hwsearch.algorithms.exact import Exact
+from hwsearch.algorithms.hybrid import Hybrid
+from hwsearch.exploration import solve
+from hwsearch.metrics import Limit
+from hwsearch.result import Status
+from hwsearch.testing import rugged
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "solver"])
+def test_exact_says_nothing_that_looking_at_every_network_contradicts(fold: bool) -> None:
+    from proofs import false_word, instance
+
+    assert {seed: said for seed in range(60) if (said := false_word(instance(seed), fold=fold)) is not None} == {}
+
+
+def test_limits_that_are_met_exactly_are_met() -> None:
+    """One network costs exactly what is allowed in two ways, and every other one is beyond a limit."""
+    tables = {"cost": [(["a"], [2.0, 1.0]), (["b"], [0.0, 2.0])], "need": [(["a"], [1.0, 3.0]), (["b"], [1.0, 0.0])]}
+    space = SearchSpace.from_tables({"a": (0, 1), "b": (0, 1)}, {**tables, "loss": [(["a", "b"], [[1.0, 0.0], [0.0, 0.0]])]})
+    result = hwsearch.search(space, predictor=-metric("loss", space), limits={"cost": 2.0, "need": 2.0}, algorithm="exact")
+    assert result.best.values() == {"a": 0, "b": 0}
+    assert result.status is Status.OPTIMAL
+
+
+def test_a_program_is_not_taken_for_that_of_another_score_or_space() -> None:
+    space = SearchSpace.from_tables(
+        {"a": (0, 1, 2), "b": (0, 1, 2)}, {"cost": [(["a"], [0.0, 1.0, 2.0]), (["b"], [0.0, 1.0, 2.0])], "loss": [(["a"], [0.0, 1.0, 2.0])]}
+    )
+    cost, loss = metric("cost", space), metric("loss", space)
+    problem = hwsearch.problem(space, predictor=-loss, limits={"cost": 3.0})
+    assert solve(problem, Exact()).best_score == 0.0
+    other = solve(replace(problem, score=cost), Exact())
+    assert other.best_score == 3.0
+    assert other.bound == pytest.approx(3.0, rel=1e-6)
+    narrow = space.restrict({"a": [2], "b": [0]})
+    inside = solve(replace(problem, space=narrow, score=cost), Exact())
+    assert inside.best.values() == {"a": 2, "b": 0}
+    costly = solve(replace(problem, limits=(Limit(loss, 0.0),), score=cost), Exact())
+    assert costly.best.values() == {"a": 0, "b": 2}
+
+
+def test_optimal_is_not_said_of_a_score_that_is_only_relatively_near_the_bound() -> None:
+    """Scores of 3e8 that differ by 200 agree to six digits, and are no proof of each other."""
+    rng = np.random.default_rng(0)
+    genes = {f"g{index}": range(4) for index in range(6)}
+    tables = {name: [([gene], 3e8 + rng.integers(0, 201, size=4)) for gene in genes] for name in ("loss", "cost")}
+    space = SearchSpace.from_tables(genes, tables)
+    worth = -metric("loss", space)
+    limit = float(np.median(metric("cost", space)(space.sample(99, rng))))
+    for algorithm in (Exact(), Exact(seconds=0.0)):
+        found = hwsearch.search(space, predictor=worth, limits={"cost": limit}, algorithm=algorithm)
+        X = np.concatenate(list(space.enumerate()))
+        best = worth(X)[metric("cost", space)(X) <= limit].max()
+        assert found.bound is not None
+        assert found.bound >= best
+        assert (found.status is Status.OPTIMAL) == (found.best_score == best)
+
+
+def test_a_tighter_limit_that_cannot_be_met_proves_nothing_of_the_limit() -> None:
+    """Hybrid search also looks within 98.5 % of the limits; that there is nothing ends no search."""
+    genes = {"a": (0, 1), **{f"g{index}": range(4) for index in range(5)}}
+    tables = {"one": [(["a"], [1.0, 2.0])], "two": [(["a"], [2.0, 1.0])]}
+    space = SearchSpace.from_tables(genes, tables)
+    algorithm = Hybrid(population=64, parents=40, alone=2, together=1, refits=(1, 2))
+    found = hwsearch.search(space, predictor=rugged(space), limits={"one": 2.0, "two": 2.0}, algorithm=algorithm, steps=4)
+    assert found.values == {"one": 2.0, "two": 1.0} or found.values == {"one": 1.0, "two": 2.0}
+
+
+def test_exact_and_evolution_agree_where_inactive_genes_have_entries_of_their_own() -> None:
+    """A score's own tables may hold anything for a gene that is inactive; its networks have what stands at index zero."""
+
+    class Own:
+        tables = (((0,), np.array([1.0, 0.0])), ((1,), np.array([0.0, 5.0])))
+
+        def __call__(self, X: np.ndarray) -> np.ndarray:
+            return np.asarray(sum(array[X[:, genes[0]]] for genes, array in self.tables))
+
+    space = SearchSpace("own", (hwsearch.Choice("on", (0, 1)), hwsearch.Choice("extra", (0, 1), needs=("on", (1,)))), ())
+    found = hwsearch.search(space, predictor=Own(), algorithm="exact")
+    assert (found.best_score, found.bound) == (5.0, 5.0)
+    off = hwsearch.search(space.restrict({"on": [0]}), predictor=Own(), algorithm=Exact())
+    assert (off.best_score, off.bound) == (1.0, 1.0)
+    assert hwsearch.search(space, predictor=Own(), algorithm=Evolution(population=16)).best_score == 5.0
+
+
+def test_sums_of_a_metric_are_the_same_in_any_order(rng: np.random.Generator) -> None:
+    tables = [((gene,), 10.0 ** rng.uniform(-9, 3, size=4)) for gene in range(12)]
+    rounded = exact(tables)
+    assert all(np.allclose(one, other, rtol=1e-12, atol=1e-12) for (_, one), (_, other) in zip(rounded, tables, strict=True))
+    X = rng.integers(4, size=(500, 12))
+    sums = {tuple(sum(array[X[:, gene]] for (gene,), array in order)) for order in (rounded, rounded[::-1], sorted(rounded, key=repr))}
+    folded = fold(rounded, [4] * 12)
+    sums.add(tuple(sum(array[tuple(X[:, list(genes)].T)] for genes, array in folded)))
+    assert len(sums) == 1
+    whole = [((0,), np.array([3e8 + 1, 17.0, np.inf]))]
+    assert np.array_equal(exact(whole)[0][1], whole[0][1])
+
+
+def test_what_the_solver_prints_stays_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet():
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n")
+        print("a line of the user's own")
+    print("and one more")
+    assert capfd.readouterr().out == "a line of the user's own\nand one more\n"

@@ -173,13 +173,14 @@ def supernet(data: bytes, path: PathLike) -> RenderableType:
 
 def backends() -> RenderableType:
     """The registered backends: here or not, and what they can run."""
-    grid = _table("backend", "device", "precisions")
+    grid = _table("backend", "device", "precisions", "int8 products")
     for name in _registry.names("backend"):
         try:
             backend = _registry.make("backend", name)
-            grid.add_row(name, backend.describe().name, ", ".join(backend.precisions))
+            device = backend.describe()
+            grid.add_row(name, device.name, ", ".join(backend.precisions), device.facts.get("int8", ""))
         except HwsearchError as error:
-            grid.add_row(name, Text(str(error), style="yellow"), "")
+            grid.add_row(name, Text(str(error), style="yellow"), "", "")
     return grid
 
 

@@ -311,6 +311,9 @@ def export(
     precision: Annotated[
         str | None, typer.Option(help="Of all blocks, such as fp16, instead of what was searched.", show_default=False)
     ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Images at once, or open for any number; 1 if omitted.", metavar="N|open", show_default=False)
+    ] = None,
     coded: Coded = False,
     bits: Bits = None,
 ) -> None:
@@ -325,7 +328,8 @@ def export(
     from .nn import export as run
 
     out = out or Path("best.onnx")
-    path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend, precision=precision)
+    number: Any = int(batch) if batch is not None and batch.isdigit() else batch
+    path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend, precision=precision, batch=number)
     console.print(f"{path}: {Path(path).stat().st_size:,} bytes", highlight=False)
 
 

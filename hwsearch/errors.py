@@ -138,3 +138,7 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
         if error.name != package:
             raise
         raise MissingDependency(feature, package, extra) from error
+
+
+class SaturationWarning(UserWarning):
+    """A model file holds int8 weights that the integer products of this machine cannot carry, so it is less accurate here."""

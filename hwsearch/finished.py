@@ -32,6 +32,7 @@ class _Facts:
     macs: int
     params: int
     size_mb: float
+    simulated_accuracy: float | None = None
     teacher_accuracy: float | None = None
     teacher_ms: float | None = None
 
@@ -44,7 +45,8 @@ class Finished(_Facts):
         architecture: what it is.
         weights, model: names of the files of its weights and of the model, in the folder where this stands.
         tuned: whether its weights were fine-tuned at its precisions; otherwise calibrating alone was better on validation images.
-        accuracy: share of the test images that it gets right at its precisions.
+        accuracy: share of the test images that the model file gets right, run in its runtime; as evaluated in torch for TensorRT.
+        simulated_accuracy: the same, as evaluated in torch; ``None`` in files of older versions.
         float_accuracy: the same in floating point.
         latency_ms, spread_ms: measured, by the protocol of the latency tables.
         device: where.

@@ -37,7 +37,9 @@ class Verifier(Protocol):
 
 
 class OnHand:
-    """Accuracy in a supernet at the networks' precisions, on all validation images, and latency on this machine.
+    """Accuracy of networks on all validation images, and their latency on this machine.
+
+    Accuracy is that of the exported files, run in the runtime of the table where that can be done; otherwise as evaluated in torch.
 
     Args:
         space: of the rows.
@@ -63,6 +65,7 @@ class OnHand:
     ) -> None:
         self._space, self._table = space, table
         names = []
+        self._files: Backend | None = None
         if supernet is not None and data is not None:
             from .nn import load_data
             from .nn.supernet import load_supernet
@@ -74,14 +77,22 @@ class OnHand:
             if change := self._backend.describe().difference(table.device):
                 raise _elsewhere(table, change)
             names.append(f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms")
+            if self._backend.runs_files:
+                self._files = self._backend
+                names[:-1] = [f"{name}, run as files with int8 weights of {self._backend.weight_bits} bits" for name in names[:-1]]
         self.name = "; ".join(names)
 
     def score(self, X: Rows) -> Values:
         """Shares of the validation images that the networks get right, shape ``(n,)``."""
         from .nn import evaluate
+        from .nn.files import evaluate_exported
 
-        networks = map(self._space.architecture, X)
-        return np.array([evaluate(one, weights=self._supernet, data=self._data, split="val") for one in networks])
+        networks = list(map(self._space.architecture, X))
+        if self._files is None:
+            return np.array([evaluate(one, weights=self._supernet, data=self._data, split="val") for one in networks])
+        return np.array(
+            [evaluate_exported(one, weights=self._supernet, data=self._data, backend=self._files, split="val") for one in networks]
+        )
 
     def latency_ms(self, X: Rows) -> Values:
         """Milliseconds, by the protocol of the tables, in turns, shape ``(n,)``."""

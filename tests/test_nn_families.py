@@ -13,8 +13,9 @@ import torch
 
 import hwsearch
 from hwsearch import Block, SearchSpace
+from hwsearch.backends import load_backend
 from hwsearch.chain import Chain, Stage
-from hwsearch.nn import Recipe, Supernet, deploy, evaluate, export, load_data, score_samples, trace, train
+from hwsearch.nn import Quantization, Recipe, Supernet, deploy, evaluate, export, load_data, score_samples, trace, train
 from hwsearch.nn.elastic import ElasticBlock, ElasticLayer
 
 torch.set_num_threads(1)
@@ -128,12 +129,13 @@ def test_small_and_large_mobile_networks_learn(weights: Path, mobile: SearchSpac
 
 def test_int8_loses_little_and_its_file_computes_the_same(weights: Path, mobile: SearchSpace, tmp_path: Path) -> None:
     supernet, data = Supernet.load(weights, mobile), load_data("digits")
+    how = Quantization().on(load_backend("onnxruntime"))
     for precision, tolerance in (("fp32", 1e-4), ("int8", 0.05)):
         for architecture in ends(mobile, supernet, precision):
             path = export(architecture, weights=supernet, out=tmp_path / "best.onnx")
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
             images = supernet.calibration()
-            deployed = deploy(supernet.extract(architecture.genes), architecture.blocks(), images)
+            deployed = deploy(supernet.extract(architecture.genes), architecture.blocks(), images, how)
             x = data.normalize(data.test_x)
             with torch.inference_mode():
                 expected = deployed(x).numpy()
@@ -142,7 +144,7 @@ def test_int8_loses_little_and_its_file_computes_the_same(weights: Path, mobile:
             assert np.abs(found - expected).max() / np.abs(expected).max() < tolerance
             assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.99
             right = float((found.argmax(axis=1) == data.test_y.numpy()).mean())
-            assert right == pytest.approx(evaluate(architecture, weights=supernet, data=data), abs=0.01)
+            assert right == pytest.approx(evaluate(architecture, weights=supernet, data=data, how=how), abs=0.01)
     int8, fp32 = (evaluate(ends(mobile, supernet, one)[1], weights=supernet, data=data) for one in ("int8", "fp32"))
     assert int8 > fp32 - 0.02
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwsearch
+from hwsearch.backends import load_backend
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import ArrayData, Quantization, Recipe, Supernet, deploy, load_data, train, tune
@@ -126,13 +127,14 @@ def test_tuned_int8_network_is_what_its_file_computes(tmp_path: Path) -> None:
     architecture, floating = network("int8", tmp_path)
     data = load_data("digits")
     assert isinstance(data, ArrayData)
-    tuned = tune(floating, data=data, out=tmp_path / "tuned.safetensors", recipe=FINE, progress=False)
+    how = Quantization().on(load_backend("onnxruntime"))
+    tuned = tune(floating, data=data, out=tmp_path / "tuned.safetensors", recipe=FINE, how=how, progress=False)
     path = hwsearch.export(architecture, weights=tuned, out=tmp_path / "tuned.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     x = data.normalize(data.test_x).contiguous()
     found = np.concatenate([session.run(None, {"input": image[None].numpy()})[0] for image in x])
     with torch.inference_mode():
-        network_ = deployed(tuned, architecture.genes)
+        network_ = deployed(tuned, architecture.genes, how=how)
         expected = network_(x).numpy()
     largest = max(quantizer.scale for quantizer in network_.quantizers.values())
     assert np.abs(found - expected).max() < 2 * largest  # a value between two steps may fall to either

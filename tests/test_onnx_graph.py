@@ -10,10 +10,12 @@ from hwsearch.spaces import load_space
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from hwsearch.backends import load_backend  # noqa: E402
-from hwsearch.backends.onnx_graph import BlockWeights, LayerWeights, build, quantize_weight, random_weights  # noqa: E402
+from hwsearch.backends import load_backend, onnx_graph  # noqa: E402
+from hwsearch.backends.onnx_flavours import INT8, ONNXRUNTIME  # noqa: E402
+from hwsearch.backends.onnx_graph import BlockWeights, LayerWeights, quantize_weight, random_weights  # noqa: E402
 
 BACKEND = load_backend("onnxruntime")
+FLAVOUR = ONNXRUNTIME.carried(BACKEND.weight_bits)
 BLOCKS = [
     "conv-in3-out16-px8-k3-s1-g1-{}",
     "basic-in16-mid24-out16-px8-k3-s1-g1-{}",
@@ -28,6 +30,11 @@ MORE_BLOCKS = [
     "bottleneckd-in16-mid8x12-out32-px8-k3-s2-g1-{}",
     "resconv-in16-out16-px8-k3-s1-g1-{}",
 ]
+
+
+def build(network, **options):
+    """The graph as it is exported on this machine: its weights have as many bits as integer products carry here."""
+    return onnx_graph.build(network, **{"flavour": FLAVOUR, **options})
 
 
 def fused_ops(network, tmp_path):
@@ -77,7 +84,7 @@ def reference(block, numbers, x, scale=None, zero=0):
                 continue
             weight, bias = one.weight.astype(np.float64), one.bias.astype(np.float64)
             if value_scale is not None:
-                values, weight_scale = quantize_weight(one.weight)
+                values, weight_scale = quantize_weight(one.weight, FLAVOUR.largest(INT8))
                 weight = values * weight_scale.astype(np.float64)[:, None, None, None]
                 bias = np.rint(bias / (weight_scale * value_scale)) * weight_scale * value_scale
             value = conv(value, weight, bias, layer)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .._store import PathLike
 from ..blocks import Block
 from ..device import Device
-from ..errors import FileError, InvalidInput
+from ..errors import FileError, InvalidInput, MissingDependency, SaturationWarning
 from ._energy import cpu_meter, metered
 from .base import Backend, Network, Session
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+BITS = "hwsearch.int8"
+"""The key of a model file's metadata that tells how many bits its int8 weights have."""
+Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 _IMAGE = 4
 """Feature maps this narrow are images: they come from outside, in the plain layout."""
 
@@ -29,12 +36,14 @@ class CpuBackend(Backend):
     """A runtime that runs ONNX graphs on the CPU.
 
     fp32 and int8 (``uint8`` activations, ``int8`` weights) only: other precisions gain nothing there. Without VNNI
-    instructions ``int8`` products may saturate in 16 bits; :meth:`describe` lists what the CPU has. Energies are measured where the CPU
-    shows its counters (RAPL).
+    instructions runtimes add pairs of ``int8`` products in 16 bits, which saturate. Whether this machine does is found out by running a
+    small graph (:attr:`weight_bits`), and said in :meth:`describe`. Energies are measured where the CPU shows its counters (RAPL).
 
     Args:
         threads: that work on one operator.
         batch: images at once.
+        weight_bits: how many bits the weights of ``int8`` blocks have, to write files for another machine than this; if omitted, as many
+            as this machine carries.
 
     Attributes:
         title: what people call the runtime.
@@ -49,11 +58,14 @@ class CpuBackend(Backend):
     title: ClassVar[str]
     version: ClassVar[str]
     probe: ClassVar[int] = 1
+    runs_files = True
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
+    def __init__(self, threads: int = 1, batch: int = 1, weight_bits: int | None = None) -> None:
         if threads < 1 or batch < 1:
             raise InvalidInput(f"threads and batch must be at least 1, not {threads} and {batch}.")
-        self.threads, self.batch = threads, batch
+        if weight_bits not in (None, 7, 8):
+            raise InvalidInput(f"weight_bits must be 7 or 8, not {weight_bits}.")
+        self.threads, self.batch, self._weight_bits = threads, batch, weight_bits
         self._meter = cpu_meter()
         self.energy = "unavailable" if self._meter is None else "measured"
 
@@ -62,9 +74,24 @@ class CpuBackend(Backend):
         """fp32 and int8."""
         return ("fp32", "int8")
 
+    @property
+    def weight_bits(self) -> int:  # type: ignore[override]
+        """How many bits of ``int8`` weights the integer products of this machine carry without saturating: 8, or 7.
+
+        Raises:
+            MissingDependency: onnx is not installed, so that no graph can be made to find out.
+        """
+        return self._weight_bits or _carried(type(self))
+
     def describe(self) -> Device:
         """This machine's CPU."""
         hardware, _, facts = cpu_facts()
+        try:
+            carried = _carried(type(self))
+        except MissingDependency:
+            pass  # on a board, which runs files that were made elsewhere
+        else:
+            facts["int8"] = "exact" if carried == 8 else f"saturates in 16 bits: weights of {carried} bits"
         facts["energy"] = "no meter" if self._meter is None else self._meter.words
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "cpu", hardware, self.name, self.version, self.threads, self.batch, facts)
@@ -101,26 +128,100 @@ class CpuBackend(Backend):
 
     def _build(self, network: Network) -> ModelProto:
         # Boards that are given model files have no onnx.
+        from .onnx_flavours import ONNXRUNTIME
         from .onnx_graph import build
 
-        return build(network, batch=self.batch)
+        return build(network, batch=self.batch, flavour=ONNXRUNTIME.carried(self.weight_bits))
 
     def load(self, path: PathLike) -> Session:
         """Make an ONNX file ready to run on random inputs; open dimensions become the batch.
 
+        A :class:`~hwsearch.errors.SaturationWarning` tells where the file holds weights that this machine cannot carry.
+
         Raises:
             FileError: there is no such file, or the runtime cannot run it.
+            InvalidInput: the file was written for another batch.
         """
         if not Path(path).is_file():
             raise FileError(f"There is no model file {os.fspath(path)}.")
         try:
-            return metered(self._run(os.fspath(path)), self._meter)
+            session = self._run(os.fspath(path))
         except Exception as error:
             raise FileError(f"{self.title} cannot run {os.fspath(path)}: {error}") from error
+        if session.batch != self.batch:
+            session.close()
+            raise InvalidInput(
+                f"{os.fspath(path)} takes {session.batch} images at once, and the backend measures {self.batch}. Export it with "
+                f"batch={self.batch}, or measure with load_backend({self.name!r}, batch={session.batch})."
+            )
+        self._warn(path)
+        return metered(session, self._meter)
+
+    def _warn(self, path: PathLike) -> None:
+        """Warn where a file holds weights that this machine cannot carry."""
+        try:
+            bits, carried = _bits_of(path), _carried(type(self))
+        except MissingDependency:
+            return
+        if bits is not None and bits > carried:
+            warnings.warn(
+                f"{os.fspath(path)} holds int8 weights of {bits} bits, and the integer products of this machine carry {carried}: it is "
+                "less accurate here than where it was exported. Export it again on this machine.",
+                SaturationWarning,
+                stacklevel=3,
+            )
 
     @abstractmethod
     def _run(self, model: ModelProto | str) -> Session:
         """Open a model, or the file of one."""
+
+    @abstractmethod
+    def runner(self, model: ModelProto | str) -> Run:
+        """A function that computes the output of a model, or of the file of one."""
+
+
+@cache
+def _carried(kind: type[CpuBackend]) -> int:
+    """The most bits that ``int8`` weights may have under a runtime on this machine, found by running a convolution of the largest values.
+
+    Raises:
+        MissingDependency: onnx is not installed.
+    """
+    return 8 if carries(kind().runner, 8) else 7
+
+
+def carries(runner: Callable[[ModelProto], Run], bits: int) -> bool:
+    """Whether a runtime computes a convolution exactly whose inputs are all 255 and whose weights are the largest of this many bits.
+
+    Args:
+        runner: opens a model, as :meth:`CpuBackend.runner` does.
+        bits: of the weights, 7 or 8.
+
+    Raises:
+        MissingDependency: onnx is not installed.
+    """
+    from .onnx_flavours import ONNXRUNTIME
+    from .onnx_graph import build
+    from .onnx_weights import BlockWeights, LayerWeights
+
+    block = Block("conv", 32, 32, 8, (), 3, precision="int8")
+    weight, count = np.ones((32, 32, 3, 3), dtype=np.float32), 32 * 9
+    numbers = BlockWeights((LayerWeights(weight, np.zeros(32, dtype=np.float32), count / 200, 0),))
+    model = build([block], weights=[numbers], flavour=ONNXRUNTIME.carried(bits), input_scale=1 / 255)
+    found = runner(model)(np.full((1, 32, 8, 8), 255, dtype=np.uint8))[..., 1:-1, 1:-1]
+    return bool((np.abs(found.astype(np.float64) - 200) <= 1).all())
+
+
+def _bits_of(path: PathLike) -> int | None:
+    """How many bits the int8 weights of a model file have; ``None`` where it does not say.
+
+    Raises:
+        MissingDependency: onnx is not installed.
+    """
+    from .onnx_check import metadata
+
+    found = metadata(path).get(BITS, "")
+    return int(found) if found.isdigit() else None
 
 
 def random_input(kind: np.dtype[Any], shape: list[int]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -72,10 +72,15 @@ class Backend(ABC):
     Attributes:
         name: under which it is registered.
         energy: what its sessions' energies are: ``"measured"``, ``"estimated"`` or ``"unavailable"``.
+        runs_files: whether :meth:`runner` computes what model files compute.
+        weight_bits: how many bits the weights of ``int8`` blocks may have so that the integer arithmetic of this device carries their
+            products exactly.
     """
 
     name: str
     energy: str = "unavailable"
+    runs_files: bool = False
+    weight_bits: int = 8
 
     @property
     @abstractmethod
@@ -138,6 +143,20 @@ class Backend(ABC):
             FileError: the file cannot be used.
         """
         raise Unsupported(f"Backend {self.name!r} does not run model files ({path}); give it blocks.")
+
+    def runner(self, model: Any) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+        """A function that computes the output of a model on this device.
+
+        Args:
+            model: an ONNX model, or the path of its file.
+
+        Returns:
+            It takes the input of the model and returns its output, both with the batch that the model was written for.
+
+        Raises:
+            Unsupported: this backend does not run models on given inputs.
+        """
+        raise Unsupported(f"Backend {self.name!r} does not run models on given inputs.")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -99,6 +99,24 @@ def differences(model: PathLike | ModelProto, network: Sequence[Block]) -> tuple
     return tuple(lines)
 
 
+def metadata(model: PathLike | ModelProto) -> dict[str, str]:
+    """What the file of a model says of itself, by key.
+
+    Raises:
+        FileError, CorruptFile: as :func:`placed`.
+    """
+    return {entry.key: entry.value for entry in _load(model).metadata_props}
+
+
+def input_shape(model: PathLike | ModelProto) -> tuple[int | None, ...]:
+    """The shape of a model's first input; ``None`` where a dimension is open.
+
+    Raises:
+        FileError, CorruptFile: as :func:`placed`.
+    """
+    return tuple(size.dim_value or None for size in _load(model).graph.input[0].type.tensor_type.shape.dim)
+
+
 def _load(model: PathLike | ModelProto) -> ModelProto:
     if not isinstance(model, str | os.PathLike):
         return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FLOAT, UINT8, INT8, FLOAT16, BFLOAT16, FLOAT8, INT4 = 1, 2, 3, 10, 16, 17, 22
 """ONNX's numbers for types of tensors; ``FLOAT8`` is E4M3 without infinities."""
@@ -39,11 +39,22 @@ class Flavour:
             residual sum the side of the body comes straight from its convolution and only the shortcut is quantised, so that convolution,
             sum, activation and quantiser become one kernel. Otherwise a zero point of 0 is the ReLU, other activations of a convolution
             have a quantiser before them too, biases are ``int32``, and both sides of a sum are quantised.
+        weight_bits: how many of the 8 bits the weights of ``int8`` blocks use. On x86 without VNNI, runtimes add two products of a uint8
+            and an int8 in 16 bits, which saturate; weights of 7 bits never do.
     """
 
     name: str
     formats: Mapping[str, Format]
     symmetric: bool
+    weight_bits: int = 8
+
+    def carried(self, bits: int) -> Flavour:
+        """The same flavour with ``int8`` weights of this many bits."""
+        return replace(self, weight_bits=bits)
+
+    def largest(self, kind: int) -> float:
+        """The largest weight on a symmetric grid of a type of tensors, as ONNX numbers them."""
+        return float(2 ** (self.weight_bits - 1) - 1) if kind == INT8 else LARGEST[kind]
 
 
 ONNXRUNTIME = Flavour("ONNX Runtime", {"fp32": Format(), "int8": Format(grid=UINT8, weights=INT8)}, symmetric=False)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported, require
 from ..layers import POSITIVE
-from .onnx_flavours import BFLOAT16, FLOAT, LARGEST, ONNXRUNTIME, Flavour
+from .onnx_flavours import BFLOAT16, FLOAT, ONNXRUNTIME, Flavour
 from .onnx_weights import BlockWeights, Floats, LayerWeights, quantize_weight, random_weights
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def build(
     network: Sequence[Block],
     *,
     weights: Sequence[BlockWeights] | None = None,
-    batch: int = 1,
+    batch: int | None = 1,
     flavour: Flavour = ONNXRUNTIME,
     input_scale: float = 0.03,
     input_zero: int = 0,
@@ -49,7 +49,7 @@ def build(
     Args:
         network: blocks in the order of execution; an empty network hands its input on, which costs what a call costs.
         weights: one entry a block; random where ``None``.
-        batch: images at once.
+        batch: images at once; ``None`` leaves it open.
         flavour: whose way of writing it down.
         input_scale, input_zero: what an input on the grid means.
 
@@ -78,7 +78,7 @@ class _Value:
     """A tensor of the graph: its name, its ONNX type and, where it is on a grid, what its numbers mean."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     kind: int
     scale: float | None = None
     zero: int = 0
@@ -87,7 +87,7 @@ class _Value:
 class _Builder:
     """Collects nodes and weights while walking down a network."""
 
-    def __init__(self, batch: int, flavour: Flavour, opset: int) -> None:
+    def __init__(self, batch: int | None, flavour: Flavour, opset: int) -> None:
         self.batch, self.flavour, self.opset = batch, flavour, opset
         self.format = flavour.formats["fp32"]
         self.nodes: list[NodeProto] = []
@@ -214,7 +214,7 @@ class _Builder:
         options["pads"] = [layer.kernel // 2] * 4
         return self._on_grid(name, value, "MaxPool" if layer.op == "maxpool" else "AveragePool", shape, **options)
 
-    def _on_grid(self, name: str, value: _Value, op: str, shape: tuple[int, ...], **options: Any) -> _Value:
+    def _on_grid(self, name: str, value: _Value, op: str, shape: tuple[int | None, ...], **options: Any) -> _Value:
         """A pooling, whose results are within the range of its inputs and so need no quantiser of their own."""
         if value.scale is None:
             return self._node(op, name, [value.name], shape, **options)
@@ -252,7 +252,7 @@ class _Builder:
         if self.format.weights is None or (value.scale is None and self.format.grid is not None):
             weight, scale = self._constant(f"{name}.weight", numbers.weight, self.format.floats), None
         else:
-            values, scale = quantize_weight(numbers.weight, LARGEST[self.format.weights], numbers.steps)
+            values, scale = quantize_weight(numbers.weight, self.flavour.largest(self.format.weights), numbers.steps)
             weight = self._on_file(f"{name}.weight", values, self.format.weights, scale)
         if scale is None or value.scale is None or self.flavour.symmetric:
             return [first, weight, self._constant(f"{name}.bias", numbers.bias, self.format.floats)]
@@ -311,7 +311,7 @@ class _Builder:
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
-    def _node(self, op: str, name: str, inputs: list[str], shape: tuple[int, ...], **options: Any) -> _Value:
+    def _node(self, op: str, name: str, inputs: list[str], shape: tuple[int | None, ...], **options: Any) -> _Value:
         full = f"{self.scope}.{name}"
         self.nodes.append(onnx.helper.make_node(op, inputs, [full], name=full, **options))
         return _Value(full, shape, self.format.floats)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._store import PathLike
 from ..errors import InvalidInput, require
-from ._cpu import CpuBackend, random_input
+from ._cpu import CpuBackend, Run, random_input
 from .base import Session, Times
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ class OnnxRuntime(CpuBackend):
 
     def _run(self, model: ModelProto | str) -> Session:
         return OrtSession(self.session(model), self.batch)
+
+    def runner(self, model: ModelProto | str) -> Run:
+        """A function from an input array to the output array."""
+        session = self.session(model)
+        return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
     def session(self, model: ModelProto | str, optimized: PathLike | None = None) -> Any:
         """An ``onnxruntime.InferenceSession`` with the settings that are profiled.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import require
-from ._cpu import CpuBackend, random_input
+from ._cpu import CpuBackend, Run, random_input
 from .base import Session, Times
 
 if TYPE_CHECKING:
@@ -37,18 +37,28 @@ class OpenVino(CpuBackend):
         compiled = self.compile(model)
         return OvSession(compiled)
 
+    def runner(self, model: ModelProto | str) -> Run:
+        """A function from an input array to the output array."""
+        compiled = self._compile(self._read(model))
+        return lambda x: np.array(compiled([x])[0])
+
     def compile(self, model: ModelProto | str) -> Any:
         """An ``openvino.CompiledModel`` with the settings that are profiled; its runtime model shows what was fused.
 
         Args:
             model: the model, or the path of its file; open dimensions become the batch.
         """
-        core = _core()
-        network = core.read_model(model if isinstance(model, str) else model.SerializeToString())
+        network = self._read(model)
         if network.is_dynamic():
             network.reshape(
                 {value: [size.get_length() if size.is_static else self.batch for size in value.partial_shape] for value in network.inputs}
             )
+        return self._compile(network)
+
+    def _read(self, model: ModelProto | str) -> Any:
+        return _core().read_model(model if isinstance(model, str) else model.SerializeToString())
+
+    def _compile(self, network: Any) -> Any:
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -56,7 +66,7 @@ class OpenVino(CpuBackend):
             "INFERENCE_PRECISION_HINT": "f32",
             "ENABLE_CPU_PINNING": False,
         }
-        return core.compile_model(network, "CPU", options)
+        return _core().compile_model(network, "CPU", options)
 
 
 @cache

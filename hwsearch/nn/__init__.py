@@ -12,6 +12,7 @@ from .coded import Coded, coded_size, load_coded, save_coded  # noqa: E402
 from .data import load_data  # noqa: E402
 from .deploy import Deployed, deploy  # noqa: E402
 from .export import export  # noqa: E402
+from .files import evaluate_file  # noqa: E402
 from .finish import finish  # noqa: E402
 from .folder import FolderData, folder_data  # noqa: E402
 from .images import Data, Normalize  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "coded_size",
     "deploy",
     "evaluate",
+    "evaluate_file",
     "export",
     "finish",
     "fit_predictor",

@@ -153,7 +153,7 @@ def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor
     """
     how = how or Quantization()
     with torch.inference_mode():
-        deployed = Deployed(fold(network, blocks), _learned(network, blocks, how.symmetric), how.symmetric)
+        deployed = Deployed(fold(network, blocks, weight_bits=how.weight_bits), _learned(network, blocks, how.symmetric), how.symmetric)
         if any(block.bits.quantized for block in blocks) and not deployed.quantizers:
             fit(deployed, fold(network, [replace(block, precision="fp32") for block in blocks]), images, how)
     return deployed

@@ -5,25 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from .._store import PathLike, write_atomic
 from ..backends import load_backend
-from ..backends.onnx_flavours import TOLERANCES
-from ..backends.onnxruntime import OnnxRuntime
 from ..errors import BuildFailed
+from .agreement import compare, outputs, samples, tolerance
 from .deploy import Deployed
-from .plain import resize
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..backends.tensorrt import TensorRT
-
-_IMAGES = 16
-"""So many are compared, or a batch where that is more."""
 
 
 def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images: torch.Tensor, out: PathLike) -> Path:
@@ -47,18 +40,11 @@ def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images
         MissingDependency: onnxruntime is not installed.
     """
     precisions = {folded.block.bits.dense for folded in network.blocks}
-    with torch.inference_mode():
-        count = -(-_IMAGES // runtime.batch) * runtime.batch
-        x = resize(images[np.resize(np.arange(len(images)), count)], network.resolution).contiguous()
-        expected = network(x).numpy()
-    parts = np.split(x.numpy(), count // runtime.batch)
-    tolerance, facts = max(TOLERANCES[precision] for precision in precisions), {}
+    x, expected = samples(network, images, runtime.batch)
+    allowed, facts = tolerance(network), {}
     if "bf16" not in precisions:
         checker = load_backend("onnxruntime")
-        assert isinstance(checker, OnnxRuntime)
-        graph = checker.session(model)
-        found = np.concatenate([graph.run(None, {"input": part})[0] for part in parts])
-        facts["onnxruntime"] = _compare("graph", found, expected, tolerance)
+        facts["onnxruntime"] = compare("graph", outputs(checker.runner(model), x, runtime.batch), expected, allowed)
     data = model.SerializeToString()
     source = Path(out).with_suffix(".onnx")
     write_atomic(source, data)
@@ -66,24 +52,9 @@ def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images
         if runtime.here:
             session = runtime.load(source)
             with session:
-                found = np.concatenate([session.run(part) for part in parts])
-            facts["engine"] = _compare("engine", found, expected, tolerance)
-        return runtime.save(data, out, {"differences": facts, "tolerance": tolerance})
+                found = outputs(session.run, x, runtime.batch)
+            facts["engine"] = compare("engine", found, expected, allowed)
+        return runtime.save(data, out, {"differences": facts, "tolerance": allowed})
     except BuildFailed:
         source.unlink()
         raise
-
-
-def _compare(what: str, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float) -> float:
-    """The relative difference of some logits.
-
-    Raises:
-        BuildFailed: it is more than it may be.
-    """
-    difference = float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-6))
-    if not difference <= tolerance:
-        raise BuildFailed(
-            f"The {what} does not compute what was evaluated: its logits differ by {difference:.1%}, and {tolerance:.0%} are allowed. "
-            "Please report this, with the architecture."
-        )
-    return difference

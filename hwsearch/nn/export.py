@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from ..blocks import Block
 from ..chain import boundary
 from ..errors import InvalidInput, UnknownName, Unsupported, require
 from ..space import Architecture
+from .agreement import check_graph
 from .data import load_data
 from .deploy import Deployed, deploy
 from .folded import FoldedBlock, FoldedLayer
@@ -41,14 +42,19 @@ def export(
     data: str | tuple[str, PathLike] | Data | None = None,
     precision: str | None = None,
     how: Quantization | None = None,
+    batch: int | Literal["open"] | None = None,
 ) -> Path:
     """Write an architecture with its weights of the supernet as one ONNX file, or as a TensorRT engine.
 
     The graph is built by the function that also builds what is profiled, so what was measured is what is shipped. Its input
-    ``"input"`` is ``float32`` of shape ``(1, channels, resolution, resolution)``: images resized to ``resolution`` (bilinear,
+    ``"input"`` is ``float32`` of shape ``(batch, channels, resolution, resolution)``: images resized to ``resolution`` (bilinear,
     antialiased) and normalised as ``(pixel / 255 - mean) / std``. These numbers are in the file's metadata as JSON under
-    ``"hwsearch.input"``, and the architecture under ``"hwsearch.architecture"``. Its output ``"output"`` holds the logits, shape
-    ``(1, classes)``.
+    ``"hwsearch.input"``, the architecture is under ``"hwsearch.architecture"``, and the bits of int8 weights are under
+    ``"hwsearch.int8"``. Its output ``"output"`` holds the logits, shape ``(batch, classes)``.
+
+    Int8 weights have as many bits as the integer arithmetic of the backend carries on this machine (8, or 7 where pairs of products
+    saturate in 16 bits). The graph is run in its runtime before it is written, and has to give the logits of the evaluation in torch,
+    within :data:`hwsearch.backends.onnx_flavours.TOLERANCES`.
 
     For TensorRT two files are written: the engine, and the ONNX file of the same name in TensorRT's flavour that it is built from, both for
     the backend's batch. That graph is run in ONNX Runtime and has to give what the evaluation in torch gives, and where a GPU is at hand
@@ -63,18 +69,21 @@ def export(
         data: calibrate batch norms and quantisers on training images of these data; on those that the supernet carries where left out.
         precision: of all blocks, instead of those of the architecture; the file's metadata then holds it under ``"hwsearch.precision"``.
 
-        how: how the network is quantised, as of :func:`hwsearch.nn.deploy`; whether with zero points is for the backend to say.
+        how: how the network is quantised, as of :func:`hwsearch.nn.deploy`; whether with zero points, and the most bits of its weights,
+            is for the backend to say.
+        batch: how many images the file takes at once, or ``"open"`` for any number (not for TensorRT); the backend's if omitted.
 
     Returns:
         The path of the file.
 
     Raises:
         UnknownName: there is no such backend.
-        InvalidInput: no architecture, or an engine that is to be called ``.onnx``.
+        InvalidInput: no architecture, a batch that is not positive, or an engine that is to be called ``.onnx``.
         Unsupported: the backend takes no files, or a precision that it does not run.
         FileError: the weights cannot be used; WrongSpace where they are of another space.
-        BuildFailed: TensorRT's builder crashed, hung, ran out of memory or refused the network.
-        MissingDependency: onnx is not installed.
+        BuildFailed: the file does not compute what was evaluated; or TensorRT's builder crashed, hung, ran out of memory or refused
+            the network.
+        MissingDependency: onnx or the runtime is not installed.
     """
     if not isinstance(architecture, Architecture):
         raise InvalidInput(f"architecture must be an Architecture, such as result.best, not {type(architecture).__name__}.")
@@ -88,12 +97,13 @@ def export(
     from ..backends.onnx_graph import build
     from ..backends.tensorrt import TensorRT
 
-    runtime = load_backend(backend) if name == "tensorrt" else None
-    if runtime is not None and Path(out).suffix == ".onnx":
+    runtime = load_backend(backend)
+    engine = runtime if isinstance(runtime, TensorRT) else None
+    if engine is not None and Path(out).suffix == ".onnx":
         raise InvalidInput(
             f"{out} is where the graph goes, beside the engine. Name the engine, such as {Path(out).with_suffix('.engine')}."
         )
-    flavour = ONNXRUNTIME if runtime is None else TENSORRT
+    images_at_once = _batch(runtime if batch is None else batch, engine)
     supernet = load_supernet(weights, architecture.space)
     normalize = supernet.normalize
     if data is None:
@@ -103,13 +113,14 @@ def export(
         normalize, images = data.normalize, data.normalize(data.calibration_images(0))
     assert normalize is not None
     blocks = architecture.blocks() if precision is None else at_precision(architecture.blocks(), precision)
-    if isinstance(runtime, TensorRT):
-        runtime.check(blocks)
+    if engine is not None:
+        engine.check(blocks)
     modules = supernet.extract(architecture.genes, None if supernet.settled else images)
-    how = replace(how or Quantization(), symmetric=flavour.symmetric)
+    how = (how or Quantization()).on(runtime)
+    flavour = ONNXRUNTIME.carried(how.weight_bits) if engine is None else TENSORRT
     network = deploy(modules if precision is None else _bounded(modules, blocks), blocks, images, how)
-    batch = runtime.batch if isinstance(runtime, TensorRT) else 1
-    model = build(blocks, weights=block_weights(network), batch=batch, flavour=flavour)
+    numbers = block_weights(network)
+    model = build(blocks, weights=numbers, batch=images_at_once, flavour=flavour)
     facts: dict[str, Any] = {
         "resolution": network.resolution,
         "resize": "bilinear, antialiased",
@@ -120,14 +131,29 @@ def export(
     document: dict[str, Any] = {"hwsearch.architecture": architecture.document(), "hwsearch.input": facts}
     if precision is not None:
         document["hwsearch.precision"] = precision
+    if any(block.bits.quantized for block in blocks):
+        document["hwsearch.int8"] = how.weight_bits
     onnx.helper.set_model_props(model, {key: msgspec.json.encode(value).decode() for key, value in document.items()})
     onnx.checker.check_model(model)
-    if isinstance(runtime, TensorRT):
+    if engine is not None:
         from .engine import write_engine
 
-        return write_engine(runtime, model, network, images, out)
+        return write_engine(engine, model, network, images, out)
+    check_graph(runtime, model, network, images, images_at_once, numbers, flavour)
     write_atomic(out, model.SerializeToString())
     return Path(out)
+
+
+def _batch(asked: int | str | Backend, engine: Backend | None) -> int | None:
+    """How many images a file takes at once; ``None`` if any number."""
+    number = getattr(asked, "batch", 1) if isinstance(asked, Backend) else asked
+    if number == "open" and engine is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+        raise InvalidInput(f"batch must be a number of at least 1, or 'open' for an ONNX file, not {number!r}.")
+    if engine is not None and number != getattr(engine, "batch", 1):
+        raise InvalidInput(f"The engine's batch is that of its backend: load_backend('tensorrt', batch={number}).")
+    return int(number)
 
 
 def at_precision(blocks: Sequence[Block], precision: str) -> tuple[Block, ...]:

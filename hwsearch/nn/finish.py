@@ -17,6 +17,7 @@ from ..result import SearchResult
 from ..space import Architecture
 from .data import load_data
 from .export import export
+from .files import evaluate_file
 from .images import Data
 from .processes import processes
 from .quantize import Quantization
@@ -63,7 +64,8 @@ def finish(
             where a mapping of some fields is given.
         epochs, batch: instead of the recipe's.
         tuning: epochs of quantisation-aware fine-tuning, at a fiftieth of the learning rate; 0 for calibration alone.
-        how: how it is quantised, as of :func:`hwsearch.nn.deploy`; whether with zero points is for the backend to say.
+        how: how it is quantised, as of :func:`hwsearch.nn.deploy`; whether with zero points, and the most bits of its weights, is for
+            the backend to say.
         backend: a backend, or its name, that takes model files.
         seed: of all randomness.
         progress: show bars with the time left.
@@ -87,7 +89,7 @@ def finish(
     trained = train(
         space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
     )
-    data, how = data.normalized(trained.normalize), replace(how or Quantization(), symmetric=device.name == "tensorrt")
+    data, how = data.normalized(trained.normalize), (how or Quantization()).on(device)
     found = [(folder / "float.safetensors", trained)]
     blocks = architecture.blocks()
     if tuning and any(block.bits.weight_bits <= 8 for block in blocks):
@@ -106,12 +108,14 @@ def finish(
     model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device, how=how)
     rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
     measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
+    simulated = accuracy(networks[chosen], data, "test")
     finished = Finished(
         architecture=architecture,
         weights=path.name,
         model=model.name,
         tuned=chosen == 1,
-        accuracy=accuracy(networks[chosen], data, "test"),
+        accuracy=evaluate_file(model, data=data, backend=device) if device.runs_files else simulated,
+        simulated_accuracy=simulated,
         float_accuracy=accuracy(deployed(best, architecture.genes, floating=True), data, "test"),
         latency_ms=measured[0].latency_ms,
         spread_ms=measured[0].spread_ms,

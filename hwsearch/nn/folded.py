@@ -14,7 +14,7 @@ from ..blocks import Block, Layer
 from ..errors import InvalidInput, Unsupported
 from ..layers import POSITIVE
 from .graph import GraphBlock, GraphLayer, activate, excited, flat, pooling
-from .learned import OUT, PRE, WEIGHT, grid
+from .learned import OUT, PRE, WEIGHT, Grid, grid
 from .plain import Resize
 from .quantize import quantize_weight, weight_steps
 from .sparse import mask
@@ -145,19 +145,20 @@ def _to_bf16(x: torch.Tensor) -> torch.Tensor:
 _HALVES: dict[str, Round] = {"fp16": _to_fp16, "bf16": _to_bf16}
 
 
-def fold(network: nn.Sequential, blocks: Sequence[Block], *, straight: bool = False) -> tuple[FoldedBlock, ...]:
+def fold(network: nn.Sequential, blocks: Sequence[Block], *, weight_bits: int = 8, straight: bool = False) -> tuple[FoldedBlock, ...]:
     """The blocks of a plain network with their batch norms folded in and their weights rounded.
 
     Args:
         network: its batch norms calibrated.
         blocks: what it is.
+        weight_bits: the most bits that quantised weights have.
         straight: let gradients pass rounded weights: by their grids where those are learned, else as if they were not rounded
             (straight-through estimation, Bengio et al., 2013).
 
     Raises:
         InvalidInput, Unsupported: as :func:`deploy` does.
     """
-    return tuple(_fold(module, block, straight) for module, block in _paired(network, blocks))
+    return tuple(_fold(module, block, weight_bits, straight) for module, block in _paired(network, blocks))
 
 
 def _paired(network: nn.Sequential, blocks: Sequence[Block]) -> list[tuple[nn.Module, Block]]:
@@ -184,16 +185,20 @@ def owners(network: nn.Sequential, blocks: Sequence[Block]) -> Owners:
     return found
 
 
-def _fold(module: nn.Module, block: Block, straight: bool) -> FoldedBlock:
+def _fold(module: nn.Module, block: Block, weight_bits: int, straight: bool) -> FoldedBlock:
     if block.bits.name.startswith("fp8"):
         raise Unsupported(f"Block {block.key}: evaluation knows integers and floats of 16 and 32 bits, not {block.precision}.")
     if not isinstance(module, GraphBlock):
         return FoldedBlock(block)
-    body, excite, shortcut = (_fold_layers(getattr(module, part), layers, block, straight) for part, layers in block.graph.parts.items())
+    body, excite, shortcut = (
+        _fold_layers(getattr(module, part), layers, block, weight_bits, straight) for part, layers in block.graph.parts.items()
+    )
     return FoldedBlock(block, body, shortcut if module.residual else None, excite)
 
 
-def _fold_layers(modules: nn.ModuleList, layers: Sequence[Layer], block: Block, straight: bool) -> tuple[FoldedLayer, ...]:
+def _fold_layers(
+    modules: nn.ModuleList, layers: Sequence[Layer], block: Block, weight_bits: int, straight: bool
+) -> tuple[FoldedLayer, ...]:
     """Weights and biases with the batch norms folded in: ``w g / s`` and ``b - m g / s``, ``s = sqrt(var + eps)``."""
     folded = []
     for module, layer in zip(modules, layers, strict=True):
@@ -209,7 +214,7 @@ def _fold_layers(modules: nn.ModuleList, layers: Sequence[Layer], block: Block, 
             factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
             weight = weight * factor.view(-1, 1, 1, 1)
             bias = norm.bias - norm.running_mean * factor
-        weight, steps = _round_weight(weight, module, layer, block, straight)
+        weight, steps = _round_weight(weight, module, layer, block, weight_bits, straight)
         if weight.ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
         folded.append(FoldedLayer(layer, weight, bias if straight else bias.detach().clone(), steps))
@@ -217,20 +222,29 @@ def _fold_layers(modules: nn.ModuleList, layers: Sequence[Layer], block: Block, 
 
 
 def _round_weight(
-    weight: torch.Tensor, module: nn.Module, layer: Layer, block: Block, straight: bool
+    weight: torch.Tensor, module: nn.Module, layer: Layer, block: Block, weight_bits: int, straight: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A weight as its block stores it, and its steps; linear layers that read floats inside a quantised block stay in floats."""
-    bits = block.bits
+    bits, count = block.bits, min(block.bits.weight_bits, weight_bits)
     shown = weight * mask(weight) if bits.sparse and layer.sparsable else weight
     if bits.quantized and layer.op == "linear" and layer != block.graph.body[0]:
         return (weight if straight else weight.detach().clone()), None
-    learned = grid(module, WEIGHT, bits.weight_bits) if bits.weight_bits <= 8 else None
+    learned = _learned_grid(module, bits.weight_bits)
     if learned is not None and straight:
         return learned(shown), None
     rounded, steps = shown.detach(), None
     if bits.weight_bits <= 8:
-        steps = weight_steps(rounded, bits.weight_bits) if learned is None else learned.steps
-        rounded = quantize_weight(rounded, bits.weight_bits, steps)
+        if learned is not None:
+            steps, rounded = learned.steps, quantize_weight(rounded, learned.bits, learned.steps)
+        if learned is None or learned.bits > count:
+            steps = weight_steps(rounded, count)
+            rounded = quantize_weight(rounded, count, steps)
     else:
         rounded = _HALVES[bits.dense](rounded) if bits.weight_bits == 16 else rounded.clone()
     return (weight + (rounded - weight).detach() if straight else rounded), steps
+
+
+def _learned_grid(module: nn.Module, bits: int) -> Grid | None:
+    """The grid of weights that a layer has learned for a precision; 8 bits may have been learned as 7 (Quantization.weight_bits)."""
+    counts = (8, 7) if bits == 8 else (bits,)
+    return next((found for count in counts if (found := grid(module, WEIGHT, count)) is not None), None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from ..errors import UnknownName
+from ..backends import Backend
+from ..errors import InvalidInput, UnknownName
 from .clipping import RANGES, SHARES
 
 CORRECTIONS = ("none", "bias", "scale")
@@ -24,6 +25,8 @@ class Quantization:
             bias (``"bias"``, Nagel et al., ICCV'19, section 4.2); the mean and the standard deviation (``"scale"``), as batch norms do that
             are estimated anew behind quantised weights; or nothing (``"none"``).
         symmetric: whether quantisers have no zero points, as of :class:`hwsearch.nn.Deployed`.
+        weight_bits: the most bits that weights have, whatever their precision says. Runtimes on x86 without VNNI carry 7
+            (:attr:`hwsearch.backends.Backend.weight_bits`).
 
     Raises:
         UnknownName: a way that there is not.
@@ -32,11 +35,18 @@ class Quantization:
     ranges: str = "mse"
     correction: str = "scale"
     symmetric: bool = False
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
+        if self.weight_bits not in range(2, 9):
+            raise InvalidInput(f"weight_bits must be 2 to 8, not {self.weight_bits}.")
         for what, name, known in (("ranges", self.ranges, RANGES), ("correction", self.correction, CORRECTIONS)):
             if name not in known:
                 raise UnknownName(what, name, known)
+
+    def on(self, backend: Backend) -> Quantization:
+        """The same, as the files of a backend have it: with its zero points, and with weights that its arithmetic carries."""
+        return replace(self, symmetric=backend.name == "tensorrt", weight_bits=min(self.weight_bits, backend.weight_bits))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Tuning(Lesson):
         how: Quantization,
     ) -> None:
         self.space, self.network, self.blocks, self.recipe = space, network, blocks, recipe
-        self.plain, self.way = network, way
+        self.plain, self.way, self.weight_bits = network, way, how.weight_bits
         self.shipped = deploy(network, blocks, images, replace(how, correction="none"))
         self.owners = owners(network, blocks)
         forget(network)
@@ -120,12 +120,12 @@ class Tuning(Lesson):
                 for part in ("body", "shortcut"):
                     for layer, one in zip(getattr(module, part, ()), getattr(folded, part) or (), strict=False):
                         if one.steps is not None:
-                            setattr(layer, WEIGHT, Grid(one.steps, 0, folded.block.bits.weight_bits))
+                            setattr(layer, WEIGHT, Grid(one.steps, 0, min(folded.block.bits.weight_bits, how.weight_bits)))
         self.teacher = teacher.extract(teacher.largest).to(accelerator()) if teacher is not None else None
 
     def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """The only loss."""
-        network = replace(self.shipped, blocks=fold(self.plain, self.blocks, straight=True))
+        network = replace(self.shipped, blocks=fold(self.plain, self.blocks, weight_bits=self.weight_bits, straight=True))
         with torch.autocast(x.device.type, dtype=AMP.get(self.recipe.amp or "bf16"), enabled=self.recipe.amp is not None):
             logits = network.run(x, _Learning(self.owners)).float()
         loss = taught(self.recipe, self.teacher, x, y, logits)

@@ -1,0 +1,173 @@
+"""Int8 weights are ones that the machine's products carry: what is simulated, exported, run and told is the same arithmetic."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import hwsearch
+from hwsearch.backends import Backend, _cpu, load_backend
+from hwsearch.backends.onnx_check import input_shape, metadata
+from hwsearch.errors import BuildFailed, InvalidInput, SaturationWarning
+from hwsearch.nn import Data, Quantization, Supernet, evaluate, evaluate_file, export, load_data
+from hwsearch.nn.quantize import quantize_weight
+from hwsearch.nn.score import deployed
+
+torch.set_num_threads(1)
+EXPORT = importlib.import_module("hwsearch.nn.export")  # the module; hwsearch.nn shows the function of that name
+RUNTIMES = ["onnxruntime", "openvino"]
+
+
+@pytest.fixture(scope="module")
+def supernet(trained: Path, toy: hwsearch.SearchSpace) -> Supernet:
+    return Supernet.load(trained, toy)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def int8(supernet: Supernet) -> hwsearch.Architecture:
+    return supernet.space.architecture(supernet.largest).at_precision("int8")
+
+
+@pytest.fixture(params=RUNTIMES)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    pytest.importorskip(request.param)
+    return load_backend(request.param)
+
+
+def convolution(saturating: bool):
+    """A runtime that computes the probe's only layer by hand, adding pairs of products in 16 bits where it saturates."""
+
+    def open_(model: onnx.ModelProto):
+        values = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+        weight = values["b0.body0.weight.values"].astype(np.int64)
+        factor = values["b0.body0.weight.scale"][0] / 255 / values["b0.body0.q.scale"]
+
+        def run(x):
+            products = x[0].astype(np.int64)[None, :, 3, 3, None, None] * weight
+            pairs = products.reshape(len(weight), -1, 2).sum(axis=2)
+            if saturating:
+                pairs = pairs.clip(-(2**15), 2**15 - 1)
+            out = np.rint(pairs.sum(axis=1) * factor).clip(0, 255).astype(np.uint8)
+            return np.broadcast_to(out[None, :, None, None], (1, len(weight), 8, 8))
+
+        return run
+
+    return open_
+
+
+def test_the_probe_tells_saturating_products_from_exact_ones() -> None:
+    assert [_cpu.carries(convolution(saturating=False), bits) for bits in (7, 8)] == [True, True]
+    assert [_cpu.carries(convolution(saturating=True), bits) for bits in (7, 8)] == [True, False]
+
+
+def test_a_device_says_what_its_products_carry(backend: Backend) -> None:
+    assert _cpu.carries(backend.runner, backend.weight_bits)
+    assert backend.describe().facts["int8"] == {8: "exact", 7: "saturates in 16 bits: weights of 7 bits"}[backend.weight_bits]
+
+
+def test_the_file_computes_the_simulation_on_every_test_image(
+    backend: Backend, supernet: Supernet, data: Data, int8: hwsearch.Architecture, tmp_path: Path
+) -> None:
+    path = export(int8, weights=supernet, out=tmp_path / "a.onnx", backend=backend)
+    simulated = evaluate(int8, weights=supernet, data=data, how=Quantization().on(backend))
+    assert evaluate_file(path, data=data, backend=backend) == pytest.approx(simulated, abs=2.5 / data.count("test"))
+    largest = max(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max() for one in weights_of(path))
+    assert largest == 2 ** (backend.weight_bits - 1) - 1
+    assert metadata(path)["hwsearch.int8"] == str(backend.weight_bits)
+
+
+def weights_of(path: Path) -> list[onnx.TensorProto]:
+    return [one for one in onnx.load(path).graph.initializer if one.name.endswith("weight.values")]
+
+
+def test_seven_bits_stay_within_sixteen_bit_sums() -> None:
+    rounded, steps = quantize_weight(torch.tensor([[[[1.0, -1.0]]]]), 7), torch.tensor(1 / 63)
+    assert float((rounded / steps).abs().max()) <= 63.5
+    assert 2 * 255 * 63 < 2**15
+
+
+def test_files_for_another_machine_are_told_apart(
+    supernet: Supernet, int8: hwsearch.Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EXPORT, "check_graph", lambda *_: None)
+    here = load_backend("onnxruntime")
+    paths = {
+        bits: export(int8, weights=supernet, out=tmp_path / f"{bits}.onnx", backend=load_backend("onnxruntime", weight_bits=bits))
+        for bits in (7, 8)
+    }
+    assert [metadata(paths[bits])["hwsearch.int8"] for bits in (7, 8)] == ["7", "8"]
+    monkeypatch.setattr(_cpu, "_carried", lambda kind: 7)
+    with pytest.warns(SaturationWarning, match="holds int8 weights of 8 bits.*carry 7"):
+        hwsearch.measure(paths[8], backend=here, rounds=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hwsearch.measure(paths[7], backend=here, rounds=1)
+    monkeypatch.setattr(_cpu, "_carried", lambda kind: 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hwsearch.measure(paths[8], backend=here, rounds=1)
+
+
+def test_a_file_that_computes_something_else_is_not_written_and_the_block_is_named(
+    supernet: Supernet, int8: hwsearch.Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = EXPORT.block_weights
+
+    def wrong(network):
+        numbers = list(right(network))
+        index = next(number for number, folded in enumerate(network.blocks) if folded.block.kind == "bottleneck")
+        first = numbers[index].body[0]
+        body = (replace(first, weight=-first.weight), *numbers[index].body[1:])
+        numbers[index] = replace(numbers[index], body=body)
+        return tuple(numbers)
+
+    monkeypatch.setattr(EXPORT, "block_weights", wrong)
+    key = next(block.key for block in int8.blocks() if block.kind == "bottleneck")
+    with pytest.raises(BuildFailed, match=f"does not compute what was evaluated.*{key}"):
+        export(int8, weights=supernet, out=tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("batch", [3, "open"])
+def test_files_take_any_batch_and_compute_the_same(
+    batch: int | str, backend: Backend, supernet: Supernet, data: Data, int8: hwsearch.Architecture, tmp_path: Path
+) -> None:
+    one = export(int8, weights=supernet, out=tmp_path / "one.onnx", backend=backend)
+    many = export(int8, weights=supernet, out=tmp_path / "many.onnx", backend=backend, batch=batch)
+    assert input_shape(many)[0] == (None if batch == "open" else 3)
+    assert evaluate_file(many, data=data, backend=backend) == evaluate_file(one, data=data, backend=backend)
+
+
+def test_a_file_of_one_batch_is_not_measured_as_another(supernet: Supernet, int8: hwsearch.Architecture, tmp_path: Path) -> None:
+    eight = load_backend("onnxruntime", batch=8)
+    one = export(int8, weights=supernet, out=tmp_path / "one.onnx")
+    with pytest.raises(InvalidInput, match="takes 1 images at once, and the backend measures 8"):
+        hwsearch.measure(one, backend=eight, rounds=1)
+    path = export(int8, weights=supernet, out=tmp_path / "eight.onnx", backend=eight)
+    assert input_shape(path)[0] == 8
+    assert hwsearch.measure(path, backend=eight, rounds=1).device.batch == 8
+    with pytest.raises(InvalidInput, match="batch must be"):
+        export(int8, weights=supernet, out=tmp_path / "none.onnx", batch=0)
+
+
+def test_weights_tuned_with_eight_bits_are_rounded_again_where_seven_are_carried(supernet: Supernet, int8: hwsearch.Architecture) -> None:
+    seven = deployed(supernet, int8.genes, how=Quantization(weight_bits=7))
+    for folded in seven.blocks:
+        for layer in folded.body:
+            if layer.steps is not None:
+                integers = (layer.weight / layer.steps.view(-1, *[1] * (layer.weight.ndim - 1))).abs()
+                assert float(integers.max()) < 63.5
+    with pytest.raises(InvalidInput, match="weight_bits"):
+        Quantization(weight_bits=9)

@@ -146,8 +146,10 @@ def test_open_dimensions_of_files_become_the_batch(runtime, tmp_path):
         assert session.batch == 3
         assert (session.times(1) > 0).all()
     path.write_bytes(build((CONV,), batch=2).SerializeToString())
-    with load_backend(runtime.name, batch=3).load(path) as session:
+    with load_backend(runtime.name, batch=2).load(path) as session:
         assert session.batch == 2
+    with pytest.raises(InvalidInput, match="takes 2 images at once, and the backend measures 3"):
+        load_backend(runtime.name, batch=3).load(path)
 
 
 def test_runtimes_run_every_block_in_a_batch(runtime):

@@ -146,7 +146,7 @@ def test_errors_are_one_clear_message(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     words = ("search", SPACE, "-p", folder / "predictor.npz", *table, "-q", "--steps", 1)
     assert "FileError: Cannot write" in complaint(*words, "-o", tmp_path / "file" / "result.json")
-    assert "an npz file with a header" in complaint("search", SPACE, "-p", tmp_path / "other.json", *table, "-q")
+    assert "is not a predictor" in complaint("search", SPACE, "-p", tmp_path / "other.json", *table, "-q")
     assert not (tmp_path / "result.json").exists()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,16 @@ from .space import Rows
 Score = Callable[[Rows], npt.ArrayLike]
 
 
+_ROWS = 8
+"""Rows of a task. It does not depend on the number of workers, since numerical libraries round batches of other lengths otherwise."""
+
+
 class Spread:
     """A score whose rows are spread over the workers of an executor.
 
-    When a worker dies, the rows that it had are scored again; a process pool, which a dead worker breaks for good, is replaced
-    by a new one like it.
+    Whatever else the score offers (slopes, tables, doubt), this offers too. A score that has an attribute ``chunk`` is given that many
+    rows at once, which is how it splits rows itself. When a worker dies, the rows that it had are scored again; a process pool, which a
+    dead worker breaks for good, is replaced by a new one like it.
 
     Args:
         score: rows ``(n, genes)`` -> scores ``(n,)``; it must be able to travel to the workers.
@@ -37,10 +42,10 @@ class Spread:
     def __repr__(self) -> str:
         return f"{self.score!r} on {type(self._executor).__name__}"
 
-    @property
-    def parts(self) -> int:
-        """Into how many tasks rows are split at most: four for each worker."""
-        return 4 * (getattr(self._executor, "_max_workers", None) or os.cpu_count() or 1)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "score":
+            raise AttributeError(name)
+        return getattr(self.score, name)
 
     def __call__(self, X: Rows) -> npt.NDArray[np.float64]:
         """The scores of rows, shape ``(n,)``.
@@ -48,7 +53,8 @@ class Spread:
         Raises:
             WorkersLost: workers died at every try.
         """
-        parts = np.array_split(X, min(len(X), self.parts))
+        rows = getattr(self.score, "chunk", _ROWS)
+        parts = [X[start : start + rows] for start in range(0, len(X), rows)] or [X]
         found: dict[int, npt.NDArray[np.float64]] = {}
         for _ in range(self.tries):
             waiting: dict[int, Future[npt.ArrayLike]] = {}

@@ -65,6 +65,8 @@ class SearchState:
     slack: float = 0.0
 
 
+_PROBED = 8
+"""Networks that are scored again when a search goes on, to see that the score is still the same."""
 _MANY = 256
 """Points of a front in three dimensions whose volume is worth waiting for, after each step anew."""
 _KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound", "slack")
@@ -286,9 +288,13 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
         own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
         first = start(problem, algorithm, seed)
         first = finish(problem, first) if known["finishing"] else first
-        return replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
-    except (KeyError, TypeError, ValueError) as error:
+        state = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
+        if state.scores.shape != (len(problem.space.check(state.X)),):
+            raise CorruptFile(f"it holds {len(state.X)} networks and scores of the shape {state.scores.shape}")
+    except (CorruptFile, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
+    _check_score(state, problem, path)
+    return state
 
 
 def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, Any]:
@@ -302,9 +308,24 @@ def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, An
         "seed": seed,
         "algorithm": repr(algorithm),
         "limits": {limit.metric.name: limit.at_most for limit in problem.limits},
-        "probe": [float(np.float32(value)) for value in evaluate(problem.metrics, probe).ravel()]
-        + [float(v) for v in np.asarray(problem.score(probe))],
+        "probe": [float(np.float32(value)) for value in evaluate(problem.metrics, probe).ravel()],
     }
+
+
+def _check_score(state: SearchState, problem: Problem, path: _store.PathLike) -> None:
+    """Refuse a state whose scores, as far as a few of them tell, are not those of the problem.
+
+    Raises:
+        InvalidInput: they are of another score.
+    """
+    some = np.flatnonzero(~np.isnan(state.scores))[:_PROBED]
+    if len(some):
+        now = np.asarray(problem.score(state.X[some]), dtype=np.float64)
+        if now.shape != some.shape or not np.allclose(now, state.scores[some], rtol=1e-5, atol=1e-8):
+            raise InvalidInput(
+                f"{path} is a search by another score: what has {state.scores[some[0]]:.6g} there has {now.flat[0]:.6g} here. Use another "
+                "state file, or remove it."
+            )
 
 
 def check_count(name: str, value: object, least: int) -> None:

@@ -85,6 +85,11 @@ class Predictor:
     seen: Flags | None = field(default=None, repr=False)
 
     @property
+    def chunk(self) -> int:
+        """Rows that it predicts at once; to give it a multiple of these leaves the last bits of its predictions alone."""
+        return _CHUNK
+
+    @property
     def fingerprint(self) -> str:
         """Of the space that it was fitted for."""
         return self.space.fingerprint

@@ -112,9 +112,10 @@ class Problem:
                 f"The prediction is saturated: {equals} other networks have exactly the same score, and it cannot tell good from better "
                 "there. Tighten the limits, or use another predictor."
             )
-        if isinstance(self.score, Predictor):
-            doubt, report = float(self.score.doubt(row[None])[0]), self.score.report
-            if self.score.outside(row[None])[0]:
+        doubts, outside = getattr(self.score, "doubt", None), getattr(self.score, "outside", None)
+        if doubts is not None and outside is not None:
+            doubt, report = float(doubts(row[None])[0]), getattr(self.score, "report", None)
+            if outside(row[None])[0]:
                 found.append(
                     "The network has a value of a gene that no network had which the predictor was fitted on. Evaluate it before you "
                     "trust it."

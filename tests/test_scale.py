@@ -76,6 +76,48 @@ def test_threads_give_the_same_search() -> None:
     assert spread.best == plain.best
 
 
+@pytest.fixture(scope="module")
+def fitted() -> hwsearch.Predictor:
+    space = example_space()
+    X = space.sample(200, np.random.default_rng(0))
+    return hwsearch.Predictor.fit(space, X, rugged(space)(X), members=2, hidden=(8,))
+
+
+def test_an_executor_changes_nothing_of_a_search(fitted: hwsearch.Predictor) -> None:
+    """A predictor keeps its slopes and its doubt on an executor, so that algorithm, answer, history and cautions stay the same."""
+    for options in ({}, {"algorithm": "memetic"}):
+        plain = hwsearch.search(fitted.space, predictor=fitted, limits={"time": 6.0}, **options)  # type: ignore[arg-type]
+        with ThreadPoolExecutor(3) as pool:
+            spread = hwsearch.search(fitted.space, predictor=fitted, limits={"time": 6.0}, executor=pool, **options)  # type: ignore[arg-type]
+        assert "Memetic" in str(spread.provenance["algorithm"])
+        assert (spread.best, spread.best_score) == (plain.best, plain.best_score)
+        assert (spread.history, spread.cautions, spread.provenance) == (plain.history, plain.cautions, plain.provenance)
+        assert np.array_equal(spread.front.scores, plain.front.scores)
+
+
+def test_an_executor_keeps_the_tables_of_a_score_and_the_proof() -> None:
+    space = SearchSpace.from_tables({"a": (0, 1, 2)}, {"cost": [(["a"], [2.0, 1.0, 3.0])]})
+    with ThreadPoolExecutor(2) as pool:
+        found = hwsearch.search(space, predictor=-metric("cost", space), executor=pool, algorithm="exact")
+    assert found.bound == found.best_score == -1.0
+
+
+def test_tasks_do_not_depend_on_the_number_of_workers() -> None:
+    """Libraries may round batches of other lengths otherwise, so the lengths are always the same ones."""
+    told = []
+    for workers in (1, 3):
+        lengths: list[int] = []
+
+        def score(X: np.ndarray, lengths: list[int] = lengths) -> np.ndarray:
+            lengths.append(len(X))
+            return X.sum(axis=1).astype(float)
+
+        with ThreadPoolExecutor(workers) as pool:
+            hwsearch.search(example_space(), predictor=score, algorithm=RandomSearch(population=37, steps=2), polish=False, executor=pool)
+        told.append(sorted(lengths))
+    assert told[0] == told[1]
+
+
 def test_a_sweep_gives_each_point_what_a_search_of_its_own_would() -> None:
     space = example_space()
     worth, values = metric("worth", space), [3.0, 4.0, 5.0, 6.0, 8.0]

@@ -128,7 +128,7 @@ def test_search_goes_on_from_its_state_file(digits: SearchSpace, roofline_table:
         run(steps=9, state=path, limits={"latency_ms": 0.3})
     with pytest.raises(InvalidInput, match="algorithm"):
         run(steps=9, state=path, algorithm=Evolution(population=10))
-    with pytest.raises(InvalidInput, match="probe"):
+    with pytest.raises(InvalidInput, match="another score"):
         hwsearch.search(digits, predictor=Rugged(digits, 9), device=roofline_table, limits={"latency_ms": 0.2}, seed=2, state=path)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CorruptFile, match="not a whole search state"):
@@ -179,6 +179,17 @@ def test_kill_9_ten_times_loses_at_most_the_step_in_flight(tmp_path: Path) -> No
     one, two = load_result(straight), load_result(survivor)
     assert one.best == two.best
     assert one.history == two.history
+
+
+def test_a_state_file_costs_no_scores_but_a_few_when_the_search_goes_on(digits: SearchSpace, tmp_path: Path) -> None:
+    def scored(steps: int, **options: Path) -> int:
+        score = Rugged(digits)
+        hwsearch.search(digits, predictor=score, algorithm=RandomSearch(population=32), steps=steps, **options)  # type: ignore[arg-type]
+        return len(score.asked)
+
+    first = scored(5, state=tmp_path / "state.npz")
+    assert first == scored(5)
+    assert first + scored(10, state=tmp_path / "state.npz") == scored(10) + 8
 
 
 def test_ask_and_tell_are_public(toy: SearchSpace, roofline_table: LatencyTable) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .blocks import Block
@@ -103,6 +104,14 @@ class Draft:
 
         self.slots.append(Slot(name, genes, _Lower(lower, fixed, tuple(chosen), present)))
 
+    def fixed(self, name: str, *blocks: Block) -> None:
+        """Add a slot that always has the same blocks."""
+        self.slot(name, {}, partial(_same, blocks))
+
     def space(self, name: str) -> SearchSpace:
         """The finished space."""
         return SearchSpace(name, tuple(self.choices), tuple(self.slots))
+
+
+def _same(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    return blocks

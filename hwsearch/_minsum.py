@@ -32,12 +32,13 @@ def table(genes: Sequence[int], array: npt.NDArray[np.float64]) -> Table:
 def exact(tables: Sequence[Table]) -> tuple[Table, ...]:
     """The tables rounded to multiples of one power of two that is so coarse that every sum of their entries is exact.
 
-    Entries change by a share of their total that is below the precision of a number, and whole numbers do not change at all. Sums no
-    longer depend on the order in which tables are added up, so what is proven of folded or joined tables holds for the sum itself.
+    Entries change by a share of their total that is below the precision of a number; whole numbers, and a table that is alone, do not
+    change at all. Sums no longer depend on the order in which tables are added up, so what is proven of folded or joined tables holds for
+    the sum itself.
     """
     with np.errstate(over="ignore"):
         total = sum(float(np.abs(array[np.isfinite(array)]).max(initial=0.0)) for _, array in tables)
-    if total == 0.0 or not math.isfinite(total):
+    if len(tables) < 2 or total == 0.0 or not math.isfinite(total):
         return tuple(tables)
     unit = math.ldexp(1.0, max(math.frexp(total)[1] - 52, -1022))
     return tuple((genes, np.asarray(np.rint(array / unit) * unit)) for genes, array in tables)

@@ -172,6 +172,8 @@ class GaussianProcess:
         shapes = (process.rows.shape, process.alpha.shape, process.half.shape, process.steps.shape, process.terms.shape)
         if shapes != ((m, steps), (m,), (m, m), (features, steps), (4,)):
             raise CorruptFile(f"its arrays have the shapes {shapes}, which do not fit {features} features")
+        if (process.terms < 0).any() or process.terms[1] == 0:
+            raise CorruptFile(f"its variances and its length scale are {process.terms.tolist()}, which must be positive")
         return process
 
     @classmethod

@@ -189,7 +189,7 @@ def spaces() -> RenderableType:
     grid = _table("space", "genes", "architectures", "different blocks")
     for name in _registry.names("space"):
         space = load_space(name)
-        grid.add_row(name, str(len(space.choices)), f"{space.size:.3g}", f"{len(space.unique_blocks):,}")
+        grid.add_row(name, str(len(space.choices)), space.rounded_size, f"{len(space.unique_blocks):,}")
     return grid
 
 

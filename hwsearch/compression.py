@@ -24,7 +24,7 @@ from .backends import Backend, load_backend
 from .baselines import dense, uniform
 from .errors import Infeasible, InvalidInput
 from .exploration import advance, solve, start
-from .metrics import Metric, evaluate
+from .metrics import Limit, Metric, evaluate, prove_feasible
 from .predictor import Predictor
 from .problem import Problem, Score, find_table, problem
 from .profile import Measurement, measure_many
@@ -68,7 +68,7 @@ def least(
     posed = problem(space, predictor=predictor, device=device, limits=limits)
     cost = _named(posed, metric)
     found = solve(
-        replace(posed, score=_Cheap(posed.score, cost, score)),
+        replace(_possible(posed, cost), score=_Cheap(posed.score, cost, score)),
         load_algorithm(algorithm),
         seed=seed,
         steps=steps,
@@ -97,6 +97,19 @@ class _Cheap:
         missing = np.maximum(self.enough - np.asarray(self.score(X), dtype=np.float64), 0.0)
         worst = sum(float(array[np.isfinite(array)].max(initial=0.0)) for _, array in self.cost.tables)
         return np.where(missing > 0, -worst * (1 + missing), -self.cost(X))
+
+
+def _possible(posed: Problem, cost: Metric) -> Problem:
+    """The problem with a limit that keeps out networks of infinite cost, where there are any.
+
+    Raises:
+        Infeasible: there are no others within the limits.
+    """
+    if all(np.isfinite(array).all() for _, array in cost.tables):
+        return posed
+    finite = [np.abs(array[np.isfinite(array)]).max(initial=0.0) for _, array in cost.tables]
+    limits = (*posed.limits, Limit(cost, float(sum(finite))))
+    return replace(posed, limits=limits, seeds=prove_feasible(limits).reshape(-1, len(posed.space.choices)))
 
 
 def _named(posed: Problem, metric: str) -> Metric:

@@ -261,8 +261,10 @@ def _proven(state: SearchState) -> bool:
 def save_state(state: SearchState, path: _store.PathLike, problem: Problem, algorithm: Algorithm) -> None:
     """Keep a search in an npz file, written whole or not at all."""
     arrays = {name: np.asarray(getattr(state, name)) for name in _KEPT}
-    arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.algorithm, entry.name)) for entry in fields(state.algorithm)}
-    header = _identity(problem, algorithm, state.seed)
+    own = {entry.name: getattr(state.algorithm, entry.name) for entry in fields(state.algorithm)}
+    texts = {name: value for name, value in own.items() if isinstance(value, str)}
+    arrays |= {f"algorithm.{name}": np.asarray(value) for name, value in own.items() if name not in texts}
+    header = {**_identity(problem, algorithm, state.seed), "texts": texts}
     _store.write_arrays(path, header, arrays)
 
 
@@ -286,12 +288,13 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
     try:
         known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
+        own |= msgspec.convert(header["texts"], dict[str, str])
         first = start(problem, algorithm, seed)
         first = finish(problem, first) if known["finishing"] else first
         state = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
         if state.scores.shape != (len(problem.space.check(state.X)),):
             raise CorruptFile(f"it holds {len(state.X)} networks and scores of the shape {state.scores.shape}")
-    except (CorruptFile, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (CorruptFile, AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
     _check_score(state, problem, path)
     return state

@@ -342,6 +342,8 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
             kept = {name: float("nan") if value is None else value for name, value in kept.items()}
         report = msgspec.convert(kept, Report | None)
         mean, scale = float(header["mean"]), float(header["scale"])
+        if not (np.isfinite(mean) and 0 < scale < np.inf):
+            raise CorruptFile(f"its mean is {mean} and its scale is {scale}, where a finite number and a positive one were expected")
         if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
             raise CorruptFile(f"its list of values seen has the shape {seen.shape}, where {features} were expected")
         return Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen)

@@ -68,6 +68,7 @@ def search(
             Dask, MPI or Ray cluster), or a function that makes one. Rows whose worker died are scored again.
         verify: evaluate and measure so many of the best networks found, correct the predictions by what they turned out to be, and search
             again, until prediction and measurement agree. The answer is then the best network that was measured to be within the limits.
+            A corrected score is no sum of tables, so ``"exact"`` is followed by ``"hybrid"`` after the first round.
         supernet: the trained weights in which networks are evaluated, at their precisions.
         data: the images (:func:`hwsearch.nn.load_data`) whose validation part they are evaluated on.
         tolerance: what is verified, and how far prediction and measurement of the answer may be apart: ``"score"`` by its value,

@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
@@ -259,7 +260,7 @@ class SearchSpace:
         return own, wide[tuple(np.array(self._canonical_cells(own, shape)).T)].reshape(shape)
 
     def __repr__(self) -> str:
-        return f"<SearchSpace {self.name!r}: {len(self.choices)} genes, {self.size:.3g} architectures>"
+        return f"<SearchSpace {self.name!r}: {len(self.choices)} genes, {self.rounded_size} architectures>"
 
     # -- genes ---------------------------------------------------------------------------------------------------------
 
@@ -311,6 +312,11 @@ class SearchSpace:
             if need is None:
                 total *= count(gene)
         return total
+
+    @property
+    def rounded_size(self) -> str:
+        """The number of different architectures in words of three digits, such as ``"1.2e+21"``; it may be beyond any float."""
+        return f"{self.size:.3g}" if self.size < 10**300 else f"{Decimal(self.size):.2e}"
 
     @cached_property
     def fingerprint(self) -> str:

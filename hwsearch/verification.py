@@ -18,7 +18,8 @@ from ._progress import Advance
 from ._progress import progress as progress_bar
 from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
-from .corrections import corrected_latency, corrected_score
+from .algorithms.exact import Exact, additive
+from .corrections import Corrected, corrected_latency, corrected_score
 from .errors import Infeasible, InvalidInput, UnknownName
 from .exploration import SearchState, check_count, conclude, explore
 from .metrics import Metric, evaluate
@@ -208,7 +209,7 @@ def verified_search(
     while len(turns) < checks.rounds:
         try:
             now = _corrected(posed, pose, list(checked.values()), checks) if turns else posed
-            method = load_algorithm(algorithm, now)
+            method = _method(algorithm, now)
             explored = explore(now, method, progress=progress, **options)
             found = conclude(now, method, explored, **sources)
         except Infeasible:
@@ -247,6 +248,13 @@ def verified_search(
         cautions=(),
         verification=Verification(dict(tolerance), tuple(turns)),
     )
+
+
+def _method(algorithm: str | Algorithm | None, now: Problem) -> Algorithm:
+    """The algorithm, or ``hybrid`` in place of ``exact`` once the corrected score is no longer a sum of tables."""
+    method = load_algorithm(algorithm, now)
+    learnt = isinstance(now.score, Corrected) and additive(now.score, now.space) is None
+    return load_algorithm("hybrid") if learnt and isinstance(method, Exact) else method
 
 
 def _corrected(

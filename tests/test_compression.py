@@ -37,6 +37,20 @@ def test_least_is_the_cheapest_network_that_keeps_the_score(toy, scored, rooflin
     assert macs.values["macs"] == hwsearch.metric("macs", toy)(everything)[scored(everything) >= floor].min()
 
 
+def test_least_leaves_out_networks_of_infinite_cost():
+    genes = {f"g{index}": (0, 1, 2) for index in range(4)}
+    tables = {
+        "cost": [(["g0"], [np.inf, 4.0, 2.0]), *(([gene], [1.0, 2.0, np.inf]) for gene in list(genes)[1:])],
+        "other": [(["g0"], [1, 2, 3])],
+    }
+    space = hwsearch.SearchSpace.from_tables(genes, tables)
+    found = least("cost", space, score=3.0, predictor=lambda X: X.sum(axis=1).astype(float))
+    assert found.values["cost"] == 6.0
+    assert found.limits["cost"] == 6.0
+    with pytest.raises(Infeasible):
+        least("cost", space, score=0.0, predictor=lambda X: X.sum(axis=1).astype(float), limits={"other": 1.0})
+
+
 def test_least_says_what_cannot_be_had(toy, scored, roofline_table):
     with pytest.raises(Infeasible, match="score of at least 1e\\+06"):
         least("macs", toy, score=1e6, predictor=scored)

@@ -286,6 +286,13 @@ def test_files_that_are_no_predictors_are_refused(fitted: Predictor, tmp_path: P
     rewritten(**{"model.linear": arrays["model.linear"][:-3]})
     with pytest.raises(CorruptFile, match="inputs were expected"):
         load_predictor(path)
+    for scale in (-1.0, 0.0, float("inf"), float("nan"), 10**400):
+        rewritten(scale=scale)
+        with pytest.raises(CorruptFile):
+            load_predictor(path)
+    rewritten(**{"model.linear": arrays["model.linear"].astype(complex)})
+    with pytest.raises(CorruptFile, match="real numbers"):
+        load_predictor(path)
 
 
 def test_data_that_cannot_be_fitted_is_refused(digits: SearchSpace, rng: np.random.Generator) -> None:

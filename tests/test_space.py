@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwsearch
+from hwsearch._registry import names
 from hwsearch.blocks import Block
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, InvalidInput, NewerVersion, UnknownName, WrongSpace
@@ -254,3 +256,21 @@ def test_network_at_another_precision_is_the_same_but_for_it(toy: SearchSpace, r
         assert whole.at_precision("fp32").blocks() == one.at_precision("fp32").blocks()
     with pytest.raises(InvalidInput, match="int4"):
         one.at_precision("int4")
+
+
+def test_a_space_may_have_more_networks_than_a_float_can_count() -> None:
+    huge = SearchSpace("huge", tuple(hwsearch.Choice(f"g{index}", tuple(range(255))) for index in range(140)), ())
+    assert huge.size == 255**140
+    assert "8.23e+336 architectures" in repr(huge)
+    found = hwsearch.search(huge, predictor=lambda X: X.sum(axis=1, dtype=float), steps=2, polish=False)
+    assert found.status is hwsearch.Status.BUDGET_SPENT
+    assert "huge" in repr(found.best)
+
+
+@pytest.mark.parametrize("name", names("space"))
+def test_every_space_travels_to_the_workers_of_a_process_pool(name: str) -> None:
+    space = hwsearch.load_space(name)
+    there = pickle.loads(pickle.dumps(space))
+    row = there.sample(1, np.random.default_rng(0))[0]
+    assert there.fingerprint == space.fingerprint
+    assert there.blocks(row) == space.blocks(row)

@@ -153,6 +153,26 @@ def test_scores_or_latencies_alone(world: World) -> None:
         verification_figure(timed)
 
 
+def test_exact_goes_on_after_it_learnt_that_the_score_is_no_sum_of_tables(world: World) -> None:
+    """The first search proves its answer; later ones, of a score that was corrected, are hybrid."""
+    tables = (-metric("params", world.space)).tables
+    scale = 0.3 / float(metric("params", world.space)(world.everything).max())
+
+    class Small:
+        """A sum of tables that is far from the truth."""
+
+        def __init__(self) -> None:
+            self.tables = tuple((genes, 0.9 + scale * array if not index else scale * array) for index, (genes, array) in enumerate(tables))
+
+        def __call__(self, X: np.ndarray) -> np.ndarray:
+            return np.asarray(0.9 - scale * metric("params", world.space)(X))
+
+    found = world.search(verify=6, verifier=world, algorithm="exact", predictor=Small(), tolerance={"score": 0.005})
+    assert found.verification is not None
+    assert len(found.verification.rounds) > 1
+    assert found.best_score == pytest.approx(world.true_score(found.best.genes[None])[0])
+
+
 def test_nothing_is_measured_twice_and_a_stopped_call_ends_as_an_uninterrupted_one(world: World, tmp_path: Path) -> None:
     class Stopped(Exception):
         pass

@@ -26,6 +26,19 @@ Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class _Look:
+    """A column looked up by rows; an object and not a function, so that it travels to the workers of an executor."""
+
+    space: SearchSpace
+    column: str
+    array: Values = field(repr=False)
+
+    def __call__(self, X: Rows) -> Values:
+        found: Values = self.array[tuple(self.space.check(X).T)]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Benchmark:
     """All networks of a space with what is known of them.
 
@@ -45,13 +58,7 @@ class Benchmark:
         Raises:
             UnknownName: no such column.
         """
-        array = self._column(column)
-
-        def look_up(X: Rows) -> Values:
-            found: Values = array[tuple(self.space.check(X).T)]
-            return found
-
-        return look_up
+        return _Look(self.space, column, self._column(column))
 
     def with_costs(self, **costs: str) -> SearchSpace:
         """The space with columns as metrics, such as ``latency_ms="lat_ms.raspi4"``; what is unknown is impossible (infinite).

@@ -21,8 +21,8 @@ _FIXED = "w8a8"
 def build() -> SearchSpace:
     """The space ``apq``."""
     draft = Draft()
-    stem = (Block("conv", 3, 32, 224, (), 3, 2, precision=_FIXED), Block("separable", 32, 16, 112, (), 3, precision=_FIXED))
-    draft.slot("stem", {}, lambda: stem)
+    stem = Block("conv", 3, 32, 224, (), 3, 2, precision=_FIXED)
+    draft.fixed("stem", stem, Block("separable", 32, 16, 112, (), 3, precision=_FIXED))
     cin, size = 16, 112
     for number, (cout, stride, most) in enumerate(STAGES, start=1):
         depth = draft.knob(f"stage{number}.depth", (2, 3, 4)) if most > 1 else Knob(None, 1, (1,))
@@ -31,8 +31,7 @@ def build() -> SearchSpace:
             needs = (depth.gene, deep) if depth.gene and len(deep) < len(depth.values) else None
             _block(draft, f"stage{number}.block{block}", cin, cout, size, stride if block == 1 else 1, needs)
             cin, size = cout, -(-size // stride) if block == 1 else size
-    tail = (Block("conv", 320, 1280, 7, precision=_FIXED), Block("head", 1280, 1000, 7, precision=_FIXED))
-    draft.slot("final", {}, lambda: tail)
+    draft.fixed("final", Block("conv", 320, 1280, 7, precision=_FIXED), Block("head", 1280, 1000, 7, precision=_FIXED))
     return draft.space("apq")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from .._draft import Draft
 from ..blocks import Block
 from ..space import SearchSpace
@@ -29,14 +27,13 @@ def build(classes: int = 10) -> SearchSpace:
         classes: of the images.
     """
     draft = Draft()
-    draft.slot("stem", {}, lambda: (Block("conv", 3, 16, 32, (), 3, activation="none"),))
+    draft.fixed("stem", Block("conv", 3, 16, 32, (), 3, activation="none"))
     for node, source in EDGES:
         name = gene(node, source)
         draft.slot(name, {"operation": draft.knob(name, OPERATIONS)}, _edge)
     for number, width in enumerate((32, 64), start=1):
-        reduction = Block("basic", width // 2, width, 64 // 2**number, (width,), 3, 2)
-        draft.slot(f"reduction{number}", {}, partial(lambda block: (block,), reduction))
-    draft.slot("head", {}, lambda: (Block("head", 64, classes, 8),))
+        draft.fixed(f"reduction{number}", Block("basic", width // 2, width, 64 // 2**number, (width,), 3, 2))
+    draft.fixed("head", Block("head", 64, classes, 8))
     return draft.space("nasbench201")
 
 

@@ -17,13 +17,13 @@ def build() -> SearchSpace:
     """The space ``nasbench_macro``."""
     draft = Draft()
     width, size = 32, 32
-    draft.slot("stem", {}, lambda: (Block("conv", 3, 32, 32, (), 3),))
+    draft.fixed("stem", Block("conv", 3, 32, 32, (), 3))
     for layer, first in enumerate((index == 0 for layers in STAGES for index in range(layers)), start=1):
         name = f"layer{layer}"
         cout, stride = (2 * width, 2) if first else (width, 1)
         draft.slot(name, {"operation": draft.knob(name, OPERATIONS)}, partial(_layer, width, cout, size, stride))
         width, size = cout, size // stride
-    draft.slot("head", {}, partial(lambda *blocks: blocks, Block("conv", width, 1280, size), Block("head", 1280, 10, size)))
+    draft.fixed("head", Block("conv", width, 1280, size), Block("head", 1280, 10, size))
     return draft.space("nasbench_macro")
 
 

@@ -172,8 +172,8 @@ def test_parts_must_suit_the_processes(toy: hwsearch.SearchSpace, tmp_path: Path
 def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     from hwsearch.chain import Chain, Stage
 
-    space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", "int3"), channels=1).space()
-    architecture = hwsearch.dense(space, "int3")
+    space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", "int2"), channels=1).space()
+    architecture = hwsearch.dense(space, "int2")
     data = load_data("digits")
     recipe = Recipe(epochs=8, batch=32, learning_rate=0.2)
     floating = train(space.alone(architecture.genes), data=data, out=tmp_path / "float.safetensors", recipe=recipe, progress=False)
@@ -181,7 +181,7 @@ def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwse
     tuned = tune(
         floating, data=data, out=tmp_path / "tuned.safetensors", recipe=replace(recipe, epochs=3, learning_rate=0.02), progress=False
     )
-    assert hwsearch.evaluate(architecture, weights=tuned, data=data) > before + 0.02
+    assert hwsearch.evaluate(architecture, weights=tuned, data=data) > before + 0.05
     supernet = Supernet.load(trained, toy)
     with pytest.raises(InvalidInput, match="trained alone"):
         tune(supernet, data=data, out=tmp_path / "no.safetensors", recipe=recipe, progress=False)

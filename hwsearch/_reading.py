@@ -24,8 +24,8 @@ from .errors import CorruptFile, FileError, HwsearchError, InvalidInput, Missing
 
 PathLike = str | os.PathLike[str]
 
-_NUMBERS = "biuf"
-"""Kinds of numpy arrays that files may hold: truth values, whole numbers and real numbers."""
+_KINDS = "biufU"
+"""Kinds of numpy arrays that files may hold: truth values, whole numbers, real numbers, and text (the states of Optuna's samplers)."""
 
 
 @contextmanager
@@ -222,7 +222,7 @@ def parse_array(data: bytes) -> npt.NDArray[Any]:
     """The array of the bytes of an npy file, in this machine's byte order.
 
     Raises:
-        ValueError: it is no such file, holds other things than real numbers, or does not hold as many as its header claims.
+        ValueError: it is no such file, holds other things than real numbers or text, or does not hold as many as its header claims.
     """
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
@@ -230,8 +230,8 @@ def parse_array(data: bytes) -> npt.NDArray[Any]:
         raise ValueError(f"its version of the npy format is {version}, and 1 or 2 was expected")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read(file)
-    if dtype.kind not in _NUMBERS:
-        raise ValueError(f"it holds values of the type {dtype}, and real numbers were expected")
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"it holds values of the type {dtype}, and real numbers or text were expected")
     held, claimed = len(data) - file.tell(), math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or held != claimed:
         raise ValueError(f"an array of the shape {shape} takes {claimed} bytes, and it holds {held}")
@@ -243,7 +243,7 @@ def parse_arrays(data: bytes, path: PathLike, what: str) -> Arrays:
     """The arrays of the bytes of an npz file, by name.
 
     Raises:
-        CorruptFile: it is no such file, is damaged, or holds other things than real numbers.
+        CorruptFile: it is no such file, is damaged, or holds other things than real numbers or text.
     """
     if not data.startswith(b"PK"):
         raise CorruptFile(f"{os.fspath(path)} is not a {what} (an npz file of arrays): it is another kind of file.")

@@ -77,8 +77,8 @@ def npy(array: np.ndarray, **header: object) -> bytes:
         (npy(np.zeros(3), shape=(0, -1)), "takes"),
         (npy(np.zeros(4))[:-8], "takes 32 bytes, and it holds 24"),
         (npy(np.zeros(2, dtype=complex)), "type complex128"),
-        (npy(np.array(["a"])), "real numbers were expected"),
-        (npy(np.zeros(1), descr="|O", shape=(1,)), "real numbers were expected"),
+        (npy(np.array([1j])), "real numbers or text were expected"),
+        (npy(np.zeros(1), descr="|O", shape=(1,)), "real numbers or text were expected"),
         (b"", "npz"),
     ],
 )

@@ -3,10 +3,10 @@
     python benchmarks/int8_files.py WEIGHTS DATA --networks 20 56
 
 WEIGHTS holds resnet20.npz and so on (He et al. 2016 with shortcuts A, trained with ImageNet's normalisation), DATA the folder
-cifar-10-batches-py. Written down before its first run: all blocks in int8, and a mix of fp32 and int8 drawn with seed 0; weights of 8 and 7
-bits; accuracy on the first --images of the test set, as simulated in torch, and as run by ONNX Runtime, by ONNX Runtime with
-``session.x64quantprecision=1`` (products of two uint8), and by OpenVINO. Beside it stand the largest difference of a logit and the CPU-seconds
-of the run, one thread, 50 images at once. Quantisers are chosen on 512 training images. Results are kept in --out.
+cifar-10-batches-py. Written down before its first run: all blocks in int8, and a mix of fp32 and int8 drawn with seed 0; weights of 8 and
+of 7 bits; accuracy on the first --images of the test set, as simulated in torch, and as run by ONNX Runtime, by ONNX Runtime with
+``session.x64quantprecision=1`` (products of two uint8), and by OpenVINO. Beside it stand the largest difference of a logit and the
+CPU-seconds of the run, one thread, 50 images at once. Quantisers are chosen on 512 training images. Results are kept in --out.
 """
 
 from __future__ import annotations

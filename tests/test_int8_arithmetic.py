@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import warnings
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import torch
 import hwsearch
 from hwsearch.backends import Backend, _cpu, load_backend
 from hwsearch.backends.onnx_check import input_shape, metadata
+from hwsearch.backends.onnx_flavours import ONNXRUNTIME
+from hwsearch.backends.onnx_graph import BlockWeights, LayerWeights, build
 from hwsearch.errors import BuildFailed, InvalidInput, SaturationWarning
 from hwsearch.nn import Data, Quantization, Supernet, evaluate, evaluate_file, export, load_data
 from hwsearch.nn.quantize import quantize_weight
@@ -67,13 +71,21 @@ def convolution(saturating: bool):
     return open_
 
 
+def probe(bits: int) -> onnx.ModelProto:
+    """A convolution of the largest inputs and the largest weights of this many bits; right is 200 everywhere inside."""
+    block = hwsearch.Block("conv", 32, 32, 8, (), 3, precision="int8")
+    layer = LayerWeights(np.ones((32, 32, 3, 3), np.float32), np.zeros(32, np.float32), 288 / 200, 0)
+    return build([block], weights=[BlockWeights((layer,))], flavour=ONNXRUNTIME.carried(bits), input_scale=1 / 255)
+
+
 def test_the_probe_tells_saturating_products_from_exact_ones() -> None:
-    assert [_cpu.carries(convolution(saturating=False), bits) for bits in (7, 8)] == [True, True]
-    assert [_cpu.carries(convolution(saturating=True), bits) for bits in (7, 8)] == [True, False]
+    assert onnx.load_from_string(zlib.decompress(base64.b64decode(_cpu.PROBE))).graph == probe(8).graph
+    assert [_cpu.exact(convolution(saturating=False)(probe(bits))) for bits in (7, 8)] == [True, True]
+    assert [_cpu.exact(convolution(saturating=True)(probe(bits))) for bits in (7, 8)] == [True, False]
 
 
 def test_a_device_says_what_its_products_carry(backend: Backend) -> None:
-    assert _cpu.carries(backend.runner, backend.weight_bits)
+    assert _cpu.exact(backend.runner(probe(backend.weight_bits)))
     assert backend.describe().facts["int8"] == {8: "exact", 7: "saturates in 16 bits: weights of 7 bits"}[backend.weight_bits]
 
 

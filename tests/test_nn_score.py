@@ -126,7 +126,7 @@ def test_a_short_fine_tuning_mends_coarse_networks(trained: Path, toy: hwsearch.
     rows = coarse.canonical(np.where(samples.precisions(coarse), np.uint8(1), rows))
     how = {"weights": weights, "data": "digits", "images": 360, "progress": False}
     before = score_networks(coarse, rows, out=tmp_path / "calibrated.npz", **how)
-    after = score_networks(coarse, rows, out=tmp_path / "tuned.npz", tuning=80, **how)
+    after = score_networks(coarse, rows, out=tmp_path / "tuned.npz", tuning=240, **how)
     assert after.mean() > before.mean() + 0.01
     with pytest.raises(InvalidInput, match="tuning"):
         score_networks(coarse, rows, out=tmp_path / "c.npz", tuning=5, floating=True, **how)

@@ -31,16 +31,16 @@ class OnnxRuntime(CpuBackend):
     def _run(self, model: ModelProto | str) -> Session:
         return OrtSession(self.session(model), self.batch)
 
-    def runner(self, model: ModelProto | str) -> Run:
+    def runner(self, model: ModelProto | str | bytes) -> Run:
         """A function from an input array to the output array."""
         session = self.session(model)
         return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
-    def session(self, model: ModelProto | str, optimized: PathLike | None = None) -> Any:
+    def session(self, model: ModelProto | str | bytes, optimized: PathLike | None = None) -> Any:
         """An ``onnxruntime.InferenceSession`` with the settings that are profiled.
 
         Args:
-            model: the model, or the path of its file.
+            model: the model, its bytes, or the path of its file.
             optimized: where to write the graph that ONNX Runtime made of it, to see what was fused.
         """
         options = ort.SessionOptions()
@@ -52,7 +52,7 @@ class OnnxRuntime(CpuBackend):
         options.log_severity_level = 3
         if optimized is not None:
             options.optimized_model_filepath = os.fspath(optimized)
-        source = model if isinstance(model, str) else model.SerializeToString()
+        source = model if isinstance(model, str | bytes) else model.SerializeToString()
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 

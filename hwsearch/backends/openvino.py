@@ -37,7 +37,7 @@ class OpenVino(CpuBackend):
         compiled = self.compile(model)
         return OvSession(compiled)
 
-    def runner(self, model: ModelProto | str) -> Run:
+    def runner(self, model: ModelProto | str | bytes) -> Run:
         """A function from an input array to the output array."""
         compiled = self._compile(self._read(model))
         return lambda x: np.array(compiled([x])[0])
@@ -55,8 +55,8 @@ class OpenVino(CpuBackend):
             )
         return self._compile(network)
 
-    def _read(self, model: ModelProto | str) -> Any:
-        return _core().read_model(model if isinstance(model, str) else model.SerializeToString())
+    def _read(self, model: ModelProto | str | bytes) -> Any:
+        return _core().read_model(model if isinstance(model, str | bytes) else model.SerializeToString())
 
     def _compile(self, network: Any) -> Any:
         options = {

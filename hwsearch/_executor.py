@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from typing import Any
@@ -41,6 +42,11 @@ class Spread:
 
     def __repr__(self) -> str:
         return f"{self.score!r} on {type(self._executor).__name__}"
+
+    @property
+    def workers(self) -> int:
+        """How many tasks the executor works on at the same time, as far as that is known."""
+        return getattr(self._executor, "_max_workers", None) or os.cpu_count() or 1
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "score":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,8 @@ class Scoring:
     images: int
     floating: bool = False
     tuning: int = 0
+    chunk: ClassVar[int] = 1
+    """Networks of a task: they are evaluated one by one anyway."""
 
     def __call__(self, X: Rows) -> Scores:
         """The accuracies of rows."""
@@ -163,7 +165,7 @@ def score_networks(
     if new and not any(True for _ in journal):
         journal.append(header)
     spread = Spread(scoring, executor) if executor is not None else None
-    at_once = 1 if spread is None else 2 * spread.parts
+    at_once = 1 if spread is None else 8 * spread.workers
     try:
         with show_progress("scoring networks", len(new), progress) as advance:
             for start in range(0, len(new), at_once):

@@ -8,12 +8,16 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import hwsearch
 from hwsearch.chain import Chain, Stage
+
+if TYPE_CHECKING:
+    from hwsearch.nn import Data, Supernet
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,3 +92,19 @@ def trained(toy: hwsearch.SearchSpace, tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("supernet") / "toy.safetensors"
     train(toy, data="digits", out=out, recipe=Recipe(epochs=10, batch=32, learning_rate=0.2, random_networks=1), progress=False)
     return out
+
+
+@pytest.fixture(scope="module")
+def supernet(trained: Path, toy: hwsearch.SearchSpace) -> Supernet:
+    """The trained supernet, read for each module of tests anew."""
+    from hwsearch.nn import Supernet
+
+    return Supernet.load(trained, toy)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    """The scanned digits that it was trained on."""
+    from hwsearch.nn import load_data
+
+    return load_data("digits")

@@ -20,23 +20,13 @@ from hwsearch.backends.onnx_check import input_shape, metadata
 from hwsearch.backends.onnx_flavours import ONNXRUNTIME
 from hwsearch.backends.onnx_graph import BlockWeights, LayerWeights, build
 from hwsearch.errors import BuildFailed, InvalidInput, SaturationWarning
-from hwsearch.nn import Data, Quantization, Supernet, evaluate, evaluate_file, export, load_data
+from hwsearch.nn import Data, Quantization, Supernet, evaluate, evaluate_file, export
 from hwsearch.nn.quantize import quantize_weight
 from hwsearch.nn.score import deployed
 
 torch.set_num_threads(1)
 EXPORT = importlib.import_module("hwsearch.nn.export")  # the module; hwsearch.nn shows the function of that name
 RUNTIMES = ["onnxruntime", "openvino"]
-
-
-@pytest.fixture(scope="module")
-def supernet(trained: Path, toy: hwsearch.SearchSpace) -> Supernet:
-    return Supernet.load(trained, toy)
-
-
-@pytest.fixture(scope="module")
-def data() -> Data:
-    return load_data("digits")
 
 
 @pytest.fixture(scope="module")

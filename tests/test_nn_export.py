@@ -15,20 +15,10 @@ import torch
 import hwsearch
 from hwsearch.chain import Chain, Stage
 from hwsearch.errors import UnknownName, Unsupported, WrongSpace
-from hwsearch.nn import Data, Supernet, evaluate, export, load_data, resize
+from hwsearch.nn import Data, Supernet, evaluate, export, resize
 from hwsearch.nn.score import deployed
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def supernet(trained: Path, toy: hwsearch.SearchSpace) -> Supernet:
-    return Supernet.load(trained, toy)
-
-
-@pytest.fixture(scope="module")
-def data() -> Data:
-    return load_data("digits")
 
 
 def test_float_export_computes_what_torch_does(supernet: Supernet, data: Data, tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ class OnHand:
             self._backend = backend or _backend_of(table)
             if change := self._backend.describe().difference(table.device):
                 raise _elsewhere(table, change)
-            names.append(f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms")
-            if self._backend.runs_files:
+            if names and self._backend.runs_files:
                 self._files = self._backend
-                names[:-1] = [f"{name}, run as files with int8 weights of {self._backend.weight_bits} bits" for name in names[:-1]]
+                names.append(f"run as files with int8 weights of {self._backend.weight_bits} bits")
+            names.append(f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms")
         self.name = "; ".join(names)
 
     def score(self, X: Rows) -> Values:

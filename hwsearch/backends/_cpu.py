@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-BITS = "hwsearch.int8"
-"""The key of a model file's metadata that tells how many bits its int8 weights have."""
 PROBE = (
     "eNrtms9q20AQxrWSkiyTtFkriRvUQ4WPezA5ljZQo+QQRC+ml9JLkeMlFjWSo5Xyj0JdCiHXnNOGXPoOfZ9c8xBdW44jyQo5uoX5iQHtp2V2djTHj1KL9o6l"
     "8OP93pvbD/ARFoJwkCZQ62w1O1H3dKsZhE257/cFsLx0JuLIWs4pdn7RYLviMPXDJDgT74NQpYdzAvXpjmMRHPSS5pHfT4WEjbKenbdelsdnrpZUuyzMns2X"
@@ -202,7 +200,7 @@ def _bits_of(path: PathLike) -> int | None:
     Raises:
         MissingDependency: onnx is not installed.
     """
-    from .onnx_check import metadata
+    from .onnx_check import BITS, metadata
 
     found = metadata(path).get(BITS, "")
     return int(found) if found.isdigit() else None

@@ -20,6 +20,9 @@ onnx = require("onnx", feature="Checking ONNX graphs", extra="onnxruntime")
 _FORMATS = {1: "fp32", 10: "fp16", 16: "bf16", 2: "int8", 3: "int8", 17: "fp8", 21: "int4", 22: "int4"}
 """ONNX's types of weights, as the bits of a precision."""
 
+BITS = "hwsearch.int8"
+"""The key of a model file's metadata that tells how many bits its int8 weights have."""
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -54,7 +57,7 @@ def placed(model: PathLike | ModelProto) -> tuple[Placed, ...]:
         FileError: there is no such file.
         CorruptFile: it is no ONNX model.
     """
-    return tuple(_layers(_load(model)))
+    return tuple(_layers(load(model)))
 
 
 def wanted(network: Sequence[Block]) -> tuple[Placed, ...]:
@@ -84,7 +87,7 @@ def differences(model: PathLike | ModelProto, network: Sequence[Block]) -> tuple
     Raises:
         FileError, CorruptFile: as :func:`placed`.
     """
-    loaded = _load(model)
+    loaded = load(model)
     found, expected = tuple(_layers(loaded)), wanted(network)
     lines = [
         f"layer {number}: {there} in the file, and {here} decided"
@@ -105,7 +108,7 @@ def metadata(model: PathLike | ModelProto) -> dict[str, str]:
     Raises:
         FileError, CorruptFile: as :func:`placed`.
     """
-    return {entry.key: entry.value for entry in _load(model).metadata_props}
+    return {entry.key: entry.value for entry in load(model).metadata_props}
 
 
 def input_shape(model: PathLike | ModelProto) -> tuple[int | None, ...]:
@@ -114,10 +117,15 @@ def input_shape(model: PathLike | ModelProto) -> tuple[int | None, ...]:
     Raises:
         FileError, CorruptFile: as :func:`placed`.
     """
-    return tuple(size.dim_value or None for size in _load(model).graph.input[0].type.tensor_type.shape.dim)
+    return tuple(size.dim_value or None for size in load(model).graph.input[0].type.tensor_type.shape.dim)
 
 
-def _load(model: PathLike | ModelProto) -> ModelProto:
+def load(model: PathLike | ModelProto) -> ModelProto:
+    """A model, read from its file if that is what is given.
+
+    Raises:
+        FileError, CorruptFile: as :func:`placed`.
+    """
     if not isinstance(model, str | os.PathLike):
         return model
     if not Path(model).is_file():

@@ -93,6 +93,7 @@ def export(
     if name not in _FILES:
         raise Unsupported(f"Export writes files for the backends {', '.join(map(repr, _FILES))}, not for {name!r}.")
     onnx = require("onnx", feature="Exporting to ONNX", extra="onnxruntime")
+    from ..backends.onnx_check import BITS
     from ..backends.onnx_flavours import ONNXRUNTIME, TENSORRT
     from ..backends.onnx_graph import build
     from ..backends.tensorrt import TensorRT
@@ -103,7 +104,7 @@ def export(
         raise InvalidInput(
             f"{out} is where the graph goes, beside the engine. Name the engine, such as {Path(out).with_suffix('.engine')}."
         )
-    images_at_once = _batch(runtime if batch is None else batch, engine)
+    images_at_once = _batch(batch, int(getattr(runtime, "batch", 1)), engine is not None)
     supernet = load_supernet(weights, architecture.space)
     normalize = supernet.normalize
     if data is None:
@@ -132,7 +133,7 @@ def export(
     if precision is not None:
         document["hwsearch.precision"] = precision
     if any(block.bits.quantized for block in blocks):
-        document["hwsearch.int8"] = how.weight_bits
+        document[BITS] = how.weight_bits
     onnx.helper.set_model_props(model, {key: msgspec.json.encode(value).decode() for key, value in document.items()})
     onnx.checker.check_model(model)
     if engine is not None:
@@ -144,16 +145,17 @@ def export(
     return Path(out)
 
 
-def _batch(asked: int | str | Backend, engine: Backend | None) -> int | None:
-    """How many images a file takes at once; ``None`` if any number."""
-    number = getattr(asked, "batch", 1) if isinstance(asked, Backend) else asked
-    if number == "open" and engine is None:
+def _batch(asked: int | str | None, own: int, engine: bool) -> int | None:
+    """How many images a file takes at once, where the backend takes ``own``; ``None`` if any number."""
+    if asked is None:
+        return own
+    if asked == "open" and not engine:
         return None
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-        raise InvalidInput(f"batch must be a number of at least 1, or 'open' for an ONNX file, not {number!r}.")
-    if engine is not None and number != getattr(engine, "batch", 1):
-        raise InvalidInput(f"The engine's batch is that of its backend: load_backend('tensorrt', batch={number}).")
-    return int(number)
+    if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or asked < 1:
+        raise InvalidInput(f"batch must be a number of at least 1, or 'open' for an ONNX file, not {asked!r}.")
+    if engine and asked != own:
+        raise InvalidInput(f"The engine's batch is that of its backend: load_backend('tensorrt', batch={asked}).")
+    return int(asked)
 
 
 def at_precision(blocks: Sequence[Block], precision: str) -> tuple[Block, ...]:

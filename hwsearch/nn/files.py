@@ -46,14 +46,15 @@ def evaluate_file(
         UnknownName: there is no such split.
         Unsupported: the backend does not run files.
     """
-    from ..backends.onnx_check import input_shape, metadata
+    from ..backends.onnx_check import input_shape, load, metadata
 
-    runtime, said = load_backend(backend), metadata(model).get("hwsearch.input")
+    runtime, loaded = load_backend(backend), load(model)
+    said = metadata(loaded).get("hwsearch.input")
     if said is None:
         raise InvalidInput(f"{model} does not say how its images are prepared; hwsearch.export writes files that do.")
     facts = msgspec.json.decode(said)
     normalize = Normalize(tuple(facts["mean"]), tuple(facts["std"]))
-    batch = input_shape(model)[0]
+    batch = input_shape(loaded)[0]
     run = runtime.runner(str(Path(model)))
     right = total = 0
     for x, y in load_data(data).batches(split, batch or 50, images):

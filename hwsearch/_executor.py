@@ -53,7 +53,7 @@ class Spread:
             raise AttributeError(name)
         return getattr(self.score, name)
 
-    def __call__(self, X: Rows) -> npt.NDArray[np.float64]:
+    def __call__(self, X: Rows) -> npt.NDArray[Any]:
         """The scores of rows, shape ``(n,)``.
 
         Raises:
@@ -61,7 +61,7 @@ class Spread:
         """
         rows = getattr(self.score, "chunk", _ROWS)
         parts = [X[start : start + rows] for start in range(0, len(X), rows)] or [X]
-        found: dict[int, npt.NDArray[np.float64]] = {}
+        found: dict[int, npt.NDArray[Any]] = {}
         for _ in range(self.tries):
             waiting: dict[int, Future[npt.ArrayLike]] = {}
             lost: BaseException | None = None
@@ -73,7 +73,7 @@ class Spread:
                         lost = error
             for index, future in waiting.items():
                 try:
-                    found[index] = np.asarray(future.result(), dtype=np.float64)
+                    found[index] = np.asarray(future.result())
                 except Exception as error:
                     if not _is_loss(error):
                         raise

@@ -22,7 +22,7 @@ from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .backends import Backend, load_backend
 from .baselines import dense, uniform
-from .errors import Infeasible, InvalidInput
+from .errors import Infeasible, InvalidInput, check_seed
 from .exploration import advance, solve, start
 from .metrics import Limit, Metric, evaluate, prove_feasible
 from .predictor import Predictor
@@ -250,7 +250,7 @@ def compress(
         WrongDevice: ``measure`` was asked for, and this machine is another device.
         HwsearchError: as :func:`hwsearch.search`.
     """
-    table = find_table(device)
+    seed, table = check_seed(seed), find_table(device)
     where = load_space(space)
     if any(choice.is_precision for choice in where.choices):
         where = where.restrict({"*precision": [precision]})

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from operator import index
 from types import ModuleType
 
 
@@ -47,7 +48,7 @@ class UnknownName(InvalidInput, LookupError):
     def __init__(self, what: str, name: object, known: Iterable[str]) -> None:
         from difflib import get_close_matches
 
-        names = sorted(known)
+        names = sorted(set(known))
         close = get_close_matches(str(name), names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(f"Unknown {what} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
@@ -142,3 +143,35 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
 
 class SaturationWarning(UserWarning):
     """A model file holds int8 weights that the integer products of this machine cannot carry, so it is less accurate here."""
+
+
+def check_count(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
+    """A whole number, of Python or of numpy, as one of Python.
+
+    Args:
+        name: what the caller calls it, for the message.
+        value: what was given.
+        least: the least that it may be.
+        most: the most that it may be.
+
+    Raises:
+        InvalidInput: it is no whole number between these.
+    """
+    try:
+        number = least - 1 if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise InvalidInput(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    if number > most:
+        raise InvalidInput(f"{name} must be at most {most}, and it has {number.bit_length()} bits.")
+    return number
+
+
+def check_seed(seed: object) -> int:
+    """A seed, a whole number of at least 0, as one of Python; every function that takes a seed asks this one.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    return check_count("seed", seed, least=0)

@@ -20,7 +20,7 @@ from ._progress import progress as progress_bar
 from .algorithms._pareto import hypervolume, nondominated
 from .algorithms.base import Algorithm
 from .algorithms.local import Local
-from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace
+from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace, check_count, check_seed
 from .metrics import evaluate
 from .problem import Problem
 from .result import Front, SearchResult, Status
@@ -76,7 +76,7 @@ _KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound"
 def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
     """The state before the first step."""
     return SearchState(
-        seed=seed,
+        seed=check_seed(seed),
         step=0,
         algorithm=algorithm.init(problem),
         X=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
@@ -153,7 +153,7 @@ def explore(
     """Take the steps of a search (arguments as of :func:`hwsearch.search`), and hand back all that it has seen."""
     total = method.steps if steps is None else steps
     check_count("steps", total, least=1)
-    check_count("seed", seed, least=0)
+    seed = check_seed(seed)
     now = start(posed, method, seed)
     if state is not None and Path(state).exists():
         now = load_state(state, posed, method, seed)
@@ -261,10 +261,8 @@ def _proven(state: SearchState) -> bool:
 def save_state(state: SearchState, path: _store.PathLike, problem: Problem, algorithm: Algorithm) -> None:
     """Keep a search in an npz file, written whole or not at all."""
     arrays = {name: np.asarray(getattr(state, name)) for name in _KEPT}
-    own = {entry.name: getattr(state.algorithm, entry.name) for entry in fields(state.algorithm)}
-    texts = {name: value for name, value in own.items() if isinstance(value, str)}
-    arrays |= {f"algorithm.{name}": np.asarray(value) for name, value in own.items() if name not in texts}
-    header = {**_identity(problem, algorithm, state.seed), "texts": texts}
+    arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.algorithm, entry.name)) for entry in fields(state.algorithm)}
+    header = _identity(problem, algorithm, state.seed)
     _store.write_arrays(path, header, arrays)
 
 
@@ -288,13 +286,12 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
     try:
         known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
-        own |= msgspec.convert(header["texts"], dict[str, str])
         first = start(problem, algorithm, seed)
         first = finish(problem, first) if known["finishing"] else first
         state = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
         if state.scores.shape != (len(problem.space.check(state.X)),):
             raise CorruptFile(f"it holds {len(state.X)} networks and scores of the shape {state.scores.shape}")
-    except (CorruptFile, AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+    except (CorruptFile, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
     _check_score(state, problem, path)
     return state
@@ -329,12 +326,6 @@ def _check_score(state: SearchState, problem: Problem, path: _store.PathLike) ->
                 f"{path} is a search by another score: what has {state.scores[some[0]]:.6g} there has {now.flat[0]:.6g} here. Use another "
                 "state file, or remove it."
             )
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidInput(f"{name} must be a whole number of at least {least}, not {value!r}.")
 
 
 def _nothing(problem: Problem, state: SearchState) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from . import _minsum
 from .blocks import Block
-from .errors import InvalidInput
+from .errors import InvalidInput, check_seed
 from .metrics import Metric, evaluate
 from .space import SearchSpace
 
@@ -72,7 +72,7 @@ def fit_metric(
     if not 0 < holdout < 1:
         raise InvalidInput(f"holdout must be between 0 and 1, not {holdout}.")
     described = np.array([_described(block) for block in space.unique_blocks])
-    order = np.random.default_rng(seed).permutation(len(rows))
+    order = np.random.default_rng(check_seed(seed)).permutation(len(rows))
     cut = max(2, round(len(rows) * holdout))
     held, kept = order[:cut], order[cut:]
     trial = _fit(name, space, described, rows[kept], costs[kept], unit)(rows[held])

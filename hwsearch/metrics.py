@@ -256,13 +256,17 @@ def check_limits(limits: Mapping[str, object], known: Collection[str] = METRICS)
             raise UnknownName("metric in limits", name, known)
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise InvalidLimit(f"limits[{name!r}] must be a number, the most that {name} may be, not {value!r}.")
-        if math.isnan(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.copysign(math.inf, value > 0 or -1)
+        if math.isnan(number):
             raise InvalidLimit(f"limits[{name!r}] is NaN; it must be a number, the most that {name} may be.")
-        if math.isinf(value):
+        if math.isinf(number):
             raise InvalidLimit(f"limits[{name!r}] is infinite; leave it out if {name} does not matter.")
-        if value < 0:
-            raise InvalidLimit(f"limits[{name!r}] is {value:g}; a limit is never negative.")
-        checked[name] = float(value)
+        if number < 0:
+            raise InvalidLimit(f"limits[{name!r}] is {number:g}; a limit is never negative.")
+        checked[name] = number
     return checked
 
 

@@ -20,7 +20,7 @@ from ._perceptrons import Features, Perceptrons
 from ._reading import read_arrays
 from ._store import PathLike, write_arrays
 from ._transfer import interplay, rounding, sources
-from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
+from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace, check_seed
 from .space import SearchSpace
 
 Values = npt.NDArray[np.float64]
@@ -268,6 +268,7 @@ class Predictor:
         if not 0 < holdout < 1:
             raise InvalidInput(f"holdout must be between 0 and 1, not {holdout}.")
         features = space.features(rows)
+        seed = check_seed(seed)
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(2, round(len(rows) * holdout))
         held, kept = order[:cut], order[cut:]

@@ -75,7 +75,7 @@ class Problem:
         costs = self.costs(X)
         feasible = (costs <= 1.0).all(axis=1)
         if feasible.any():
-            found = np.asarray(self.score(X[feasible]), dtype=np.float64)
+            found = _numbers(self.score(X[feasible]))
             if found.shape != (int(feasible.sum()),):
                 raise InvalidInput(
                     f"The predictor returned the shape {found.shape} for {int(feasible.sum())} rows; one score a row was expected."
@@ -190,6 +190,23 @@ def problem(
     bounds = tuple(Limit(entry, value) for entry in known if (value := most[entry.name]) is not None)
     seeds = prove_feasible(bounds).reshape(-1, len(where.choices))
     return Problem(where, predictor, bounds, seeds, tuple(sorted(known, key=lambda entry: most[entry.name] is None)))
+
+
+def _numbers(found: object) -> Values:
+    """What a score returned, as numbers.
+
+    Raises:
+        InvalidInput: it is no array of real numbers.
+    """
+    try:
+        array = np.asarray(found)
+        if array.dtype.kind == "O":
+            array = array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"The predictor returned what is no array of numbers: {error}.") from error
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(f"The predictor returned values of the type {array.dtype}; a real number for each row was expected.")
+    return array.astype(np.float64)
 
 
 def _metrics(space: SearchSpace, tables: Sequence[LatencyTable], weights: Sequence[float] | None) -> tuple[Metric, ...]:

@@ -22,7 +22,7 @@ from .backends import Backend, Session, load_backend
 from .backends.base import check_fit
 from .blocks import Block
 from .device import Check, Device, Protocol, Row
-from .errors import BuildFailed, InvalidInput, Unsupported, WrongDevice
+from .errors import BuildFailed, InvalidInput, Unsupported, WrongDevice, check_count, check_seed
 from .rounds import Open, Rounds, difference, period_of, sentinel_of
 from .space import SearchSpace
 from .spaces import load_space
@@ -106,7 +106,7 @@ def profile(
         InvalidInput: fewer than 12 checks, numbers that make no sense, or more than 20,000 blocks without a budget.
         BuildFailed: not even an empty network or the sentinel could be built.
     """
-    where, device = load_space(space), load_backend(backend)
+    where, device, seed = load_space(space), load_backend(backend), check_seed(seed)
     if budget is not None:
         if blocks is not None:
             raise InvalidInput("budget chooses the blocks to measure; leave out either it or blocks.")
@@ -195,6 +195,7 @@ def plan(
         )
     if blocks is not None and len(able) < len(wanted):
         backend.open([next(block for block in wanted if block not in able)])
+    seed = check_seed(seed)
     roles = {} if blocks is not None else networks_of(space, backend, checks, fits, seed)
     fingerprint = space.fingerprint if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
     header = make_header(table.device, table.protocol, space.name, fingerprint, seed)
@@ -228,8 +229,7 @@ def networks_of(space: SearchSpace, backend: Backend, checks: int, fits: int, se
     """Random different networks -> role; see :func:`profile`."""
     if checks < FEWEST_CHECKS:
         raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
-    if fits < 0 or seed < 0:
-        raise InvalidInput(f"fits and seed must be at least 0, not {fits} and {seed}.")
+    check_count("fits", fits, least=0)
     networks = _draw(space, backend, fits, checks, seed)
     for network in tuple(networks)[:1]:
         _check_runs(space, network)
@@ -415,7 +415,7 @@ def measure_many(
         WrongDevice: ``table`` was measured on another device.
         BuildFailed: the runtime's builder crashed, hung or ran out of memory over a model.
     """
-    device = load_backend(backend)
+    device, seed = load_backend(backend), check_seed(seed)
     if not models:
         raise InvalidInput("models is empty; name at least one model to measure.")
     if rounds < 1:

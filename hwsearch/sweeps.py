@@ -14,7 +14,7 @@ from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .errors import Infeasible, InvalidInput, require
 from .exploration import solve
-from .metrics import Limit, Metric, prove_feasible
+from .metrics import Limit, Metric, check_limits, prove_feasible
 from .predictor import Predictor
 from .problem import Devices, Score, problem
 from .result import SearchResult
@@ -97,7 +97,9 @@ def sweep(
         Infeasible: none of the points can be met.
         HwsearchError: as :func:`hwsearch.search`.
     """
-    axes = {name: tuple(most) if isinstance(most, Sequence | np.ndarray) else (most,) for name, most in limits.items()}
+    if not isinstance(limits, Mapping):
+        raise InvalidInput(f"limits must map metric names to one number or several, not {limits!r}.")
+    axes = {name: [check_limits({name: one}, [name])[name] for one in _several(most)] for name, most in limits.items()}
     if not axes or not all(axes.values()):
         raise InvalidInput(f"limits must hold at least one value a metric, such as {{'latency_ms': [15, 20, 25]}}, not {limits!r}.")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*(sorted(axis) for axis in axes.values()))]
@@ -120,3 +122,10 @@ def sweep(
     if not results:
         raise Infeasible(f"None of {len(points)} points can be met. The loosest: {infeasible[-1][1]}")
     return Sweep(tuple(results), tuple(infeasible))
+
+
+def _several(most: object) -> Sequence[object]:
+    """The values of one metric's limit; a single one is a sequence of one."""
+    if isinstance(most, np.ndarray):
+        return np.ravel(most).tolist()
+    return most if isinstance(most, Sequence) and not isinstance(most, str | bytes) else (most,)

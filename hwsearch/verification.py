@@ -20,8 +20,8 @@ from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .algorithms.exact import Exact, additive
 from .corrections import Corrected, corrected_latency, corrected_score
-from .errors import Infeasible, InvalidInput, UnknownName
-from .exploration import SearchState, check_count, conclude, explore
+from .errors import Infeasible, InvalidInput, UnknownName, check_count
+from .exploration import SearchState, conclude, explore
 from .metrics import Metric, evaluate
 from .problem import Devices, Problem, Score, find_table
 from .result import SearchResult, Status

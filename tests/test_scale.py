@@ -207,3 +207,9 @@ def test_inactive_genes_cost_nothing_of_their_own() -> None:
     choices = [hwsearch.Choice("a", (1, 2)), hwsearch.Choice("c", (0, 1), ("a", (2,)))]
     space = SearchSpace.from_tables(choices, {"cost": [(["a", "c"], [[1.0, 99.0], [2.0, 3.0]])]})
     assert list(metric("cost", space)(np.array([[0, 0], [0, 1], [1, 1]]))) == [1.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("most", [float("nan"), [6.0, float("nan")], -1.0, [6.0, -1.0], "6", ["6"], 10**400, [10**400], None, [[6.0]]])
+def test_a_sweep_refuses_limits_that_are_none(most: object) -> None:
+    with pytest.raises(InvalidLimit):
+        sweep(example_space(), predictor=rugged(example_space()), limits={"time": most}, steps=1)  # type: ignore[dict-item]

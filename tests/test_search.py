@@ -17,7 +17,7 @@ import hwsearch
 from hwsearch.algorithms._pareto import nondominated, pareto
 from hwsearch.algorithms.base import RandomSearch
 from hwsearch.algorithms.evolution import Evolution
-from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, UnknownName, WrongSpace
+from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, InvalidLimit, UnknownName, WrongSpace
 from hwsearch.exploration import advance, load_state, save_state, start
 from hwsearch.metrics import evaluate, metric
 from hwsearch.result import Status, load_result
@@ -312,6 +312,13 @@ def test_limits_that_nothing_was_found_for_name_the_nearest(digits: SearchSpace)
         ({"predictor": lambda X: np.full(len(X), np.nan)}, InvalidInput, "not finite"),
         ({"steps": 0}, InvalidInput, "at least 1"),
         ({"seed": -1}, InvalidInput, "at least 0"),
+        ({"seed": 1.0}, InvalidInput, "at least 0"),
+        ({"seed": 10**400}, InvalidInput, "at most"),
+        ({"predictor": lambda X: np.array(["high"] * len(X))}, InvalidInput, "real number"),
+        ({"predictor": lambda X: [None] * (len(X) - 1) + ["high"]}, InvalidInput, "no array of numbers"),
+        ({"predictor": lambda X: X.sum(axis=1) * 1j}, InvalidInput, "complex128"),
+        ({"limits": {"macs": 10**400}}, InvalidLimit, "infinite"),
+        ({"limits": {"macs": -(10**400)}}, InvalidLimit, "infinite"),
         ({"limits": {"latency_ms": 1.0}}, InvalidInput, "name a device's latency table"),
         ({"device": "absent"}, FileError, "absent"),
     ],
@@ -337,3 +344,34 @@ def test_the_uniform_baseline_has_equal_fractions_and_meets_the_limits(digits: S
     assert hwsearch.dense(digits).values()["stage3.out"] == 48
     with pytest.raises(Infeasible):
         hwsearch.uniform(digits, limits={"latency_ms": 1e-6}, predictor=lambda X: X.sum(axis=1), device=roofline_table)
+
+
+def test_seeds_of_numpy_are_seeds(digits: SearchSpace, tmp_path: Path) -> None:
+    plain, same = (hwsearch.search(digits, predictor=Rugged(digits), seed=seed, steps=2) for seed in (3, np.int64(3)))
+    assert plain.best == same.best
+    assert load_result(same.save(tmp_path / "r.json"), digits).seed == 3
+
+
+def test_every_verb_refuses_what_is_no_seed(digits: SearchSpace, rng: np.random.Generator) -> None:
+    X = digits.sample(40, rng)
+    score = Rugged(digits)
+    verbs = (
+        lambda seed: hwsearch.search(digits, predictor=score, steps=1, seed=seed),
+        lambda seed: hwsearch.sweep(digits, predictor=score, limits={"macs": [1e9]}, steps=1, seed=seed),
+        lambda seed: start(hwsearch.problem(digits, predictor=score), RandomSearch(), seed),
+        lambda seed: hwsearch.least("macs", digits, score=0.0, predictor=score, steps=1, seed=seed),
+        lambda seed: hwsearch.measure_many([digits.blocks(X[0])], backend="roofline", rounds=1, seed=seed),
+        lambda seed: hwsearch.profile(digits, backend="roofline", out="no.json", seed=seed),
+        lambda seed: hwsearch.Predictor.fit(digits, X, score(X), seed=seed),
+        lambda seed: hwsearch.fit_metric("ms", digits, X, np.ones(len(X)), seed=seed),
+    )
+    for verb in verbs:
+        for seed in (-1, np.int64(-1), 0.5, "3", True, None):
+            with pytest.raises(InvalidInput, match="seed must be a whole number of at least 0"):
+                verb(seed)
+
+
+def test_an_unknown_metric_is_told_each_known_one_once(digits: SearchSpace) -> None:
+    with pytest.raises(UnknownName) as caught:
+        hwsearch.search(digits, predictor=Rugged(digits), limits={"latency": 1.0})
+    assert str(caught.value).count("params") == 1

@@ -15,7 +15,7 @@ from .._executor import Spread
 from .._progress import progress as show_progress
 from .._reading import check_header, check_same, read_arrays
 from .._store import Journal, PathLike, sweep, write_arrays
-from ..errors import CorruptFile, InvalidInput
+from ..errors import CorruptFile, InvalidInput, check_count, check_seed
 from ..predictor import LEAST, Predictor
 from ..space import Rows, SearchSpace
 from ..spaces import load_space
@@ -217,8 +217,7 @@ def score_samples(
         CorruptFile, NewerVersion, WorkersLost: as :func:`score_networks` does.
     """
     space = load_space(space)
-    if samples < 1 or seed < 0:
-        raise InvalidInput(f"samples must be at least 1, and seed at least 0, not {samples} and {seed}.")
+    samples, seed = check_count("samples", samples, least=1), check_seed(seed)
     rows = sampled(space, samples, seed, floating)
     how: dict[str, Any] = {"images": images, "floating": floating, "tuning": tuning, "executor": executor, "progress": progress}
     return rows, score_networks(space, rows, weights=weights, data=data, out=out, **how)
@@ -292,7 +291,7 @@ def fit_predictor(
         InvalidInput, CorruptFile, NewerVersion, WrongSpace, WorkersLost: as :func:`score_networks` and
             :meth:`hwsearch.predictor.Predictor.fit` do.
     """
-    space = load_space(space)
+    space, seed = load_space(space), check_seed(seed)
     if rounds < 1 or -(-samples // rounds) < LEAST or 0 != floating < LEAST:
         raise InvalidInput(
             f"Each of {rounds} rounds needs {LEAST} of the {samples} samples or more, and a base {LEAST} networks in floating point or "

@@ -17,7 +17,7 @@ from torch import nn
 
 from .._store import PathLike
 from ..blocks import Block
-from ..errors import CorruptFile, InvalidInput
+from ..errors import CorruptFile, InvalidInput, check_seed
 from ..space import Rows, SearchSpace, Slot, only
 from ..spaces import load_space
 from . import weights_file
@@ -66,7 +66,7 @@ class Supernet(nn.Module):
         self.settled = False
         self.learned: dict[str, torch.Tensor] = {}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(check_seed(seed))
             self.blocks = nn.ModuleDict({_module_name(name): ElasticBlock(blocks) for name, blocks, _ in self._places(self.space)})
         self.activate(self.largest)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .._store import PathLike, sweep
-from ..errors import InvalidInput
+from ..errors import InvalidInput, check_seed
 from ..space import SearchSpace
 from ..spaces import load_space
 from .data import load_data
@@ -76,8 +76,7 @@ def train(
             or training diverged.
         CorruptFile, NewerVersion, WrongSpace: a file exists and is not what it should be.
     """
-    if seed < 0:
-        raise InvalidInput(f"seed must be at least 0, not {seed}.")
+    seed = check_seed(seed)
     space = load_space(space)
     data = load_data(data)
     recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)

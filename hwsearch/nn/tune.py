@@ -13,7 +13,7 @@ from torch.optim import SGD
 
 from .._store import PathLike
 from ..blocks import Block
-from ..errors import InvalidInput, UnknownName
+from ..errors import InvalidInput, UnknownName, check_seed
 from ..space import Rows, SearchSpace
 from .deploy import Deployed, deploy
 from .folded import Owners, Place, Round, Visit, fold, owners
@@ -71,7 +71,7 @@ def tune(
     """
     if way not in WAYS:
         raise UnknownName("way of learning steps", way, WAYS)
-    how = how or Quantization()
+    how, seed = how or Quantization(), check_seed(seed)
     data = data.normalized(weights.normalize)
     if not weights.settled:
         raise InvalidInput("Only a network that was trained alone can be tuned: train(space.alone(row), ...).")

@@ -51,8 +51,11 @@ def resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]
         return
     found, device, protocol = read_header(first, journal.path)
     hint = f"Finish that run as it was started, or delete {journal.path}"
-    if change := Device(**header["device"]).difference(device):
+    ours = Device(**header["device"])
+    if change := ours.difference(device):
         raise WrongDevice(f"{journal.path} is an unfinished run on another device: {change}. {hint}.")
+    if untold := ours.untold(device):
+        raise WrongDevice(f"{journal.path} may be an unfinished run on another device: only one of both tells {', '.join(untold)}. {hint}.")
     if protocol != Protocol(**header["protocol"]):
         raise WrongDevice(f"{journal.path} is an unfinished run by another protocol ({words(protocol)}). {hint}.")
     if found["fingerprint"] != header["fingerprint"]:

@@ -12,6 +12,10 @@ QUARTILE_ERROR = 1.363 * 1.483
 """Standard error of a quartile of n normal values, in halves of their interquartile range, times sqrt(n): it is 1.363 sigma / sqrt(n), and
 sigma is 1.483 times half that range."""
 _IDENTITY = ("kind", "hardware", "runtime", "runtime_version", "threads", "batch")
+_NEEDED_FACTS = ("machine", "cpu", "flags", "caches")
+_IDENTITY_FACTS = (*_NEEDED_FACTS, "int8")
+"""Facts that belong to the identity too: two generations of processors often share a name. What int8 arithmetic does follows from the
+others and the runtime, so that it may be missing."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Device:
         runtime_version: of the runtime.
         threads: how many work on one network.
         batch: images at once.
-        facts: whatever else explains a measurement: operating system, clocks, instruction sets.
+        facts: whatever else explains a measurement. Of these ``machine`` (architecture), ``cpu`` (vendor, family and model), ``flags``
+            (instruction sets), ``caches`` and ``int8`` (what integer arithmetic does) belong to the identity; operating system, clocks and
+            the like do not.
     """
 
     name: str
@@ -39,16 +45,37 @@ class Device:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     def same_as(self, other: Device) -> bool:
-        """Whether measurements on both can be put together: all but name and facts are equal."""
-        return not self.difference(other)
+        """Whether measurements on both can be put together: nothing tells them apart, and both tell the same facts of their identity."""
+        return not self.difference(other) and not self.untold(other)
 
     def difference(self, other: Device) -> str:
-        """What tells two devices apart, in words; empty where they are the same."""
-        return ", ".join(
-            f"{name} is {getattr(other, name)!r} and not {getattr(self, name)!r}"
-            for name in _IDENTITY
-            if getattr(self, name) != getattr(other, name)
-        )
+        """What certainly tells two devices apart, in words; empty if nothing does.
+
+        A fact that only one of them tells is no difference; see :meth:`untold`.
+        """
+        pairs = [(name, getattr(other, name), getattr(self, name)) for name in _IDENTITY]
+        pairs += [(name, other._fact(name), self._fact(name)) for name in self._shared(other)]
+        return ", ".join(f"{name} is {theirs!r} and not {mine!r}" for name, theirs, mine in pairs if theirs != mine)
+
+    def untold(self, other: Device) -> tuple[str, ...]:
+        """Facts that the identity needs and only one of both tells, so that they may be the same device or not.
+
+        Tables that an earlier version or another program wrote tell less than ``hwsearch`` asks for today.
+        """
+        return tuple(name for name in _NEEDED_FACTS if bool(self._fact(name)) != bool(other._fact(name)))
+
+    def _fact(self, name: str) -> str:
+        return self.facts.get(name, "")
+
+    def _shared(self, other: Device) -> list[str]:
+        """The facts of the identity by which both can be compared."""
+        shared = [name for name in _IDENTITY_FACTS if self._fact(name) and other._fact(name)]
+        if "flags" in shared and bool(self._fact("cpu")) != bool(other._fact("cpu")):
+            # Whoever does not tell the family of its processor may not have looked for all instruction sets, but has those that it names.
+            newer, older = (self, other) if self._fact("cpu") else (other, self)
+            if set(older._fact("flags").split()) <= set(newer._fact("flags").split()):
+                shared.remove("flags")
+        return shared
 
 
 @dataclass(frozen=True)

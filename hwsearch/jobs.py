@@ -19,6 +19,7 @@ import msgspec
 
 from . import _board
 from ._journal import read_header
+from ._plan import plan
 from ._progress import progress as progress_bar
 from ._store import Journal, PathLike, write_atomic
 from .backends import Backend, Session, load_backend
@@ -26,7 +27,7 @@ from .backends.base import Network
 from .blocks import Block
 from .device import Device
 from .errors import FileError, WrongSpace
-from .profile import check_protocol, plan, profile, protocol_of
+from .profile import check_protocol, profile, protocol_of
 from .space import SearchSpace
 from .spaces import load_space
 from .table import LatencyTable
@@ -170,6 +171,11 @@ class Elsewhere(Backend):
     def precisions(self) -> tuple[str, ...]:
         """Those of the board."""
         return self._precisions
+
+    @property
+    def here(self) -> bool:
+        """It is not."""
+        return False
 
     def describe(self) -> Device:
         """The board."""

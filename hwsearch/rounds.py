@@ -32,6 +32,8 @@ _CALM = 1.04
 """The machine is calm while the sentinel is at most this much slower than undisturbed."""
 _COOLING_S = (0.5, 2.0, 5.0)
 """A reading that was taken while the device was held back is taken again after these pauses; the last one counts in any case."""
+UNDISTURBED = 0.05
+"""The sentinel is undisturbed at this quantile of its latencies: one in twenty is faster."""
 _FEWEST = 4
 """The calmest readings count in any case, this many."""
 _LEVEL = 0.25
@@ -164,9 +166,12 @@ class Rounds:
     def reference_ms(self) -> float:
         """The latency of the sentinel while nothing disturbs it: a twentieth of all that was measured is faster."""
         if self._reference is None:
-            times = [reading.sentinel_ms for readings in self.readings.values() for reading in readings]
-            self._reference = float(np.quantile(times, 0.05))
+            self._reference = float(np.quantile(self.sentinels(), UNDISTURBED))
         return self._reference
+
+    def sentinels(self) -> list[float]:
+        """The latencies of the sentinel beside all readings, ms."""
+        return [reading.sentinel_ms for readings in self.readings.values() for reading in readings]
 
     def _calm(self, name: str) -> list[Reading]:
         """The readings that count: those of calm moments, or the calmest few."""

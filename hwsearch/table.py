@@ -250,6 +250,11 @@ class LatencyTable:
         """
         if difference := self.device.difference(other.device):
             raise WrongDevice(f"Cannot merge {other.source} into {self.source}: {difference}.")
+        if untold := self.device.untold(other.device):
+            raise WrongDevice(
+                f"Cannot merge {other.source} into {self.source}: only one of them tells {', '.join(untold)} of its device. On that "
+                "device, hwsearch profile ... --out TABLE completes the facts of a table."
+            )
         if self.protocol != other.protocol:
             raise WrongDevice(f"Cannot merge {other.source} into {self.source}: they were measured by different protocols.")
         checks = {(check.role, check.blocks): check for check in (*self.checks, *other.checks)}
@@ -318,13 +323,20 @@ def load_table(path: PathLike, *, device: Device | None = None) -> LatencyTable:
         CorruptFile: it is truncated or malformed, or holds impossible or repeated values; the message says where.
         NewerVersion: a newer hwsearch wrote it.
         WrongUnit: its unit is not milliseconds.
-        WrongDevice: it was measured on another device than ``device``.
+        WrongDevice: it was measured on another device than ``device``, or does not tell enough of its own to know.
     """
     table = LatencyTable(**read(path))
-    if device is not None and (difference := device.difference(table.device)):
+    if device is None:
+        return table
+    if difference := device.difference(table.device):
         raise WrongDevice(
             f"{table.source} was measured elsewhere: {difference}. Profile this device into another file with: hwsearch profile SPACE "
             f"--backend {device.runtime} --out TABLE"
+        )
+    if untold := device.untold(table.device):
+        raise WrongDevice(
+            f"{table.source} may have been measured elsewhere: only one of both devices tells {', '.join(untold)}. Without device= the "
+            "table loads for searching; on the device itself hwsearch profile SPACE --out TABLE compares sentinels and adds the facts."
         )
     return table
 

@@ -28,6 +28,8 @@ FLOORS = (
     ("space", "_minsum", "_calibration", "_interpolation", "_stairs", "_models", "_perceptrons", "_transfer", "_journal"),
     ("table", "_table_file", "backends", "_draft", "chain"),
     ("spaces", "rounds", "_sampling"),
+    ("_sentinel",),
+    ("_plan",),
     ("metrics", "predictor", "algorithms", "profile", "loadgen", "_board"),
     ("verified",),
     ("problem", "result", "finished", "interop", "fitted", "_executor", "jobs", "batches"),

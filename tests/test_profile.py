@@ -69,7 +69,7 @@ def test_held_out_networks_are_many_different_and_not_fitted(tmp_path):
     assert {"mean_abs_fp32", "mean_abs_int8", "mean_abs_mixed"} <= set(table.error())
     with pytest.raises(InvalidInput, match="checks must be at least 12"):
         run(tmp_path / "u.json", checks=11)
-    with pytest.raises(InvalidInput, match="seed must be at least 0"):
+    with pytest.raises(InvalidInput, match="seed must be a whole number of at least 0"):
         run(tmp_path / "u.json", seed=-1)
 
 

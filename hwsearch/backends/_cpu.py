@@ -8,7 +8,7 @@ import platform
 import warnings
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,6 +38,7 @@ PROBE = (
 """An ONNX model, compressed and in base64, so that boards without onnx can run it: a convolution whose inputs are to be 255 and whose int8
 weights are all 127, with 32 channels and 3x3 kernels."""
 Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+CPU = Path("/sys/devices/system/cpu/cpu0")
 _IMAGE = 4
 """Feature maps this narrow are images: they come from outside, in the plain layout."""
 
@@ -226,14 +227,46 @@ def cpu_facts() -> tuple[str, frozenset[str], dict[str, str]]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    told = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+    said = dict(told)
     name = said.get("model name", platform.processor() or platform.machine())
     flags = frozenset(said.get("flags", said.get("Features", "")).split())
     facts = {
         "os": f"{platform.system()} {platform.release().partition('-')[0]}",
         "machine": platform.machine(),
         "cores": str(os.cpu_count() or 1),
+        "cpu": _generation(told),
+        "caches": _caches(CPU),
         "flags": " ".join(flag for flag in _FLAGS if flag in flags),
         "python": platform.python_version(),
     }
-    return name, flags, facts
+    return name, flags, {key: value for key, value in facts.items() if value}
+
+
+def _generation(told: Sequence[tuple[str, str]]) -> str:
+    """Vendor, family and model of the processor, or of each kind of core on Arm; empty where ``/proc/cpuinfo`` says nothing of it.
+
+    Args:
+        told: the lines of ``/proc/cpuinfo``, one after the other.
+    """
+    said = dict(told)
+    if {"vendor_id", "cpu family", "model"} <= set(said):
+        return f"{said['vendor_id']} family {said['cpu family']} model {said['model']}"
+    kinds = [[value for key, value in told if key == name] for name in ("CPU implementer", "CPU variant", "CPU part")]
+    return ", ".join(sorted({" ".join(kind) for kind in zip(*kinds, strict=False)}))
+
+
+def _caches(folder: Path) -> str:
+    """Level, type and size of the caches that one core sees, such as ``"L1d 32K, L1i 32K, L2 512K"``; empty where they are not shown.
+
+    Args:
+        folder: what Linux shows of that core.
+    """
+    found = set()
+    for place in folder.glob("cache/index*"):
+        try:
+            level, kind, size = ((place / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        found.add(f"L{level}{'' if kind == 'Unified' else kind[:1].lower()} {size}")
+    return ", ".join(sorted(found))

@@ -91,6 +91,11 @@ class Backend(ABC):
     def describe(self) -> Device:
         """The device, its runtime, and what else explains a measurement."""
 
+    @property
+    def here(self) -> bool:
+        """Whether the device is part of this machine, so that sessions can be opened."""
+        return True
+
     def supports(self, block: Block) -> bool:
         """Whether the device runs this block."""
         return block.precision in self.precisions

@@ -35,6 +35,7 @@ class _Facts:
     simulated_accuracy: float | None = None
     teacher_accuracy: float | None = None
     teacher_ms: float | None = None
+    data: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class Finished(_Facts):
         macs, params: multiply-accumulates of one image, and parameters as trained.
         size_mb: of the model file.
         teacher_accuracy, teacher_ms: of the teacher in fp32; ``None`` without one.
+        data: name and fingerprint of the images; ``None`` in files of the first versions.
     """
 
     architecture: Architecture

@@ -75,6 +75,7 @@ class Predictor:
         mean, scale: undo the standardisation: score = mean + scale x what the model says.
         report: quality on held-out networks; ``None`` where it was not measured.
         seen: which values of genes the networks that it was fitted on had, shape ``(features,)``; ``None`` where that is not known.
+        data: name and fingerprint of the images that the scores were found on; ``None`` where that is not known.
     """
 
     space: SearchSpace
@@ -83,6 +84,7 @@ class Predictor:
     scale: float
     report: Report | None = None
     seen: Flags | None = field(default=None, repr=False)
+    data: str | None = None
 
     @property
     def chunk(self) -> int:
@@ -299,6 +301,7 @@ class Predictor:
             "mean": self.mean,
             "scale": self.scale,
             "report": self.report,
+            "data": self.data,
         }
         arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
         if self.seen is not None:
@@ -347,6 +350,7 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
             raise CorruptFile(f"its mean is {mean} and its scale is {scale}, where a finite number and a positive one were expected")
         if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
             raise CorruptFile(f"its list of values seen has the shape {seen.shape}, where {features} were expected")
-        return Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen)
+        data = msgspec.convert(header.get("data"), str | None)
+        return Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data)
     except (CorruptFile, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error

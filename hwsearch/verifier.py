@@ -71,7 +71,7 @@ class OnHand:
             from .nn.supernet import load_supernet
 
             self._supernet, self._data = load_supernet(supernet, space), load_data(data)
-            names.append(f"supernet {self._supernet.digest} on {self._data.name}")
+            names.append(f"supernet {self._supernet.digest} on {self._data.label}")
         if table is not None:
             self._backend = backend or _backend_of(table)
             if change := self._backend.describe().difference(table.device):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,11 @@ class ArrayData(Data):
                 raise InvalidInput(
                     f"Data {self.name!r}: {split}_y must be int64 labels below {self.classes}, one for each of {len(x)} images."
                 )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all pixels and labels, and of how training images are varied."""
+        return hashlib.sha256(f"{super().fingerprint} {self.shift} {self.flip}".encode()).hexdigest()[:16]
 
     def split(self, name: str) -> Batch:
         """Images and labels of ``"train"``, ``"val"`` or ``"test"``.

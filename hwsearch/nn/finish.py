@@ -125,6 +125,7 @@ def finish(
         size_mb=model.stat().st_size / 1e6,
         teacher_accuracy=accuracy(deployed(expert, expert.largest, floating=True), data, "test") if expert else None,
         teacher_ms=measured[1].latency_ms if expert else None,
+        data=data.label,
     )
     finished.save(summary)
     team.wait()

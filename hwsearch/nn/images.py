@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..errors import UnknownName
+from .._store import PathLike
+from ..errors import InvalidInput, UnknownName
 
 SPLITS = ("train", "val", "test")
 
@@ -61,6 +64,32 @@ class Data(ABC):
         """What turns these images into a network's input."""
         return Normalize(self.mean, self.std)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what makes these images what they are, 16 hexadecimal digits: another one means other pixels, labels or splits.
+
+        Weights, scores, predictors and finished networks keep it, so that old results are never taken for those of new images. By default
+        every image is read once; a class that reads from disk had better tell its files apart without reading them.
+        """
+        hashed = hashlib.sha256(str(self.classes).encode())
+        for split in SPLITS:
+            hashed.update(f"{split} {self.count(split)}".encode())
+            for x, y in self.batches(split, 1024):
+                hashed.update(f"{tuple(x.shape)}".encode())
+                for tensor in (x, y):
+                    hashed.update(tensor.cpu().contiguous().numpy().tobytes())
+        return hashed.hexdigest()[:16]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and fingerprint, as files keep them."""
+        return {"data": self.name, "data_fingerprint": self.fingerprint}
+
+    @property
+    def label(self) -> str:
+        """Name and fingerprint in one line."""
+        return f"{self.name} {self.fingerprint}"
+
     def normalized(self, normalize: Normalize | None) -> Self:
         """The same images, normalised as a network wants them; as they are where it does not say."""
         other = copy(self)
@@ -101,3 +130,28 @@ def check_split(name: str) -> None:
     """Raise UnknownName where there is no such split."""
     if name not in SPLITS:
         raise UnknownName("split", name, SPLITS)
+
+
+def same_data(found: Mapping[str, Any], wanted: Mapping[str, Any], path: PathLike) -> dict[str, Any]:
+    """Check that a file comes from the images that are used now, as far as it says so.
+
+    Args:
+        found: what the file says about its arguments, :attr:`Data.identity` among them; files written before data had fingerprints lack it.
+        wanted: the same of the images that are used now.
+        path: the file.
+
+    Returns:
+        What the file says, with today's fingerprint where it keeps none.
+
+    Raises:
+        InvalidInput: it comes from images that had the same name and another content.
+    """
+    then, now = found.get("data_fingerprint"), wanted.get("data_fingerprint")
+    if then is not None and then != now and found.get("data") == wanted.get("data"):
+        raise InvalidInput(
+            f"{path} comes from other images that were called {wanted.get('data')!r}, too: their fingerprint is {then} there and "
+            f"{now} here. Images, labels, splits or augmentation have changed since, or, in a folder, the times of the files. "
+            "To start anew with the images of today, name another file or delete this one; to go on with it, bring back the images that it "
+            "comes from."
+        )
+    return {**found, "data_fingerprint": now}

@@ -18,7 +18,7 @@ from .._progress import progress as show_progress
 from .._reading import check_same
 from ..errors import CorruptFile, InvalidInput
 from . import weights_file
-from .images import Data, Share
+from .images import Data, Share, same_data
 from .lesson import Lesson
 from .phases import Phase
 from .processes import Processes, accelerator
@@ -255,5 +255,6 @@ def same_arguments(found: object, wanted: Facts, path: Path) -> None:
     if not isinstance(found, dict):
         raise CorruptFile(f"{path} does not say how it was trained.")
     usual = as_json(asdict(Recipe(epochs=1)))  # what a recipe of an older hwsearch does not name
+    found = same_data(found, wanted, path)
     flat = [{**facts, **usual, **facts.get("recipe", {}), "recipe": None} for facts in (found, wanted)]
     check_same(flat[0], dict.fromkeys(flat[0]) | flat[1], path)

@@ -21,7 +21,7 @@ from ..space import Rows, SearchSpace
 from ..spaces import load_space
 from .data import load_data
 from .deploy import Deployed
-from .images import Data
+from .images import Data, same_data
 from .score import accuracy, deployed
 from .supernet import Supernet, load_supernet
 from .tune import tuned
@@ -50,6 +50,7 @@ class Scoring:
         images: how many at most.
         floating: whether all is evaluated in fp32, whatever the precisions of the row.
         tuning: steps of quantisation-aware fine-tuning that each network gets first.
+        stamp: tells the content of weights and images apart, so that a worker opens files again that have changed.
     """
 
     space: SearchSpace
@@ -58,12 +59,13 @@ class Scoring:
     images: int
     floating: bool = False
     tuning: int = 0
+    stamp: str = ""
     chunk: ClassVar[int] = 1
     """Networks of a task: they are evaluated one by one anyway."""
 
     def __call__(self, X: Rows) -> Scores:
         """The accuracies of rows."""
-        supernet, data = self.opened
+        supernet, data = self._opened
         data = data.normalized(supernet.normalize)
         return np.array([accuracy(self._network(supernet, data, row), data, "val", self.images) for row in X])
 
@@ -73,35 +75,32 @@ class Scoring:
         return deployed(supernet, row, floating=self.floating)
 
     @property
-    def opened(self) -> tuple[Supernet, Data]:
+    def _opened(self) -> tuple[Supernet, Data]:
         """The weights and the images."""
         if isinstance(self.weights, Supernet) or isinstance(self.data, Data):
             return load_supernet(self.weights, self.space), load_data(self.data)
-        stamp = Path(self.weights).stat().st_mtime_ns if Path(self.weights).exists() else 0
-        key = (str(self.weights), stamp, str(self.data), self.space.fingerprint)
+        key = (str(self.weights), str(self.data), self.space.fingerprint, self.stamp)
         if key not in _OPEN:
             _OPEN.clear()
             _OPEN[key] = load_supernet(self.weights, self.space), load_data(self.data)
         return _OPEN[key]
 
-    @property
-    def header(self) -> dict[str, Any]:
-        """What a file of its scores begins with."""
-        supernet, data = self.opened
+    def header(self, supernet: Supernet, data: Data) -> dict[str, Any]:
+        """What a file of its scores begins with, where these are the weights and the images."""
         return {
             "format": FORMAT,
             "version": VERSION,
             "space": self.space.name,
             "fingerprint": self.space.fingerprint,
             "weights": supernet.digest,
-            "data": data.name,
+            **data.identity,
             "images": self.images,
             "floating": self.floating,
             "tuning": self.tuning,
         }
 
 
-_OPEN: dict[tuple[str, int, str, str], tuple[Supernet, Data]] = {}
+_OPEN: dict[tuple[str, str, str, str], tuple[Supernet, Data]] = {}
 """The files that this process has open: those that were asked for last."""
 
 
@@ -147,17 +146,19 @@ def score_networks(
     space = load_space(space)
     if images < 1 or tuning < 0 or (floating and tuning):
         raise InvalidInput(f"images must be at least 1, and tuning at least 0 (and 0 in floating point), not {images} and {tuning}.")
-    scoring = Scoring(space, weights, data, images, floating, tuning)
-    header, target = scoring.header, Path(out)
+    scoring, supernet, opened = Scoring(space, weights, data, images, floating, tuning), load_supernet(weights, space), load_data(data)
+    header, target = scoring.header(supernet, opened), Path(out)
     if executor is None:
-        scoring = replace(scoring, weights=scoring.opened[0], data=scoring.opened[1])
+        scoring = replace(scoring, weights=supernet, data=opened)
+    else:
+        scoring = replace(scoring, stamp=f"{header['weights']} {header['data_fingerprint']}")
     rows = space.canonical(space.check(X))
     rows = floats(space, rows) if floating else rows
     done = _read(target, header) if target.exists() else {}
     journal = Journal(f"{out}.partial.jsonl")
     for number, line in enumerate(journal):
         if number == 0:
-            check_same(_OLDEST | check_header(line, format=FORMAT, version=VERSION, path=journal.path), header, journal.path)
+            _check(check_header(line, format=FORMAT, version=VERSION, path=journal.path), header, journal.path)
         else:
             done[bytes.fromhex(line["row"])] = float(line["accuracy"])
     asked = [bytes(row) for row in rows]
@@ -297,7 +298,9 @@ def fit_predictor(
             f"Each of {rounds} rounds needs {LEAST} of the {samples} samples or more, and a base {LEAST} networks in floating point or "
             f"more (0 for none), not {floating}."
         )
-    how: dict[str, Any] = {"weights": weights, "data": data, "images": images, "executor": executor, "progress": progress}
+    opened = load_data(data)
+    how: dict[str, Any] = {"weights": weights, "data": data if executor else opened, "images": images}
+    how |= {"executor": executor, "progress": progress}
     base = None
     if floating:
         X, y = score_samples(space, out=Path(out).with_suffix(".floating.npz"), samples=floating, seed=seed, floating=True, **how)
@@ -313,14 +316,20 @@ def fit_predictor(
                 break
             wanted = -(-samples * (number + 1) // rounds) - len(X)
             X = np.concatenate([X, pool[predictor.choose(pool, wanted, X)]])
+    predictor = replace(predictor, data=opened.label)
     predictor.save(out)
     return predictor
+
+
+def _check(header: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    """Check that scores come from the arguments that are wanted now."""
+    check_same(same_data(_OLDEST | header, wanted, path), wanted, path)
 
 
 def _read(path: Path, wanted: dict[str, Any]) -> dict[bytes, float]:
     """The scores of a file by row."""
     header, arrays = read_arrays(path, "file of scores", format=FORMAT, version=VERSION)
-    check_same(_OLDEST | header, wanted, path)
+    _check(header, wanted, path)
     try:
         return {bytes(row): float(value) for row, value in zip(arrays["X"], arrays["accuracy"], strict=True)}
     except (KeyError, ValueError) as error:

@@ -83,7 +83,7 @@ def train(
     recipe = suited(recipe, data, space)
     supernet = Supernet(space, seed)
     _check_fit(supernet, data)
-    facts = {"data": data.name, "train_images": data.count("train"), "seed": seed, "recipe": asdict(recipe), "allowed": space.allowed}
+    facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": asdict(recipe), "allowed": space.allowed}
     if weights is not None:
         weights = load_supernet(weights, space)
         supernet.inherit(weights)

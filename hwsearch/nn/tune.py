@@ -79,7 +79,7 @@ def tune(
     result = Supernet(weights.space)
     blocks = weights.space.blocks(weights.largest)
     lesson = Tuning(weights.space, weights.extract(weights.largest), blocks, weights.calibration(), recipe, teacher, way, how)
-    facts = {**weights.facts, "data": data.name, "train_images": data.count("train"), "tuned": weights.digest, "recipe": asdict(recipe)}
+    facts = {**weights.facts, **data.identity, "train_images": data.count("train"), "tuned": weights.digest, "recipe": asdict(recipe)}
     facts |= {"teacher": None if teacher is None else teacher.digest, "seed": seed, "way": way, "how": asdict(how)}
     return complete(lesson, result, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 

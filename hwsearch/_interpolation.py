@@ -84,14 +84,16 @@ class Interpolator:
         return self._family(name)[0]
 
     def _family(self, name: str) -> tuple[Process, Process | None]:
-        """The models of one family: of its latency, and of its energy where all its blocks have one."""
+        """The models of one family: of its latency, and of its energy by those of its blocks that have one, if any do."""
         if name not in self._families:
             members = self._members[name]
             blocks = [block for block, *_ in members]
             noise = np.array([error for _, _, error, _ in members])
             latency = Process.fit(blocks, np.array([ms for _, ms, _, _ in members]), noise)
-            energies = [mj for *_, mj in members if mj is not None]
-            energy = Process.fit(blocks, np.array(energies), noise) if len(energies) == len(members) else None
+            metered = [(block, mj, error) for block, _, error, mj in members if mj is not None]
+            energy = None
+            if metered:
+                energy = Process.fit([b for b, *_ in metered], np.array([mj for _, mj, _ in metered]), np.array([e for *_, e in metered]))
             self._families[name] = latency, energy
         return self._families[name]
 

@@ -59,7 +59,8 @@ def resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]
     if protocol != Protocol(**header["protocol"]):
         raise WrongDevice(f"{journal.path} is an unfinished run by another protocol ({words(protocol)}). {hint}.")
     if found["fingerprint"] != header["fingerprint"]:
-        raise WrongSpace(f"{journal.path} is an unfinished run of {found['space']!r}, not of {header['space']!r}. {hint}.")
+        other = f"not of {header['space']!r}" if found["space"] != header["space"] else "with other blocks, or restricted otherwise"
+        raise WrongSpace(f"{journal.path} is an unfinished run of {found['space']!r}, {other}. {hint}.")
     yield from records
 
 

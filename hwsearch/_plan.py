@@ -12,6 +12,7 @@ import numpy as np
 
 from ._journal import make_header, resume
 from ._progress import Advance
+from ._sampling import uniform_precisions
 from ._store import Journal
 from .backends import Backend, Session
 from .backends.base import check_fit
@@ -43,7 +44,8 @@ def plan(
     blocks: Sequence[Block] | None = None,
 ) -> Run:
     """What is to be measured so that ``table`` holds a space; see :func:`profile`."""
-    wanted = tuple(dict.fromkeys(space.unique_blocks if blocks is None else blocks))
+    reachable = [space.unique_blocks[index] for index in space.reachable]
+    wanted = tuple(dict.fromkeys(reachable if blocks is None else blocks))
     able = tuple(block for block in wanted if backend.supports(block))
     if not any(block.graph.layers and block.kind != "head" for block in able) and blocks is None:
         needs = dict.fromkeys(block.precision for block in wanted if block.graph.layers and block.kind != "head")
@@ -60,9 +62,17 @@ def plan(
         backend.open([next(block for block in wanted if block not in able)])
     seed = check_seed(seed)
     roles = {} if blocks is not None else networks_of(space, backend, checks, fits, seed)
-    fingerprint = space.fingerprint if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
+    fingerprint = part_of(space) if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
     header = make_header(table.device, table.protocol, space.name, fingerprint, seed)
-    return Run(backend, table, table.missing(able), {n: r for n, r in roles.items() if not _known(table, n)}, header)
+    lacking = table.missing(able, energy=table.energy != "unavailable")
+    return Run(backend, table, lacking, {n: r for n, r in roles.items() if not _known(table, n)}, header)
+
+
+def part_of(space: SearchSpace) -> str:
+    """The fingerprint of a space, which another restriction of it does not share."""
+    if all(len(allowed) == size for allowed, size in zip(space.allowed, space.sizes, strict=True)):
+        return space.fingerprint
+    return hashlib.sha256(f"{space.fingerprint} {space.allowed}".encode()).hexdigest()[:16]
 
 
 def networks_of(space: SearchSpace, backend: Backend, checks: int, fits: int, seed: int) -> dict[Network, str]:
@@ -80,9 +90,8 @@ def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: in
     """Random different networks -> role; in turns of one precision each and of all mixed."""
     rng = np.random.default_rng(seed)
     spaces = [space]
-    genes = [choice for choice in space.choices if choice.is_precision]
-    if genes:
-        names = [name for name in backend.precisions if all(name in gene.values for gene in genes)]
+    if any(choice.is_precision for choice in space.choices):
+        names = uniform_precisions(space, backend)
         mixed = space.restrict({"*precision": backend.precisions})
         spaces = [*(space.restrict({"*precision": [name]}) for name in names if len(names) > 1), mixed]
     networks: dict[Network, str] = {}

@@ -89,7 +89,7 @@ class Sampler:
         self.space, self.backend, self.seed, self.most = space, backend, seed, most
         self._networks, self._lost = dict(networks), set[Block]()
         self._able: dict[str, list[Block]] = {}
-        for block in space.unique_blocks:
+        for block in (space.unique_blocks[index] for index in space.reachable):
             if backend.supports(block):
                 self._able.setdefault(family_of(block), []).append(block)
         self._corners = [block for members in self._able.values() for block in corners(members, _CORNERS)]
@@ -120,10 +120,11 @@ class Sampler:
     def _stairs(self) -> list[list[Block]]:
         """Lines of blocks that differ in one gene: of the middle and the largest slot of each family, all others at their largest."""
         lines: dict[tuple[Block, ...], None] = {}
+        places = [np.where(np.isin(slot.blocks, self.space.reachable), slot.blocks, -1) for slot in self.space.slot_blocks]
         for name, members in self._able.items():
             if not members[0].mids or len(members) < self.most:
                 continue
-            slots = [self._largest(slot.blocks, name) for slot in self.space.slot_blocks]
+            slots = [self._largest(cells, name) for cells in places]
             largest = sorted((one for one in slots if one is not None), key=lambda one: one[0])
             for index in sorted({len(largest) // 2, len(largest) - 1} if largest else ()):
                 _, place, cells = largest[index]
@@ -169,7 +170,7 @@ class Sampler:
         All precisions get the same number, since networks of each shall be foretold.
         """
         rng = np.random.default_rng([self.seed, len(table.rows)])
-        able = [self.space.restrict({"*precision": [name]}) for name in self._precisions] or [self.space]
+        able = [self.space.restrict({"*precision": [name]}) for name in uniform_precisions(self.space, self.backend)] or [self.space]
         drawn = (block for space in able for row in space.sample(150, rng) for block in self.space.blocks(row))
         fresh = [block for block in table.missing(drawn) if self.backend.supports(block) and block not in self._lost]
         chosen: list[Block] = []
@@ -187,10 +188,12 @@ class Sampler:
             chosen += [block for _, block in found[: _BATCH // len(precisions)]]
         return chosen
 
-    @property
-    def _precisions(self) -> list[str]:
-        genes = [choice for choice in self.space.choices if choice.is_precision]
-        return [name for name in self.backend.precisions if genes and all(name in gene.values for gene in genes)]
+
+def uniform_precisions(space: SearchSpace, backend: Backend) -> list[str]:
+    """The precisions that a device runs and that every precision gene of the (perhaps restricted) space may have."""
+    genes = zip(space.choices, space.allowed, strict=True)
+    values = [{choice.values[index] for index in allowed} for choice, allowed in genes if choice.is_precision]
+    return [name for name in backend.precisions if values and all(name in each for each in values)]
 
 
 def corners(blocks: Sequence[Block], count: int) -> list[Block]:

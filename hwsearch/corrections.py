@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import _minsum
 from ._calibration import class_of
 from ._models import GaussianProcess, fit_model
-from .metrics import Metric, reachable
+from .metrics import Metric
 from .problem import Score
 from .space import Rows, SearchSpace
 from .table import LatencyTable
@@ -116,7 +116,7 @@ def corrected_latency(latency: Metric, table: LatencyTable, X: Rows, measured: V
         measured: their milliseconds, shape ``(n,)``.
     """
     space = latency.space
-    blocks, wanted = space.unique_blocks, reachable(space)
+    blocks, wanted = space.unique_blocks, space.reachable
     cost = np.zeros(len(blocks) + 1)
     cost[wanted] = table.costs([blocks[index] for index in wanted], space=space.name)
     place = {block: index for index, block in enumerate(blocks)}

@@ -19,7 +19,7 @@ import msgspec
 
 from . import _board
 from ._journal import read_header
-from ._plan import plan
+from ._plan import part_of, plan
 from ._progress import progress as progress_bar
 from ._store import Journal, PathLike, write_atomic
 from .backends import Backend, Session, load_backend
@@ -218,7 +218,7 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     if not records:
         raise FileError(f"{path} is empty: the board has not begun. Run there: python run.pyz")
     header, device, _ = read_header(records[0], path)
-    if header["blocks"] is None and header["fingerprint"] != where.fingerprint:
+    if header["blocks"] is None and header["fingerprint"] != part_of(where):
         raise WrongSpace(f"{path} is of {header['space']!r} as it was when the jobs were emitted, not of {where.name!r}.")
     ours = Path(f"{os.fspath(out)}.partial.jsonl")
     theirs = path.read_bytes()

@@ -153,7 +153,7 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None 
     elif table is None:
         raise InvalidInput(f"{name} is measured: name a device's latency table (device=..., or table=...).")
     else:
-        wanted = reachable(space)
+        wanted = space.reachable
         cost[wanted] = table.costs([blocks[i] for i in wanted], name, interpolate=interpolate, space=space.name)
     op = np.maximum if kind.peak else np.add
     tables = [_minsum.table(slot.genes, op.reduce(cost[slot.blocks], axis=-1, initial=0.0)) for slot in space.slot_blocks]
@@ -163,17 +163,15 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None 
 
 
 def available(space: SearchSpace, table: LatencyTable | None = None) -> tuple[str, ...]:
-    """Names of the metrics that are known of a space and, where it is given, a device: those that the space brings along first."""
-    measured = [] if table is None else ["latency_ms"] if table.energy == "unavailable" else ["latency_ms", "energy_mj"]
+    """Names of the metrics that are known of a space and, where it is given, a device: those that the space brings along first.
+
+    Energy is known if it is known of every block that a search can meet.
+    """
+    measured = [] if table is None else ["latency_ms"]
+    if table is not None and table.has_energy(space.unique_blocks[index] for index in space.reachable):
+        measured.append("energy_mj")
     counted = [name for name, kind in _KINDS.items() if kind.of_block is not None] if space.slots else []
     return tuple(dict.fromkeys([*space.costs, *measured, *counted]))
-
-
-def reachable(space: SearchSpace) -> npt.NDArray[np.intp]:
-    """Indices into ``space.unique_blocks`` of the blocks that a search of the (perhaps restricted) space can meet."""
-    used = [np.unique(slot.blocks[np.ix_(*(space.allowed[gene] for gene in slot.genes))]) for slot in space.slot_blocks]
-    found = np.unique(np.concatenate(used)).astype(np.intp)
-    return found[found >= 0]
 
 
 def evaluate(metrics: Sequence[Metric], X: npt.ArrayLike) -> Values:

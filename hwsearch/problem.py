@@ -19,7 +19,7 @@ from .metrics import METRICS, Limit, Metric, available, check_limits, evaluate, 
 from .predictor import Predictor, load_predictor
 from .space import Rows, SearchSpace
 from .spaces import load_space
-from .table import LatencyTable, load_table
+from .table import QUANTITIES, LatencyTable, load_table
 
 Values = npt.NDArray[np.float64]
 Score = Callable[[Rows], npt.ArrayLike]
@@ -182,10 +182,11 @@ def problem(
     known = [*(replace(entry, space=where) for entry in metrics), *(e for e in _metrics(where, tables, weights) if e.name not in own)]
     checked = check_limits(limits or {}, [*METRICS, *(entry.name for entry in known)])
     for name in checked:
+        for table in [] if name in own or name not in QUANTITIES else tables:
+            if name not in available(where, table):
+                metric(name, where, table)  # raises, and says for which blocks there is none
         if not any(name in (entry.name, _plain(entry)) for entry in known):
-            without = ", ".join(f"{table.device.name!r} is {table.energy}" for table in tables)
-            why = f"energy on {without}; limit latency_ms instead" if tables else "name a device's latency table (device=...)"
-            raise InvalidInput(f"{name} is measured: {why}.")
+            raise InvalidInput(f"{name} is measured: name a device's latency table (device=...).")
     most = {entry.name: checked.get(entry.name, checked.get(_plain(entry))) for entry in known}
     bounds = tuple(Limit(entry, value) for entry in known if (value := most[entry.name]) is not None)
     seeds = prove_feasible(bounds).reshape(-1, len(where.choices))

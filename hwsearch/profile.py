@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ._journal import make_header, words
 from ._plan import LeftOutWarning as LeftOutWarning
-from ._plan import Run, name_of, networks_of, plan
+from ._plan import Run, name_of, networks_of, part_of, plan
 from ._progress import progress as progress_bar
 from ._sampling import Sampler, held_out_error, seconds
 from ._sentinel import BusyWarning as BusyWarning
@@ -70,7 +70,8 @@ def profile(
     cannot build is left out with a :class:`LeftOutWarning`, and so are whole networks that hold it; another run tries them again.
 
     Args:
-        space: a space or its name. Blocks of precisions that the device does not have are left out.
+        space: a space or its name. Blocks of precisions that the device does not have are left out, and so are those that searches of a
+            restricted space never meet.
         backend: a backend or its name.
         out: where the table goes.
         precision: relative standard error at which a measurement is good enough.
@@ -147,7 +148,7 @@ def _sample(sampler: Sampler, protocol: Protocol, out: PathLike, budget_s: float
             if not len(batch):
                 break
             names = [*(block.key for block in batch.blocks), *map(name_of, batch.networks)]
-            fingerprint = hashlib.sha256(" ".join([space.fingerprint, *names]).encode()).hexdigest()[:16]
+            fingerprint = hashlib.sha256(" ".join([part_of(space), *names]).encode()).hexdigest()[:16]
             header = make_header(table.device, table.protocol, space.name, fingerprint, sampler.seed)
             run = Run(device, table, batch.blocks, dict(batch.networks), header)
             rounds = run.measure(journal, lambda done: None)

@@ -231,10 +231,10 @@ class Rounds:
 
 
 def difference(whole: Row, frame: Row) -> Row:
-    """What a block costs: the network that holds it, less the same network without it."""
+    """What a block costs: the network that holds it, less the same network without it; at least a thousandth of the former."""
     latency = max(whole.latency_ms - frame.latency_ms, 1e-3 * whole.latency_ms)
     spread = float(np.hypot(whole.spread_ms, frame.spread_ms))
     energy = None
-    if whole.energy_mj is not None and frame.energy_mj is not None and whole.energy_mj > frame.energy_mj:
-        energy = whole.energy_mj - frame.energy_mj
+    if whole.energy_mj is not None and frame.energy_mj is not None:
+        energy = max(whole.energy_mj - frame.energy_mj, 1e-3 * whole.energy_mj)
     return replace(whole, latency_ms=latency, spread_ms=spread, energy_mj=energy)

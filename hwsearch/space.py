@@ -11,7 +11,7 @@ import gc
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -34,6 +34,8 @@ Rows = npt.NDArray[np.uint8]
 
 ARCHITECTURE_FORMAT = "hwsearch-architecture"
 ARCHITECTURE_VERSION = 1
+_OF_GENES = ("position", "sizes", "needs", "fingerprint", "weights_fingerprint", "_activity", "_columns", "_lowered")
+"""What is computed of a space once and does not depend on where it is searched."""
 _MOST_CELLS = 4096
 
 
@@ -530,14 +532,21 @@ class SearchSpace:
                 choice = self.choices[gene]
                 left = tuple(index for index in allowed[gene] if choice.values[index] in keep)
                 if not left:
-                    raise InvalidInput(f"No value of {choice.name!r} is left: {list(keep)} and {list(choice.values)} share none.")
+                    may = [choice.values[index] for index in allowed[gene]]
+                    raise InvalidInput(f"No value of {choice.name!r} is left: it may be one of {may} here, not of {list(keep)}.")
                 allowed[gene] = left
-        return replace(self, allowed=tuple(allowed))
+        return self._allowing(allowed)
+
+    def _allowing(self, allowed: Iterable[tuple[int, ...]]) -> SearchSpace:
+        """The same space, searched elsewhere; what was computed and does not depend on where is kept, since it may have taken seconds."""
+        space = replace(self, allowed=tuple(allowed))
+        space.__dict__.update({name: self.__dict__[name] for name in _OF_GENES if name in self.__dict__})
+        return space
 
     def alone(self, row: npt.ArrayLike) -> SearchSpace:
         """The same space with one network left: that of a row of shape ``(genes,)``."""
         (checked,) = self.canonical(self.check(np.asarray(row)[None], "row"))
-        return replace(self, allowed=tuple((int(index),) for index in checked))
+        return self._allowing((int(index),) for index in checked)
 
     # -- values and features -------------------------------------------------------------------------------------------
 
@@ -641,6 +650,13 @@ class SearchSpace:
     def unique_blocks(self) -> tuple[Block, ...]:
         """Every block that any architecture of the full space uses, without repeats."""
         return self._lowered[0]
+
+    @cached_property
+    def reachable(self) -> npt.NDArray[np.intp]:
+        """Indices into :attr:`unique_blocks`, ascending, of the blocks that a search of the (perhaps restricted) space can meet."""
+        used = [np.unique(slot.blocks[np.ix_(*(self.allowed[gene] for gene in slot.genes))]) for slot in self.slot_blocks]
+        found = np.unique(np.concatenate([*used, np.zeros(0, dtype=np.intp)])).astype(np.intp)
+        return found[found >= 0]
 
     @property
     def slot_blocks(self) -> tuple[SlotBlocks, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._calibration import Calibration, networks_error
-from ._interpolation import Guesses, Interpolator, Process
+from ._interpolation import Guesses, Interpolator, Process, family_of
 from ._stairs import TOLERANCE, right_edges, space_edges
 from ._store import PathLike
 from ._table_file import read, write
@@ -114,9 +114,10 @@ class LatencyTable:
     def _measured(self) -> dict[Block, Row]:
         return {self._blocks[key]: row for key, row in self.rows.items()}
 
-    def missing(self, blocks: Iterable[Block]) -> tuple[Block, ...]:
-        """The blocks that the table does not hold, each once."""
-        return tuple(dict.fromkeys(block for block in blocks if block not in self._measured))
+    def missing(self, blocks: Iterable[Block], *, energy: bool = False) -> tuple[Block, ...]:
+        """The blocks that the table does not hold, each once; with ``energy`` also those whose energy it does not hold."""
+        known: Mapping[Block, object] = self._energies if energy else self._measured
+        return tuple(dict.fromkeys(block for block in blocks if block not in known))
 
     def lookup(self, block: Block, *, interpolate: bool | None = None) -> Estimate:
         """What one block costs.
@@ -183,16 +184,34 @@ class LatencyTable:
             raise InvalidInput(f"quantity must be one of {', '.join(QUANTITIES)}, not {quantity!r}.")
         if quantity == "latency_ms":
             return self.calibration.costs_ms(blocks, self.measured_ms(blocks, interpolate=interpolate, space=space))
-        missing = self.missing(blocks)
-        guesses = self._guess(missing, interpolate, len(set(blocks)), space, errors=False)
-        energies = {block: row.energy_mj for block, row in self._measured.items() if row.energy_mj is not None}
-        energies |= {block: mj for block, mj in zip(missing, guesses.energy_mj.tolist(), strict=True) if not np.isnan(mj)}
-        if without := [block.key for block in blocks if block not in energies]:
+        estimated = self.sampled if interpolate is None else interpolate
+        known = self._energies
+        lacking = tuple(dict.fromkeys(block for block in blocks if block not in known and (estimated or block not in self._measured)))
+        guesses = self._guess(lacking, interpolate, len(set(blocks)), space, errors=False)
+        known = known | {block: mj for block, mj in zip(lacking, guesses.energy_mj.tolist(), strict=True) if not np.isnan(mj)}
+        if without := [block.key for block in blocks if block not in known]:
+            what = (
+                f"measure these again with: hwsearch profile {space} --backend {self.device.runtime} --out {self.source}"
+                if self.energy != "unavailable"
+                else "use a device with an energy meter"
+            )
             raise InvalidInput(
                 f"{self.source} holds no energy for {len(without)} of {len(blocks)} blocks (first: {without[0]}): "
-                f"energy on {self.device.name!r} is {self.energy}. Limit latency_ms instead, or use a device with an energy meter."
+                f"energy on {self.device.name!r} is {self.energy}. Limit latency_ms instead, or {what}."
             )
-        return np.array([energies[block] for block in blocks], dtype=np.float64)
+        return np.array([known[block] for block in blocks], dtype=np.float64)
+
+    @cached_property
+    def _energies(self) -> dict[Block, float]:
+        """The blocks whose energy was measured."""
+        return {block: row.energy_mj for block, row in self._measured.items() if row.energy_mj is not None}
+
+    def has_energy(self, blocks: Iterable[Block]) -> bool:
+        """Whether the energy of all of these blocks is known, or can be estimated where the table is :attr:`sampled`."""
+        if self.energy == "unavailable":
+            return False
+        families = {family_of(block) for block in self._energies} if self.sampled else set[str]()
+        return all(block in self._energies or family_of(block) in families for block in blocks)
 
     def predict(self, network: Sequence[Block], *, interpolate: bool | None = None) -> float:
         """The latency of a whole network, ms: the sum of its blocks' costs and :attr:`network_ms`."""

@@ -88,6 +88,8 @@ def _check_files(backend: Backend) -> None:
             path.write_bytes(model)
             with backend.load(path) as session:
                 _promise((session.times(2) > 0).all(), "load() runs what model() makes")
+                known = session.energy_mj is not None
+                _promise(known == (backend.energy != "unavailable"), "sessions of files have energies where the backend says so")
 
 
 def _check_refusals(backend: Backend) -> None:

@@ -143,8 +143,16 @@ class TensorRT(Backend):
         """Whether this machine has a GPU, and a package to reach it by."""
         return self._here is not None
 
-    def load(self, path: PathLike) -> TrtSession:
-        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to run on made-up inputs.
+    def load(self, path: PathLike) -> Session:
+        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to be measured on made-up inputs.
+
+        Raises:
+            HwsearchError: as :meth:`session`.
+        """
+        return _energy.metered(self.session(path), self._meter)
+
+    def session(self, path: PathLike) -> TrtSession:
+        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to run on inputs of one's own.
 
         Raises:
             FileError: there is no such file; CorruptFile or WrongDevice where it is no engine or none for this GPU and version.

@@ -50,7 +50,7 @@ def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images
     write_atomic(source, data)
     try:
         if runtime.here:
-            session = runtime.load(source)
+            session = runtime.session(source)
             with session:
                 found = outputs(session.run, x, runtime.batch)
             facts["engine"] = compare("engine", found, expected, allowed)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from hwsearch.backends import _cuda, _nvml, _trt, load_backend
+from hwsearch.backends import _cuda, _energy, _nvml, _trt, load_backend
 from hwsearch.backends.contract import check_backend
 from hwsearch.backends.tensorrt import TensorRT
 from hwsearch.blocks import Block
@@ -222,3 +222,22 @@ def test_without_a_way_to_the_gpu_it_says_what_to_install(monkeypatch):
     with pytest.raises(MissingDependency, match=r"cuda-python.*hwsearch\[tensorrt\]"):
         _cuda.load()
     assert FakeCuda().package
+
+
+def test_files_are_metered_as_networks_are(backend, monkeypatch, tmp_path):
+    class Clockwork(_energy.Meter):
+        step_s, words = 1e-3, "a counter that moves whenever it is read"
+        total = 0.0
+
+        def joules(self):
+            self.total += 1.0
+            return self.total
+
+    monkeypatch.setattr(_energy, "gpu_meter", lambda handle: Clockwork())
+    device = backend()
+    assert device.energy == "measured"
+    (tmp_path / "model.onnx").write_bytes(device.model((CONV,)))
+    with device.open((CONV,)) as opened, device.load(tmp_path / "model.onnx") as loaded:
+        assert opened.energy_mj > 0
+        assert loaded.energy_mj > 0
+    check_backend(device)

@@ -1,6 +1,7 @@
 """What to measure of a space that is too large to be measured whole: corners, stairs, whole networks, and where the model is least sure.
 
-What comes next follows from what a table holds, and from nothing else, so a run that was stopped goes on where it was.
+What comes next follows from what a table holds, and from nothing else; a batch that has begun stands in its journal. So a run that was
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +70,19 @@ class Batch:
         return len(self.blocks) + len(self.networks)
 
     def first(self, count: int) -> Batch:
-        """The first so many of it."""
+        """The first ``count`` of it."""
         return Batch(self.blocks[:count], dict(list(self.networks.items())[: max(0, count - len(self.blocks))]))
+
+    def document(self) -> dict[str, Any]:
+        """It as JSON data, to stand in a journal."""
+        networks = [[role, [block.key for block in network]] for network, role in self.networks.items()]
+        return {"blocks": [block.key for block in self.blocks], "networks": networks}
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Batch:
+        """The batch that was written as JSON data."""
+        networks = {tuple(map(Block.parse, keys)): role for role, keys in document["networks"]}
+        return cls(tuple(map(Block.parse, document["blocks"])), networks)
 
 
 class Sampler:
@@ -99,6 +112,11 @@ class Sampler:
         """Choose these no more: they could not be built."""
         self._lost |= set(blocks)
         self._networks = {n: role for n, role in self._networks.items() if n not in set(networks) and self._lost.isdisjoint(n)}
+
+    def within(self, table: LatencyTable, budget_s: float) -> Batch:
+        """As much of :meth:`next` as fits into a budget, if all things take what those in the table took on average; at first all of it."""
+        batch, done = self.next(table), len(table.rows) + len(table.checks)
+        return batch.first(int((budget_s - table.spent_s) * done / table.spent_s)) if done else batch
 
     def next(self, table: LatencyTable) -> Batch:
         """What to measure next, given what was measured so far; an empty batch where nothing is left."""

@@ -49,7 +49,7 @@ def emit(
     backend: str | Backend = "onnxruntime",
     table: LatencyTable | None = None,
     precision: float = 0.01,
-    max_rounds: int = 48,
+    max_rounds: int | None = None,
     checks: int = 18,
     fits: int = 42,
     seed: int = 0,

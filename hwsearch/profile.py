@@ -13,20 +13,25 @@ from ._journal import make_header, words
 from ._plan import LeftOutWarning as LeftOutWarning
 from ._plan import Run, name_of, networks_of, part_of, plan
 from ._progress import progress as progress_bar
-from ._sampling import Sampler, held_out_error, seconds
+from ._reading import guarded
+from ._sampling import Batch, Sampler, held_out_error, seconds
 from ._sentinel import BusyWarning as BusyWarning
 from ._sentinel import ask_sentinel, check_facts, check_sentinel
 from ._store import Journal, PathLike, sweep
 from .backends import Backend, load_backend
 from .blocks import Block
 from .device import Device, Protocol
-from .errors import BuildFailed, InvalidInput, WrongDevice, check_seed
+from .errors import BuildFailed, InvalidInput, WrongDevice, check_count, check_seed
 from .rounds import Open, Rounds, period_of, sentinel_of
 from .space import SearchSpace
 from .spaces import load_space
 from .table import LatencyTable, load_table
 
 _PATIENCE = 3
+_NEXT_TO_NOTHING_S = 1e-3
+"""What a sample has taken before anything was measured: it is known as a sample by having taken something."""
+_WHOLE = Protocol()
+"""How a whole space is measured."""
 _SAMPLED = Protocol(min_rounds=8, max_rounds=16, runs=4, warmup=2)
 """How a sample is measured: its blocks are many, and an estimate from many blocks needs less of each."""
 
@@ -54,7 +59,7 @@ def profile(
     backend: str | Backend = "onnxruntime",
     out: PathLike,
     precision: float = 0.01,
-    max_rounds: int = 48,
+    max_rounds: int | None = None,
     checks: int = 18,
     fits: int = 42,
     seed: int = 0,
@@ -75,7 +80,7 @@ def profile(
         backend: a backend or its name.
         out: where the table goes.
         precision: relative standard error at which a measurement is good enough.
-        max_rounds: rounds after which it has to be.
+        max_rounds: rounds after which it has to be: 48 by default, and 16 with a ``budget``.
         checks: how many random whole networks are held out to tell the table's error, at least 12.
         fits: how many others the calibration is fitted on.
         seed: of the networks and of the order of measuring.
@@ -103,7 +108,7 @@ def profile(
         if blocks is not None:
             raise InvalidInput("budget chooses the blocks to measure; leave out either it or blocks.")
         networks = networks_of(where, device, checks, fits, seed)
-        protocol = replace(_SAMPLED, precision=precision, sentinel=sentinel_of(device).key)
+        protocol = protocol_of(device, precision, max_rounds, usual=_SAMPLED)
         return _sample(Sampler(where, device, networks, seed), protocol, out, seconds(budget), error, progress)
     protocol = protocol_of(device, precision, max_rounds)
     table, facts_suffice = _table_so_far(out, device, protocol)
@@ -135,42 +140,58 @@ def _sample(sampler: Sampler, protocol: Protocol, out: PathLike, budget_s: float
     table, facts_suffice = _table_so_far(out, device, protocol)
     ask_sentinel(table, device, facts_suffice=facts_suffice)
     asked = device.here  # a board answers with the first batch
-    table = replace(table, spent_s=max(table.spent_s, 1e-3))
+    if asked and not facts_suffice:
+        table.save(out)
+    table = replace(table, spent_s=max(table.spent_s, _NEXT_TO_NOTHING_S))
     journal = Journal(f"{os.fspath(out)}.partial.jsonl")
-    each = {False: 0.0, True: 0.0}  # seconds that one of the last batch took: of blocks, of whole networks
-    began = time.monotonic()
     with progress_bar(f"profiling {space.name} on {table.device.name} (seconds)", int(budget_s), progress) as advance:
         advance(table.spent_s)
-        while table.spent_s < budget_s and not (table.checks and held_out_error(table) <= error):
-            batch = sampler.next(table)
-            whole = bool(batch.networks)
-            batch = batch.first(int((budget_s - table.spent_s) / each[whole]) if each[whole] else len(batch))
-            if not len(batch):
-                break
+        began = time.monotonic()
+        while batch := _begun(journal, table) or _further(sampler, table, budget_s, error):
             names = [*(block.key for block in batch.blocks), *map(name_of, batch.networks)]
             fingerprint = hashlib.sha256(" ".join([part_of(space), *names]).encode()).hexdigest()[:16]
             header = make_header(table.device, table.protocol, space.name, fingerprint, sampler.seed)
-            run = Run(device, table, batch.blocks, dict(batch.networks), header)
+            run = Run(device, table, batch.blocks, dict(batch.networks), header | {"spent_s": table.spent_s, "batch": batch.document()})
             rounds = run.measure(journal, lambda done: None)
             if not asked:
                 check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
                 asked = True
-            took, began = time.monotonic() - began, time.monotonic()
+            took, began = max(time.monotonic() - began, rounds.spent_s), time.monotonic()
             run.before = replace(table, spent_s=table.spent_s + took)
-            table = run.table(rounds)
+            run.table(rounds).save(out)
+            table = load_table(out)
             sampler.drop(filter(run.why, batch.blocks), [network for network in batch.networks if name_of(network) in run.failed])
-            each[whole] = took / len(batch)
-            table.save(out)
             journal.remove()
             advance(took)
     sweep(out)
     return load_table(out)
 
 
-def protocol_of(backend: Backend, precision: float, max_rounds: int) -> Protocol:
-    """How a backend is measured: to this relative precision, in at most so many rounds."""
-    minimum = min(Protocol.min_rounds, max_rounds)
-    return Protocol(precision=precision, min_rounds=minimum, max_rounds=max_rounds, sentinel=sentinel_of(backend).key)
+def _begun(journal: Journal, table: LatencyTable) -> Batch | None:
+    """The batch whose measuring has begun, whatever is asked for now; a journal whose batch is in the table already is removed."""
+    header = next(iter(journal), None)
+    if not isinstance(header, dict) or "batch" not in header:
+        return None
+    with guarded(journal.path, "journal of a budgeted run"):
+        batch, before_s = Batch.read(header["batch"]), float(header["spent_s"])
+    if before_s < table.spent_s:
+        journal.remove()
+        return None
+    return batch
+
+
+def _further(sampler: Sampler, table: LatencyTable, budget_s: float, error: float) -> Batch | None:
+    """What is worth measuring next, if anything is and there is time."""
+    if table.spent_s >= budget_s or (table.checks and held_out_error(table) <= error):
+        return None
+    return sampler.within(table, budget_s) or None
+
+
+def protocol_of(backend: Backend, precision: float, max_rounds: int | None = None, *, usual: Protocol = _WHOLE) -> Protocol:
+    """How a backend is measured: to this relative precision, in at most this many rounds, and otherwise as usual."""
+    most = usual.max_rounds if max_rounds is None else check_count("max_rounds", max_rounds, least=1)
+    fewest = min(usual.min_rounds, most)
+    return replace(usual, precision=precision, min_rounds=fewest, max_rounds=most, sentinel=sentinel_of(backend).key)
 
 
 def _table_so_far(out: PathLike, backend: Backend, protocol: Protocol) -> tuple[LatencyTable, bool]:

@@ -70,13 +70,18 @@ class Rounds:
         protocol: when to stop.
         seed: of the order within the rounds.
         period_s: seconds from the beginning of a round to that of the next, at least; see :func:`period_of`.
+
+    Attributes:
+        readings: name -> all readings.
+        failed: name -> why it could not be built.
+        spent_s: seconds that all rounds took, those of earlier processes too.
     """
 
     def __init__(self, things: Mapping[str, Open], sentinel: Open, protocol: Protocol, seed: int = 0, period_s: float = 0.0) -> None:
         self.things, self.protocol, self.seed, self.period_s = dict(things), protocol, seed, period_s
         self.readings: dict[str, list[Reading]] = {name: [] for name in things}
         self.failed: dict[str, str] = {}
-        self.number = 0
+        self.number, self.spent_s = 0, 0.0
         self._reference: float | None = None
         self._open_sentinel = sentinel
         self._sentinel: Session | None = None
@@ -85,6 +90,7 @@ class Rounds:
     def add(self, record: Mapping[str, Any]) -> None:
         """Take in a round that was measured before, as :meth:`run` returned it."""
         self.number = max(self.number, int(record["round"]))
+        self.spent_s += record.get("seconds", 0.0)
         self._reference = None
         self.failed.update(record.get("failed", {}))
         for name, reading in record["times"].items():
@@ -210,7 +216,10 @@ class Rounds:
             while self.pending():
                 time.sleep(pause)
                 began = time.monotonic()
-                done(self.run())
+                record = self.run()
+                record["seconds"] = pause + time.monotonic() - began
+                self.spent_s += record["seconds"]
+                done(record)
                 pause = max(0.0, began + self.period_s - time.monotonic())
                 after = self.progress()
                 advance(after - before)

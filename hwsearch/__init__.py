@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .compression import compress, least
     from .fitted import fit_metric
     from .loadgen import bench
+    from .nn.adopt import adopt
     from .nn.export import export
     from .nn.finish import finish
     from .nn.samples import fit_predictor
@@ -64,6 +65,7 @@ __all__ = [
     "SearchSpace",
     "Slot",
     "Status",
+    "adopt",
     "advance",
     "bench",
     "compress",
@@ -98,6 +100,7 @@ __all__ = [
 
 # What needs torch or matplotlib, and what few sessions use, is imported when it is first asked for.
 _LAZY = {
+    "adopt": ".nn.adopt",
     "bench": ".loadgen",
     "compress": ".compression",
     "least": ".compression",

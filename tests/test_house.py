@@ -257,6 +257,7 @@ PUBLIC = [
     "SearchSpace",
     "Slot",
     "Status",
+    "adopt",
     "advance",
     "bench",
     "compress",

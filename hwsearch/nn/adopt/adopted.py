@@ -1,0 +1,214 @@
+"""A user's own network, with everything that can be taken from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from ...errors import InvalidInput, UnknownName
+from .axes import Labels
+from .branches import Branch, find_branches
+from .capture import capture
+from .cut import Cut
+from .groups import Analysis, Group, Kernel, analyse, matching, units
+from .proof import Prover, stays
+from .report import Report, make_report
+
+Keep = Mapping[str, "int | Sequence[int] | Labels"]
+Scores = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A network whose widths and branches are known and proven; made by :func:`adopt`.
+
+    Attributes:
+        network: the whole network as a graph module; parameters have the names that they have in the module.
+        inputs: example inputs of the graph.
+        analysis: groups, kernels and labels.
+        branches: residual branches.
+        part: the submodule that was adopted; empty where it is all of the module.
+        module: the module that it came from.
+        dynamic: whether the network takes batches of any size.
+    """
+
+    network: fx.GraphModule
+    inputs: tuple[torch.Tensor, ...]
+    analysis: Analysis
+    branches: tuple[Branch, ...]
+    module: nn.Module
+    part: str = ""
+    dynamic: bool = True
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups of channels, searchable and frozen."""
+        return self.analysis.groups
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """All operations that multiply."""
+        return self.analysis.kernels
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """How many units each group has."""
+        return {group.id: group.width for group in self.groups}
+
+    @property
+    def report(self) -> Report:
+        """What is searchable, what is frozen, and why."""
+        return make_report(self.analysis, self.branches)
+
+    def macs(self, kept: Mapping[str, int] | None = None, branches: Collection[str] = ()) -> float:
+        """Multiply-accumulates for one image.
+
+        Args:
+            kept: how many units of some groups are left; all of the others.
+            branches: those that are removed.
+        """
+        gone = {node for branch in self.branches if branch.id in branches for node in branch.kernels}
+        left = self.widths | dict(kept or {})
+        return sum(kernel.macs(left) for kernel in self.kernels if kernel.node not in gone)
+
+    def choose(self, keep: Keep, scores: Scores | None = None) -> dict[str, Labels]:
+        """The units to keep of each group, in their order.
+
+        Args:
+            keep: for some groups, how many units to keep, or which ones.
+            scores: the importance of each unit, for groups of which only the number is given; the first ones are kept if omitted.
+
+        Raises:
+            InvalidInput: a group that is frozen, or a number that is none of its widths.
+            UnknownName: there is no such group.
+        """
+        by = {group.id: group for group in self.groups}
+        chosen = {}
+        for name, given in keep.items():
+            if name not in by:
+                raise UnknownName("group", name, by)
+            group = by[name]
+            if isinstance(given, int | np.integer):
+                values = np.asarray(scores[name]) if scores is not None else -np.arange(group.width)
+                index = np.sort(np.argsort(-values, kind="stable")[: int(given)])
+                wrong = not 1 <= int(given) <= group.width
+            else:
+                index = np.unique(np.asarray(given, dtype=np.int64))
+                wrong = not len(index) or len(index) != len(given) or index[0] < 0 or index[-1] >= group.width
+            if wrong:
+                raise InvalidInput(f"Group {name} has {group.width} units; keep 1 to {group.width} of them, each once, not {given!r}.")
+            if len(index) < group.width and not group.searchable:
+                raise InvalidInput(f"Group {name} cannot be cut: {group.reason}.")
+            chosen[name] = index.astype(np.int64)
+        return chosen
+
+    def cut(self, keep: Keep, branches: Collection[str] = (), scores: Scores | None = None) -> Cut:
+        """The cut that keeps these units and drops these branches.
+
+        Raises:
+            InvalidInput: a group or a branch that is frozen, or a number that is none of a group's widths.
+            UnknownName: there is no such group or branch.
+        """
+        by = {branch.id: branch for branch in self.branches}
+        for name in branches:
+            if name not in by:
+                raise UnknownName("branch", name, by)
+            if not by[name].searchable:
+                raise InvalidInput(f"Branch {name} cannot be removed: {by[name].reason}.")
+        gone = units(self.groups, self.choose(keep, scores))
+        return Cut(self.network, self.analysis, gone, stays(by[name] for name in branches))
+
+    def extract(self, keep: Keep, branches: Collection[str] = (), scores: Scores | None = None) -> fx.GraphModule:
+        """The smaller network as a graph module, in evaluation mode, which shares nothing with the whole one.
+
+        Args:
+            keep: for some groups, how many units to keep, or which ones; all of the others.
+            branches: those to remove.
+            scores: the importance of each unit, as from :func:`~hwsearch.nn.adopt.importance`.
+
+        Raises:
+            InvalidInput: a group or a branch that is frozen, or a number that is none of a group's widths.
+            UnknownName: there is no such group or branch.
+        """
+        return self.cut(keep, branches, scores).build()
+
+    def insert(self, network: nn.Module) -> nn.Module:
+        """A copy of the user's module in which a network takes the place of the part that was adopted."""
+        if not self.part:
+            return network
+        whole = copy.deepcopy(self.module)
+        whole.set_submodule(self.part, network)
+        return whole
+
+
+def adopt(
+    module: nn.Module,
+    inputs: torch.Tensor | Sequence[Any],
+    *,
+    keywords: Mapping[str, Any] | None = None,
+    freeze: Sequence[str] = (),
+    part: str = "",
+    rng: np.random.Generator | None = None,
+) -> Adopted:
+    """Find out which widths and branches of a network can be cut, and prove each of them.
+
+    The network is captured in evaluation mode; the module itself is left as it is. An operation that is not known keeps the channels that
+    reach it, and the report names it with its line of source.
+
+    Args:
+        module: any PyTorch module.
+        inputs: an example input, or all positional ones; small images make proofs fast.
+        keywords: example inputs by keyword.
+        freeze: names of parameters or modules, or patterns with ``*``, whose channels are to stay.
+        part: the name of a submodule, to adopt it alone.
+        rng: where the randomness of the proofs comes from; seed 0 if omitted.
+
+    Raises:
+        InvalidInput: a name that stands for nothing.
+        Unsupported: the module cannot be captured; the message names the line.
+    """
+    args: tuple[Any, ...] = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+    target, named = module, dict(keywords or {})
+    if part:
+        target, args, named = _submodule(module, part, args, named)
+    captured = capture(target, args, named)
+    names = [str(node.target) for node in captured.network.graph.nodes if node.op == "get_attr"]
+    frozen = matching(names, freeze)
+    for pattern in freeze:
+        if not matching(names, [pattern]):
+            raise InvalidInput(f"freeze={pattern!r} stands for no parameter or module of the network. Examples of names: {names[:3]}.")
+    analysis = analyse(captured.network, captured.batch, frozen)
+    prover = Prover(captured.network, analysis, captured.inputs, rng or np.random.default_rng(0))
+    analysis, branches = prover.prove(find_branches(captured.network))
+    return Adopted(captured.network, captured.inputs, analysis, branches, module, part, captured.dynamic)
+
+
+def _submodule(
+    module: nn.Module, part: str, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """A submodule and what it is called with when the whole module runs."""
+    known = dict(module.named_modules())
+    if part not in known:
+        raise UnknownName("part", part, (name for name in known if name))
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = known[part].register_forward_pre_hook(lambda _, given, keywords: seen.append((given, keywords)), with_kwargs=True)
+    modes = {each: each.training for each in module.modules()}
+    try:
+        with torch.no_grad():
+            module.eval()(*args, **named)
+    except Exception as error:
+        if not seen:
+            raise InvalidInput(f"The module does not run on the example inputs: {error}") from error
+    finally:
+        handle.remove()
+        for each, mode in modes.items():
+            each.training = mode
+    if not seen:
+        raise InvalidInput(f"The module does not call its part {part!r} on the example inputs.")
+    return known[part], seen[0][0], seen[0][1]

@@ -1,0 +1,196 @@
+"""From a module to a graph of operations: ``torch.export`` without decompositions, and ``make_fx`` behind it."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from ...errors import InvalidInput, Unsupported
+from .lines import failing_line
+from .state import put
+from .tidy import tidy
+
+
+@dataclass
+class Captured:
+    """A module as a graph.
+
+    Attributes:
+        network: a graph module that computes the same; parameters keep their names.
+        inputs: the tensors that it was captured with, in the order of the graph's placeholders.
+        batch: the size of the first axis of the inputs, where the graph takes any; 1 where it does not.
+        dynamic: whether the graph takes batches of any size.
+    """
+
+    network: fx.GraphModule
+    inputs: tuple[torch.Tensor, ...]
+    batch: int
+    dynamic: bool
+
+
+def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Captured:
+    """Capture a module in evaluation mode.
+
+    Args:
+        module: any module in float32 or float64 on the CPU; left as it is.
+        args: example inputs.
+        kwargs: example inputs by keyword.
+
+    Raises:
+        InvalidInput: the module does not run on the inputs, or they hold no tensor.
+        Unsupported: the module is elsewhere than on the CPU or in another precision, or it cannot be captured, for example since
+            what it computes depends on the values in its tensors; the message names the line.
+    """
+    _check_tensors(module)
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InvalidInput(f"The inputs do not fit {type(module).__name__}.forward: {error}.") from error
+    if not any(isinstance(each, torch.Tensor) for each in pytree.tree_leaves((args, dict(kwargs)))):
+        raise InvalidInput("The inputs hold no tensor, so there is nothing to run the network on.")
+    places = list(bound.signature.parameters)
+    ordered = dict(sorted(kwargs.items(), key=lambda each: places.index(each[0]) if each[0] in places else len(places)))
+    modes = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            _run(module, args, kwargs)
+            return _capture(module, tuple(args), ordered)
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+
+
+def _run(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    try:
+        module(*args, **kwargs)
+    except Exception as error:
+        # Whatever the user's module raises.
+        raise InvalidInput(f"{type(module).__name__} does not run on the example inputs, at {failing_line(error)}: {error}") from error
+
+
+def _check_tensors(module: nn.Module) -> None:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)):
+            raise Unsupported(
+                f"{name} is {tensor.dtype} on {tensor.device}, but a network is adopted in float32 or float64 on the CPU. "
+                f"Pass a copy: copy.deepcopy(module).cpu().float()."
+            )
+
+
+def _capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    failures: list[Exception] = []
+    for grown in (True, False):
+        both = _double((args, kwargs)) if grown else (args, kwargs)
+        if both is None:
+            continue
+        flat = _tensors(both)
+        try:
+            shapes = _any_batch(module, *both) if grown else None
+            network = torch.export.export(module, both[0], both[1], dynamic_shapes=shapes, strict=False).module(check_guards=False)
+            assert isinstance(network, fx.GraphModule)
+            dynamic = grown and all(not isinstance(node.meta["val"].shape[0], int) for node in _placeholders(network))
+            if grown and not dynamic and flat[0].shape[0] != _tensors((args, kwargs))[0].shape[0]:
+                continue
+            return Captured(tidy(network, flat), flat, flat[0].shape[0] if dynamic else 1, dynamic)
+        except Exception as error:
+            # Export fails in as many ways as there are networks; what is said in the end names the first failure.
+            failures.append(error)
+    flat = _tensors((args, kwargs))
+    try:
+        return Captured(tidy(_by_tracing(module, args, kwargs), flat), flat, 1, dynamic=False)
+    except Exception as error:
+        failures.append(error)
+    raise _refusal(module, failures) from failures[0]
+
+
+def _tensors(inputs: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(each for each in pytree.tree_leaves(inputs) if isinstance(each, torch.Tensor))
+
+
+def _placeholders(network: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in network.graph.nodes if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor)]
+
+
+def _double(inputs: Any) -> Any:
+    """Inputs with at least two images, since a batch of one is taken for a fixed size; ``None`` where there is no common batch axis."""
+    sizes = {each.shape[0] if each.ndim else 0 for each in _tensors(inputs)}
+    if len(sizes) != 1 or sizes == {0}:
+        return None
+    if sizes != {1}:
+        return inputs
+    return pytree.tree_map(lambda each: torch.cat([each, each.roll(1, -1)]) if isinstance(each, torch.Tensor) else each, inputs)
+
+
+def _any_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The dynamic shapes, as ``torch.export`` wants them, that leave the first axis of every tensor open."""
+    given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    return pytree.tree_map(lambda each: {0: torch.export.Dim.AUTO} if isinstance(each, torch.Tensor) and each.ndim else None, dict(given))
+
+
+_DEPENDENT = ("data-dependent", "GuardOnDataDependent", "DataDependent", "Could not guard", "Dynamic control flow", "unbacked")
+
+
+def _refusal(module: nn.Module, failures: list[Exception]) -> Unsupported:
+    """What to say of a module that cannot be captured: which line is at fault, and what to do."""
+    head = f"{type(module).__name__} cannot be captured"
+    advice = "Adopt a submodule without such a line, for example part='backbone'."
+    for error in failures:
+        text = f"{type(error).__name__}: {error}"
+        if any(word in text for word in _DEPENDENT):
+            return Unsupported(f"{head}: at {failing_line(error)} what is computed depends on the values in a tensor. {advice}")
+    first = failures[0]
+    words = (str(first).splitlines() or ["nothing is said"])[0]
+    return Unsupported(f"{head}: {type(first).__name__} at {failing_line(first)}: {words} {advice}")
+
+
+def _by_tracing(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
+    """Capture by running the module on tensors that record what is done to them."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    flat = tuple(leaves[place] for place in places)
+    outputs: list[Any] = []
+
+    def call(*tensors: torch.Tensor) -> list[Any]:
+        filled = list(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            filled[place] = tensor
+        again, keywords = pytree.tree_unflatten(filled, spec)
+        found, out_spec = pytree.tree_flatten(module(*again, **keywords))
+        outputs.append(out_spec)
+        return found
+
+    network = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True, pre_dispatch=True)(*flat)
+    _restore_names(network, module)
+    _, in_spec = pytree.tree_flatten((flat, {}))
+    names = [str(node.target) for node in network.graph.nodes if node.op == "placeholder"]
+    network.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, in_spec, outputs[-1])))
+    network.recompile()
+    return network
+
+
+def _restore_names(network: fx.GraphModule, module: nn.Module) -> None:
+    """Give parameters and buffers their names back, which tracing loses."""
+    names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    fresh = nn.Module()
+    for node in network.graph.nodes:
+        if node.op == "get_attr":
+            tensor = getattr(network, str(node.target))
+            node.target = names.get(id(tensor), node.target)
+            put(fresh, str(node.target), tensor)
+    for name in [*network._parameters, *network._buffers, *network._modules]:
+        delattr(network, name)
+    for name, child in fresh.named_children():
+        setattr(network, name, child)
+    for name, tensor in (*fresh.named_parameters(recurse=False), *fresh.named_buffers(recurse=False)):
+        put(network, name, tensor)

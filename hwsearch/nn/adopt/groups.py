@@ -1,0 +1,282 @@
+"""Groups of channels that a network can lose: found by running the rules over its graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import fx
+
+from .axes import Factor, Labels, on, tie_along
+from .rules import Call, Flow, find_rule
+from .rules.base import base_name, bound, shape_of, where
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels of equal standing: any of them can be removed without the others.
+
+    A unit may be one channel or several that go together, for example all of an attention head.
+
+    Attributes:
+        id: its name, for example ``"g3"``.
+        width: how many units it has.
+        units: an internal number for each unit, in the order in which they lie, shape ``(width,)``.
+        opened: ``(weight, channels a unit)`` of the kernels that make these channels.
+        read: the same of the kernels that read them.
+        follow: the same of all other parameters and statistics.
+        reason: why it is frozen; empty where it is searchable.
+    """
+
+    id: str
+    width: int
+    units: Labels = field(repr=False, compare=False)
+    opened: tuple[tuple[str, int], ...]
+    read: tuple[tuple[str, int], ...]
+    follow: tuple[tuple[str, int], ...]
+    reason: str = ""
+
+    @property
+    def searchable(self) -> bool:
+        """Whether its width may change."""
+        return not self.reason and self.width > 1
+
+    @property
+    def step(self) -> int:
+        """Channels a unit, in the first kernel that makes them."""
+        return self.opened[0][1] if self.opened else self.read[0][1] if self.read else 1
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The size of an axis when groups have been cut: ``fixed + sum(channels a unit * units kept)``."""
+
+    fixed: int
+    parts: tuple[tuple[str, int], ...] = ()
+
+    def __call__(self, kept: Mapping[str, int]) -> int:
+        """The size where ``kept`` gives how many units of each group are left."""
+        return self.fixed + sum(each * kept[group] for group, each in self.parts)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An operation that multiplies: a convolution, a linear layer, a product of activations.
+
+    Attributes:
+        name: of its weights; empty where there are none.
+        node: of the operation in the graph.
+        op: for example ``"conv2d"``.
+        module: the dotted name of the module that it is in.
+        count: multiply-accumulates are ``count`` times the product of the extents, for one image.
+        extents: the sizes that they depend on.
+        out: the extent of the channels that it makes; ``None`` for a product of activations.
+        into: the extent of the channels that it reads, of each group.
+    """
+
+    name: str
+    node: str
+    op: str
+    module: str
+    count: float
+    extents: tuple[Extent, ...]
+    out: Extent | None = None
+    into: Extent | None = None
+
+    def macs(self, kept: Mapping[str, int]) -> float:
+        """Multiply-accumulates for one image where ``kept`` gives how many units of each group are left."""
+        return self.count * prod(extent(kept) for extent in self.extents)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the rules say of a graph: the groups, the kernels, and the labels of every tensor."""
+
+    flow: Flow
+    groups: tuple[Group, ...]
+    kernels: tuple[Kernel, ...]
+
+    def freeze(self, reasons: Mapping[str, str]) -> Analysis:
+        """The same with some groups frozen, each for a reason."""
+        groups = tuple(replace(group, reason=reasons.get(group.id, group.reason)) for group in self.groups)
+        numbers = {int(unit): number for number, group in enumerate(groups) for unit in group.units}
+        return Analysis(self.flow, groups, _kernels(self.flow, groups, numbers))
+
+
+def analyse(network: fx.GraphModule, batch: int, frozen: Mapping[str, str]) -> Analysis:
+    """Find groups and kernels.
+
+    Args:
+        network: from :func:`~hwsearch.nn.adopt.capture.capture`.
+        batch: the size of the batch axis in its recorded sizes.
+        frozen: parameters whose channels have to stay, each with the reason.
+    """
+    flow = _flow(network, batch, frozen, frozenset())
+    columns = frozenset(node.name for node in network.graph.nodes if _few(flow, node))
+    if columns:
+        flow = _flow(network, batch, frozen, columns)
+    groups, unit_group = _groups(network, flow)
+    return Analysis(flow, groups, _kernels(flow, groups, unit_group))
+
+
+def _few(flow: Flow, node: fx.Node) -> bool:
+    """Whether a node is a grouped convolution that has fewer groups to lose than it has channels inside each group."""
+    if not isinstance(node.target, torch._ops.OpOverload) or base_name(node.target) not in ("conv1d", "conv2d", "conv3d"):
+        return False
+    args = bound(node)
+    out, into, *_ = shape_of(args["weight"])
+    left = min((len(np.unique(flow.atoms.find(factor.labels))) for factor in flow.factors(node)), default=1)
+    groups = int(args["groups"])
+    return groups > 1 and left < min(into, out // groups)
+
+
+def _flow(network: fx.GraphModule, batch: int, frozen: Mapping[str, str], columns: frozenset[str]) -> Flow:
+    flow = Flow(batch=batch, columns=columns)
+    first: dict[str, fx.Node] = {}
+    for node in network.graph.nodes:
+        if node.op == "get_attr":
+            name = str(node.target)
+            if first.setdefault(name, node) is node:
+                flow.axes[node] = tuple(Factor((dim,), flow.atoms.new(n)) for dim, n in enumerate(shape_of(node)) if n > 1)
+                _freeze(flow, node, frozen.get(name, ""))
+            else:
+                flow.axes[node] = flow.axes[first[name]]
+        elif node.op == "output":
+            for each in node.all_input_nodes:
+                _freeze(flow, each, "output of the network")
+        elif node.op == "call_function":
+            _apply(flow, node)
+        else:
+            flow.axes[node] = ()
+    _settle(flow)
+    return flow
+
+
+def _freeze(flow: Flow, node: fx.Node, reason: str) -> bool:
+    """Keep everything that lies on a node's result, where there is a reason; whether there was anything to keep."""
+    factors = flow.factors(node) if reason else ()
+    for factor in factors:
+        flow.atoms.freeze(factor.labels, reason)
+    return bool(factors)
+
+
+def _apply(flow: Flow, node: fx.Node) -> None:
+    """Run the rule of an operation; where there is none or it fails, all that reaches the operation is kept, and the report says so."""
+    rule = find_rule(node.target)
+    reason = f"unknown operation {where(node)}"
+    if rule is not None:
+        try:
+            flow.axes[node] = rule.axes(Call.of(flow, node))
+            return
+        except Exception as error:
+            # A user's network must not fail over an overload or arguments that a rule was not written for.
+            reason = f"the rule for {where(node)} does not cover its arguments ({type(error).__name__}: {error})"
+    shape = node.meta.get("shape")
+    flow.axes[node] = [() for _ in shape] if isinstance(shape, list) else ()
+    frozen = [_freeze(flow, each, reason) for each in node.all_input_nodes]
+    if any(frozen):
+        flow.unknown[node] = reason
+
+
+def _settle(flow: Flow) -> None:
+    """Tie what lies on several axes jointly until every tensor can be cut along one of them.
+
+    Of several ways the one is taken that leaves most units.
+    """
+    again = True
+    while again:
+        again = False
+        for node in flow.axes:
+            for factor in flow.factors(node):
+                if len(factor.dims) < 2 or len(varies := factor.varies(flow.atoms)) < 2:
+                    continue
+                again = True
+                best = max(varies, key=lambda dim: _left(flow, factor, dim))
+                tie_along(flow.atoms, factor, [dim for dim in factor.dims if dim != best])
+
+
+def _left(flow: Flow, factor: Factor, dim: int) -> int:
+    """How many units are left along an axis when all others are tied: the parts of a graph of units."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    place = factor.dims.index(dim)
+    units, numbers = np.unique(flow.atoms.find(factor.labels), return_inverse=True)
+    numbers = np.moveaxis(numbers.reshape(factor.labels.shape), place, 0).reshape(factor.labels.shape[place], -1)
+    first = np.repeat(numbers[:, 0], numbers.shape[1])
+    graph = coo_array((np.ones(numbers.size), (first, numbers.reshape(-1))), shape=(len(units), len(units)))
+    return int(connected_components(graph, directed=False)[0])
+
+
+def _groups(network: fx.GraphModule, flow: Flow) -> tuple[tuple[Group, ...], dict[int, int]]:
+    """Put units of the same standing together: those that lie on the same axes of the same parameters, as often."""
+    lying: dict[int, Counter[tuple[str, int]]] = {}
+    for node in {str(node.target): node for node in flow.axes if node.op == "get_attr"}.values():
+        for factor in flow.factors(node):
+            for unit, times in zip(*np.unique(flow.atoms.find(factor.labels), return_counts=True), strict=True):
+                lying.setdefault(int(unit), Counter())[str(node.target), factor.dims[0]] = int(times)
+    reasons: dict[int, str] = {}
+    for labels, reason in flow.atoms.frozen:
+        for unit in np.unique(flow.atoms.find(labels)):
+            reasons.setdefault(int(unit), reason)
+    by: dict[tuple[tuple[tuple[tuple[str, int], int], ...], str], list[int]] = {}
+    for unit, places in sorted(lying.items()):
+        if any(place in flow.roles for place in places):
+            by.setdefault((tuple(sorted(places.items())), reasons.get(unit, "")), []).append(unit)
+    groups: list[Group] = []
+    unit_group: dict[int, int] = {}
+    for (lies, reason), units in by.items():
+        kinds: dict[str, list[tuple[str, int]]] = {"out": [], "in": [], "": []}
+        for place, times in lies:
+            kinds[flow.roles.get(place, "")].append((place[0], times))
+        alone = "a single unit" if len(units) == 1 else ""
+        unit_group |= dict.fromkeys(units, len(groups))
+        opened, read, follow = (tuple(kinds[kind]) for kind in ("out", "in", ""))
+        groups.append(Group(f"g{len(groups)}", len(units), np.array(units, dtype=np.int64), opened, read, follow, reason or alone))
+    return tuple(groups), unit_group
+
+
+def _kernels(flow: Flow, groups: tuple[Group, ...], unit_group: Mapping[int, int]) -> tuple[Kernel, ...]:
+    found = []
+    for each in flow.multiplications:
+        extents = {place: extent(flow, place[0], place[1], groups, unit_group) for place in each.axes}
+        roles = {flow.roles.get((str(node.target), dim)): extents[node, dim] for node, dim in each.axes if node.op == "get_attr"}
+        op, module = base_name(each.node.target), str(each.node.meta.get("module", ""))
+        sizes = tuple(extents.values())
+        found.append(Kernel(each.weight, each.node.name, op, module, each.count, sizes, roles.get("out"), roles.get("in")))
+    return tuple(found)
+
+
+def extent(flow: Flow, node: fx.Node, dim: int, groups: tuple[Group, ...], unit_group: Mapping[int, int]) -> Extent:
+    """The size of one axis as a function of the units kept."""
+    size = shape_of(node)[dim]
+    factor = on(flow.factors(node), dim)
+    if factor is None or factor.varies(flow.atoms) not in ((dim,), ()):
+        return Extent(size)
+    labels = np.moveaxis(factor.labels, factor.dims.index(dim), 0).reshape(size, -1)[:, 0]
+    counts: Counter[int] = Counter(unit_group.get(int(unit), -1) for unit in flow.atoms.find(labels))
+    free = [(groups[number], times) for number, times in counts.items() if number >= 0 and groups[number].searchable]
+    return Extent(size - sum(times for _, times in free), tuple((group.id, times // group.width) for group, times in free))
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> dict[str, str]:
+    """Names that a pattern of the user stands for: a parameter, a module, or a pattern with ``*``; each with the reason."""
+    from fnmatch import fnmatchcase
+
+    found = {}
+    for name in names:
+        for pattern in patterns:
+            if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") or fnmatchcase(name, f"{pattern}.*"):
+                found[name] = f"frozen by {pattern!r}"
+    return found
+
+
+def units(groups: Iterable[Group], kept: Mapping[str, npt.NDArray[np.integer]]) -> Labels:
+    """The internal numbers of all units that are removed."""
+    gone = [np.delete(group.units, kept[group.id]) for group in groups if group.id in kept]
+    return np.concatenate(gone) if gone else np.empty(0, dtype=np.int64)

@@ -1,0 +1,201 @@
+"""Proof that a cut network computes what the whole one computes when it ignores what was cut.
+
+Every proof is made on weights and statistics drawn anew, and each one is shown not to be vacuous: a deliberately wrong index, in one
+parameter of the group, has to be noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from .axes import Labels
+from .branches import Branch
+from .cut import Cut
+from .groups import Analysis, Group, units
+from .lively import lively
+from .masked import run_masked, staying
+from .run import execute
+
+TOLERANCE = 1e-5
+"""The largest difference that passes, relative to the largest output."""
+NOTICED = 10 * TOLERANCE
+"""The least difference that a wrong index has to make."""
+Kept = dict[str, Labels]
+
+
+@dataclass
+class Prover:
+    """Proves groups and branches of one network.
+
+    Args:
+        network: the whole network.
+        analysis: its groups.
+        inputs: example inputs.
+        rng: where randomness comes from.
+    """
+
+    network: fx.GraphModule
+    analysis: Analysis
+    inputs: tuple[torch.Tensor, ...]
+    rng: np.random.Generator
+
+    def __post_init__(self) -> None:
+        self.tensors = lively(self.network, self.inputs, self.rng)
+
+    def cut(self, kept: Mapping[str, Labels], branches: Mapping[str, str] | None = None) -> Cut:
+        """The cut that keeps these units of some groups, all of the others, and drops the branches of these additions."""
+        return Cut(self.network, self.analysis, units(self.analysis.groups, kept), branches, self.tensors)
+
+    def draw(self, groups: Sequence[Group]) -> Kept:
+        """Keep a random part of each group, neither nothing nor all."""
+        return {group.id: np.sort(self.rng.choice(group.width, int(self.rng.integers(1, group.width)), replace=False)) for group in groups}
+
+    def fault(self, cut: Cut) -> str:
+        """What is wrong with a cut network when it is compared with the masked one; empty where they agree."""
+        try:
+            found = distance(run_masked(cut, self.inputs, self.tensors), Replay(cut.build(), self.inputs).outputs)
+        except Exception as error:
+            # Whatever an operation says of arguments that do not fit each other.
+            return f"the cut network does not run ({type(error).__name__}: {_first_line(error)})"
+        return "" if found <= TOLERANCE else f"the cut network differs from the masked one by {found:.1g}"
+
+    def failing(self, items: Sequence[Group | Branch]) -> dict[str, str]:
+        """Groups and branches that cannot be cut, alone or together with others, each with what is wrong; found by halving."""
+        kept = self.draw([each for each in items if isinstance(each, Group)])
+        fault = self.fault(self.cut(kept, stays(each for each in items if isinstance(each, Branch)))) if items else ""
+        if not fault:
+            return {}
+        if len(items) == 1:
+            return {items[0].id: f"not proven: {fault}"}
+        half = len(items) // 2
+        parts = self.failing(items[:half]) | self.failing(items[half:])
+        return parts or {each.id: f"not proven: {fault}" for each in items[half:]}
+
+    def vacuous(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Groups in which a wrong index goes unnoticed, each with the largest difference that one made."""
+        kept = self.draw(groups)
+        right = self.cut(kept)
+        run = Replay(right.build(), self.inputs)
+        found = {}
+        for group in groups:
+            wrong = self.cut(kept | {group.id: np.sort((kept[group.id] + 1) % group.width)})
+            seen = 0.0
+            for name, _ in (*group.read, *group.opened, *group.follow):
+                seen = max(seen, self._noticed(run, right, wrong, name))
+                if seen >= NOTICED:
+                    break
+            if seen < NOTICED:
+                found[group.id] = seen
+        return found
+
+    def _noticed(self, run: Replay, right: Cut, wrong: Cut, name: str) -> float:
+        """The difference that the wrong cut of one parameter makes to the outputs."""
+        node = next(node for node in self.network.graph.nodes if node.op == "get_attr" and node.target == name)
+        changed = wrong.tensor(node)
+        if changed.shape != right.tensor(node).shape:
+            return 0.0
+        return distance(run.outputs, run.again({name: changed}))
+
+    def prove(self, branches: Sequence[Branch]) -> tuple[Analysis, tuple[Branch, ...]]:
+        """Prove all searchable groups and branches: all at once, then a random half of them; freeze those that fail.
+
+        Returns:
+            The analysis and the branches, with the reason at everything that had to be frozen.
+        """
+        reasons: dict[str, str] = {}
+        left: list[Group | Branch] = [*(group for group in self.analysis.groups if group.searchable), *branches]
+        for portion in (1.0, 0.5):
+            while found := self.failing([each for each in left if self.rng.random() < portion]):
+                reasons |= found
+                left = [each for each in left if each.id not in found]
+        groups = [each for each in left if isinstance(each, Group)]
+        for _ in range(2):
+            weak = self.vacuous(groups)
+            groups = [group for group in groups if group.id in weak]
+        reasons |= {group.id: f"not proven: a wrong index changes the outputs by {weak[group.id]:.1g} only" for group in groups}
+        reasons |= self.idle([each for each in left if isinstance(each, Branch)])
+        self.analysis = self.analysis.freeze(reasons)
+        return self.analysis, tuple(replace(branch, reason=reasons.get(branch.id, "")) for branch in branches)
+
+    def idle(self, branches: Sequence[Branch]) -> dict[str, str]:
+        """Branches whose removal makes no difference, so that nothing is proven by comparing, each with the reason."""
+        whole = Replay(self.network, self.inputs, self.tensors)
+        return {
+            branch.id: "not proven: removing it makes no difference"
+            for branch in branches
+            if distance(whole.outputs, whole.again({}, stays([branch]))) < NOTICED
+        }
+
+
+def stays(branches: Iterable[Branch]) -> dict[str, str]:
+    """The additions of some branches, each with the argument that is left when the branch is gone."""
+    return {branch.node: branch.stays for branch in branches}
+
+
+class Replay:
+    """A network that was run once, of which parts can be run again in another way.
+
+    Args:
+        network: the network.
+        inputs: for its placeholders.
+        tensors: tensors to use in place of the network's, by name.
+    """
+
+    def __init__(
+        self, network: fx.GraphModule, inputs: tuple[torch.Tensor, ...], tensors: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        self._network, self._inputs, self._tensors = network, inputs, tensors or {}
+        self._whole = any(_in_place(node) for node in network.graph.nodes)
+        self._values: dict[fx.Node, Any] = {}
+        self.outputs = self.again({})
+
+    def again(self, tensors: Mapping[str, torch.Tensor], branches: Mapping[str, str] | None = None) -> list[torch.Tensor]:
+        """The outputs with some tensors exchanged or branches removed; only what depends on them is computed."""
+        changed: set[fx.Node] = set()
+
+        def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if branches and node.name in branches:
+                changed.add(node)
+                return staying(node, args, branches)
+            if not changed.isdisjoint(node.all_input_nodes):
+                changed.add(node)
+                return NotImplemented
+            return NotImplemented if self._whole else self._values.get(node, NotImplemented)
+
+        def after(node: fx.Node, value: Any) -> Any:
+            if node.op == "get_attr" and node.target in tensors:
+                changed.add(node)
+            elif node not in changed:
+                self._values[node] = value
+            return value
+
+        return execute(self._network, self._inputs, compute=compute, after=after, tensors={**self._tensors, **tensors})
+
+
+def _in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def distance(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
+    """The largest difference between two lists of outputs, relative to the largest value of the first; infinite if they do not fit."""
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        if x.shape != y.shape:
+            return float("inf")
+        if not x.is_floating_point() or not x.numel():
+            continue
+        scale, found = float(x.abs().max()), float((x - y).abs().max())
+        if not np.isfinite(scale) or not np.isfinite(found):
+            return float("inf")
+        worst = max(worst, found / max(scale, 1e-12))
+    return worst

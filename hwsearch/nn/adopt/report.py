@@ -1,0 +1,100 @@
+"""What is searchable, what is frozen, and why: as data and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from .branches import Branch
+from .groups import Analysis, Extent, Group, Kernel
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report.
+
+    Attributes:
+        layer: the weights of a kernel, or the place of a branch.
+        op: what it is, for example ``"conv2d"``.
+        width: channels that the kernel makes.
+        group: the groups that these belong to.
+        macs: multiply-accumulates for one image.
+        searchable: whether any of these may change.
+        why: the reasons where something is frozen.
+    """
+
+    layer: str
+    op: str
+    width: int
+    group: str
+    macs: float
+    searchable: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows for all kernels with weights and all branches.
+
+    Attributes:
+        rows: in the order of the network.
+        macs: multiply-accumulates of the whole network for one image.
+        share: the part of them in kernels of which the width that they make or the one that they read is searchable.
+        unknown: what no rule covers and therefore froze something, each with its line of source.
+    """
+
+    rows: tuple[Row, ...]
+    macs: float
+    share: float
+    unknown: tuple[str, ...]
+
+    def _table(self) -> list[tuple[str, ...]]:
+        """The rows in words, the heading first."""
+        states = ("frozen", "searchable")
+        lines = [(row.layer, row.op, str(row.width or ""), row.group, states[row.searchable], row.why) for row in self.rows]
+        return [("layer", "op", "width", "group", "", "why"), *lines]
+
+    def _below(self) -> list[str]:
+        """What is said below the table."""
+        share = f"{100 * self.share:.0f} % of {self.macs / 1e6:.1f} MMACs are in kernels whose widths are searchable."
+        return [share, *(f"Frozen: {each}." for each in self.unknown)]
+
+    def __str__(self) -> str:
+        table = self._table()
+        sizes = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.ljust(size) for cell, size in zip(line, sizes, strict=True)).rstrip() for line in table]
+        return "\n".join([*lines, *self._below()])
+
+    def _repr_html_(self) -> str:
+        """The table as a notebook shows it."""
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in self._table())
+        return f"<table>{rows}</table>{''.join(f'<p>{escape(line)}</p>' for line in self._below())}"
+
+
+def make_report(analysis: Analysis, branches: tuple[Branch, ...]) -> Report:
+    """The report of an analysis."""
+    by = {group.id: group for group in analysis.groups}
+    widths = {group.id: group.width for group in analysis.groups}
+    opened: dict[str, list[Group]] = {}
+    for group in analysis.groups:
+        for name, _ in group.opened:
+            opened.setdefault(name, []).append(group)
+    rows = []
+    for kernel in analysis.kernels:
+        if kernel.name and kernel.out is not None:
+            made = opened.get(kernel.name, [])
+            why = "; ".join(dict.fromkeys(group.reason for group in made if group.reason))
+            free = any(group.searchable for group in made)
+            names = ", ".join(group.id for group in made)
+            rows.append(Row(kernel.name, kernel.op, kernel.out(widths), names, kernel.macs(widths), free, why))
+    rows += [Row(branch.module or branch.node, "branch", 0, branch.id, 0.0, branch.searchable, branch.reason) for branch in branches]
+    total = sum(kernel.macs(widths) for kernel in analysis.kernels)
+    free_macs = sum(kernel.macs(widths) for kernel in analysis.kernels if _free(kernel, by))
+    unknown = tuple(dict.fromkeys(analysis.flow.unknown.values()))
+    return Report(tuple(rows), total, free_macs / total if total else 0.0, unknown)
+
+
+def _free(kernel: Kernel, by: dict[str, Group]) -> bool:
+    """Whether the width that a kernel makes or reads is searchable."""
+    extents: tuple[Extent | None, ...] = (kernel.out, kernel.into) if kernel.name else kernel.extents
+    return any(by[group].searchable for each in extents if each is not None for group, _ in each.parts)

@@ -1,0 +1,57 @@
+"""What lies on the axes of a result whose inputs are broadcast against each other."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from ..axes import Axes, Factor, on, tie_along
+from .base import Flow, shape_of, where
+
+_FIXED = "it meets values of fixed size"
+
+
+def merge(flow: Flow, node: fx.Node, inputs: list[fx.Node]) -> Axes:
+    """What lies on a result whose inputs are broadcast against each other and combined value by value."""
+    rank = max((len(shape_of(each)) for each in inputs), default=0)
+    result: Axes = ()
+    sizes = [1] * rank
+    for each in inputs:
+        shape = shape_of(each)
+        shift = rank - len(shape)
+        moved = tuple(Factor(tuple(dim + shift for dim in factor.dims), factor.labels) for factor in flow.factors(each))
+        padded = [1] * shift + list(shape)
+        result = broadcast(flow, node, (result, sizes), (moved, padded))
+        sizes = [max(a, b) for a, b in zip(sizes, padded, strict=True)]
+    return result
+
+
+def broadcast(flow: Flow, node: fx.Node, first: tuple[Axes, list[int]], second: tuple[Axes, list[int]]) -> Axes:
+    """The same for two inputs of equal rank, each with its sizes."""
+    a, b = _settle(flow, node, first, second), _settle(flow, node, second, first)
+    result = list(a)
+    for factor in b:
+        overlapping = [each for each in result if set(each.dims) & set(factor.dims)]
+        dims = tuple(sorted({dim for each in (factor, *overlapping) for dim in each.dims}))
+        for each in overlapping:
+            flow.atoms.tie(each.over(dims), factor.over(dims))
+            result.remove(each)
+        result.append(factor if not overlapping else max((factor, *overlapping), key=lambda each: len(each.dims)))
+        if overlapping and set(result[-1].dims) != set(dims):
+            # They overlap in part: what is tied over all of these axes is one unit on the axes that they share.
+            shared = set.intersection(*(set(each.dims) for each in (factor, *overlapping)))
+            reduced = tie_along(flow.atoms, result.pop(), [dim for dim in factor.dims if dim not in shared]) if shared else None
+            result += [reduced] if reduced else []
+    return tuple(result)
+
+
+def _settle(flow: Flow, node: fx.Node, mine: tuple[Axes, list[int]], other: tuple[Axes, list[int]]) -> Axes:
+    """Tie over the axes along which the other side has values of fixed size."""
+    kept = []
+    for factor in mine[0]:
+        fixed = [dim for dim in factor.dims if other[1][dim] > 1 and on(other[0], dim) is None]
+        reduced = tie_along(flow.atoms, factor, fixed) if fixed else factor
+        if reduced is None:
+            flow.atoms.freeze(factor.labels, f"{_FIXED} ({where(node)})")
+        else:
+            kept.append(reduced)
+    return tuple(kept)

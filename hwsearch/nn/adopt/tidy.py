@@ -1,0 +1,217 @@
+"""A captured graph made plain: no operations in place, no dropout, constants computed once, shuffles as one operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from .lines import source_line
+from .rules.base import base_name, bound, shape_of
+from .run import execute
+from .state import get
+
+aten = torch.ops.aten
+_DROPOUT = ("dropout", "feature_dropout", "alpha_dropout")
+_MOVES = ("view", "reshape", "_unsafe_view", "transpose", "permute", "contiguous", "clone", "flatten", "unflatten", "swapaxes")
+
+
+def tidy(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    """Bring a captured graph into the form that rules and rewriting expect, and note shapes and source lines at every node."""
+    for node in network.graph.find_nodes(op="placeholder"):
+        node.meta["given"] = isinstance(node.meta.get("val"), torch.Tensor)
+    _drop(network)
+    _out_of_place(network)
+    _fold(network)
+    _note(network, inputs)
+    _shuffles(network)
+    network.graph.eliminate_dead_code()
+    _note(network, inputs)
+    for node in network.graph.nodes:
+        node.meta = {key: node.meta[key] for key in ("shape", "constant", "given") if key in node.meta} | {
+            "line": source_line(node),
+            "module": _module(node),
+        }
+    network.recompile()
+    return network
+
+
+def _module(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _note(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Record the sizes of every result."""
+
+    def note(node: fx.Node, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            node.meta["shape"] = tuple(value.shape)
+        elif isinstance(value, list | tuple) and value and all(isinstance(each, torch.Tensor) for each in value):
+            node.meta["shape"] = [tuple(each.shape) for each in value]
+        elif isinstance(value, int):
+            node.meta["number"] = value
+        return value
+
+    execute(network, inputs, after=note)
+
+
+def _drop(network: fx.GraphModule) -> None:
+    """Remove checks and what does nothing in evaluation."""
+    for node in list(network.graph.nodes):
+        if node.op == "call_module" or (node.op == "call_function" and "assert" in str(node.target)):
+            node.replace_all_uses_with(None)
+            network.graph.erase_node(node)
+        elif isinstance(node.target, torch._ops.OpOverload) and base_name(node.target) in _DROPOUT and not bound(node)["train"]:
+            node.replace_all_uses_with(node.args[0])
+            network.graph.erase_node(node)
+
+
+def _aliases(node: fx.Node) -> bool:
+    """Whether a result shares memory with an argument without being it."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return node.op == "call_function"
+    return any(each.alias_info is not None and not each.alias_info.is_write for each in target._schema.returns) or base_name(target) in (
+        "reshape",
+        "contiguous",
+        "flatten",
+        "to",
+    )
+
+
+def _out_of_place(network: fx.GraphModule) -> None:
+    """Replace operations in place by those that make a new tensor, wherever no view of the old one exists."""
+    for node in list(network.graph.nodes):
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or not target._schema.name.endswith("_") or target._schema.name.endswith("__"):
+            continue
+        first = node.args[0]
+        packet = getattr(aten, base_name(target), None)
+        plain = getattr(packet, target._overloadname, None)
+        if plain is None or _aliases(first) or first.op != "call_function" or any(_aliases(user) for user in first.users):
+            continue
+        node.target = plain
+        order = {each: place for place, each in enumerate(network.graph.nodes)}
+        first.replace_all_uses_with(node, delete_user_cb=lambda user, node=node, order=order: order[user] > order[node])
+
+
+def _fold(network: fx.GraphModule) -> None:
+    """Compute once what depends neither on inputs nor on weights."""
+    constant: set[fx.Node] = set()
+    for node in network.graph.nodes:
+        if node.op == "get_attr":
+            if str(node.target).startswith(("lifted_tensor", "_tensor_constant")):
+                constant.add(node)
+        elif node.op == "call_function":
+            tensors = [each for each in node.all_input_nodes if not _is_made(node, each)]
+            if all(each in constant for each in tensors) and (tensors or _is_made(node)):
+                constant.add(node)
+            elif isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args[0] in constant:
+                return
+    made: dict[fx.Node, torch.Tensor] = {}
+    wanted = [node for node in constant if node.op != "get_attr" and any(user not in constant for user in node.users)]
+    if not wanted:
+        return
+    values = _values(network, constant)
+    for node in wanted:
+        value = values[node]
+        if isinstance(value, torch.Tensor):
+            made[node] = value
+    for number, (node, value) in enumerate(made.items()):
+        name = f"_constant_{number}"
+        network.register_buffer(name, value.clone())
+        with network.graph.inserting_before(node):
+            fresh = network.graph.get_attr(name)
+        node.replace_all_uses_with(fresh, delete_user_cb=lambda user: user not in constant)
+        fresh.meta["constant"] = value.clone()
+    for node in reversed(list(network.graph.nodes)):
+        if node in constant and not node.users:
+            network.graph.erase_node(node)
+
+
+def _is_made(node: fx.Node, source: fx.Node | None = None) -> bool:
+    """Whether a node makes a tensor of one value, of whose sizes none comes from another node; ``source`` gives only its type."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    name = base_name(node.target)
+    if name not in ("new_zeros", "new_ones", "new_full", "zeros", "ones", "full", "arange", "linspace", "scalar_tensor", "eye"):
+        return False
+    sizes = bound(node).get("size", [])
+    if any(isinstance(each, fx.Node) for each in sizes):
+        return False
+    return source is None or (name.startswith("new_") and source is node.args[0])
+
+
+def _values(network: fx.GraphModule, nodes: set[fx.Node]) -> dict[fx.Node, Any]:
+    """Run a part of the graph that needs no inputs."""
+    env: dict[fx.Node, Any] = {}
+    for node in network.graph.nodes:
+        if node not in nodes:
+            continue
+        if node.op == "get_attr":
+            env[node] = get(network, str(node.target)).clone()
+        else:
+            args = fx.map_arg(node.args, lambda each: env[each] if each in env else torch.zeros(()))
+            env[node] = node.target(*args, **fx.map_arg(node.kwargs, lambda each: env[each]))
+    return env
+
+
+def _shuffles(network: fx.GraphModule) -> None:
+    """Replace views and permutations that together only reorder one axis by a selection along that axis."""
+    number = 0
+    for node in list(network.graph.nodes):
+        if _name(node) not in _MOVES or not shape_of(node.args[0]):
+            continue
+        chain = [node]
+        while len(chain[-1].users) == 1 and _name(next(iter(chain[-1].users))) in _MOVES and len(chain) < 6:
+            chain.append(next(iter(chain[-1].users)))
+            found = _reorders(chain)
+            if found is None:
+                continue
+            dim, places = found
+            name = f"_shuffle_{number}"
+            number += 1
+            network.register_buffer(name, torch.from_numpy(places))
+            with network.graph.inserting_after(chain[-1]):
+                index = network.graph.get_attr(name)
+            with network.graph.inserting_after(index):
+                picked = network.graph.call_function(aten.index_select.default, (node.args[0], dim, index))
+            index.meta["constant"] = torch.from_numpy(places)
+            picked.meta = dict(chain[-1].meta)
+            chain[-1].replace_all_uses_with(picked)
+            for each in reversed(chain):
+                network.graph.erase_node(each)
+            break
+
+
+def _name(node: Any) -> str:
+    return base_name(node.target) if isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def _reorders(chain: list[fx.Node]) -> tuple[int, Any] | None:
+    """The axis and the order, where a chain of moves only reorders one axis."""
+    start = chain[0].args[0]
+    shape = shape_of(start)
+    names = [_name(each) for each in chain]
+    if shape_of(chain[-1]) != shape or not {"transpose", "permute", "swapaxes"} & set(names) or len(shape) < 2:
+        return None
+    before = torch.arange(int(np.prod(shape)), dtype=torch.int32).reshape(shape)
+    value: Any = before
+    for each in chain:
+        args = fx.map_arg(each.args[1:], lambda node: node.meta["number"])
+        move: Any = each.target
+        value = move(value, *args, **each.kwargs)
+    for dim in range(1, len(shape)):
+        stride = int(np.prod(shape[dim + 1 :]))
+        places = value.select(0, 0)
+        for _ in range(dim - 1):
+            places = places.select(0, 0)
+        while places.ndim > 1:
+            places = places.select(1, 0)
+        places = places // stride
+        if int(places.max()) < shape[dim] and torch.equal(before.index_select(dim, places), value):
+            return (dim, places.numpy().astype(np.int64)) if not torch.equal(before, value) else None
+    return None

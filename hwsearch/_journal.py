@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ._reading import check_header
+from ._reading import check_header, guarded
 from ._store import Journal, PathLike
 from .device import Device, Protocol
 from .errors import CorruptFile, WrongDevice, WrongSpace
@@ -44,8 +44,8 @@ def resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]
         WrongSpace: it measures another space.
         CorruptFile, NewerVersion: it is no such journal.
     """
-    records = iter(journal)
-    first = next(records, None)
+    records = journal.numbered()
+    _, first = next(records, (1, None))
     if first is None:
         journal.append(header)
         return
@@ -61,7 +61,40 @@ def resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]
     if found["fingerprint"] != header["fingerprint"]:
         other = f"not of {header['space']!r}" if found["space"] != header["space"] else "with other blocks, or restricted otherwise"
         raise WrongSpace(f"{journal.path} is an unfinished run of {found['space']!r}, {other}. {hint}.")
-    yield from records
+    for number, record in records:
+        yield check_round(record, f"{journal.path}, line {number}")
+
+
+def check_round(record: Any, where: str) -> dict[str, Any]:
+    """Check one round: what it measured, and what could not be built.
+
+    Args:
+        record: JSON data, of any program.
+        where: its file and line, for the message.
+
+    Raises:
+        CorruptFile: it is no round, or holds impossible readings; the message says which.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("times"), dict):
+        raise CorruptFile(f'{where} is not a round: {{"round": 1, "times": {{"NAME": [latency_ms, sentinel_ms], ...}}}} was expected.')
+    number = record.get("round")
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise CorruptFile(f"{where}: its round is {number!r}; a whole number of at least 1 was expected.")
+    for name, reading in record["times"].items():
+        if not isinstance(reading, list) or len(reading) not in (2, 3):
+            raise CorruptFile(
+                f"{where}: the reading of {name!r} is {reading!r}; [latency_ms, sentinel_ms] or these and energy_mj was expected."
+            )
+        for value, what in zip(reading, ("latency_ms", "sentinel_ms", "energy_mj"), strict=False):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise CorruptFile(f"{where}: {what} of {name!r} is {value!r}; a number above 0 was expected.")
+    failed = record.get("failed", {})
+    if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
+        raise CorruptFile(f"{where}: what failed is {failed!r}; names and why they failed were expected.")
+    seconds = record.get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        raise CorruptFile(f"{where}: its seconds are {seconds!r}; a number of at least 0 was expected.")
+    return record
 
 
 def read_header(record: object, path: PathLike) -> tuple[dict[str, Any], Device, Protocol]:
@@ -71,12 +104,10 @@ def read_header(record: object, path: PathLike) -> tuple[dict[str, Any], Device,
         CorruptFile, NewerVersion: it is no such journal.
     """
     found = check_header(record, format=FORMAT, version=VERSION, path=path)
-    try:
+    if missing := [key for key in ("device", "protocol", "space", "fingerprint", "seed") if key not in found]:
+        raise CorruptFile(f"{path} does not begin as a journal does: its first line lacks {', '.join(missing)}.")
+    with guarded(path, "journal of profiling"):
         device, protocol = Device(**found["device"]), Protocol(**found["protocol"])
-        if not {"space", "fingerprint", "seed"} <= set(found):
-            raise KeyError("space")
-    except (KeyError, TypeError) as error:
-        raise CorruptFile(f"{path} does not begin as a journal does ({error}). Delete it.") from error
     return found, device, protocol
 
 

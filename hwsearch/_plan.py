@@ -18,7 +18,7 @@ from .backends import Backend, Session
 from .backends.base import check_fit
 from .blocks import Block
 from .device import Check, Row
-from .errors import BuildFailed, InvalidInput, Unsupported, check_count, check_seed
+from .errors import BuildFailed, FileError, InvalidInput, Unsupported, check_count, check_seed
 from .rounds import Open, Rounds, difference, period_of, sentinel_of
 from .space import SearchSpace
 from .table import Calibration, LatencyTable
@@ -77,7 +77,7 @@ def part_of(space: SearchSpace) -> str:
 
 def networks_of(space: SearchSpace, backend: Backend, checks: int, fits: int, seed: int) -> dict[Network, str]:
     """Random different networks -> role; see :func:`profile`."""
-    if checks < FEWEST_CHECKS:
+    if check_count("checks", checks, least=0) < FEWEST_CHECKS:
         raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
     check_count("fits", fits, least=0)
     networks = _draw(space, backend, fits, checks, seed)
@@ -164,6 +164,14 @@ class Run:
         rounds = self._known(journal)
         if rounds.pending() and self.backend.fill(journal, self.header, self.networks, self.sentinel, advance):
             rounds, advance = self._known(journal), lambda done: None
+        if not self.backend.here and (lacking := rounds.pending()):
+            had, fewest, most = len(rounds.readings[lacking[0]]), rounds.protocol.min_rounds, rounds.protocol.max_rounds
+            strangers = f" Its journal has names of no network, such as {min(rounds.strangers)!r}." if rounds.strangers else ""
+            raise FileError(
+                f"{self.before.device.name} has not finished: {len(lacking)} of {len(rounds.things)} networks lack rounds. {lacking[0]!r} "
+                f"has {had}; it needs {fewest} in calm moments that agree, or {most} of any kind.{strangers} Run there again: python "
+                "run.pyz (it goes on where it was)"
+            )
         rounds.finish(journal.append, advance)
         return rounds
 

@@ -87,7 +87,8 @@ def write_arrays(path: PathLike, header: dict[str, Any], arrays: Mapping[str, np
 class Journal:
     """An append-only file of JSON lines: what was appended stays, whatever happens to the process.
 
-    A line that a killed writer left unfinished is dropped, both when reading and when appending again.
+    A line that a killed writer left unfinished is dropped, both when reading and when appending again. Of a journal that another program
+    wrote the last line counts without a line end too, and empty lines do not.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -97,11 +98,17 @@ class Journal:
         self.path = Path(path)
 
     def __iter__(self) -> Iterator[Any]:
+        for _, record in self.numbered():
+            yield record
+
+    def numbered(self) -> Iterator[tuple[int, Any]]:
+        """The records with the numbers of their lines, from 1."""
         if not self.path.exists():
             return
-        lines = read_bytes(self.path, "journal").split(b"\n")
-        for number, line in enumerate(lines[:-1], start=1):
-            yield parse_json(line, f"{self.path}, line {number}")
+        *lines, last = read_bytes(self.path, "journal").split(b"\n")
+        for number, line in enumerate([*lines, last] if _is_record(last) else lines, start=1):
+            if line.strip():
+                yield number, parse_json(line, f"{self.path}, line {number}")
 
     def append(self, record: object) -> None:
         """Add one record and wait until it is on disk.
@@ -118,7 +125,11 @@ class Journal:
             end = file.seek(0, os.SEEK_END)
             whole = self._whole_lines(file, end)
             if whole != end:
-                file.truncate(whole)
+                file.seek(whole)
+                if _is_record(file.read()):
+                    line = b"\n" + line
+                else:
+                    file.truncate(whole)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -138,3 +149,11 @@ class Journal:
     def remove(self) -> None:
         """Delete the file, where it exists."""
         self.path.unlink(missing_ok=True)
+
+
+def _is_record(line: bytes) -> bool:
+    """Whether a line without an end is a record, be it a wrong one, and not the beginning of one."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -18,20 +18,24 @@ from typing import Any
 import msgspec
 
 from . import _board
-from ._journal import read_header
+from ._journal import check_round, read_header
 from ._plan import part_of, plan
 from ._progress import progress as progress_bar
+from ._reading import guarded
 from ._store import Journal, PathLike, write_atomic
+from ._table_file import ENERGIES
 from .backends import Backend, Session, load_backend
 from .backends.base import Network
 from .blocks import Block
 from .device import Device
-from .errors import FileError, WrongSpace
+from .errors import CorruptFile, FileError, WrongSpace
 from .profile import check_protocol, profile, protocol_of
 from .space import SearchSpace
 from .spaces import load_space
 from .table import LatencyTable
 
+_OF_JOBS = ("backend", "options", "energy", "protocol", "checks", "fits", "seed", "blocks")
+"""What a journal of a board begins with, beside what every journal of profiling does."""
 _UNKNOWN = Device("the board", "cpu", "unknown", "unknown", "unknown")
 """What is known of a board before it has told."""
 _MAIN = b"""import sys
@@ -206,6 +210,7 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
 
     Raises:
         FileError: no results there, or the board has not finished.
+        CorruptFile: the journal, which another program may have written, is not as documented; the message names the line.
         WrongSpace: they are of another space.
         WrongDevice: ``out`` was measured on another device or by another protocol.
     """
@@ -214,31 +219,34 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     path = next((place / "journal.jsonl" for place in (folder, folder / _board.RESULTS) if (place / "journal.jsonl").exists()), None)
     if path is None:
         raise FileError(f"There is no journal.jsonl in {folder}. Run python run.pyz on the board, and bring its folder {_board.RESULTS}.")
-    records = list(Journal(path))
+    records = list(Journal(path).numbered())
     if not records:
         raise FileError(f"{path} is empty: the board has not begun. Run there: python run.pyz")
-    header, device, _ = read_header(records[0], path)
+    header, device, _ = read_header(records[0][1], path)
+    if missing := [key for key in _OF_JOBS if key not in header]:
+        raise CorruptFile(
+            f"{path}, line {records[0][0]}: {', '.join(missing)} is missing. It is the part 'run' of plan.json with device and energy."
+        )
+    if header["energy"] not in ENERGIES:
+        raise CorruptFile(f"{path}, line {records[0][0]}: energy must be one of {', '.join(ENERGIES)}, not {header['energy']!r}.")
+    for number, record in records[1:]:
+        check_round(record, f"{path}, line {number}")
     if header["blocks"] is None and header["fingerprint"] != part_of(where):
         raise WrongSpace(f"{path} is of {header['space']!r} as it was when the jobs were emitted, not of {where.name!r}.")
     ours = Path(f"{os.fspath(out)}.partial.jsonl")
     theirs = path.read_bytes()
     if ours.exists() and not theirs.startswith(ours.read_bytes()):
         raise FileError(f"{ours} is an unfinished run of something else. Finish it, or name another table.")
+    with guarded(path, "journal of a board"):
+        runtime = load_backend(header["backend"], **header["options"])
+        asked = {key: header[key] for key in ("checks", "fits", "seed")} | {
+            key: header["protocol"][key] for key in ("precision", "max_rounds")
+        }
+        blocks = None if header["blocks"] is None else [Block.parse(key) for key in header["blocks"]]
+    board = Elsewhere(runtime, device, header["energy"], runtime.precisions)
     write_atomic(ours, theirs)
-    runtime = load_backend(header["backend"], **header["options"])
     try:
-        return profile(
-            where,
-            backend=Elsewhere(runtime, device, header["energy"], runtime.precisions),
-            out=out,
-            precision=header["protocol"]["precision"],
-            max_rounds=header["protocol"]["max_rounds"],
-            checks=header["checks"],
-            fits=header["fits"],
-            seed=header["seed"],
-            progress=False,
-            blocks=None if header["blocks"] is None else [Block.parse(key) for key in header["blocks"]],
-        )
+        return profile(where, backend=board, out=out, progress=False, blocks=blocks, **asked)
     except BaseException:
         ours.unlink(missing_ok=True)
         raise

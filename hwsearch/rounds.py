@@ -74,6 +74,7 @@ class Rounds:
     Attributes:
         readings: name -> all readings.
         failed: name -> why it could not be built.
+        strangers: names of readings that are of none of the things; they are left out.
         spent_s: seconds that all rounds took, those of earlier processes too.
     """
 
@@ -81,6 +82,7 @@ class Rounds:
         self.things, self.protocol, self.seed, self.period_s = dict(things), protocol, seed, period_s
         self.readings: dict[str, list[Reading]] = {name: [] for name in things}
         self.failed: dict[str, str] = {}
+        self.strangers: set[str] = set()
         self.number, self.spent_s = 0, 0.0
         self._reference: float | None = None
         self._open_sentinel = sentinel
@@ -96,6 +98,8 @@ class Rounds:
         for name, reading in record["times"].items():
             if name in self.readings:
                 self.readings[name].append(Reading(*reading))
+            else:
+                self.strangers.add(name)
 
     def run(self) -> dict[str, Any]:
         """Measure everything that is not finished once more.

@@ -50,6 +50,11 @@ class Precision:
         """The name of the same number format without sparsity."""
         return self.name.removesuffix(_SPARSE)
 
+    @property
+    def fineness(self) -> tuple[bool, int, int, bool, str]:
+        """Orders precisions by how much of a network they leave as it is: all weights before some, then more bits before fewer."""
+        return not self.sparse, self.weight_bits, self.activation_bits, not self.quantized, self.name
+
     @classmethod
     @cache
     def parse(cls, name: str) -> Precision:

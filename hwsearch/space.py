@@ -84,7 +84,8 @@ class Choice:
 
     Attributes:
         name: dotted, as users read it: ``"stage1.block1.mid"``.
-        values: at most 255 different values, in ascending order where they have one.
+        values: at most 255 different values. Where a gene of a space with slots has numbers, they ascend: its last value makes the largest
+            network. Precisions may come in any order.
         needs: ``None``, or ``(other, values)``: the gene counts only while the gene ``other`` has one of ``values``.
     """
 
@@ -163,7 +164,8 @@ class SearchSpace:
         costs: metrics that the space brings along as sums of tables, by name; see :meth:`from_tables`.
 
     Raises:
-        InvalidInput: two genes share a name, or a gene or slot refers to one that does not exist (or comes later).
+        InvalidInput: two genes share a name, a gene or slot refers to one that does not exist (or comes later), or the numbers that a gene
+            of a network may take do not ascend.
     """
 
     name: str
@@ -184,6 +186,12 @@ class SearchSpace:
                 for value in values:
                     self.choices[position[parent]].index(value)
             position[choice.name] = index
+            sizes = [value for value in choice.values if not isinstance(value, str)]
+            if self.slots and len(sizes) == len(choice.values) and sizes != sorted(sizes):
+                raise InvalidInput(
+                    f"Gene {choice.name!r} must list its values from small to large, not as {choice.values}: the largest network of a "
+                    "space has the last value of every gene."
+                )
         for slot in self.slots:
             for gene in slot.genes:
                 if gene not in position:

@@ -93,22 +93,21 @@ def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_floats_round_a_little_and_eight_bit_ones_are_refused() -> None:
-    def network(*precisions: str) -> tuple[Supernet, tuple[hwsearch.Block, ...]]:
+    def network(*precisions: str) -> tuple[Supernet, hwsearch.Architecture]:
         space = Chain("half", (8,), (8,), (Stage((1,), (8,), (8,)),), 10, precisions, channels=1).space()
-        supernet = Supernet(space)
-        return supernet, space.blocks(supernet.largest)
+        return Supernet(space), hwsearch.dense(space, precisions[-1])
 
     images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     errors = []
     for precision in ("fp32", "fp16", "bf16"):
-        supernet, blocks = network("fp32", precision) if precision != "fp32" else network("fp32")
-        plain = supernet.extract(supernet.largest, images)
+        supernet, rounded = network("fp32", precision) if precision != "fp32" else network("fp32")
+        plain = supernet.extract(rounded.genes, images)
         with torch.no_grad():
-            errors.append(float((deploy(plain, blocks, images)(images) - plain(images)).abs().max()))
+            errors.append(float((deploy(plain, rounded.blocks(), images)(images) - plain(images)).abs().max()))
     assert 10 * errors[0] < errors[1] < errors[2] < 0.05
-    supernet, blocks = network("fp8")
+    supernet, rounded = network("fp8")
     with pytest.raises(Unsupported, match="fp8"):
-        deploy(supernet.extract(supernet.largest, images), blocks, images)
+        deploy(supernet.extract(rounded.genes, images), rounded.blocks(), images)
 
 
 def test_a_whole_network_with_poolings_and_an_integer_classifier_is_what_its_file_computes(tmp_path: Path) -> None:

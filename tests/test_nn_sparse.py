@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import hwsearch
 from hwsearch.backends.onnxruntime import OnnxRuntime
 from hwsearch.chain import Chain, Stage
-from hwsearch.errors import Unsupported
-from hwsearch.nn import Recipe, Supernet, evaluate, load_data, train
+from hwsearch.errors import InvalidInput, Unsupported
+from hwsearch.nn import Phase, Recipe, Supernet, evaluate, load_data, train
+from hwsearch.nn.samples import floats, sampled
 from hwsearch.nn.sparse import DECAY, best_order, kept, mask, thin
 
 torch.set_num_threads(1)
@@ -119,3 +120,28 @@ def test_a_processor_without_sparse_kernels_refuses(tmp_path: Path) -> None:
     assert not [key for key in table.rows if "2:4" in key]
     found = hwsearch.search(space, device=table, predictor=lambda X: X.sum(axis=1) + np.zeros(len(X)), steps=3, progress=False).best
     assert not [value for value in found.values().values() if value == "int8-2:4"]
+
+
+@pytest.mark.parametrize("precisions", [("int8", "int8-2:4"), ("int8-2:4", "int8"), ("int4", "fp32", "int8-2:4", "int8")])
+def test_whatever_the_order_of_precisions_the_largest_network_teaches_with_all_its_weights(precisions: tuple[str, ...]) -> None:
+    space = Chain("sparse", (8,), (16,), (Stage((1, 2), (16, 24), (32,), 2),), 10, precisions, channels=1).space()
+    finest = "fp32" if "fp32" in precisions else "int8"
+    supernet = Supernet(space)
+    for row in (supernet.largest, supernet.smallest):
+        found = {value for name, value in space.decode(row).items() if name.endswith("precision") and name != "head.precision"}
+        assert found == {finest}
+    network = supernet.extract(supernet.largest, torch.randn(8, 1, 8, 8))
+    assert all((parameter != 0).any(dim=0).all() for parameter in network.parameters() if parameter.ndim == 4)
+    held = Phase(resolution=0, kernel=0, depth=0, width=0).restrict(space)
+    assert held.size == 1
+    assert np.array_equal(held.sample(1, np.random.default_rng(0))[0], supernet.largest)
+    corners = sampled(space, 4, 0)
+    assert {tuple(row) for row in floats(space, corners)} == {tuple(supernet.largest), tuple(supernet.smallest)}
+    assert len({tuple(row) for row in corners}) == 4, "at the coarsest precisions, too"
+
+
+def test_values_that_are_listed_from_large_to_small_are_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"'stage1.out' must list its values from small to large, not as \(32, 16\)"):
+        Chain("wide", (8,), (16,), (Stage((1, 2), (32, 16), (32,), 2),), 10, channels=1).space()
+    with pytest.raises(InvalidInput, match="'resolution' must list its values from small to large"):
+        hwsearch.load_space("resnet50", resolutions=(224, 128))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from ..blocks import Block
+from ..blocks import Block, Precision
 from ..errors import InvalidInput
-from ..space import Rows, SearchSpace, only
+from ..space import Choice, Rows, SearchSpace, only
 
 KINDS = ("resolution", "kernel", "depth", "width")
 """What genes may change of a network, in the order in which progressive shrinking frees it."""
@@ -51,7 +52,7 @@ class Phase:
     def restrict(self, space: SearchSpace) -> SearchSpace:
         """The space of the networks that may be trained in this phase.
 
-        Genes that change no shape, such as precisions, are held at their last value as long as others are held.
+        Genes that change no shape are held as long as others are held: precisions at the finest one, others at their last value.
         """
         down = [getattr(self, kind) for kind in KINDS]
         if min(down) == 1:
@@ -59,7 +60,7 @@ class Phase:
         reach = dict(zip(KINDS, down, strict=True))
         kept = [
             allowed[len(allowed) - 1 - math.ceil(reach.get(kind, 0.0) * (len(allowed) - 1)) :]
-            for kind, allowed in zip(kinds(space), space.allowed, strict=True)
+            for kind, allowed in zip(kinds(space), ordered(space), strict=True)
         ]
         return replace(space, allowed=tuple(kept))
 
@@ -94,13 +95,29 @@ def phases_for(phases: tuple[Phase, ...], space: SearchSpace) -> tuple[Phase, ..
 
 
 def corner(space: SearchSpace, end: int) -> Rows:
-    """The row with the first (0) or the last (-1) allowed value of every gene, shape ``(genes,)``."""
-    return only(space.canonical(np.array([[allowed[end] for allowed in space.allowed]], dtype=np.uint8)))
+    """The row with the first (0) or the last (-1) allowed value of every gene and the finest allowed precisions, shape ``(genes,)``.
+
+    Weights are trained in floating point, so what rounds least, and leaves no weight out, stands for them.
+    """
+    ends = [-1 if choice.is_precision else end for choice in space.choices]
+    return only(space.canonical(np.array([[allowed[at] for allowed, at in zip(ordered(space), ends, strict=True)]], dtype=np.uint8)))
+
+
+def ordered(space: SearchSpace) -> list[tuple[int, ...]]:
+    """The allowed values of each gene from the smallest to the largest, precisions from the coarsest to the finest whatever their order."""
+
+    def fineness(choice: Choice, index: int) -> tuple[bool, int, int, bool, str]:
+        return Precision.parse(str(choice.values[index])).fineness
+
+    return [
+        tuple(sorted(allowed, key=partial(fineness, choice))) if choice.is_precision else allowed
+        for choice, allowed in zip(space.choices, space.allowed, strict=True)
+    ]
 
 
 def kinds(space: SearchSpace) -> tuple[str, ...]:
     """What each gene changes of the largest network: one of :data:`KINDS`, or ``""`` where it changes no shape."""
-    largest = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
+    largest = corner(space, -1)
     whole = _shapes(space, largest)
     found = []
     for gene, allowed in enumerate(space.allowed):

@@ -22,6 +22,7 @@ from ..spaces import load_space
 from .data import load_data
 from .deploy import Deployed
 from .images import Data, same_data
+from .phases import ordered
 from .score import accuracy, deployed
 from .supernet import Supernet, load_supernet
 from .tune import tuned
@@ -230,15 +231,16 @@ def precisions(space: SearchSpace) -> npt.NDArray[np.bool_]:
 
 
 def floats(space: SearchSpace, X: Rows) -> Rows:
-    """The rows with every precision at its first value: the same row where the same network is meant in floating point."""
-    return space.canonical(np.where(precisions(space), np.uint8(0), X))
+    """The rows with every precision at its finest value: the same row where the same network is meant in floating point."""
+    finest = np.array([values[-1] for values in ordered(replace(space, allowed=()))], dtype=np.uint8)
+    return space.canonical(np.where(precisions(space), finest, X))
 
 
 def sampled(space: SearchSpace, samples: int, seed: int, floating: bool = False) -> Rows:
     """Different canonical rows: the corners of the space, then random ones, shape ``(at most samples, genes)``; as :func:`floats` if so."""
     rng = np.random.default_rng(seed)
-    ends = np.array([[allowed[0] for allowed in space.allowed], [allowed[-1] for allowed in space.allowed]], dtype=np.uint8)
-    corners = [np.where(precisions(space), ends[b], ends[a]).astype(np.uint8) for a in (0, 1) for b in (0, 1)]
+    ends = np.array([[values[end] for values in ordered(space)] for end in (0, -1)], dtype=np.uint8)
+    corners = [np.where(precisions(space), ends[b], ends[a]).astype(np.uint8) for a in (0, 1) for b in (1, 0)]
     X = space.canonical(np.array(corners))
     for _ in range(-(-4 * samples // _DRAWN) + 1):
         X = np.concatenate([X, space.sample(_DRAWN, rng)])

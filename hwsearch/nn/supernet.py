@@ -100,12 +100,12 @@ class Supernet(nn.Module):
 
     @property
     def largest(self) -> Rows:
-        """The row with the last allowed value of every gene, shape ``(genes,)``."""
+        """The row with the last allowed value of every gene and the finest precisions, shape ``(genes,)``."""
         return corner(self.space, -1)
 
     @property
     def smallest(self) -> Rows:
-        """The row with the first allowed value of every gene, shape ``(genes,)``."""
+        """The row with the first allowed value of every gene and the finest precisions, shape ``(genes,)``."""
         return corner(self.space, 0)
 
     def activate(self, row: npt.ArrayLike) -> None:

@@ -40,7 +40,7 @@ def search(
     executor: Executor | Callable[[], Executor] | None = None,
     verify: int = 0,
     supernet: _store.PathLike | Supernet | None = None,
-    data: str | tuple[str, _store.PathLike] | Data | None = None,
+    data: _store.PathLike | tuple[str, _store.PathLike] | Data | None = None,
     tolerance: Mapping[str, float] | None = None,
     rounds: int = 4,
     verifier: Verifier | None = None,

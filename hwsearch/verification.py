@@ -134,7 +134,7 @@ def asked(
     count: int,
     *,
     supernet: _store.PathLike | Supernet | None,
-    data: str | tuple[str, _store.PathLike] | Data | None,
+    data: _store.PathLike | tuple[str, _store.PathLike] | Data | None,
     tolerance: Mapping[str, float] | None,
     rounds: int,
     verifier: Verifier | None,

@@ -59,7 +59,7 @@ class OnHand:
         space: SearchSpace,
         *,
         supernet: PathLike | Supernet | None = None,
-        data: str | tuple[str, PathLike] | Data | None = None,
+        data: PathLike | tuple[str, PathLike] | Data | None = None,
         table: LatencyTable | None = None,
         backend: Backend | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hwsearch.errors import FileError, InvalidInput, UnknownName
-from hwsearch.nn import load_data, make_data
+from hwsearch.nn import Normalize, load_data, make_data, resize
 
 torch.set_num_threads(1)
 
@@ -54,6 +54,8 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         load_data("cifar10")
     with pytest.raises(FileError, match=r"Expected there: data_batch_1 .. data_batch_5"):
         load_data(("cifar10", tmp_path))
+    with pytest.raises(FileError, match="There is no folder .*cifra"):
+        load_data(tmp_path / "cifra")
     with pytest.raises(InvalidInput, match="no folder"):
         load_data("digits", tmp_path)
 
@@ -66,6 +68,60 @@ def test_own_images_of_a_wrong_shape_are_refused() -> None:
         make_data("own", good, good, (good[0], np.array([0, 1, 2, 4])))
     with pytest.raises(InvalidInput, match="training images must have the shape"):
         make_data("own", (good[0][0], good[1]), good, good)
+
+
+def test_tensors_are_taken_like_arrays() -> None:
+    pixels, labels = np.arange(128, dtype=np.uint8).reshape(2, 1, 8, 8), [0, 1]
+    ours, theirs = (pixels, labels), (torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int32))
+    assert make_data("own", theirs, theirs, ours).fingerprint == make_data("own", ours, ours, ours).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["arrays", "pair", "tensor", "loader", "none"])
+def test_what_is_no_data_is_refused_with_what_to_do(kind: str) -> None:
+    x, y = np.zeros((4, 1, 8, 8), dtype=np.uint8), np.arange(4)
+    pair = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    given = {
+        "arrays": ((x, y),) * 3,
+        "pair": (x, y),
+        "tensor": torch.from_numpy(x),
+        "loader": torch.utils.data.DataLoader(pair),
+        "none": None,
+    }
+    with pytest.raises(InvalidInput, match=r"make_data\('mine', \(images, labels\)"):
+        load_data(given[kind])
+    if kind != "pair":
+        with pytest.raises(InvalidInput, match="train must be two arrays, the images and their labels"):
+            make_data("own", given[kind], (x, y), (x, y))
+
+
+@pytest.mark.parametrize(
+    "labels", [[0.0, 0.5, 1.0, 2.0], [0.0, 1.0, np.nan, 2.0], [0.0, 1.0, 2.0, np.inf], ["a", "b", "c", "d"], [1j, 0, 1, 2]]
+)
+def test_labels_that_are_no_whole_numbers_are_refused_and_not_cut(labels: list[object]) -> None:
+    images = np.zeros((4, 1, 8, 8), dtype=np.uint8)
+    with pytest.raises(InvalidInput, match="train_y must be whole numbers"):
+        make_data("own", (images, np.array(labels)), (images, np.arange(4)), (images, np.arange(4)))
+    whole = make_data("own", *[(images, np.array([0.0, 1.0, 2.0, 3.0]))] * 3)
+    assert whole.train_y.tolist() == [0, 1, 2, 3]
+
+
+def test_oblong_images_are_refused_and_not_squeezed() -> None:
+    split = (np.zeros((4, 1, 8, 12), dtype=np.uint8), np.arange(4))
+    with pytest.raises(InvalidInput, match="train_x holds images that are 8 px high and 12 px wide.*crop or pad"):
+        make_data("own", split, split, split)
+    with pytest.raises(InvalidInput, match="8 px high and 12 px wide: crop or pad"):
+        resize(torch.zeros(1, 1, 8, 12), 8)
+
+
+def test_a_channel_that_never_changes_is_normalised_to_zero(rng: np.random.Generator) -> None:
+    images = rng.integers(0, 256, size=(64, 3, 8, 8), dtype=np.uint8)
+    images[:, 1] = 77
+    data = make_data("own", *[(images, np.arange(64) % 10)] * 3)
+    normal = data.normalize(data.train_x)
+    assert float(normal[:, 1].abs().max()) < 1e-6
+    assert float(normal[:, ::2].std()) == pytest.approx(1.0, abs=0.01)
+    with pytest.raises(InvalidInput, match="std positive"):
+        Normalize((0.5,), (0.0,))
 
 
 @pytest.mark.slow

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +14,9 @@ import torch
 from PIL import Image
 
 from hwsearch.chain import Chain, Stage
-from hwsearch.errors import FileError, InvalidInput
-from hwsearch.nn import Recipe, evaluate, folder_data, load_data, train
+from hwsearch.errors import CorruptFile, FileError, InvalidInput
+from hwsearch.nn import DamagedWarning, Recipe, evaluate, folder_data, load_data, train
+from hwsearch.nn.pictures import read_picture
 
 torch.set_num_threads(1)
 
@@ -70,7 +75,7 @@ def test_a_network_learns_from_a_folder_and_is_evaluated_on_it(folder: Path, tmp
 
 
 def test_folder_is_recognised_by_what_is_in_it(folder: Path) -> None:
-    assert load_data(str(folder)).name == "imagefolder"
+    assert load_data(str(folder)).name == load_data(folder).name == "imagefolder"
     assert load_data(("imagefolder", folder)).count("test") == 10
 
 
@@ -86,6 +91,123 @@ def test_what_is_missing_in_a_folder_is_named(folder: Path, tmp_path: Path) -> N
     Image.new("RGB", (8, 8)).save(tmp_path / "val" / "bright" / "0.png")
     with pytest.raises(FileError, match="val must hold the 2 classes"):
         folder_data(tmp_path)
+
+
+# -- files as they come ------------------------------------------------------------------------------------------------
+
+RAMP = np.linspace(0, 65535, 64).reshape(8, 8)
+"""Grey from black to white, in sixteen bits."""
+EIGHT = np.rint(RAMP / 257).astype(np.uint8)
+
+
+def _saved(path: Path, pixels: np.ndarray, **how: object) -> Path:
+    Image.fromarray(pixels).save(path, **how)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_are_scaled_to_eight_and_do_not_become_white(tmp_path: Path, name: str) -> None:
+    deep = np.asarray(read_picture(str(_saved(tmp_path / name, np.rint(RAMP).astype(np.uint16)))))
+    assert deep.shape == (8, 8, 3)
+    assert np.abs(deep.astype(int) - EIGHT[..., None]).max() <= 1
+    assert len(np.unique(deep)) == 64
+
+
+def test_sixteen_bits_in_the_other_order_and_with_white_as_zero_are_read_rightly(tmp_path: Path) -> None:
+    swapped = Image.frombytes("I;16B", (8, 8), np.rint(RAMP).astype(">u2").tobytes())
+    swapped.save(tmp_path / "big.tif")
+    assert np.abs(np.asarray(read_picture(str(tmp_path / "big.tif")))[..., 0].astype(int) - EIGHT).max() <= 1
+    inverted = _saved(tmp_path / "white.tif", np.rint(RAMP).astype(np.uint16), tiffinfo={262: 0})
+    assert np.abs(np.asarray(read_picture(str(inverted)))[..., 0].astype(int) - (255 - EIGHT)).max() <= 1
+
+
+def test_colours_of_eight_and_sixteen_bits_are_the_same(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.rint(np.stack([RAMP, RAMP[::-1], RAMP.T], axis=-1)).astype(np.uint16))
+    (tmp_path / "deep.png").write_bytes(_png(8, 8, 16, 2, rows))
+    found = np.asarray(read_picture(str(tmp_path / "deep.png"))).astype(int)
+    assert np.abs(found - np.stack([EIGHT, EIGHT[::-1], EIGHT.T], axis=-1)).max() <= 1
+    for mode in ("1", "L", "P", "RGBA", "LA", "CMYK"):
+        Image.fromarray(EIGHT).convert(mode).save(tmp_path / f"{mode}.tif")
+        assert np.asarray(read_picture(str(tmp_path / f"{mode}.tif"))).shape == (8, 8, 3)
+
+
+def _png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_numbers_without_a_known_white_are_refused_by_name(tmp_path: Path, kind: type) -> None:
+    path = _saved(tmp_path / "odd.tif", (RAMP / 65535 * 100).astype(kind))
+    with pytest.raises(CorruptFile, match=r"odd.tif.*how bright white is.*8 or 16 bits"):
+        read_picture(str(path))
+
+
+def test_classes_are_the_top_folders_whatever_lies_below(folder: Path, tmp_path: Path) -> None:
+    """As in Tiny-ImageNet, where the images of a class are in a folder of their own."""
+    for split, below in (("train", "images"), ("val", "")):
+        for name in ("bright", "dark"):
+            shutil.copytree(folder / split / name, tmp_path / split / name / below)
+    nested, flat = (folder_data(where, size=16, workers=0) for where in (tmp_path, folder))
+    assert nested.classes == flat.classes == 2
+    for split in ("train", "val", "test"):
+        labels = [[int(label) for _, label in data.items[split]] for data in (nested, flat)]
+        assert labels[0] == labels[1]
+        assert set(labels[0]) == {0, 1}
+
+
+def test_a_split_of_other_classes_is_refused(folder: Path, tmp_path: Path) -> None:
+    """As in Tiny-ImageNet, whose validation images all lie in one folder beside a list of their classes."""
+    shutil.copytree(folder / "train", tmp_path / "train")
+    shutil.copytree(folder / "val" / "dark", tmp_path / "val" / "images")
+    with pytest.raises(FileError, match="val must hold the 2 classes.*Only one of the two has 'bright', 'dark', 'images'"):
+        folder_data(tmp_path)
+
+
+@pytest.fixture
+def spoiled(folder: Path, tmp_path: Path) -> Path:
+    """The same folder with a file that is cut off, one that is empty, and one that is no image."""
+    shutil.copytree(folder, tmp_path / "spoiled")
+    dark = tmp_path / "spoiled" / "train" / "dark"
+    (dark / "3.png").write_bytes((dark / "3.png").read_bytes()[:400])
+    (dark / "5.png").write_bytes(b"")
+    (tmp_path / "spoiled" / "val" / "bright" / "1.png").write_text("<html>not found</html>")
+    return tmp_path / "spoiled"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_files_are_named_before_training_begins(spoiled: Path, tmp_path: Path, workers: int) -> None:
+    space = Chain("tiny", (8,), (8,), (Stage((1,), (8,), (8,), 2),), 2, ("fp32",)).space()
+    data = folder_data(spoiled, size=16, workers=workers)
+    with pytest.raises(
+        CorruptFile, match="(?s)^3 of 50 images cannot be read.*dark/3.png.*dark/5.png.*bright/1.png.*skip_damaged=True"
+    ) as found:
+        train(space, data=data, out=tmp_path / "tiny.safetensors", recipe=Recipe(epochs=1, batch=9), progress=False)
+    assert "Traceback" not in str(found.value)
+    assert not list(tmp_path.glob("tiny*")), "no step was made"
+    with pytest.raises(CorruptFile, match=r"^\S*bright/1.png is not a whole image"):
+        list(data.batches("test", 4))
+
+
+def test_damaged_files_are_left_out_and_listed_by_option(spoiled: Path, tmp_path: Path) -> None:
+    space = Chain("tiny", (8,), (8,), (Stage((1,), (8,), (8,), 2),), 2, ("fp32",)).space()
+    with pytest.warns(DamagedWarning, match="(?s)^3 damaged images are left out.*dark/3.png.*dark/5.png.*bright/1.png"):
+        data = folder_data(spoiled, size=16, workers=0, skip_damaged=True)
+    assert sum(map(len, data.items.values())) == 47
+    train(space, data=data, out=tmp_path / "tiny.safetensors", recipe=Recipe(epochs=1, batch=9), progress=False)
+
+
+def _first(folder: Path) -> list[int]:
+    return next(folder_data(folder, size=16, workers=2).batches("test", 4))[0].shape
+
+
+def test_a_folder_is_read_in_a_process_of_a_pool(folder: Path) -> None:
+    """Such processes are daemonic and may not start processes of their own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_first, (folder,)) == (4, 3, 16, 16)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ WIDTHS = (16, 32, 64)
 
 
 def cifar_resnet(
-    file: PathLike, *, data: str | tuple[str, PathLike] | Data | None = None, precisions: tuple[str, ...] = ("fp32", "int8")
+    file: PathLike, *, data: PathLike | tuple[str, PathLike] | Data | None = None, precisions: tuple[str, ...] = ("fp32", "int8")
 ) -> Supernet:
     """Read a trained ResNet-20, -32, -44, -56, -110 or any other of their kind for CIFAR-10.
 

@@ -14,7 +14,7 @@ from .deploy import Deployed, deploy  # noqa: E402
 from .export import export  # noqa: E402
 from .files import evaluate_file  # noqa: E402
 from .finish import finish  # noqa: E402
-from .folder import FolderData, folder_data  # noqa: E402
+from .folder import DamagedWarning, FolderData, folder_data  # noqa: E402
 from .images import Data, Normalize  # noqa: E402
 from .phases import PHASES, Phase  # noqa: E402
 from .plain import calibrate_bn, resize  # noqa: E402
@@ -32,6 +32,7 @@ __all__ = [
     "RECIPES",
     "ArrayData",
     "Coded",
+    "DamagedWarning",
     "Data",
     "Deployed",
     "FolderData",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from ..errors import InvalidInput
 from .images import SPLITS, Batch, Data, Index, Share, check_split
 
-Split = tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]
+Split = tuple[npt.ArrayLike | torch.Tensor, npt.ArrayLike | torch.Tensor]
+"""Images and labels."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class ArrayData(Data):
             if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] != len(self.mean):
                 raise InvalidInput(
                     f"Data {self.name!r}: {split}_x must be uint8 of shape (n, {len(self.mean)}, h, w), not {x.dtype} {tuple(x.shape)}."
+                )
+            if x.shape[2] != x.shape[3]:
+                raise InvalidInput(
+                    f"Data {self.name!r}: {split}_x holds images that are {x.shape[2]} px high and {x.shape[3]} px wide. Networks take "
+                    "square ones: crop or pad them."
                 )
             if y.dtype != torch.int64 or y.shape != x.shape[:1] or not len(y) or int(y.min()) < 0 or int(y.max()) >= self.classes:
                 raise InvalidInput(
@@ -130,22 +136,58 @@ def make_data(name: str, train: Split, val: Split, test: Split, *, shift: int = 
 
     Args:
         name: how the data is called in files.
-        train, val, test: ``uint8`` images of shape ``(n, channels, height, width)`` and their labels of shape ``(n,)``.
+        train, val, test: square ``uint8`` images of shape ``(n, channels, height, width)`` and their labels of shape ``(n,)``, whole
+            numbers from 0; each as a numpy array or a torch tensor.
         shift: augmentation moves an image by up to this many pixels.
         flip: whether augmentation may mirror an image.
+
+    Returns:
+        The data. A channel that is the same in all training images is shifted to zero and not scaled.
 
     Raises:
         InvalidInput: images or labels of the wrong type or shape.
     """
-    images, labels = train
-    if images.ndim != 4 or not len(images) or not len(labels):
+    tensors: dict[str, torch.Tensor] = {}
+    given: tuple[Any, ...] = (train, val, test)
+    for split, pair in zip(SPLITS, given, strict=True):
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InvalidInput(f"Data {name!r}: {split} must be two arrays, the images and their labels, not {type(pair).__name__}.")
+        x, what = _array(pair[0], f"{split}_x"), f"Data {name!r}: {split}"
+        if x.dtype != np.uint8:
+            raise InvalidInput(f"{what}_x must be uint8 of shape (n, channels, height, width), not {x.dtype} {x.shape}.")
+        tensors[f"{split}_x"] = torch.from_numpy(np.ascontiguousarray(x))
+        tensors[f"{split}_y"] = torch.from_numpy(_labels(_array(pair[1], f"{split}_y"), f"{what}_y"))
+    images, labels = tensors["train_x"].numpy(), tensors["train_y"]
+    if images.ndim != 4 or not images.size or not len(labels):
         raise InvalidInput(f"Data {name!r}: training images must have the shape (n, channels, height, width), not {images.shape}.")
     mean = images.mean(axis=(0, 2, 3), dtype=np.float64) / 255.0
     std = images.std(axis=(0, 2, 3), dtype=np.float64) / 255.0
-    tensors: dict[str, Any] = {
-        f"{split}_{letter}": torch.from_numpy(np.ascontiguousarray(array))
-        for split, (x, y) in zip(SPLITS, (train, val, test), strict=True)
-        for letter, array in (("x", x), ("y", y.astype(np.int64)))
-    }
+    std[images.min(axis=(0, 2, 3)) == images.max(axis=(0, 2, 3))] = 1.0
     classes = int(labels.max()) + 1
     return ArrayData(name, mean=tuple(mean.tolist()), std=tuple(std.tolist()), classes=classes, shift=shift, flip=flip, **tensors)
+
+
+def _array(given: npt.ArrayLike | torch.Tensor, what: str) -> npt.NDArray[Any]:
+    """An array or a tensor, wherever it is, as an array.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    try:
+        return given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{what} cannot be read as an array: {error}.") from error
+
+
+def _labels(given: npt.NDArray[Any], what: str) -> npt.NDArray[np.int64]:
+    """Labels as whole numbers.
+
+    Raises:
+        InvalidInput: they are others; nothing is rounded.
+    """
+    if given.dtype.kind not in "biuf":
+        raise InvalidInput(f"{what} must be whole numbers, one a class, not {given.dtype}.")
+    labels = given.astype(np.int64) if given.dtype.kind != "f" or np.isfinite(given).all() else None
+    if labels is None or not np.array_equal(labels, given):
+        raise InvalidInput(f"{what} must be whole numbers, one a class, and some are not; round them yourself where that is what you mean.")
+    return labels

@@ -23,7 +23,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def read(
-    file: PathLike, space_of: Callable[[int], SearchSpace], widths: Sequence[int], data: str | tuple[str, PathLike] | Data | None
+    file: PathLike, space_of: Callable[[int], SearchSpace], widths: Sequence[int], data: PathLike | tuple[str, PathLike] | Data | None
 ) -> Supernet:
     """Read a network; see :func:`hwsearch.interop.cifar_resnet`.
 

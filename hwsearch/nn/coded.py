@@ -113,7 +113,7 @@ def save_coded(
     weights: PathLike | Supernet,
     out: PathLike,
     bits: int | None = None,
-    data: str | tuple[str, PathLike] | Data | None = None,
+    data: PathLike | tuple[str, PathLike] | Data | None = None,
 ) -> Coded:
     """Write an architecture with its weights of the supernet as one coded file.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,25 +17,38 @@ from .images import Data
 from .vision import import_torchvision
 
 
-def load_data(data: str | tuple[str, PathLike] | Data, folder: PathLike | None = None) -> Data:
+def load_data(data: PathLike | tuple[str, PathLike] | Data, folder: PathLike | None = None) -> Data:
     """The images of that name; a :class:`Data` is handed back as it is.
 
     Args:
         data: ``"digits"`` (1,797 scanned digits of 8x8 px that come with scikit-learn), ``"cifar10"``, ``"imagefolder"``, or a name with
-            its folder as one tuple; or a folder, which is what it looks like.
+            its folder as one tuple; or a folder, which is what it looks like. Your own images become a :class:`Data` by
+            :func:`make_data`.
         folder: where the files are: for ``"cifar10"`` the folder that holds ``cifar-10-batches-py``, for ``"imagefolder"`` the one that
             holds ``train`` and ``val`` (see :func:`folder_data`).
 
     Raises:
         UnknownName: there are no images of that name.
+        InvalidInput: neither of these, such as arrays or a torch ``DataLoader``.
         FileError: the folder lacks the files.
         MissingDependency: scikit-learn or torchvision is not installed.
     """
     if isinstance(data, Data):
         return data
-    name, folder = (data, folder) if isinstance(data, str) else data
+    given: Any = data if isinstance(data, tuple) else (data, folder)
+    match given:
+        case (str() | os.PathLike() as place, str() | os.PathLike() | None as folder):
+            name = os.fspath(place)
+        case _:
+            raise InvalidInput(
+                f"data must be a name such as 'digits', a folder, a name with its folder, or a hwsearch.nn.Data, not "
+                f"{type(data).__name__}. Give your own arrays or tensors a name: hwsearch.nn.make_data('mine', (images, labels), (images, labels), (images, "
+                "labels)), for training, validation and test. Images of other kinds, as in a DataLoader, need a class of Data of their own."
+            )
     if name not in _LOADERS and folder is None and Path(name).is_dir():
         name, folder = ("cifar10" if (Path(name) / "cifar-10-batches-py").is_dir() else "imagefolder"), name
+    if name not in _LOADERS and isinstance(data, os.PathLike):
+        raise FileError(f"There is no folder {name}.")
     if name not in _LOADERS:
         raise UnknownName("data", name, _LOADERS)
     return _LOADERS[name](None if folder is None else Path(folder).expanduser())

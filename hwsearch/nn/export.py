@@ -39,7 +39,7 @@ def export(
     weights: PathLike | Supernet,
     out: PathLike,
     backend: str | Backend = "onnxruntime",
-    data: str | tuple[str, PathLike] | Data | None = None,
+    data: PathLike | tuple[str, PathLike] | Data | None = None,
     precision: str | None = None,
     how: Quantization | None = None,
     batch: int | Literal["open"] | None = None,

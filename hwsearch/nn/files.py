@@ -23,7 +23,7 @@ from .supernet import Supernet
 def evaluate_file(
     model: PathLike,
     *,
-    data: str | tuple[str, PathLike] | Data,
+    data: PathLike | tuple[str, PathLike] | Data,
     backend: str | Backend = "onnxruntime",
     split: str = "test",
     images: int | None = None,

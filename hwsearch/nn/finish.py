@@ -34,7 +34,7 @@ FINE = 0.25
 def finish(
     result: SearchResult | Architecture,
     *,
-    data: str | tuple[str, PathLike] | Data,
+    data: PathLike | tuple[str, PathLike] | Data,
     out: PathLike,
     weights: PathLike | Supernet | None = None,
     teacher: PathLike | Supernet | None = None,

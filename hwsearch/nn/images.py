@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
@@ -16,6 +17,7 @@ import torch
 
 from .._store import PathLike
 from ..errors import InvalidInput, UnknownName
+from .processes import ALONE, Processes
 
 SPLITS = ("train", "val", "test")
 
@@ -26,10 +28,17 @@ class Normalize:
 
     Attributes:
         mean, std: one number a channel, of pixels scaled to 0..1.
+
+    Raises:
+        InvalidInput: not as many of both, or a standard deviation that is not positive.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean + self.std)) or not all(std > 0 for std in self.std):
+            raise InvalidInput(f"mean and std must be as many finite numbers, and std positive, not {self.mean} and {self.std}.")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise ``uint8`` images of shape ``(n, c, h, w)``; ``float32`` of the same shape, channels last in memory."""
@@ -47,6 +56,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 class Data(ABC):
     """A labelled set of images in three splits: what training and evaluation ask of it.
+
+    The images are square, since networks resize them to a square: crop or pad others.
 
     Attributes:
         name: as users ask for it.
@@ -96,6 +107,17 @@ class Data(ABC):
         if normalize is not None:
             vars(other).update(mean=normalize.mean, std=normalize.std)
         return other
+
+    def check(self, team: Processes = ALONE, *, progress: bool = False) -> None:  # noqa: B027
+        """Look for images that cannot be read; asked for once before a training begins. By default there is nothing to look for.
+
+        Args:
+            team: the processes that train together; each may look at its share.
+            progress: show a bar with the time left.
+
+        Raises:
+            FileError: some cannot be read; the message names them.
+        """
 
     @abstractmethod
     def count(self, split: str) -> int:

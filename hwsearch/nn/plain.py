@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..blocks import Block
+from ..errors import InvalidInput
 from .graph import GraphBlock
 from .sparse import mask
 
@@ -31,7 +32,13 @@ class Resize(nn.Module):
 
 
 def resize(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize images of shape ``(n, c, h, w)`` to ``(n, c, size, size)``, px (bilinear, antialiased)."""
+    """Resize square images of shape ``(n, c, h, w)`` to ``(n, c, size, size)``, px (bilinear, antialiased).
+
+    Raises:
+        InvalidInput: the images are not square; they would be squeezed.
+    """
+    if x.shape[2] != x.shape[3]:
+        raise InvalidInput(f"Networks take square images, and these are {x.shape[2]} px high and {x.shape[3]} px wide: crop or pad them.")
     if tuple(x.shape[2:]) == (size, size):
         return x
     return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

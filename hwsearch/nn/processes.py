@@ -45,10 +45,14 @@ class Processes:
             dist.barrier()
 
 
+ALONE = Processes()
+"""One process that trains by itself."""
+
+
 def processes() -> Processes:
     """The processes that ``torchrun`` has started, joined at the first call; this one alone without it."""
     if not dist.is_available() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes()
+        return ALONE
     if not dist.is_initialized():
         where = accelerator()
         if where.type == "cuda":

@@ -56,7 +56,7 @@ class Scoring:
 
     space: SearchSpace
     weights: PathLike | Supernet
-    data: str | tuple[str, PathLike] | Data
+    data: PathLike | tuple[str, PathLike] | Data
     images: int
     floating: bool = False
     tuning: int = 0
@@ -110,7 +110,7 @@ def score_networks(
     X: npt.ArrayLike,
     *,
     weights: PathLike | Supernet,
-    data: str | tuple[str, PathLike] | Data,
+    data: PathLike | tuple[str, PathLike] | Data,
     out: PathLike,
     images: int = 2000,
     floating: bool = False,
@@ -191,7 +191,7 @@ def score_samples(
     space: str | SearchSpace,
     *,
     weights: PathLike | Supernet,
-    data: str | tuple[str, PathLike] | Data,
+    data: PathLike | tuple[str, PathLike] | Data,
     out: PathLike,
     samples: int = 300,
     images: int = 2000,
@@ -255,7 +255,7 @@ def fit_predictor(
     space: str | SearchSpace,
     *,
     weights: PathLike | Supernet,
-    data: str | tuple[str, PathLike] | Data,
+    data: PathLike | tuple[str, PathLike] | Data,
     out: PathLike,
     samples: int = 300,
     images: int = 2000,

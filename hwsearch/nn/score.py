@@ -61,7 +61,7 @@ def evaluate(
     architecture: Architecture,
     *,
     weights: PathLike | Supernet,
-    data: str | tuple[str, PathLike] | Data,
+    data: PathLike | tuple[str, PathLike] | Data,
     split: str = "test",
     images: int | None = None,
     how: Quantization | None = None,

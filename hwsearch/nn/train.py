@@ -32,7 +32,7 @@ _STATISTICS = 4096
 def train(
     space: str | SearchSpace,
     *,
-    data: str | tuple[str, PathLike] | Data,
+    data: PathLike | tuple[str, PathLike] | Data,
     out: PathLike,
     recipe: Recipe | Mapping[str, Any] | None = None,
     epochs: int | None = None,
@@ -140,6 +140,8 @@ def complete(
         same_arguments(done.facts, facts, out)
         partial.unlink(missing_ok=True)
         return done
+    if not partial.exists():
+        data.check(team, progress=progress)
     title = f"training {supernet.space.name}"
     learn(lesson, data, recipe, seed=seed, partial=partial, facts=facts, team=team, title=title, progress=progress)
     supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)

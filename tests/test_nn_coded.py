@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 from typer.testing import CliRunner
 
 import hwsearch
@@ -87,6 +88,29 @@ def test_weights_share_few_values_and_stay_near(bits: int, cout: int, each: int,
     before = np.abs(even[..., None] - spread).min(axis=-1)[weights != 0]
     after = (even - shared.values[shared.codes])[weights != 0]
     assert np.square(after).sum() <= np.square(before).sum() + 1e-4, "k-means is no worse than where it began"
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("kind", ["normal", "laplace", "heavy", "outliers", "groups"])
+def test_no_cluster_is_left_empty_and_the_error_is_that_of_scikit_learn(bits: int, kind: str) -> None:
+    rng = np.random.default_rng(bits)
+    x = {
+        "normal": lambda: rng.normal(size=6000),
+        "laplace": lambda: rng.laplace(size=6000),
+        "heavy": lambda: rng.standard_t(3, size=6000),
+        "outliers": lambda: np.append(rng.normal(size=6000), [30.0, -25.0]),
+        "groups": lambda: np.append(rng.normal(-3, 0.1, 3000), rng.normal(2, 1, 3000)),
+    }[kind]()
+    shared = share(x[None], bits)
+    assert len(np.unique(shared.codes)) == len(shared.values) == 2**bits
+    even = (x / shared.scale[0])[:, None]
+    other = KMeans(2**bits, n_init=1, random_state=0).fit(even)
+    assert np.square(shared.weights[0] / shared.scale[0] - even[:, 0]).sum() <= 1.02 * other.inertia_
+
+
+def test_as_few_weights_as_values_are_kept_as_they_are() -> None:
+    weights = np.array([[1.0, 1.0, 0.0, -2.0, 0.5]], dtype=np.float32)
+    assert np.allclose(share(weights, 2).weights, weights)
 
 
 def test_scales_of_channels_change_no_code() -> None:

@@ -42,8 +42,9 @@ def load_data(data: PathLike | tuple[str, PathLike] | Data, folder: PathLike | N
         case _:
             raise InvalidInput(
                 f"data must be a name such as 'digits', a folder, a name with its folder, or a hwsearch.nn.Data, not "
-                f"{type(data).__name__}. Give your own arrays or tensors a name: hwsearch.nn.make_data('mine', (images, labels), (images, labels), (images, "
-                "labels)), for training, validation and test. Images of other kinds, as in a DataLoader, need a class of Data of their own."
+                f"{type(data).__name__}. Give your own arrays or tensors a name: "
+                "hwsearch.nn.make_data('mine', (images, labels), (images, labels), (images, labels)), for training, validation and test. "
+                "Images of other kinds, as in a DataLoader, need a class of Data of their own."
             )
     if name not in _LOADERS and folder is None and Path(name).is_dir():
         name, folder = ("cifar10" if (Path(name) / "cifar-10-batches-py").is_dir() else "imagefolder"), name

@@ -254,6 +254,17 @@ def test_the_front_is_what_nothing_else_beats(digits: SearchSpace, roofline_tabl
     assert {tuple(p) for p in pairs[pareto(pairs[:, 0], pairs[:, 1])]} == {tuple(p) for p in pairs[nondominated(pairs)]}
 
 
+def test_the_front_of_three_costs_is_found_among_very_many(rng: np.random.Generator) -> None:
+    for values in (3, 40, 10**6):
+        points = rng.integers(0, values, size=(300, 3)).astype(float)
+        order = np.lexsort(points.T[::-1])
+        alone = [index for place, index in enumerate(order) if not any((points[other] <= points[index]).all() for other in order[:place])]
+        assert nondominated(points).tolist() == alone
+    sphere = np.abs(rng.normal(size=(100_000, 3)))
+    sphere = 1 - sphere / np.linalg.norm(sphere, axis=1, keepdims=True)
+    assert len(nondominated(sphere)) == len(sphere), "none beats another; comparing each with each takes many minutes"
+
+
 def test_results_survive_a_file(digits: SearchSpace, toy: SearchSpace, roofline_table: LatencyTable, tmp_path: Path) -> None:
     result = hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.3}, steps=3)
     path = result.save(tmp_path / "result.json")

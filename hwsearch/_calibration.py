@@ -23,6 +23,8 @@ _SCALES = (0.5, 2.0)
 """The scale of a class stays within these."""
 _BAND, _FEWEST_IN_BAND = 1.25, 5
 """A narrow band holds latencies up to this ratio; correlations need this many."""
+_NOISE = 0.01
+"""A sum over blocks is not truer than this, relatively, however well a network was measured."""
 _RIDGE = {"scale": 0.1, "block": 0.01, "value": 0.02, "weight": 0.02}
 """How far, relative to a typical network, a term strays from its prior without much evidence."""
 
@@ -71,26 +73,28 @@ class Calibration:
         result: Costs = np.maximum(cost, _FLOOR * latency_ms)
         return result
 
-    def fit(self, networks: Sequence[tuple[Sequence[Block], float]], rows: Mapping[Block, float]) -> Calibration:
+    def fit(self, networks: Sequence[tuple[Sequence[Block], float, float]], rows: Mapping[Block, float]) -> Calibration:
         """Fit on measured networks: least squares on relative errors, drawn towards scale 1 and constants 0.
 
+        A network counts the less the noisier its measurement is, so that those of a busy hour do not bend what the calm ones tell.
+
         Args:
-            networks: blocks and measured milliseconds.
+            networks: blocks, measured milliseconds and the relative standard error of these.
             rows: block -> milliseconds.
         """
         if not networks:
             return self
         from scipy.optimize import lsq_linear
 
-        names = sorted({class_of(block) for network, _ in networks for block in network})
+        names = sorted({class_of(block) for network, *_ in networks for block in network})
         A = np.zeros((len(networks), 1 + 4 * len(names)))
         A[:, 0] = 1.0
-        for i, (network, _) in enumerate(networks):
+        for i, (network, *_) in enumerate(networks):
             works = _works(network, np.array([rows[block] for block in network]))
             for block, work in zip(network, works, strict=True):
                 j = 1 + 4 * names.index(class_of(block))
                 A[i, j : j + 4] += work
-        measured = np.array([ms for _, ms in networks])
+        measured = np.array([ms for _, ms, _ in networks])
         prior = np.array([self.call_ms] + [1.0, 0.0, 0.0, 0.0] * len(names))
         typical = float(np.median(measured))
         values, weights = (max(float(A[:, column::4].sum(axis=1).mean()), 1e-9) for column in (3, 4))
@@ -101,8 +105,8 @@ class Calibration:
             _RIDGE["weight"] * typical / weights,
         ]
         loose = [_RIDGE["block"] * typical] + each * len(names)
-        noise = 0.01
-        W = A / measured[:, None] / noise
+        noise = np.hypot(_NOISE, [error for *_, error in networks])
+        W = A / (measured * noise)[:, None]
         residual = (measured - A @ prior) / measured / noise
         ridge = np.diag(1 / np.array(loose))
         lowest = np.array([-self.call_ms] + [_SCALES[0] - 1, -np.inf, -np.inf, -np.inf] * len(names))
@@ -147,6 +151,11 @@ def networks_error(checks: Sequence[Check]) -> dict[str, float]:
     errors = np.array([abs(check.error) for check in checks])
     kinds = [network_class([Block.parse(key) for key in check.blocks]) for check in checks]
     result["mean_abs"] = float(errors.mean())
+    noisy = np.array([check.noisy for check in checks])
+    if noisy.any():
+        result["noisy"] = int(noisy.sum())
+        if not noisy.all():
+            result["calm_mean_abs"] = float(errors[~noisy].mean())
     result["max_abs"] = float(errors.max())
     measured, predicted = (np.array([getattr(check, name) for check in checks]) for name in ("measured_ms", "predicted_ms"))
     result["spearman"] = spearman(measured, predicted)

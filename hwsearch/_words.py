@@ -40,8 +40,14 @@ def error_facts(table: LatencyTable) -> dict[str, str]:
         return {"held-out networks": "none, so the error of this table is unknown"}
     kinds = {f"mean error, {name.removeprefix('mean_abs_')}": value for name, value in error.items() if name.startswith("mean_abs_")}
     percent = {"mean absolute error": error["mean_abs"], **kinds, "largest error": error["max_abs"]}
+    noisy = {}
+    if "noisy" in error:
+        noisy["noisy among them"] = f"{error['noisy']:.0f}: the device was busy, and part of their error is that of the measurement"
+    if "calm_mean_abs" in error:
+        percent["mean error of the others"] = error["calm_mean_abs"]
     return {
         "held-out networks": f"{error['networks']:.0f}",
+        **noisy,
         **{name: f"{value:.1%}" for name, value in percent.items()},
         "rank correlation": f"{error['spearman']:.3f}",
     }

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 
 from .errors import InvalidInput
 
+NOISY = 0.03
+"""What was measured with a larger relative standard error is noisy: it says little about predictions of a few percent."""
+_READINGS = 12
+"""About as many readings count where a table does not say how many did."""
 QUARTILE_ERROR = 1.363 * 1.483
 """Standard error of a quartile of n normal values, in halves of their interquartile range, times sqrt(n): it is 1.363 sigma / sqrt(n), and
 sigma is 1.483 times half that range."""
@@ -157,6 +161,16 @@ class Check:
     measured_ms: float
     spread_ms: float
     predicted_ms: float = 0.0
+
+    @property
+    def noise(self) -> float:
+        """Relative standard error of the measurement, if a dozen readings count."""
+        return QUARTILE_ERROR * self.spread_ms / self.measured_ms / math.sqrt(_READINGS)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the measurement says little, since the machine was busy."""
+        return self.noise > NOISY
 
     @property
     def error(self) -> float:

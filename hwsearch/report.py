@@ -18,7 +18,7 @@ from . import _page, _words
 from ._calibration import network_class
 from ._store import PathLike, write_atomic
 from .blocks import Block
-from .device import Row
+from .device import Check, Row
 from .errors import InvalidInput
 from .result import SearchResult
 from .table import LatencyTable
@@ -213,7 +213,7 @@ def prediction_figure(table: LatencyTable) -> Figure:
                     color=color,
                     marker=marker,
                     linestyle="none",
-                    label=f"{kind} ({len(of_kind)} networks)",
+                    label=f"{kind} ({len(of_kind)} networks{_noisy(of_kind)})",
                 )
         axes.set_xlabel("measured latency (ms)")
         axes.set_ylabel("predicted latency (ms)")
@@ -255,6 +255,12 @@ def history_figure(result: SearchResult) -> Figure:
         axes.set_title("History of the search")
         _legend(axes)
     return figure
+
+
+def _noisy(checks: Sequence[Check]) -> str:
+    """How many measurements are noisy, in words; nothing where none is."""
+    count = sum(check.noisy for check in checks)
+    return f", {count} of them noisy" if count else ""
 
 
 def verification_figure(result: SearchResult, name: str = "score") -> Figure:

@@ -80,7 +80,8 @@ class LatencyTable:
         if error["networks"] == 0:
             trust = "no held-out networks, so its error is unknown"
         else:
-            trust = f"error {error['mean_abs']:.1%} on {error['networks']:.0f} held-out networks".replace("%", " %")
+            noisy = f", {error['noisy']:.0f} of them noisy" if "noisy" in error else ""
+            trust = f"error {error['mean_abs']:.1%} on {error['networks']:.0f} held-out networks{noisy}".replace("%", " %")
         blocks = f"a sample of {len(self.rows)} blocks" if self.sampled else f"{len(self.rows)} blocks"
         return f"<LatencyTable {self.device.name!r}: {blocks}, {trust}>"
 
@@ -234,7 +235,8 @@ class LatencyTable:
             ``networks`` (how many), ``mean_abs`` and ``max_abs`` relative errors, ``spearman`` rank correlation over all of them and
             ``spearman_band`` inside bands of 25 % in latency (the mean over the bands that start at each and hold five or more), and
             ``mean_abs_fp32``, ``mean_abs_int8``, ``mean_abs_mixed`` where such networks were measured (by precision of the
-            convolutions).
+            convolutions). Where some were measured while the machine was busy, so that part of their error is that of the measurement:
+            ``noisy`` (how many) and ``calm_mean_abs`` (the mean over the others, if there are any).
         """
         return networks_error([check for check in self.checks if check.role == "check"])
 
@@ -250,7 +252,7 @@ class LatencyTable:
         networks = [[Block.parse(key) for key in check.blocks] for check in checks]
         used = tuple(dict.fromkeys(block for network in networks for block in network))
         measured = dict(zip(used, self.measured_ms(used).tolist(), strict=True))
-        fits = [(network, check.measured_ms) for network, check in zip(networks, checks, strict=True) if check.role == "fit"]
+        fits = [(network, check.measured_ms, check.noise) for network, check in zip(networks, checks, strict=True) if check.role == "fit"]
         calibration = self.calibration.fit(fits, measured)
         costs = dict(zip(used, calibration.costs_ms(used, np.array([measured[block] for block in used])).tolist(), strict=True))
         predicted = [calibration.network_ms + sum(costs[block] for block in network) for network in networks]

@@ -358,6 +358,28 @@ def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) ->
     assert reason.startswith("not proven: the cut network differs from the masked one by")
 
 
+def test_a_wrong_rule_is_caught_within_a_branch_that_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths within a residual branch are proven while the branch is there."""
+    from hwsearch.nn.adopt.rules import base
+
+    monkeypatch.setattr(base, "_RULES", {**base._RULES, "softmax": base._RULES["pointwise"]})
+    module = Net(
+        lambda m, x: (lambda y: head(y + m.c(m.b(y).softmax(1)), m))(m.a(x)),
+        a=conv(3, 8), b=conv(8, 6), c=conv(6, 8), out=nn.Linear(8, 5),
+    )  # fmt: skip
+    adopted = assert_cuts(module, torch.randn(IMAGE))
+    assert widths(adopted) == {"a": 8, "b": 0, "c": 8, "out": 0}
+    assert [branch.searchable for branch in adopted.branches] == [True]
+
+
+def test_few_channels_that_die_do_not_hide_the_layers_before_them() -> None:
+    """A chain of narrow layers: a random cut may leave nothing alive behind a ReLU, which must not count against what comes before it."""
+    module = nn.Sequential(*(nn.Sequential(conv(3 if not i else 4, 4), nn.ReLU()) for i in range(6)), nn.Flatten(), nn.Linear(384, 5))
+    for seed in range(5):
+        adopted = hwsearch.adopt(module, torch.randn(IMAGE), rng=np.random.default_rng(seed))
+        assert sum(group.searchable for group in adopted.groups) == 6
+
+
 def test_what_makes_no_difference_is_not_taken_for_proven() -> None:
     """Channels that reach the outputs times zero prove nothing, whichever are cut."""
     module = Net(lambda m, x: head(m.a(x) + 0.0 * m.d(m.c(x)), m), a=conv(3, 4), c=conv(3, 6), d=conv(6, 4), out=nn.Linear(4, 5))

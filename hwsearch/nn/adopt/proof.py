@@ -6,7 +6,7 @@ parameter of the group, has to be noticed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,9 +52,13 @@ class Prover:
         """The cut that keeps these units of some groups, all of the others, and drops the branches of these additions."""
         return Cut(self.network, self.analysis, units(self.analysis.groups, kept), branches, self.tensors)
 
-    def draw(self, groups: Sequence[Group]) -> Kept:
-        """Keep a random part of each group, neither nothing nor all."""
-        return {group.id: np.sort(self.rng.choice(group.width, int(self.rng.integers(1, group.width)), replace=False)) for group in groups}
+    def draw(self, groups: Sequence[Group], least: float) -> Kept:
+        """Keep a random part of each group, ``least`` of its units or more, but never nothing and never all."""
+        kept = {}
+        for group in groups:
+            number = int(self.rng.integers(max(1, int(least * group.width)), group.width))
+            kept[group.id] = np.sort(self.rng.choice(group.width, number, replace=False))
+        return kept
 
     def fault(self, cut: Cut) -> str:
         """What is wrong with a cut network when it is compared with the masked one; empty where they agree."""
@@ -65,21 +69,8 @@ class Prover:
             return f"the cut network does not run ({type(error).__name__}: {_first_line(error)})"
         return "" if found <= TOLERANCE else f"the cut network differs from the masked one by {found:.1g}"
 
-    def failing(self, items: Sequence[Group | Branch]) -> dict[str, str]:
-        """Groups and branches that cannot be cut, alone or together with others, each with what is wrong; found by halving."""
-        kept = self.draw([each for each in items if isinstance(each, Group)])
-        fault = self.fault(self.cut(kept, stays(each for each in items if isinstance(each, Branch)))) if items else ""
-        if not fault:
-            return {}
-        if len(items) == 1:
-            return {items[0].id: f"not proven: {fault}"}
-        half = len(items) // 2
-        parts = self.failing(items[:half]) | self.failing(items[half:])
-        return parts or {each.id: f"not proven: {fault}" for each in items[half:]}
-
-    def vacuous(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Groups in which a wrong index goes unnoticed, each with the largest difference that one made."""
-        kept = self.draw(groups)
+    def vacuous(self, groups: Sequence[Group], kept: Kept) -> dict[str, float]:
+        """Groups in which a wrong index goes unnoticed in a network that is cut so, each with the largest difference that one made."""
         right = self.cut(kept)
         run = Replay(right.build(), self.inputs)
         found = {}
@@ -103,23 +94,31 @@ class Prover:
         return distance(run.outputs, run.again({name: changed}))
 
     def prove(self, branches: Sequence[Branch]) -> tuple[Analysis, tuple[Branch, ...]]:
-        """Prove all searchable groups and branches: all at once, then a random half of them; freeze those that fail.
+        """Prove all searchable groups, then branches, and freeze those that fail.
+
+        All groups are cut at once, in two ways at least, and in more where a wrong index has not been noticed yet: what was noticed counts
+        only in a network whose cut was right.
 
         Returns:
             The analysis and the branches, with the reason at everything that had to be frozen.
         """
         reasons: dict[str, str] = {}
-        left: list[Group | Branch] = [*(group for group in self.analysis.groups if group.searchable), *branches]
-        for portion in (1.0, 0.5):
-            while found := self.failing([each for each in left if self.rng.random() < portion]):
+        groups = [group for group in self.analysis.groups if group.searchable]
+        unseen = {group.id: 0.0 for group in groups}
+        kept: Kept = {}
+        for number, least in enumerate((0.5, 0.2, 0.8, 0.8)):
+            if number > 1 and not unseen:
+                break
+            kept = self.draw(groups, least)
+            while found := failing(list(kept), lambda names, kept=kept: self.fault(self.cut({name: kept[name] for name in names}))):
                 reasons |= found
-                left = [each for each in left if each.id not in found]
-        groups = [each for each in left if isinstance(each, Group)]
-        for _ in range(2):
-            weak = self.vacuous(groups)
-            groups = [group for group in groups if group.id in weak]
-        reasons |= {group.id: f"not proven: a wrong index changes the outputs by {weak[group.id]:.1g} only" for group in groups}
-        reasons |= self.idle([each for each in left if isinstance(each, Branch)])
+                groups = [group for group in groups if group.id not in found]
+                kept = {group.id: kept[group.id] for group in groups}
+            unseen = self.vacuous([group for group in groups if group.id in unseen], kept)
+        reasons |= {name: f"not proven: a wrong index changes the outputs by {seen:.1g} only" for name, seen in unseen.items()}
+        by = {branch.id: branch for branch in branches}
+        reasons |= failing(list(by), lambda names: self.fault(self.cut(kept, stays(by[name] for name in names))))
+        reasons |= self.idle([branch for branch in branches if branch.id not in reasons])
         self.analysis = self.analysis.freeze(reasons)
         return self.analysis, tuple(replace(branch, reason=reasons.get(branch.id, "")) for branch in branches)
 
@@ -131,6 +130,18 @@ class Prover:
             for branch in branches
             if distance(whole.outputs, whole.again({}, stays([branch]))) < NOTICED
         }
+
+
+def failing(names: Sequence[str], fault: Callable[[Sequence[str]], str]) -> dict[str, str]:
+    """Those of some groups or branches that cannot be cut, alone or together with others, each with what is wrong; found by halving."""
+    said = fault(names) if names else ""
+    if not said:
+        return {}
+    if len(names) == 1:
+        return {names[0]: f"not proven: {said}"}
+    half = len(names) // 2
+    parts = failing(names[:half], fault) | failing(names[half:], fault)
+    return parts or dict.fromkeys(names[half:], f"not proven: {said}")
 
 
 def stays(branches: Iterable[Branch]) -> dict[str, str]:

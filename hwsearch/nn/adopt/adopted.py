@@ -18,6 +18,7 @@ from .capture import capture
 from .cut import Cut
 from .groups import Analysis, Group, Kernel, analyse, matching, units
 from .proof import Prover, stays
+from .repair import Repair
 from .report import Report, make_report
 
 Keep = Mapping[str, "int | Sequence[int] | Labels"]
@@ -36,6 +37,7 @@ class Adopted:
         part: the submodule that was adopted; empty where it is all of the module.
         module: the module that it came from.
         dynamic: whether the network takes batches of any size.
+        frozen: names of parameters that are to stay as they are.
     """
 
     network: fx.GraphModule
@@ -45,6 +47,7 @@ class Adopted:
     module: nn.Module
     part: str = ""
     dynamic: bool = True
+    frozen: frozenset[str] = frozenset()
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -124,19 +127,50 @@ class Adopted:
         gone = units(self.groups, self.choose(keep, scores))
         return Cut(self.network, self.analysis, gone, stays(by[name] for name in branches))
 
-    def extract(self, keep: Keep, branches: Collection[str] = (), scores: Scores | None = None) -> fx.GraphModule:
+    def extract(
+        self,
+        keep: Keep,
+        branches: Collection[str] = (),
+        scores: Scores | None = None,
+        *,
+        images: torch.Tensor | Sequence[torch.Tensor] | None = None,
+    ) -> fx.GraphModule:
         """The smaller network as a graph module, in evaluation mode, which shares nothing with the whole one.
 
         Args:
             keep: for some groups, how many units to keep, or which ones; all of the others.
             branches: those to remove.
             scores: the importance of each unit, as from :func:`~hwsearch.nn.adopt.importance`.
+            images: inputs to repair the network on: each layer is fitted by least squares to what the whole network computes there, and
+                batch norms take new statistics; some 800 images suffice, and all values of a layer on them have to fit into memory.
+                Nothing is repaired if omitted.
 
         Raises:
-            InvalidInput: a group or a branch that is frozen, or a number that is none of a group's widths.
+            InvalidInput: a group or a branch that is frozen, a number that is none of a group's widths, or images that do not fit.
             UnknownName: there is no such group or branch.
         """
-        return self.cut(keep, branches, scores).build()
+        cut = self.cut(keep, branches, scores)
+        return cut.build() if images is None else Repair(cut, self._inputs(images), self.frozen, self.batch).run()
+
+    @property
+    def batch(self) -> int:
+        """Images at once: 100, or as many as the network was captured with where it takes no other number."""
+        return 100 if self.dynamic else len(self.inputs[0])
+
+    def _inputs(self, images: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Images for each input, as many as the network takes in whole batches.
+
+        Raises:
+            InvalidInput: they have other sizes than the example inputs, or there are too few.
+        """
+        given = (images,) if isinstance(images, torch.Tensor) else tuple(images)
+        sizes = [tuple(each.shape[1:]) for each in self.inputs]
+        if [tuple(each.shape[1:]) for each in given] != sizes or len({len(each) for each in given}) != 1:
+            raise InvalidInput(f"The network takes {len(sizes)} inputs of sizes {sizes} for each image, all of as many images.")
+        n = len(given[0]) if self.dynamic else len(given[0]) // self.batch * self.batch
+        if not n:
+            raise InvalidInput(f"The network takes {self.batch} images at once, but {len(given[0])} were given.")
+        return tuple(each[:n] for each in given)
 
     def insert(self, network: nn.Module) -> nn.Module:
         """A copy of the user's module in which a network takes the place of the part that was adopted."""
@@ -186,7 +220,7 @@ def adopt(
     analysis = analyse(captured.network, captured.batch, frozen)
     prover = Prover(captured.network, analysis, captured.inputs, rng or np.random.default_rng(0))
     analysis, branches = prover.prove(find_branches(captured.network))
-    return Adopted(captured.network, captured.inputs, analysis, branches, module, part, captured.dynamic)
+    return Adopted(captured.network, captured.inputs, analysis, branches, module, part, captured.dynamic, frozenset(frozen))
 
 
 def _submodule(

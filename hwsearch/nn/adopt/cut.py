@@ -145,6 +145,12 @@ class Cut:
         built = fx.GraphModule(root, self._graph, "Network")
         return built.eval()
 
+    @property
+    def places(self) -> dict[fx.Node, fx.Node]:
+        """The operation of the network that was built last for each of the whole network's, where it has one."""
+        there = set(self._graph.nodes)
+        return {node: fresh for node, fresh in self._new.items() if fresh in there}
+
     def _insert(self, node: fx.Node) -> fx.Node:
         if node.name in self.branches:
             return self._new[next(each for each in node.all_input_nodes if each.name == self.branches[node.name])]

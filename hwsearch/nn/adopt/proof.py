@@ -69,6 +69,10 @@ class Prover:
             return f"the cut network does not run ({type(error).__name__}: {_first_line(error)})"
         return "" if found <= TOLERANCE else f"the cut network differs from the masked one by {found:.1g}"
 
+    def failing(self, kept: Kept) -> dict[str, str]:
+        """Groups that cannot be cut so, alone or together with others, each with what is wrong."""
+        return halved(list(kept), lambda names: self.fault(self.cut({name: kept[name] for name in names})))
+
     def vacuous(self, groups: Sequence[Group], kept: Kept) -> dict[str, float]:
         """Groups in which a wrong index goes unnoticed in a network that is cut so, each with the largest difference that one made."""
         right = self.cut(kept)
@@ -96,8 +100,8 @@ class Prover:
     def prove(self, branches: Sequence[Branch]) -> tuple[Analysis, tuple[Branch, ...]]:
         """Prove all searchable groups, then branches, and freeze those that fail.
 
-        All groups are cut at once, in two ways at least, and in more where a wrong index has not been noticed yet: what was noticed counts
-        only in a network whose cut was right.
+        All groups are cut at once, in two ways at least, each with other weights, and in more where a wrong index has not been noticed yet:
+        what was noticed counts only in a network whose cut was right.
 
         Returns:
             The analysis and the branches, with the reason at everything that had to be frozen.
@@ -109,15 +113,17 @@ class Prover:
         for number, least in enumerate((0.5, 0.2, 0.8, 0.8)):
             if number > 1 and not unseen:
                 break
+            if number:
+                self.tensors = lively(self.network, self.inputs, self.rng)
             kept = self.draw(groups, least)
-            while found := failing(list(kept), lambda names, kept=kept: self.fault(self.cut({name: kept[name] for name in names}))):
+            while found := self.failing(kept):
                 reasons |= found
                 groups = [group for group in groups if group.id not in found]
                 kept = {group.id: kept[group.id] for group in groups}
             unseen = self.vacuous([group for group in groups if group.id in unseen], kept)
         reasons |= {name: f"not proven: a wrong index changes the outputs by {seen:.1g} only" for name, seen in unseen.items()}
         by = {branch.id: branch for branch in branches}
-        reasons |= failing(list(by), lambda names: self.fault(self.cut(kept, stays(by[name] for name in names))))
+        reasons |= halved(list(by), lambda names: self.fault(self.cut(kept, stays(by[name] for name in names))))
         reasons |= self.idle([branch for branch in branches if branch.id not in reasons])
         self.analysis = self.analysis.freeze(reasons)
         return self.analysis, tuple(replace(branch, reason=reasons.get(branch.id, "")) for branch in branches)
@@ -132,7 +138,7 @@ class Prover:
         }
 
 
-def failing(names: Sequence[str], fault: Callable[[Sequence[str]], str]) -> dict[str, str]:
+def halved(names: Sequence[str], fault: Callable[[Sequence[str]], str]) -> dict[str, str]:
     """Those of some groups or branches that cannot be cut, alone or together with others, each with what is wrong; found by halving."""
     said = fault(names) if names else ""
     if not said:
@@ -140,7 +146,7 @@ def failing(names: Sequence[str], fault: Callable[[Sequence[str]], str]) -> dict
     if len(names) == 1:
         return {names[0]: f"not proven: {said}"}
     half = len(names) // 2
-    parts = failing(names[:half], fault) | failing(names[half:], fault)
+    parts = halved(names[:half], fault) | halved(names[half:], fault)
     return parts or dict.fromkeys(names[half:], f"not proven: {said}")
 
 

@@ -1,0 +1,76 @@
+"""Ways of telling which units matter, each a small function; :func:`~hwsearch.nn.adopt.importance.criterion` registers more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .importance import Evidence, Scores, criterion
+
+
+@criterion("l1")
+def l1(evidence: Evidence) -> Scores:
+    """Sum of magnitudes of the weights that make a unit (Li et al., Pruning filters for efficient convnets, 2017)."""
+    return _of_weights(evidence, lambda rows: rows.abs().sum(1))
+
+
+@criterion("l2")
+def l2(evidence: Evidence) -> Scores:
+    """Sum of squares of the weights that make a unit."""
+    return _of_weights(evidence, lambda rows: rows.square().sum(1))
+
+
+@criterion("fpgm")
+def fpgm(evidence: Evidence) -> Scores:
+    """Sum of distances to the weights of all other units (He et al., Filter pruning via geometric median, 2019)."""
+    return _of_weights(evidence, lambda rows: torch.cdist(rows, rows).sum(1))
+
+
+@criterion("lamp")
+def lamp(evidence: Evidence) -> Scores:
+    """Square of the weights of a unit, divided by those of all units that are no smaller (Lee et al., Layer-adaptive sparsity, 2021)."""
+
+    def relative(rows: torch.Tensor) -> torch.Tensor:
+        squares, order = rows.square().sum(1).sort()
+        return (squares / squares.flip(0).cumsum(0).flip(0))[order.argsort()]
+
+    return _of_weights(evidence, relative)
+
+
+@criterion("bn_scale")
+def bn_scale(evidence: Evidence) -> Scores:
+    """Magnitudes of the scales of normalisations (Liu et al., Network slimming, 2017); 0 in groups without any."""
+    found = {}
+    for group in evidence.groups:
+        scales = [rows.abs().sum(1) for name, rows in evidence.weights(group, group.follow) if name.endswith("weight")]
+        found[group.id] = sum(scales, torch.zeros(group.width)).numpy()
+    return found
+
+
+@criterion("taylor")
+def taylor(evidence: Evidence) -> Scores:
+    """First-order change of the loss when a unit is removed, as magnitudes, summed over images (Molchanov et al., 2017)."""
+    return _of_derivatives(evidence, torch.abs)
+
+
+@criterion("fisher")
+def fisher(evidence: Evidence) -> Scores:
+    """Half the squared derivatives, summed over images: the diagonal of the Fisher information (Liu et al., Group Fisher pruning, 2021)."""
+    return _of_derivatives(evidence, lambda each: each.square() / 2)
+
+
+def _of_weights(evidence: Evidence, score: Callable[[torch.Tensor], torch.Tensor]) -> Scores:
+    found = {}
+    for group in evidence.groups:
+        parts = group.opened or group.read
+        found[group.id] = sum((score(rows) for _, rows in evidence.weights(group, parts)), torch.zeros(group.width)).numpy()
+    return found
+
+
+def _of_derivatives(evidence: Evidence, score: Callable[[torch.Tensor], torch.Tensor]) -> Scores:
+    total = {group.id: torch.zeros(group.width, dtype=torch.float64) for group in evidence.groups}
+    for derivatives in evidence.sensitivities():
+        for name, each in derivatives.items():
+            total[name] += score(each).sum(0)
+    return {name: each.numpy() for name, each in total.items()}

@@ -1,0 +1,208 @@
+"""How much each unit of each group matters: one small function for each way of telling, found by name.
+
+A criterion takes :class:`Evidence` and returns, for each searchable group, an array of shape ``(width,)``: the more, the more important.
+What is removed is meant to be additive, so that scores of different groups can be weighed against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from ...errors import InvalidInput, UnknownName
+from .axes import Labels
+from .groups import Group
+from .rules import find_rule
+from .run import execute
+from .state import get
+
+if TYPE_CHECKING:
+    from .adopted import Adopted
+
+Array = np.ndarray[Any, Any]
+Scores = dict[str, Array]
+Loss = Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
+Criterion = Callable[["Evidence"], Scores]
+_CRITERIA: dict[str, Criterion] = {}
+
+
+def criterion(name: str) -> Callable[[Criterion], Criterion]:
+    """Register the decorated function under a name."""
+
+    def register(function: Criterion) -> Criterion:
+        _CRITERIA[name] = function
+        return function
+
+    return register
+
+
+def cross_entropy(outputs: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    """The usual loss of a classifier, summed over images; of several outputs the first counts."""
+    return F.cross_entropy(outputs[0], targets, reduction="sum")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at.
+
+    Attributes:
+        adopted: the network and its groups.
+        images: one tensor for each input of the network; ``None`` for criteria that look at weights alone.
+        targets: one for each image.
+        loss: of the outputs and the targets of some images, summed.
+        batch: images at once.
+    """
+
+    adopted: Adopted
+    images: tuple[torch.Tensor, ...] | None = None
+    targets: torch.Tensor | None = None
+    loss: Loss = cross_entropy
+    batch: int = 50
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The searchable groups."""
+        return tuple(group for group in self.adopted.groups if group.searchable)
+
+    def weights(self, group: Group, parts: Sequence[tuple[str, int]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """For each of some parameters of a group, its name and its values for each unit, shape ``(width, ...)``."""
+        flow = self.adopted.analysis.flow
+        nodes = {str(node.target): node for node in self.adopted.network.graph.find_nodes(op="get_attr")}
+        for name, each in parts:
+            node = nodes[name]
+            tensor = get(self.adopted.network, name).detach()
+            for factor in flow.factors(node):
+                index = _index(flow.atoms.find(factor.labels), group)
+                if (index >= 0).sum() == group.width * each and len(factor.dims) == 1:
+                    along = tensor.movedim(factor.dims[0], 0).reshape(len(index), -1)
+                    order = np.argsort(index[index >= 0], kind="stable")
+                    yield name, along[torch.from_numpy(np.flatnonzero(index >= 0)[order])].reshape(group.width, -1)
+                    break
+
+    def sensitivities(self) -> Iterator[dict[str, torch.Tensor]]:
+        """For batch after batch, ``{group: derivatives}`` of shape ``(images, width)``.
+
+        The derivative is that of the loss of one image by a factor on all that is read of a unit.
+        """
+        if self.images is None or self.targets is None:
+            raise InvalidInput("This criterion looks at a loss: give images and targets.")
+        for start in range(0, len(self.targets), self.batch):
+            some = tuple(each[start : start + self.batch] for each in self.images)
+            yield self._derivatives(some, self.targets[start : start + self.batch])
+
+    def _derivatives(self, images: tuple[torch.Tensor, ...], targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        reads: list[tuple[fx.Node, torch.Tensor]] = []
+
+        def watch(node: Any, value: Any) -> Any:
+            if not isinstance(node, fx.Node) or node.op == "get_attr" or not self.adopted.analysis.flow.factors(node):
+                return value
+            reads.append((node, value.clone() if value.requires_grad else value.clone().requires_grad_()))
+            return reads[-1][1]
+
+        def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            rule, target = find_rule(node.target), node.target
+            if rule is None or not rule.reads or kwargs or not isinstance(target, torch._ops.OpOverload):
+                return NotImplemented
+            reading = [each.name in rule.reads for each in target._schema.arguments]
+            return target(*(watch(*each) if read else each[1] for read, *each in zip(reading, node.args, args, strict=False)))
+
+        total = self.loss(execute(self.adopted.network, images, compute=compute, grad=True), targets)
+        slopes: Sequence[torch.Tensor | None] = torch.autograd.grad(total, [value for _, value in reads], allow_unused=True)
+        numbers = np.full(len(self.adopted.analysis.flow.atoms), -1, dtype=np.int64)
+        units = np.concatenate([group.units for group in self.groups])
+        numbers[units] = np.arange(len(units))
+        sums = torch.zeros(len(targets), len(units), dtype=torch.float64)
+        for (node, value), slope in zip(reads, slopes, strict=True):
+            if slope is not None and value.shape[0] == len(targets):
+                self._add(sums, node, (value.detach() * slope).double(), numbers)
+        return {group.id: sums[:, torch.from_numpy(numbers[group.units])] for group in self.groups}
+
+    def _add(self, sums: torch.Tensor, node: fx.Node, product: torch.Tensor, numbers: Labels) -> None:
+        """Add a tensor, summed over all but images and units, to the sums of the units that lie on it."""
+        flow = self.adopted.analysis.flow
+        for factor in flow.factors(node):
+            varies = factor.varies(flow.atoms)
+            if len(varies) == 1 and varies[0] > 0:
+                size = product.shape[varies[0]]
+                labels = np.moveaxis(factor.labels, factor.dims.index(varies[0]), 0).reshape(size, -1)[:, 0]
+                index = numbers[flow.atoms.find(labels)]
+                along = product.movedim(varies[0], 1).reshape(len(product), size, -1).sum(2)
+                sums.index_add_(1, torch.from_numpy(index[index >= 0]), along[:, torch.from_numpy(index >= 0)])
+
+
+def _index(found: Labels, group: Group) -> Labels:
+    """The place in a group of each unit; -1 for units of other groups."""
+    place = np.searchsorted(group.units, found).clip(max=group.width - 1)
+    return np.where(group.units[place] == found, place, -1)
+
+
+def importance(
+    adopted: Adopted,
+    name: str | Criterion,
+    images: torch.Tensor | tuple[torch.Tensor, ...] | None = None,
+    targets: torch.Tensor | None = None,
+    loss: Loss = cross_entropy,
+) -> Scores:
+    """The importance of each unit of each searchable group, shape ``(width,)``.
+
+    Args:
+        adopted: the network.
+        name: a registered criterion, for example ``"l1"`` or ``"taylor"``, or one of your own.
+        images: example inputs, for criteria that look at data.
+        targets: one for each image.
+        loss: of the outputs and the targets of some images, summed over them.
+
+    Raises:
+        InvalidInput: the criterion needs images and targets.
+        UnknownName: there is no such criterion.
+    """
+    if isinstance(name, str) and name not in _CRITERIA:
+        raise UnknownName("criterion", name, _CRITERIA)
+    found = _CRITERIA[name] if isinstance(name, str) else name
+    return found(Evidence(adopted, (images,) if isinstance(images, torch.Tensor) else images, targets, loss))
+
+
+def allocate(adopted: Adopted, scores: Scores, macs: float) -> dict[str, Labels]:
+    """The units to keep so that few enough multiply-accumulates are left and little importance is lost.
+
+    One unit after the other is removed, each time the one whose importance is the least for the multiply-accumulates that it saves.
+
+    Args:
+        adopted: the network.
+        scores: importance of each unit; groups that are not there keep all.
+        macs: the most multiply-accumulates for one image.
+
+    Raises:
+        InvalidInput: the network cannot be made so small.
+    """
+    order = {name: np.argsort(values, kind="stable") for name, values in scores.items()}
+    kept = adopted.widths
+    touched = {name: [kernel for kernel in adopted.kernels if any(name in dict(each.parts) for each in kernel.extents)] for name in order}
+    left = adopted.macs()
+
+    def gain(name: str) -> tuple[float, float]:
+        """What removing the next unit of a group costs for each multiply-accumulate, and how many it saves."""
+        removed = len(order[name]) - kept[name]
+        fewer = kept | {name: kept[name] - 1}
+        saved = sum(kernel.macs(kept) - kernel.macs(fewer) for kernel in touched[name])
+        return float(scores[name][order[name][removed]]) / max(saved, 1e-9), saved
+
+    gains = {name: gain(name) for name in order if kept[name] > 1}
+    while left > macs:
+        if not gains:
+            raise InvalidInput(f"The network has {left:.4g} multiply-accumulates at least; {macs:.4g} cannot be reached.")
+        name = min(gains, key=lambda each: gains[each][0])
+        left -= gains[name][1]
+        kept[name] -= 1
+        mine = set(map(id, touched[name]))
+        for other in list(gains):
+            if other == name or any(id(kernel) in mine for kernel in touched[other]):
+                gains[other] = gain(other) if kept[other] > 1 else (float("inf"), 0.0)
+        gains = {other: found for other, found in gains.items() if kept[other] > 1}
+    return {name: np.sort(order[name][len(order[name]) - kept[name] :]) for name in order}

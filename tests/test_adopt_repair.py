@@ -1,0 +1,200 @@
+"""What a cut network is worth before any training: which units are kept, how many of each group, and what least squares repair."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from masking import draw, enliven
+from test_adopt import CASES, IMAGE, Net, conv, head
+from torch import nn
+from torch.nn import functional as F
+
+import hwsearch
+from hwsearch.errors import InvalidInput, UnknownName
+from hwsearch.nn.adopt import Adopted, Evidence, allocate, criterion, importance
+
+
+def chain() -> tuple[Net, Adopted]:
+    """Two convolutions, the first of eight channels, and a linear layer."""
+    module = Net(lambda m, x: head(m.n(m.b(F.relu(m.a(x)))), m), a=conv(3, 8), b=conv(8, 6), n=nn.BatchNorm2d(6), out=nn.Linear(6, 5))
+    enliven(module)
+    return module, hwsearch.adopt(module, torch.randn(IMAGE))
+
+
+def group_of(adopted: Adopted, weight: str) -> str:
+    return next(group.id for group in adopted.groups if (weight, 1) in group.opened)
+
+
+def images(n: int = 64) -> torch.Tensor:
+    return torch.randn((n, *IMAGE[1:]), generator=torch.Generator().manual_seed(3))
+
+
+def error(network: nn.Module, module: nn.Module, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        found, wanted = (torch.cat([each.flatten() for each in torch.utils._pytree.tree_leaves(net(x))]) for net in (network, module))
+    return float((found - wanted).square().mean() / wanted.var())
+
+
+def test_a_repaired_reader_is_the_least_squares_solution() -> None:
+    """By hand: patches of what the cut layer gives, against what the whole network computes, solved by numpy."""
+    module, adopted = chain()
+    x = images()
+    cut = adopted.extract({group_of(adopted, "a.weight"): [0, 2, 3, 5, 7]}, images=x)
+    with torch.no_grad():
+        hidden = F.relu(F.conv2d(x, cut.get_parameter("a.weight"), cut.get_parameter("a.bias"), padding=1))
+        columns = F.unfold(hidden, 3, padding=1).transpose(1, 2).reshape(-1, 45).double()
+        wanted = module.b(F.relu(module.a(x))).flatten(2).transpose(1, 2).reshape(-1, 6).double()
+    design = np.concatenate([columns.numpy(), np.ones((len(columns), 1))], axis=1)
+    solution = np.linalg.lstsq(design, wanted.numpy(), rcond=None)[0]
+    assert np.allclose(cut.get_parameter("b.weight").detach().reshape(6, 45), solution[:-1].T, atol=2e-3)
+    assert np.allclose(cut.get_parameter("b.bias").detach(), solution[-1], atol=2e-3)
+
+
+def test_batch_norms_take_the_statistics_of_what_they_see() -> None:
+    _, adopted = chain()
+    x = images()
+    cut = adopted.extract({group_of(adopted, "a.weight"): 4}, images=x)
+    with torch.no_grad():
+        hidden = F.relu(F.conv2d(x, cut.get_parameter("a.weight"), cut.get_parameter("a.bias"), padding=1))
+        seen = F.conv2d(hidden, cut.get_parameter("b.weight"), cut.get_parameter("b.bias"), padding=1)
+    assert torch.allclose(cut.get_buffer("n.running_mean"), seen.mean((0, 2, 3)), atol=1e-4)
+    assert torch.allclose(cut.get_buffer("n.running_var"), seen.var((0, 2, 3)), rtol=1e-4)
+
+
+def test_channels_that_others_determine_are_repaired_completely() -> None:
+    module = Net(lambda m, x: head(m.b(m.a(x)), m), a=conv(3, 8), b=conv(8, 6, 1), out=nn.Linear(6, 5))
+    enliven(module)
+    with torch.no_grad():
+        module.a.weight[4:] = torch.einsum("oi,ichw->ochw", torch.randn(4, 4), module.a.weight[:4])
+        module.a.bias.zero_()
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE))
+    plan = {group_of(adopted, "a.weight"): [0, 1, 2, 3]}
+    x = images()
+    assert error(adopted.extract(plan), module, x) > 1e-2
+    assert error(adopted.extract(plan, images=x), module, x) < 1e-5
+
+
+REPAIRED = (
+    "residual sum", "dense cat", "unequal split and cat in another order", "flatten to linear", "depthwise with multiplier",
+    "grouped convolution loses whole groups", "channel shuffle between grouped convolutions", "squeeze and excite", "transformer block",
+    "shared convolution", "option-A shortcut", "one-dimensional", "several inputs", "several outputs, in a dict",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPAIRED)
+def test_repair_brings_a_cut_network_closer_to_the_whole_one(name: str) -> None:
+    """On images that it was not repaired on."""
+    module, shapes, _ = CASES[name]
+    enliven(module)
+    generator = torch.Generator().manual_seed(0)
+    adopted = hwsearch.adopt(module, tuple(torch.randn(shape, generator=generator) for shape in shapes))
+    given, fresh = ([torch.randn((200, *shape[1:]), generator=generator) for shape in shapes] for _ in range(2))
+    keep = {group.id: -(-3 * group.width // 4) for group in adopted.groups if group.searchable}
+
+    def off(network: nn.Module) -> float:
+        with torch.no_grad():
+            found, wanted = (torch.utils._pytree.tree_leaves(net(*fresh)) for net in (network, module))
+        return sum(float((x - y).square().mean() / y.var()) for x, y in zip(found, wanted, strict=True))
+
+    assert off(adopted.extract(keep, images=given)) < 0.9 * off(adopted.extract(keep))
+
+
+def test_what_is_not_cut_and_what_is_frozen_stays_equal_to_the_bit() -> None:
+    module = enliven(CASES["dense cat"][0])
+    x = images()
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE), freeze=["c"])
+    whole = adopted.extract({}, images=x)
+    assert all(torch.equal(module.get_parameter(name), tensor) for name, tensor in whole.named_parameters())
+    plan = draw(adopted, np.random.default_rng(0))
+    cut = adopted.extract(plan, images=x)
+    assert torch.equal(cut.get_parameter("c.weight"), module.c.weight)
+    assert torch.equal(cut.get_parameter("c.bias"), module.c.bias)
+    with pytest.raises(InvalidInput, match="inputs of sizes"):
+        adopted.extract(plan, images=torch.randn(4, 3, 5, 5))
+
+
+def test_repairing_twice_gives_the_same_network() -> None:
+    _, adopted = chain()
+    a, b = (adopted.extract({group_of(adopted, "a.weight"): 4}, images=images()) for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_importances_of_weights_by_hand() -> None:
+    module, adopted = chain()
+    a, b = group_of(adopted, "a.weight"), group_of(adopted, "b.weight")
+    rows = module.a.weight.detach().flatten(1)
+    by = {name: importance(adopted, name) for name in ("l1", "l2", "fpgm", "lamp", "bn_scale")}
+    assert np.allclose(by["l1"][a], rows.abs().sum(1))
+    assert np.allclose(by["l2"][a], rows.square().sum(1))
+    assert np.allclose(by["fpgm"][a], [sum(float((x - y).norm()) for y in rows) for x in rows], rtol=1e-4)
+    squares = rows.square().sum(1)
+    assert np.allclose(by["lamp"][a], [float(x / squares[squares >= x].sum()) for x in squares])
+    assert np.allclose(by["bn_scale"][b], module.n.weight.detach().abs())
+    assert not by["bn_scale"][a].any()
+
+
+@pytest.mark.parametrize(
+    "name", ["residual sum", "dense cat", "C2f: a chunk that is read and joined again", "squeeze and excite", "transformer block"]
+)
+def test_taylor_and_fisher_are_derivatives_of_the_loss(name: str) -> None:
+    """Beside a difference quotient: what all readers see of one unit is scaled a little, in the user's own module."""
+    module, shapes, _ = CASES[name]
+    enliven(module).double()
+    adopted = hwsearch.adopt(module, torch.randn(shapes[0]).double())
+    x, y = torch.randn((6, *shapes[0][1:])).double(), torch.randint(0, 5, (6,))
+    if name == "transformer block":
+        y = y[:, None].repeat(1, shapes[0][1])
+
+    def loss(outputs: object, targets: torch.Tensor) -> torch.Tensor:
+        [found] = outputs  # type: ignore[misc]
+        return F.cross_entropy(found.flatten(0, -2), targets.flatten(), reduction="none").reshape(len(targets), -1).sum(1).sum()
+
+    found = {each: importance(adopted, each, x, y, loss) for each in ("taylor", "fisher")}
+    group = next(group for group in adopted.groups if group.searchable and len(group.read) == 1 and group.read[0][1] == 1)
+    weight = module.get_parameter(group.read[0][0])
+    node = next(node for node in adopted.network.graph.nodes if node.target == group.read[0][0])
+    for unit in range(2):
+        left = adopted.cut({group.id: np.delete(np.arange(group.width), unit)}).index(node, 1)
+        kept = np.setdiff1d(np.arange(weight.shape[1]), left)
+        values = []
+        for factor in (1 + 1e-6, 1 - 1e-6):
+            with torch.no_grad():
+                weight[:, kept] *= factor
+                values.append(torch.stack([loss([module(x[i : i + 1])], y[i : i + 1]) for i in range(6)]))
+                weight[:, kept] /= factor
+        slope = (values[0] - values[1]) / 2e-6
+        assert np.allclose(found["taylor"][group.id][unit], slope.abs().sum(), rtol=1e-4)
+        assert np.allclose(found["fisher"][group.id][unit], slope.square().sum() / 2, rtol=1e-4)
+    assert all(each.grad is None for each in module.parameters())
+    module.float()
+
+
+def test_units_are_removed_where_importance_is_least_for_what_they_save() -> None:
+    _, adopted = chain()
+    a, b = group_of(adopted, "a.weight"), group_of(adopted, "b.weight")
+    scores = {a: np.array([8.0, 1, 7, 2, 6, 3, 5, 4]), b: np.full(6, 1e9)}
+    plan = allocate(adopted, scores, adopted.macs({a: 5}))
+    assert plan[a].tolist() == [0, 2, 4, 6, 7]
+    assert len(plan[b]) == 6
+    assert adopted.macs({name: len(units) for name, units in plan.items()}) == adopted.macs({a: 5})
+    with pytest.raises(InvalidInput, match="cannot be reached"):
+        allocate(adopted, scores, 1.0)
+
+
+def test_criteria_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwsearch.nn.adopt import importance as function
+    from hwsearch.nn.adopt.importance import _CRITERIA
+
+    monkeypatch.setitem(_CRITERIA, "mine", _CRITERIA["l1"])
+
+    @criterion("mine")
+    def mine(evidence: Evidence) -> dict[str, np.ndarray]:
+        return {group.id: np.arange(group.width) for group in evidence.groups}
+
+    _, adopted = chain()
+    assert function(adopted, "mine")[group_of(adopted, "a.weight")].tolist() == list(range(8))
+    with pytest.raises(UnknownName, match="Unknown criterion 'tailor'.*Did you mean 'taylor'"):
+        importance(adopted, "tailor")
+    with pytest.raises(InvalidInput, match="give images and targets"):
+        importance(adopted, "taylor")

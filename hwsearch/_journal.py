@@ -86,8 +86,10 @@ def check_round(record: Any, where: str) -> dict[str, Any]:
                 f"{where}: the reading of {name!r} is {reading!r}; [latency_ms, sentinel_ms] or these and energy_mj was expected."
             )
         for value, what in zip(reading, ("latency_ms", "sentinel_ms", "energy_mj"), strict=False):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise CorruptFile(f"{where}: {what} of {name!r} is {value!r}; a number above 0 was expected.")
+            energy = what == "energy_mj"  # of which an empty network may take none
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (value == 0 and not energy):
+                wanted = "at least" if energy else "above"
+                raise CorruptFile(f"{where}: {what} of {name!r} is {value!r}; a number {wanted} 0 was expected.")
     failed = record.get("failed", {})
     if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
         raise CorruptFile(f"{where}: what failed is {failed!r}; names and why they failed were expected.")

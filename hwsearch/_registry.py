@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import Any
 
@@ -70,7 +71,8 @@ def make(what: str, name: str, **options: Any) -> Any:
     """Make the registered thing called ``name``.
 
     Raises:
-        UnknownName: there is no such name.
+        UnknownName: there is no such name, or it takes no option of one of the names.
+        InvalidInput: it needs an option that is missing.
     """
     known = _kind(what)
     if name not in known:
@@ -79,6 +81,15 @@ def make(what: str, name: str, **options: Any) -> Any:
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
         target = getattr(import_module(module), attribute)
+    takes = inspect.signature(target)
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.parameters.values()):
+        for option in options:
+            if option not in takes.parameters:
+                raise UnknownName(f"option of {what} {name!r}", option, takes.parameters)
+    try:
+        takes.bind(**options)
+    except TypeError as error:
+        raise InvalidInput(f"The {what} {name!r} needs more: {error}.") from error
     return target(**options)
 
 

@@ -14,7 +14,7 @@ from functools import cache, partial
 
 from ._draft import Draft, Knob, Needs
 from .blocks import Block, Precision
-from .errors import InvalidInput
+from .errors import InvalidInput, check_count
 from .space import SearchSpace
 
 _MIDS = {
@@ -113,7 +113,7 @@ class Chain:
         """The search space of this family.
 
         Raises:
-            InvalidInput: a stage of an unknown kind, of a depth below 1, or with widths that its kind does not have.
+            InvalidInput: a stage of an unknown kind, of a depth below 1, or with widths that its kind does not have; no class.
         """
         return _Lowering(self).space()
 
@@ -128,6 +128,7 @@ class _Lowering:
 
     def space(self) -> SearchSpace:
         chain = self.chain
+        check_count("classes", chain.classes, least=1)
         stem = Stage(1, chain.stem, (), chain.stem_stride, "conv", chain.stem_kernel, name="stem")
         stages = ((stem,) if chain.stem else ()) + chain.stages
         ends: list[_End] = [(None, _FP32)]

@@ -9,9 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -19,6 +22,9 @@ from safetensors import safe_open
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
 from hwsearch.nn import PHASES, Recipe, Supernet, load_data, train
+from hwsearch.nn.lesson import Sandwich
+from hwsearch.nn.loop import ChangedWarning, SkippedWarning, Training
+from hwsearch.nn.processes import Processes
 from hwsearch.nn.score import accuracy, deployed
 
 torch.set_num_threads(1)
@@ -108,20 +114,109 @@ def test_divergence_is_an_error_and_no_result(toy: hwsearch.SearchSpace, tmp_pat
     with pytest.raises(InvalidInput, match="smaller learning_rate"):
         train(toy, data="digits", out=out, recipe=Recipe(epochs=1, batch=64, learning_rate=1e30, warm_up=0.0), progress=False)
     assert not out.exists()
+    assert not list(tmp_path.iterdir()), "a state that leads there is not kept"
     train(toy, data="digits", out=out, recipe=Recipe(epochs=1, batch=512), progress=False)  # the advice can be followed
+
+
+class Faulty(Sandwich):
+    """Its losses are not finite in the steps of ``faults``."""
+
+    faults: ClassVar[set[int]] = set()
+    made: ClassVar[int] = 0
+
+    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        Faulty.made += 1
+        for loss in super().losses(x, y, rng):
+            yield loss * float("nan") if Faulty.made in self.faults else loss
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> type[Faulty]:
+    """Trainings learn so from now on; steps are counted from 1."""
+    monkeypatch.setattr(sys.modules["hwsearch.nn.train"], "Sandwich", Faulty)
+    monkeypatch.setattr(Faulty, "made", 0)
+    monkeypatch.setattr(sys.modules["hwsearch.nn.loop"], "_PATIENCE", 0)  # states are written after every step
+    return Faulty
+
+
+def test_single_steps_that_are_not_finite_are_left_out_and_counted(
+    faulty: type[Faulty], toy: hwsearch.SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faulty, "faults", {2, 6, 7, 8, 9, 16})
+    out = tmp_path / "a.safetensors"
+    how = {"data": "digits", "out": out, "recipe": Recipe(epochs=1, batch=64, random_networks=1), "progress": False}
+    with pytest.warns(SkippedWarning, match="6 of 16 steps were left out"):
+        done = train(toy, **how)
+    assert done.facts["happened"] == {"skipped": 6}
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in Supernet.load(out, toy).state_dict().values())
+    assert train(toy, **how).digest == done.digest, "what happened is no argument: the result is handed back"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_several_bad_steps_are_refused_and_a_good_state_stays(
+    faulty: type[Faulty], toy: hwsearch.SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    space = toy.alone(Supernet(toy).smallest) if alone else toy
+    monkeypatch.setattr(faulty, "faults", set(range(11, 1000)))
+    out = tmp_path / "a.safetensors"
+    recipe = Recipe(epochs=1, batch=64, random_networks=1, learning_rate=0.2)
+    with pytest.raises(
+        InvalidInput, match=r"5 step\(s\) in a row.*step 15 of 16.*smaller learning_rate than 0.2.*clip.*a.safetensors.partial keeps"
+    ):
+        train(space, data="digits", out=out, recipe=recipe, progress=False)
+    monkeypatch.setattr(faulty, "faults", set())
+    with pytest.raises(InvalidInput, match="label_smoothing"):
+        train(space, data="digits", out=out, recipe=replace(recipe, label_smoothing=0.2), progress=False)
+    monkeypatch.setattr(faulty, "made", 0)
+    with pytest.warns(ChangedWarning, match="from step 8 with learning_rate 0.05 instead of 0.2, clip 1.0 instead of 0.0"):
+        done = train(space, data="digits", out=out, recipe=replace(recipe, learning_rate=0.05, clip=1.0), progress=False)
+    assert faulty.made == 8, "the steps that were good are not made again"
+    assert done.facts["happened"] == {"changes": [{"step": 8, "learning_rate": 0.05, "clip": 1.0}]}
+    assert sorted(tmp_path.iterdir()) == [out]
+
+
+def test_a_bad_step_leaves_no_trace_in_the_statistics_of_a_network(toy: hwsearch.SearchSpace) -> None:
+    """A running mean that is not a number stays so, however little it weighs."""
+    supernet = Supernet(toy.alone(Supernet(toy).smallest))
+    for name, buffer in supernet.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.fill_(float("nan"))
+    supernet.calibrate_bn(torch.randn(32, 1, 8, 8))
+    assert bool(torch.isfinite(supernet(torch.randn(2, 1, 8, 8))).all())
+
+
+def test_gradients_are_clipped_by_option(toy: hwsearch.SearchSpace) -> None:
+    """The first step of plain gradient descent moves the weights by the rate times the clipped norm."""
+    moved = []
+    for clip in (0.0, 0.05, 1e9):
+        recipe = Recipe(epochs=1, batch=64, learning_rate=0.5, warm_up=0.0, momentum=0.0, weight_decay=0.0, clip=clip)
+        supernet = Supernet(toy)
+        before = torch.cat([parameter.detach().flatten().clone() for parameter in supernet.parameters()])
+        next(iter(Training(Sandwich(supernet, recipe), load_data("digits"), recipe, 0, Processes())))
+        moved.append(float((torch.cat([parameter.detach().flatten() for parameter in supernet.parameters()]) - before).norm()))
+    assert moved[0] == moved[2] > 0.05
+    assert moved[1] == pytest.approx(0.5 * 0.05, rel=1e-3)
 
 
 def test_last_step_that_diverges_is_an_error_too(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch=1077, learning_rate=3.3e38, weight_decay=0.99, warm_up=0.0)
     out = tmp_path / "a.safetensors"
-    with pytest.raises(InvalidInput, match="step 1 of 1: try a smaller learning_rate"):
+    with pytest.raises(InvalidInput, match="step 1 of 1. Call again with a smaller learning_rate"):
         train(toy, data="digits", out=out, recipe=recipe, progress=False)
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"epochs": 0}, {"batch": 1}, {"learning_rate": float("nan")}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"random_networks": -1}],
+    [
+        {"epochs": 0},
+        {"batch": 1},
+        {"learning_rate": float("nan")},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+        {"random_networks": -1},
+        {"clip": -1.0},
+    ],
 )
 def test_recipe_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(wrong))):

@@ -170,7 +170,7 @@ def test_the_command_line_writes_jobs_and_collects_them(tmp_path, board_python, 
         (("--emit", jobs, "--collect", jobs), "Give one of --remote, --emit and --collect"),
         (("--collect", jobs), "Say where the table goes"),
         (("--emit", jobs, "--set", "threads"), "expected NAME=VALUE"),
-        (("--emit", jobs, "--set", "wings=2"), "'onnxruntime' takes something else"),
+        (("--emit", jobs, "--set", "wings=2"), "Unknown option of backend 'onnxruntime' 'wings'"),
         (("--emit", jobs, "--budget", "1m"), "need a board that --remote reaches"),
     ):
         assert words in call("profile", "small", *wrong, *few, code=1)

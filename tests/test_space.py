@@ -267,6 +267,46 @@ def test_a_space_may_have_more_networks_than_a_float_can_count() -> None:
     assert "huge" in repr(found.best)
 
 
+@pytest.mark.parametrize("algorithm", ["evolution", "nsga2", "random"])
+def test_spaces_beyond_any_float_are_searched_within_limits_and_kept(algorithm: str, tmp_path: Path) -> None:
+    genes = [f"g{index}" for index in range(140)]
+    tables = {cost: [([gene], np.arange(200.0) ** power) for gene in genes] for cost, power in (("cost", 1), ("worth", 0.5))}
+    huge = SearchSpace.from_tables({gene: range(200) for gene in genes}, tables, name="huge")
+    assert "1.39e+322 architectures" in repr(huge)
+    how = {"algorithm": algorithm, "steps": 2, "progress": False}
+    found = hwsearch.search(huge, predictor=hwsearch.metric("worth", huge), limits={"cost": 14000.0}, **how)
+    assert found.values["cost"] <= 14000.0
+    assert "huge" in repr(found.best)
+    assert hwsearch.load_result(found.save(tmp_path / "found.json"), huge).best == found.best
+
+
+@pytest.mark.parametrize("name", names("space"))
+def test_spaces_take_a_number_of_classes_or_say_what_they_take(name: str) -> None:
+    """Published tables and benchmarks are of one number of classes."""
+    if name in ("apq", "nasbench_macro"):
+        with pytest.raises(UnknownName, match=f"Unknown option of space {name!r} 'classes'"):
+            hwsearch.load_space(name, classes=2)
+    else:
+        space = hwsearch.load_space(name, classes=2)
+        assert space.blocks(space.sample(1, np.random.default_rng(0))[0])[-1].cout == 2
+        assert space.fingerprint != hwsearch.load_space(name).fingerprint
+
+
+def test_options_that_a_space_does_not_take_are_refused_in_words(toy: SearchSpace) -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'classes'.*Known: classes, precisions"):
+        hwsearch.load_space("resnet_cifar", clases=2)
+    with pytest.raises(InvalidInput, match="classes must be a whole number of at least 1, not 'two'"):
+        hwsearch.load_space("resnet_cifar", classes="two")
+    with pytest.raises(InvalidInput, match="'nasbench201' cannot be built with {'classes': 'two'}"):
+        hwsearch.load_space("nasbench201", classes="two")
+    with pytest.raises(InvalidInput, match="at least 1"):
+        hwsearch.load_space("resnet_cifar", classes=0)
+    with pytest.raises(InvalidInput, match="built already; options"):
+        hwsearch.load_space(toy, classes=2)
+    with pytest.raises(UnknownName, match="Unknown option of backend 'onnxruntime' 'wings'"):
+        hwsearch.backends.load_backend("onnxruntime", wings=2)
+
+
 @pytest.mark.parametrize("name", names("space"))
 def test_every_space_travels_to_the_workers_of_a_process_pool(name: str) -> None:
     space = hwsearch.load_space(name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,26 @@ from .recipe import Recipe
 from .vision import import_transforms
 
 Facts = dict[str, Any]
+HAPPENED = "happened"
+"""What happened on the way, among the facts of a result."""
 _PATIENCE = 20
 """Writing the state may take this part of the time."""
+_SEVERAL = 5
+"""After as many steps in a row without finite losses and gradients a training has diverged."""
+_SEVERAL_SCALED = 30
+"""The same where losses are scaled: finding the scale takes such steps."""
+_APART = 20
+"""Earlier states are this part of the steps apart."""
+_FREE = ("learning_rate", "clip", "amp")
+"""What may be changed of a recipe when a training goes on."""
+
+
+class SkippedWarning(UserWarning):
+    """Steps of a training were left out."""
+
+
+class ChangedWarning(UserWarning):
+    """A training goes on otherwise than it began."""
 
 
 def learn(
@@ -41,11 +61,14 @@ def learn(
     team: Processes,
     title: str,
     progress: bool = True,
-) -> None:
+) -> Facts:
     """Train to the end, from the state in ``partial`` where there is one.
 
     The state is written there after a step, as often as writing takes at most a twentieth of the time. All randomness of a step follows
     from ``seed`` and the number of the step, so it does not matter at which step a training was stopped.
+
+    A step whose loss or gradients are not finite changes no weights. After several of them in a row the training has diverged: the state of
+    some time before is put back, from which another call goes on with another learning rate, clipping or number format.
 
     Args:
         lesson: what learns, and from which losses; afterwards its parameters are the result.
@@ -58,34 +81,59 @@ def learn(
         title: of the progress bar.
         progress: show a bar with the time left.
 
+    Returns:
+        What happened on the way, if anything: how many steps were left out (``skipped``), and at which step the recipe was changed to what
+        (``changes``).
+
     Raises:
         InvalidInput: training diverged, or ``partial`` was begun with other arguments.
         CorruptFile, NewerVersion, WrongSpace: ``partial`` is not what it should be.
     """
     training = Training(lesson, data, recipe, seed, team)
-    if partial.exists():
-        training.resume(partial, facts)
+    training.keep_in(partial, facts)
     team.wait()
     with show_progress(title, training.steps, progress and team.first) as advance:
         advance(training.step)
-        for loss in training:
-            if not math.isfinite(loss) or (training.step == training.steps and not training.finite):
-                if team.first:  # a state that leads here is of no use, and would be in the way of another try
-                    partial.unlink(missing_ok=True)
-                where = f"step {training.step} of {training.steps}"
-                raise InvalidInput(f"Training diverged at {where}: try a smaller learning_rate than {recipe.learning_rate}.")
-            if team.first:
-                training.save(partial, facts)
+        for _ in training:
+            if training.diverged:
+                raise InvalidInput(training.advice())
             advance(1)
     training.finish()
+    if team.first and training.skipped:
+        warnings.warn(
+            f"{training.skipped} of {training.steps} steps were left out, since their losses or gradients were not finite.",
+            SkippedWarning,
+            stacklevel=2,
+        )
+    happened = {"skipped": training.skipped, "changes": training.changes}
+    return {name: value for name, value in happened.items() if value}
+
+
+def earlier(partial: Path) -> list[Path]:
+    """Where the states of some time before are, the oldest one first."""
+    return [Path(f"{partial}.2"), Path(f"{partial}.1")]
+
+
+def forget(partial: Path) -> None:
+    """Remove all states of a training."""
+    for path in (partial, *earlier(partial)):
+        path.unlink(missing_ok=True)
 
 
 class Training:
-    """What changes from step to step: weights, their moving average, momentum, the scale of fp16 losses, and the number of the step."""
+    """What changes from step to step: weights, their moving average, momentum, the scale of fp16 losses, and the number of the step.
+
+    Attributes:
+        step, steps: how many steps were made, and how many there are.
+        skipped, in_a_row: how many of them changed nothing, since losses or gradients were not finite; and how many of the last ones.
+        changes: at which steps the recipe was changed, and to what.
+        partial, facts: where states are written and what they say of the arguments; ``None`` where this is not for this process to do.
+    """
 
     def __init__(self, lesson: Lesson, data: Data, recipe: Recipe, seed: int, team: Processes) -> None:
         self.lesson, self.data, self.recipe, self.seed, self.team = lesson, data, recipe, seed, team
-        self.step = 0
+        self.step = self.skipped = self.in_a_row = 0
+        self.changes: list[Facts] = []
         self.steps_per_epoch = data.count("train") // recipe.batch
         self.steps = recipe.epochs * self.steps_per_epoch
         self.device = accelerator()
@@ -98,12 +146,34 @@ class Training:
         self.optimizer = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
+        self.partial: Path | None = None
+        self.facts: Facts = {}
         self._written, self._cost = -math.inf, 0.0
+        self._saved = self._kept = 0
 
     @property
     def finite(self) -> bool:
         """Whether all weights are numbers."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values())
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it makes no sense to go on."""
+        several = _SEVERAL_SCALED if self.scaler.is_enabled() else _SEVERAL
+        return self.in_a_row >= several or (self.step == self.steps and not self.finite)
+
+    def advice(self) -> str:
+        """What to do about a training that diverged; the oldest state takes the place of the newest."""
+        kept = ""
+        if self.partial is not None and self.partial.exists():
+            for path in [path for path in earlier(self.partial) if path.exists()][:1]:
+                os.replace(path, self.partial)
+            kept = f" {self.partial} keeps a state of some time before, from which this call goes on; delete it to start anew."
+        return (
+            f"Training diverged: losses, gradients or weights were not finite in {max(1, self.in_a_row)} step(s) in a row, the last of "
+            f"them step {self.step} of {self.steps}. Call again with a smaller learning_rate than {self.recipe.learning_rate:g}, with "
+            f"gradients clipped more (clip, now {self.recipe.clip:g}), or in another number format (amp, now {self.recipe.amp!r}).{kept}"
+        )
 
     def _shares(self) -> Iterator[Share]:
         """From this step to the last: the parts of each batch that are this process's own."""
@@ -147,11 +217,33 @@ class Training:
                     if parameter.grad is not None:
                         parameter.grad = gradients[name] = parameter.grad.add_(gradients[name]) if name in gradients else parameter.grad
             self.team.add_up([told, *gradients.values()])
-            self.scaler.step(self.optimizer)
+            self.scaler.unscale_(self.optimizer)
+            norm = self._norm()
+            good = math.isfinite(told.item()) and math.isfinite(norm)
+            if good:
+                if place:  # a phase begins once, with the result of the one before
+                    self.save()
+                self._change(norm)
+                self._follow(place + 1)
             self.scaler.update()
             self.step += 1
-            self._follow(place + 1)
-            yield float(told)
+            self.skipped += not good
+            self.in_a_row = 0 if good else self.in_a_row + 1
+            yield told.item()
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+
+    def _norm(self) -> float:
+        """The norm of all gradients together."""
+        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in self._gradients()])))
+
+    def _change(self, norm: float) -> None:
+        """Change the weights by their gradients, clipped."""
+        if self.recipe.clip and norm > self.recipe.clip:
+            for gradient in self._gradients():
+                gradient.mul_(self.recipe.clip / norm)
+        self.scaler.step(self.optimizer)
 
     def _mixed(self, x: torch.Tensor, y: torch.Tensor, part: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixup or cutmix, where the recipe has them."""
@@ -199,10 +291,25 @@ class Training:
         self._settle()
         self.lesson.network.cpu()
 
-    def save(self, path: Path, facts: Facts) -> None:
-        """Write the state, whole or not at all, if it is time to."""
+    def keep_in(self, partial: Path, facts: Facts) -> None:
+        """Go on from the state in a file, where there is one; the first process writes its states there from now on.
+
+        Raises:
+            InvalidInput, CorruptFile, NewerVersion, WrongSpace: as :meth:`resume`.
+        """
+        if partial.exists():
+            self.resume(partial, facts)
+        if self.team.first:
+            self.partial, self.facts = partial, facts
+
+    def save(self) -> None:
+        """Write the state, whole or not at all, if it is time to; now and then another one that stays longer.
+
+        It is asked for before a step changes the weights, when they have given finite losses and gradients once more: what is kept is good.
+        """
         start = time.perf_counter()
-        if start - self._written < _PATIENCE * self._cost:
+        late = start - self._written >= _PATIENCE * self._cost
+        if self.partial is None or self.step == self._saved or not late or not self.finite:
             return
         tensors: weights_file.Tensors = {f"weight.{name}": parameter for name, parameter in self.parameters.items()}
         tensors |= {f"average.{name}": average for name, average in self.average.items()}
@@ -210,20 +317,28 @@ class Training:
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
-        document = {"training": facts, "step": self.step, "scaler": self.scaler.state_dict()}
-        weights_file.write(path, weights_file.CHECKPOINT_FORMAT, self.lesson.space, tensors, document, sync=False)
+        document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict()}
+        document |= {"skipped": self.skipped, "changes": self.changes}
+        weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.lesson.space, tensors, document, sync=False)
+        if self.step - self._kept >= self.steps / _APART:
+            older, newer = earlier(self.partial)
+            if newer.exists():
+                os.replace(newer, older)
+            weights_file.write(newer, weights_file.CHECKPOINT_FORMAT, self.lesson.space, tensors, document, sync=False)
+            self._kept = self.step
+        self._saved = self.step
         self._written = time.perf_counter()
         self._cost = self._written - start
 
     def resume(self, path: Path, facts: Facts) -> None:
-        """Take over the state of an earlier training.
+        """Take over the state of an earlier training, which may have had another learning rate, clipping or number format.
 
         Raises:
             InvalidInput: it was begun with other arguments.
             CorruptFile: it is not such a state.
         """
         tensors, header = weights_file.read(path, weights_file.CHECKPOINT_FORMAT, self.lesson.space)
-        same_arguments(header.get("training"), facts, path)
+        same_arguments(header.get("training"), facts, path, free=_FREE)
         step = header.get("step")
         if not isinstance(step, int) or not 0 <= step <= self.steps:
             raise CorruptFile(f"{path}: its step is {step!r}, and this training has {self.steps}.")
@@ -234,9 +349,19 @@ class Training:
             if momentum is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, requires_grad=False)
                 weights_file.fill({name: self.optimizer.state[parameter]["momentum_buffer"]}, {name: momentum}, path)
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(header.get("scaler") or {})
-        self.step = step
+        if self.scaler.is_enabled() and header.get("scaler"):
+            self.scaler.load_state_dict(header["scaler"])
+        self.step = self._saved = self._kept = step
+        self.skipped, self.changes = int(header.get("skipped", 0)), list(header.get("changes", []))
+        self._note({**as_json(asdict(Recipe(epochs=1))), **header["training"].get("recipe", {})}, path)
+
+    def _note(self, before: Facts, path: Path) -> None:
+        """Write down what is changed of a recipe when the training goes on."""
+        changed = {name: getattr(self.recipe, name) for name in _FREE if getattr(self.recipe, name) != before[name]}
+        if changed:
+            self.changes.append({"step": self.step, **changed})
+            told = ", ".join(f"{name} {value!r} instead of {before[name]!r}" for name, value in changed.items())
+            warnings.warn(f"The training in {path} goes on from step {self.step} with {told}.", ChangedWarning, stacklevel=2)
 
 
 def as_json(facts: Facts) -> Facts:
@@ -245,8 +370,14 @@ def as_json(facts: Facts) -> Facts:
     return result
 
 
-def same_arguments(found: object, wanted: Facts, path: Path) -> None:
+def same_arguments(found: object, wanted: Facts, path: Path, free: Sequence[str] = ()) -> None:
     """Check what a file says about how it was trained.
+
+    Args:
+        found: what it says; what happened on the way is no argument.
+        wanted: the arguments.
+        path: the file.
+        free: fields of the recipe that may differ.
 
     Raises:
         InvalidInput: with other arguments.
@@ -256,5 +387,6 @@ def same_arguments(found: object, wanted: Facts, path: Path) -> None:
         raise CorruptFile(f"{path} does not say how it was trained.")
     usual = as_json(asdict(Recipe(epochs=1)))  # what a recipe of an older hwsearch does not name
     found = same_data(found, wanted, path)
-    flat = [{**facts, **usual, **facts.get("recipe", {}), "recipe": None} for facts in (found, wanted)]
+    ignored = dict.fromkeys(("recipe", HAPPENED, *free))
+    flat = [{**facts, **usual, **facts.get("recipe", {}), **ignored} for facts in (found, wanted)]
     check_same(flat[0], dict.fromkeys(flat[0]) | flat[1], path)

@@ -106,6 +106,8 @@ def calibrate_bn(network: nn.Module, images: torch.Tensor | Iterable[torch.Tenso
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]
     network.train()
+    for norm in norms:
+        norm.reset_running_stats()  # what is not a number would stay so however little it weighs
     with torch.no_grad():
         for number, some in enumerate(torch.split(images, batch) if isinstance(images, torch.Tensor) else images, start=1):
             for norm in norms:

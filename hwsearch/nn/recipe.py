@@ -27,6 +27,7 @@ class Recipe:
         warm_up: share of the steps of each phase.
         momentum: of the optimiser.
         weight_decay: on convolution and linear weights only.
+        clip: the greatest norm of all gradients together; longer ones are scaled down to it. 0 for not at all.
         label_smoothing: for the largest network, which learns from the labels; all others learn from its output.
         random_networks: how many random networks a step, besides the largest and the smallest; none where there is one network only.
         amp: compute in ``"bf16"`` or ``"fp16"`` where torch deems it safe (fp16 with its losses scaled); faster where there is hardware
@@ -54,6 +55,7 @@ class Recipe:
     warm_up: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    clip: float = 0.0
     label_smoothing: float = 0.1
     random_networks: int = 2
     amp: str | None = None
@@ -79,7 +81,7 @@ class Recipe:
         for name in ("warm_up", "momentum", "label_smoothing", "ema", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
-        for name in ("mixup", "cutmix", "hints"):
+        for name in ("mixup", "cutmix", "hints", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InvalidInput(f"{name} must be a number of at least 0, not {getattr(self, name)}.")
         if not 0 <= self.distill <= 1:

@@ -18,7 +18,7 @@ from ..spaces import load_space
 from .data import load_data
 from .images import Data
 from .lesson import Lesson, Sandwich
-from .loop import Facts, as_json, learn, same_arguments
+from .loop import HAPPENED, Facts, as_json, forget, learn, same_arguments
 from .phases import phases_for
 from .plain import calibrate_bn
 from .processes import accelerator, processes
@@ -53,6 +53,9 @@ def train(
     arguments continues it and ends with exactly the weights of an uninterrupted one (on the same machine and number of threads). All
     randomness of a step follows from ``seed`` and the number of the step. Where ``out`` is already the result of these arguments, it is
     read and handed back.
+
+    A step whose loss or gradients are not finite is left out and counted. After several of them in a row the training is refused, and a
+    state of some time before is kept: the same call with a smaller ``learning_rate``, another ``clip`` or ``amp`` goes on from there.
 
     Started by ``torchrun``, the processes share out each batch, in the recipe's ``parts``; the first one writes. A GPU is used where torch
     sees one.
@@ -138,12 +141,13 @@ def complete(
     if out.exists():
         done = Supernet.load(out, supernet.space)
         same_arguments(done.facts, facts, out)
-        partial.unlink(missing_ok=True)
+        forget(partial)
         return done
     if not partial.exists():
         data.check(team, progress=progress)
     title = f"training {supernet.space.name}"
-    learn(lesson, data, recipe, seed=seed, partial=partial, facts=facts, team=team, title=title, progress=progress)
+    happened = learn(lesson, data, recipe, seed=seed, partial=partial, facts=facts, team=team, title=title, progress=progress)
+    facts = {**facts, HAPPENED: happened} if happened else facts
     supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
     if lesson.network is not supernet:
         assert isinstance(lesson.network, nn.Sequential)
@@ -154,7 +158,7 @@ def complete(
         supernet.settle(network.cpu())
     if team.first:
         supernet.save(out)
-        partial.unlink(missing_ok=True)
+        forget(partial)
         for path in (out, partial):
             sweep(path)
     team.wait()

@@ -165,5 +165,6 @@ def tuned(supernet: Supernet, row: Rows, data: Data, steps: int) -> Deployed:
         optimizer.zero_grad(set_to_none=True)
         for loss in lesson.losses(data.normalize(x.to(images.device)), y.to(images.device), np.random.default_rng(step)):
             torch.autograd.backward(loss)
-        optimizer.step()
+        if all(bool(torch.isfinite(parameter.grad).all()) for parameter in network.parameters() if parameter.grad is not None):
+            optimizer.step()
     return deploy(network, blocks, images)

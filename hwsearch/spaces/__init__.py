@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._registry import make
-from ..errors import InvalidInput
+from ..errors import HwsearchError, InvalidInput
 from ..space import SearchSpace
 
 
@@ -14,14 +14,22 @@ def load_space(name: str | SearchSpace, **options: Any) -> SearchSpace:
 
     Args:
         name: such as ``"resnet_cifar"``; see ``hwsearch devices`` and :func:`hwsearch.register`.
-        **options: what the space's builder takes.
+        **options: what the space's builder takes, such as ``classes=100`` or ``precisions=("fp32", "int8")``.
 
     Raises:
-        UnknownName: no such space is registered.
+        UnknownName: no such space is registered, or its builder takes no such option.
+        InvalidInput: an option makes no sense, or is given for a space that is built already.
     """
     if isinstance(name, SearchSpace):
+        if options:
+            raise InvalidInput(f"Space {name.name!r} is built already; options ({', '.join(options)}) go with a name.")
         return name
-    space = make("space", name, **options)
+    try:
+        space = make("space", name, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, HwsearchError):
+            raise
+        raise InvalidInput(f"Space {name!r} cannot be built with {options}: {error}.") from error
     if not isinstance(space, SearchSpace):
         raise InvalidInput(f"The builder of space {name!r} returned {type(space).__name__}, not a SearchSpace.")
     return space

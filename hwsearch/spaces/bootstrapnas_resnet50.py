@@ -7,13 +7,14 @@ from ..space import SearchSpace
 from .ofa_resnet50 import EXPANDS, SCALES
 
 
-def build(resolutions: tuple[int, ...] = (128, 144, 160, 176, 192, 208, 224)) -> SearchSpace:
+def build(resolutions: tuple[int, ...] = (128, 144, 160, 176, 192, 208, 224), classes: int = 1000) -> SearchSpace:
     """The space ``bootstrapnas_resnet50``.
 
     Widths and expand ratios are those of Once-for-All's ResNet-50 space; stem and shortcuts are the plain ones of ResNet-50.
 
     Args:
         resolutions: of the input image, px.
+        classes: outputs of the classifier.
     """
 
     def stage(depths: tuple[int, ...], out: int, stride: int) -> Stage:
@@ -31,7 +32,7 @@ def build(resolutions: tuple[int, ...] = (128, 144, 160, 176, 192, 208, 224)) ->
             stage((4, 5, 6), 1024, 2),
             stage((2, 3), 2048, 2),
         ),
-        classes=1000,
+        classes=classes,
         precisions=(),
     )
     return chain.space()

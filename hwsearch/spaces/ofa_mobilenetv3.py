@@ -8,12 +8,13 @@ from ..space import SearchSpace
 RESOLUTIONS = (160, 176, 192, 208, 224)
 
 
-def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS) -> SearchSpace:
+def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS, classes: int = 1000) -> SearchSpace:
     """The space ``ofa_mobilenetv3``.
 
     Args:
         width: multiplies all widths; Once-for-All was trained at 1.0 and 1.2, and its Note10 table was measured at 1.2.
         resolutions: of the input image, px.
+        classes: outputs of the classifier.
     """
 
     def stage(out: int, stride: int, activation: str, excited: bool) -> Stage:
@@ -45,7 +46,7 @@ def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS) -> Sea
             stage(160, 2, "hswish", excited=True),
             fixed("final", 960, "conv", 1, 1, "hswish"),
         ),
-        classes=1000,
+        classes=classes,
         precisions=(),
         mix=divisible(1280 * width),
         mix_activation="hswish",
@@ -54,6 +55,6 @@ def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS) -> Sea
     return chain.space()
 
 
-def build_narrow(resolutions: tuple[int, ...] = RESOLUTIONS) -> SearchSpace:
+def build_narrow(resolutions: tuple[int, ...] = RESOLUTIONS, classes: int = 1000) -> SearchSpace:
     """The space ``ofa_mobilenetv3_w1.0``: the same at width 1.0 (arguments as of :func:`build`)."""
-    return build(1.0, resolutions)
+    return build(1.0, resolutions, classes)

@@ -10,7 +10,7 @@ SCALES = (0.65, 0.8, 1.0)
 EXPANDS = (0.2, 0.25, 0.35)
 
 
-def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...] = ()) -> SearchSpace:
+def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...] = (), classes: int = 1000) -> SearchSpace:
     """The space ``ofa_resnet50``.
 
     The stem is three convolutions, the second of them residual and optional, and a max pooling. Up to two blocks are added to each of the
@@ -19,6 +19,7 @@ def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...
     Args:
         resolutions: of the input image, px.
         precisions: of each block and of the classifier; fp32 where empty. Once-for-All's predictors know nothing of them.
+        classes: outputs of the classifier.
     """
 
     def stage(blocks: int, out: int, stride: int) -> Stage:
@@ -39,7 +40,7 @@ def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...
             stage(4, 1024, 2),
             stage(2, 2048, 2),
         ),
-        classes=1000,
+        classes=classes,
         precisions=precisions,
         head_precisions=precisions or "fp32",
     )

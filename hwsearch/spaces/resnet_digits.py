@@ -21,6 +21,6 @@ CHAIN = Chain(
 )
 
 
-def build(precisions: tuple[str, ...] = CHAIN.precisions) -> SearchSpace:
-    """The space ``resnet_digits``, with these precisions to choose from for the stem and each block."""
-    return replace(CHAIN, precisions=tuple(precisions)).space()
+def build(precisions: tuple[str, ...] = CHAIN.precisions, classes: int = CHAIN.classes) -> SearchSpace:
+    """The space ``resnet_digits``, with these precisions to choose from for the stem and each block, for so many classes."""
+    return replace(CHAIN, precisions=tuple(precisions), classes=classes).space()

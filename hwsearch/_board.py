@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from ._journal import resume
-from ._reading import read_bytes, read_document
-from ._store import Journal
+from ._reading import guarded, read_bytes, read_document
+from ._store import Journal, PathLike
 from .backends import Backend, load_backend
 from .backends.base import Session
 from .device import Protocol
-from .errors import BuildFailed, CorruptFile, FileError, HwsearchError
+from .errors import BuildFailed, CorruptFile, FileError, HwsearchError, InvalidInput
 from .rounds import Open, Rounds, period_of
 
 FORMAT = "hwsearch-jobs"
@@ -51,7 +51,41 @@ def read_plan(folder: Path) -> dict[str, Any]:
         FileError: there is none.
         CorruptFile, NewerVersion: it is none that can be used.
     """
-    return read_document(folder / PLAN, "plan", format=FORMAT, version=VERSION)
+    path = folder / PLAN
+    plan = read_document(path, "plan", format=FORMAT, version=VERSION)
+    with guarded(path, "plan"):
+        run, files = plan["run"], [plan["sentinel"], *plan["things"].values()]
+        check_run(run)
+        if not all(isinstance(file, str) and os.path.basename(file) == file != "" for file in files):
+            raise InvalidInput("'sentinel' and 'things' must name model files.")
+    return plan
+
+
+def check_run(run: dict[str, Any]) -> None:
+    """Check what a plan says of its run, and what the journal of a board begins with.
+
+    Raises:
+        InvalidInput, LookupError, TypeError: it does not say what is needed, or what it says is impossible.
+    """
+    Protocol.from_document(run["protocol"])
+    for name, kind in (("backend", str), ("options", dict), ("space", str), ("fingerprint", str), ("seed", int)):
+        if not isinstance(run[name], kind) or isinstance(run[name], bool):
+            raise InvalidInput(f"'run' has {name} {run[name]!r}.")
+    if run["seed"] < 0:
+        raise InvalidInput(f"'run' has a negative seed, {run['seed']}.")
+
+
+def load_backend_of(run: dict[str, Any], path: PathLike) -> Backend:
+    """The backend of a run that was checked.
+
+    Raises:
+        UnknownName: there is no such backend.
+        CorruptFile: it has no such options.
+    """
+    try:
+        return load_backend(run["backend"], **run["options"])
+    except TypeError as error:
+        raise CorruptFile(f"{path}: the backend {run['backend']!r} does not take the options {run['options']}: {error}.") from error
 
 
 def run(folder: Path) -> None:
@@ -67,9 +101,9 @@ def run(folder: Path) -> None:
     """
     plan = read_plan(folder)
     header = plan["run"]
-    backend = load_backend(header["backend"], **header["options"])
+    backend = load_backend_of(header, folder / PLAN)
     header |= {"device": asdict(backend.describe()), "energy": backend.energy}
-    protocol = Protocol(**header["protocol"])
+    protocol = Protocol.from_document(header["protocol"])
     journal = Journal(folder / JOURNAL)
     things = {name: _opener(backend, folder, file) for name, file in plan["things"].items()}
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ._reading import check_header, guarded
-from ._store import Journal, PathLike
+from ._reading import PathLike, check_header, guarded
+from ._store import Journal
 from .device import Device, Protocol
 from .errors import CorruptFile, WrongDevice, WrongSpace
 
@@ -109,7 +109,7 @@ def read_header(record: object, path: PathLike) -> tuple[dict[str, Any], Device,
     if missing := [key for key in ("device", "protocol", "space", "fingerprint", "seed") if key not in found]:
         raise CorruptFile(f"{path} does not begin as a journal does: its first line lacks {', '.join(missing)}.")
     with guarded(path, "journal of profiling"):
-        device, protocol = Device(**found["device"]), Protocol(**found["protocol"])
+        device, protocol = Device.from_document(found["device"]), Protocol.from_document(found["protocol"])
     return found, device, protocol
 
 

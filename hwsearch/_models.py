@@ -78,6 +78,8 @@ class Trees:
             KeyError: one is missing.
         """
         trees = cls(*(arrays[name] for name in ("feature", "left", "right", "value", "groups", "start")))
+        if any(array.dtype.kind not in "iu" for array in (trees.feature, trees.left, trees.right)):
+            raise CorruptFile("the nodes of its trees are not whole numbers")
         shape = trees.feature.shape
         same = all(array.shape == shape for array in (trees.left, trees.right, trees.value))
         if len(shape) != 3 or not same or trees.groups.shape[1:] != (features,) or trees.start.shape != shape[:1]:

@@ -37,13 +37,15 @@ def guarded(path: PathLike, what: str) -> Iterator[None]:
         what: what the file should be, for the message.
 
     Raises:
-        CorruptFile: something failed. File errors, missing packages and warnings pass as they are.
+        CorruptFile: something failed. Other file errors, missing packages and warnings pass as they are.
     """
     try:
         yield
-    except (FileError, MissingDependency, Warning):
+    except (MissingDependency, Warning):
         raise
     except HwsearchError as error:
+        if isinstance(error, FileError) and (os.fspath(path) in str(error) or not isinstance(error, CorruptFile)):
+            raise
         raise CorruptFile(f"{os.fspath(path)}: {error}") from error
     except Exception as error:
         raise CorruptFile(f"{os.fspath(path)} is not a whole {what}: {_reason(error)}.") from error
@@ -55,7 +57,7 @@ def _reason(error: Exception) -> str:
         return "it is nested too deeply"
     if isinstance(error, MemoryError):
         return "it claims to hold more than fits into memory"
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and isinstance(error.args[0], str):
         return f"{error} is missing or unknown"
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

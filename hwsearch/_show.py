@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
@@ -15,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from . import _registry, _words
-from ._reading import PathLike, parse_json, read_bytes, read_json
+from ._reading import PathLike, guarded, parse_json, parse_tensor_header, read_bytes, read_json
 from ._table_file import FORMAT as TABLE_FORMAT
 from .blocks import Block
 from .compression import Compression
-from .errors import CorruptFile, FileError, HwsearchError
+from .errors import FileError, HwsearchError
 from .finished import FORMAT as FINISHED_FORMAT
 from .finished import load_finished
 from .predictor import load_predictor
@@ -155,20 +154,17 @@ def supernet(data: bytes, path: PathLike) -> RenderableType:
     Raises:
         CorruptFile: it is truncated, or no supernet.
     """
-    length = int.from_bytes(data[:8], "little")
-    try:
-        tensors = msgspec.json.decode(data[8 : 8 + length])
-        header = msgspec.json.decode(tensors.pop("__metadata__")["hwsearch"])
+    tensors, metadata = parse_tensor_header(data, path, "supernet")
+    with guarded(path, "supernet file"):
+        header = parse_json(metadata["hwsearch"].encode(), path)
         others = r"(calibration|momentum|average)\..*|.*running_(mean|var)"
         values = sum(int(np.prod(tensor["shape"])) for name, tensor in tensors.items() if not re.fullmatch(others, name))
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptFile(f"{os.fspath(path)} is not a whole supernet file: {error!r}.") from error
-    training = header.get("training") or {}
-    facts = {name: training[name] for name in ("data", "train_images", "seed") if name in training}
-    said = {name: len(value) if name == "phases" else value for name, value in (training.get("recipe") or {}).items()}
-    recipe = ", ".join(f"{name} {value}" for name, value in said.items())
-    grid = _grid({"format": header.get("format"), **facts, "recipe": recipe, "weights": f"{values:,}"})
-    return Group(*_heading(f"supernet of {header.get('space')}"), grid)
+        training = header.get("training") or {}
+        facts = {name: training[name] for name in ("data", "train_images", "seed") if name in training}
+        said = {name: len(value) if name == "phases" else value for name, value in (training.get("recipe") or {}).items()}
+        recipe = ", ".join(f"{name} {value}" for name, value in said.items())
+        grid = _grid({"format": header.get("format"), **facts, "recipe": recipe, "weights": f"{values:,}"})
+        return Group(*_heading(f"supernet of {header.get('space')}"), grid)
 
 
 def backends() -> RenderableType:

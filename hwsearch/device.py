@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 from .errors import InvalidInput
 
@@ -22,8 +23,34 @@ _IDENTITY_FACTS = (*_NEEDED_FACTS, "int8")
 others and the runtime, so that it may be missing."""
 
 
+class _FromFile:
+    """Can be made of JSON data, without any package that boards do not have."""
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Make it of its fields as JSON data.
+
+        Raises:
+            InvalidInput: a field is missing, unknown, of another type, or impossible.
+        """
+        known = {entry.name: _KINDS.get(str(entry.type)) for entry in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(document, dict) or not set(document) <= set(known):
+            raise InvalidInput(f"a {cls.__name__.lower()} must be an object with the fields {', '.join(known)}.")
+        for name, value in document.items():
+            kinds = known[name]
+            if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise InvalidInput(f"the {cls.__name__.lower()}'s {name} must not be {value!r}.")
+        try:
+            return cls(**document)
+        except TypeError as error:
+            raise InvalidInput(f"the {cls.__name__.lower()} lacks a field: {error}.") from error
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+
+
 @dataclass(frozen=True)
-class Device:
+class Device(_FromFile):
     """One piece of hardware and the runtime on it.
 
     Attributes:
@@ -47,6 +74,20 @@ class Device:
     threads: int = 1
     batch: int = 1
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Make it of its fields as JSON data.
+
+        Raises:
+            InvalidInput: a field is missing, unknown, of another type, or impossible.
+        """
+        found = super().from_document(document)
+        if found.threads < 1 or found.batch < 1:
+            raise InvalidInput("the device's threads and batch must be at least 1.")
+        if not isinstance(found.facts, dict) or not all(isinstance(value, str) for value in found.facts.values()):
+            raise InvalidInput("the device's facts must map names to text.")
+        return found
 
     def same_as(self, other: Device) -> bool:
         """Whether measurements on both can be put together: nothing tells them apart, and both tell the same facts of their identity."""
@@ -83,7 +124,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(_FromFile):
     """How latencies are measured.
 
     All things to be measured are interleaved in random order in each of many short rounds. In a round each is run a few times

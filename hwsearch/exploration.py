@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from . import _reading, _store
 from ._progress import progress as progress_bar
+from ._states import check_state
 from .algorithms._pareto import hypervolume, nondominated
 from .algorithms.base import Algorithm
 from .algorithms.local import Local
-from .errors import CorruptFile, Infeasible, InvalidInput, WrongSpace, check_count, check_seed
+from .errors import Infeasible, InvalidInput, WrongSpace, check_count, check_seed
 from .metrics import evaluate
 from .problem import Problem
 from .result import Front, SearchResult, Status
@@ -283,18 +284,15 @@ def load_state(path: _store.PathLike, problem: Problem, algorithm: Algorithm, se
             raise InvalidInput(
                 f"{path} is a search with {name} {header.get(name)!r}, and this one has {value!r}. Use another state file, or remove it."
             )
-    try:
+    with _reading.guarded(path, "search state"):
         known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
         first = start(problem, algorithm, seed)
         first = finish(problem, first) if known["finishing"] else first
-        state = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
-        if state.scores.shape != (len(problem.space.check(state.X)),):
-            raise CorruptFile(f"it holds {len(state.X)} networks and scores of the shape {state.scores.shape}")
-    except (CorruptFile, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
-    _check_score(state, problem, path)
-    return state
+        found = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
+        check_state(found, first, problem)
+    _check_score(found, problem, path)
+    return found
 
 
 def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, Any]:

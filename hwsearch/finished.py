@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-from ._reading import read_document
+from ._reading import guarded, read_document
 from ._store import PathLike, write_atomic
-from .errors import CorruptFile, WrongSpace
 from .space import Architecture, SearchSpace
 from .spaces import load_space
 
 FORMAT = "hwsearch-finished"
 VERSION = 1
+
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +28,17 @@ class _Facts:
     weights: str
     model: str
     tuned: bool
-    accuracy: float
-    float_accuracy: float
-    latency_ms: float
-    spread_ms: float
+    accuracy: _Share
+    float_accuracy: _Share
+    latency_ms: _Positive
+    spread_ms: Annotated[float, msgspec.Meta(ge=0)]
     device: str
-    macs: int
-    params: int
-    size_mb: float
-    simulated_accuracy: float | None = None
-    teacher_accuracy: float | None = None
-    teacher_ms: float | None = None
+    macs: _Count
+    params: _Count
+    size_mb: _Positive
+    simulated_accuracy: _Share | None = None
+    teacher_accuracy: _Share | None = None
+    teacher_ms: _Positive | None = None
     data: str | None = None
 
 
@@ -79,11 +83,7 @@ def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
         WrongSpace: it belongs to another space.
     """
     document = read_document(path, "finished network", format=FORMAT, version=VERSION)
-    try:
+    with guarded(path, "finished network"):
         where = space or load_space(str(document["architecture"]["space"]))
         architecture = Architecture.from_document(document["architecture"], where, path)
         return Finished(architecture=architecture, **vars(msgspec.convert(document, _Facts)))
-    except (CorruptFile, WrongSpace):
-        raise
-    except (KeyError, TypeError, msgspec.ValidationError) as error:
-        raise CorruptFile(f"{path} is not a whole finished network: {error}.") from error

@@ -28,7 +28,7 @@ from .backends import Backend, Session, load_backend
 from .backends.base import Network
 from .blocks import Block
 from .device import Device
-from .errors import CorruptFile, FileError, WrongSpace
+from .errors import CorruptFile, FileError, WrongSpace, check_count
 from .profile import check_protocol, profile, protocol_of
 from .space import SearchSpace
 from .spaces import load_space
@@ -222,7 +222,7 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     records = list(Journal(path).numbered())
     if not records:
         raise FileError(f"{path} is empty: the board has not begun. Run there: python run.pyz")
-    header, device, _ = read_header(records[0][1], path)
+    header, device, protocol = read_header(records[0][1], path)
     if missing := [key for key in _OF_JOBS if key not in header]:
         raise CorruptFile(
             f"{path}, line {records[0][0]}: {', '.join(missing)} is missing. It is the part 'run' of plan.json with device and energy."
@@ -238,15 +238,23 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     if ours.exists() and not theirs.startswith(ours.read_bytes()):
         raise FileError(f"{ours} is an unfinished run of something else. Finish it, or name another table.")
     with guarded(path, "journal of a board"):
-        runtime = load_backend(header["backend"], **header["options"])
-        asked = {key: header[key] for key in ("checks", "fits", "seed")} | {
-            key: header["protocol"][key] for key in ("precision", "max_rounds")
-        }
+        _board.check_run(header)
+        runtime = _board.load_backend_of(header, path)
+        asked = {key: check_count(key, header[key], least=0) for key in ("checks", "fits", "seed")}
         blocks = None if header["blocks"] is None else [Block.parse(key) for key in header["blocks"]]
     board = Elsewhere(runtime, device, header["energy"], runtime.precisions)
     write_atomic(ours, theirs)
     try:
-        return profile(where, backend=board, out=out, progress=False, blocks=blocks, **asked)
+        return profile(
+            where,
+            backend=board,
+            out=out,
+            progress=False,
+            blocks=blocks,
+            precision=protocol.precision,
+            max_rounds=protocol.max_rounds,
+            **asked,
+        )
     except BaseException:
         ours.unlink(missing_ok=True)
         raise

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from ._reading import read_bytes
+from ._reading import guarded, parse_json, read_bytes
 from ._store import PathLike, write_atomic
 from .backends import Backend, load_backend
 from .backends.base import Session
@@ -227,8 +227,9 @@ def _read(folder: Path, model: str, scenario: str, short: bool, device: Device) 
     found: dict[str, Any] = {}
     for line in read_bytes(path, "log of LoadGen").decode(errors="replace").splitlines():
         if line.startswith(_MARK):
-            entry = msgspec.json.decode(line[len(_MARK) :])
-            found[entry["key"]] = entry["value"]
+            with guarded(path, "log of LoadGen"):
+                entry = parse_json(line[len(_MARK) :].encode(), path)
+                found[entry["key"]] = entry["value"]
     what, unit, key, factor = _FIGURES[scenario]
     if key not in found or "result_validity" not in found:
         raise CorruptFile(f"{path} has no {key}: the run was not finished. Run it again.")
@@ -239,6 +240,11 @@ def _read(folder: Path, model: str, scenario: str, short: bool, device: Device) 
         "early_stopping_met": "there were too few queries for early stopping",
     }
     missed = [words for name, words in checks.items() if found.get(name) is False]
+    with guarded(path, "log of LoadGen"):
+        figure = float(found[key]) * factor
+        queries, duration_s = int(found.get("result_query_count", 0)), float(found.get("effective_min_duration_ms", 0)) * 1e-3
+        if not (figure >= 0 and queries >= 0 and duration_s >= 0):
+            raise CorruptFile(f"{path} tells of {figure:g} {unit} in {queries} queries, which is impossible.")
     return Bench(
         model=model,
         scenario=scenario,
@@ -246,10 +252,10 @@ def _read(folder: Path, model: str, scenario: str, short: bool, device: Device) 
         reason=", ".join(missed),
         shortened=short,
         what=what,
-        figure=float(found[key]) * factor,
+        figure=figure,
         unit=unit,
-        queries=int(found.get("result_query_count", 0)),
-        duration_s=float(found.get("effective_min_duration_ms", 0)) * 1e-3,
+        queries=queries,
+        duration_s=duration_s,
         device=device,
         folder=os.fspath(folder),
     )

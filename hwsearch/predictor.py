@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ._minsum import Table, table
 from ._models import MODELS, Model, fit_model
 from ._perceptrons import Features, Perceptrons
-from ._reading import read_arrays
+from ._reading import guarded, read_arrays
 from ._store import PathLike, write_arrays
 from ._transfer import interplay, rounding, sources
 from .errors import CorruptFile, InvalidInput, UnknownName, WrongSpace, check_seed
@@ -332,12 +332,13 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
             f"{path} predicts for space {header.get('space')!r} ({header.get('fingerprint')}), not for {space.name!r} "
             f"({space.fingerprint}). Fit one for this space with: hwsearch fit-predictor"
         )
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise CorruptFile(f"{path} holds weights that are not finite.")
+    with guarded(path, "predictor"):
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise CorruptFile(f"{path} holds weights that are not finite.")
     features = sum(space.sizes)
     own = {name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")}
     seen = arrays.get("seen")
-    try:
+    with guarded(path, "predictor: its header and its arrays do not fit together"):
         kind = str(header["kind"])
         if kind not in MODELS:
             raise UnknownName("kind of predictor", kind, MODELS)
@@ -351,6 +352,7 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
             raise CorruptFile(f"its list of values seen has the shape {seen.shape}, where {features} were expected")
         data = msgspec.convert(header.get("data"), str | None)
-        return Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data)
-    except (CorruptFile, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise CorruptFile(f"{path}: its header and its arrays do not fit together: {error}.") from error
+        predictor = Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data)
+        with np.errstate(over="raise", invalid="raise", divide="raise"):
+            predictor.doubt(space.sample(8, np.random.default_rng(0)))  # weights that overflow show here
+        return predictor

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ._reading import read_document
+from ._reading import guarded, read_document
 from ._store import PathLike, write_atomic
-from .errors import CorruptFile, WrongSpace, require
+from .errors import CorruptFile, require
 from .space import Architecture, Rows, SearchSpace
 from .spaces import load_space
 from .verified import Verification
@@ -209,6 +209,12 @@ class SearchResult:
         return Path(path)
 
 
+class _FrontFile(msgspec.Struct, frozen=True):
+    genes: list[list[int]]
+    scores: list[float]
+    values: dict[str, list[float]]
+
+
 def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResult:
     """Read a result.
 
@@ -222,31 +228,34 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
         WrongSpace: it belongs to another space.
     """
     document = read_document(path, "result", format=FORMAT, version=VERSION)
-    try:
+    with guarded(path, "result"):
         where = space or load_space(str(document["best"]["space"]))
         best = Architecture.from_document(document["best"], where, path)
-        front = document["front"]
+        front = msgspec.convert(document["front"], _FrontFile)
+        if {len(front.genes), *map(len, front.values.values())} != {len(front.scores)}:
+            raise CorruptFile(f"{path}: the columns of its front have different lengths.")
+        if not set(document["limits"]) <= set(document["values"]):
+            raise CorruptFile(f"{path} has limits of metrics whose values it does not tell.")
+        verification = msgspec.convert(document.get("verification"), Verification | None)
+        if verification is not None:
+            verification.check(where)
         return SearchResult(
             best=best,
-            best_score=float(document["best_score"]),
+            best_score=msgspec.convert(document["best_score"], float),
             values=msgspec.convert(document["values"], dict[str, float]),
             limits=msgspec.convert(document["limits"], dict[str, float]),
             status=Status[document["status"]],
             front=Front(
                 where,
-                where.check(np.array(front["genes"], dtype=np.int64).reshape(-1, len(where.choices)), "front").copy(),
-                np.array(front["scores"], dtype=np.float64),
-                {name: np.array(values, dtype=np.float64) for name, values in front["values"].items()},
+                where.check(np.array(front.genes, dtype=np.int64).reshape(len(front.genes), len(where.choices)), "front").copy(),
+                np.array(front.scores, dtype=np.float64),
+                {name: np.array(values, dtype=np.float64) for name, values in front.values.items()},
             ),
-            history=tuple(document["history"]),
-            seed=int(document["seed"]),
-            provenance=document["provenance"],
+            history=msgspec.convert(document["history"], tuple[dict[str, float | None], ...]),
+            seed=msgspec.convert(document["seed"], int),
+            provenance=msgspec.convert(document["provenance"], dict[str, str | None]),
             bound=msgspec.convert(document.get("bound"), float | None),
             surrogate_bound=msgspec.convert(document.get("surrogate_bound"), float | None),
             cautions=msgspec.convert(document.get("cautions", []), tuple[str, ...]),
-            verification=msgspec.convert(document.get("verification"), Verification | None),
+            verification=verification,
         )
-    except (CorruptFile, WrongSpace):
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
-        raise CorruptFile(f"{path} is not a whole result: {error}.") from error

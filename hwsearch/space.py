@@ -45,6 +45,19 @@ def only(X: Rows) -> Rows:
     return np.asarray(row, dtype=np.uint8)
 
 
+def row_of_hex(text: str, space: SearchSpace) -> bytes:
+    """The bytes of a row that a journal holds in hexadecimal.
+
+    Raises:
+        InvalidInput: it is not a canonical row of the space.
+        ValueError, TypeError: it is not hexadecimal.
+    """
+    row = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)[None]
+    if not np.array_equal(space.canonical(space.check(row, "a row")), row):
+        raise InvalidInput(f"the row {text} of space {space.name!r} holds values of genes that are not active.")
+    return row.tobytes()
+
+
 def row_keys(X: Rows) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of every row, shape ``(n,)``; two of a million rows share one with a chance below 1e-7.
 

@@ -25,7 +25,7 @@ from .exploration import SearchState, conclude, explore
 from .metrics import Metric, evaluate
 from .problem import Devices, Problem, Score, find_table
 from .result import SearchResult, Status
-from .space import Rows, SearchSpace
+from .space import Rows, SearchSpace, row_of_hex
 from .table import LatencyTable
 from .verified import QUANTITIES, Checked, Round, Verification
 from .verifier import OnHand, Verifier
@@ -63,9 +63,10 @@ class _Memory:
                     f"{self.journal.path} holds measurements with {name} {found.get(name)!r}, and this search has {header[name]!r}. "
                     "Use another state file, or remove it."
                 )
-        for record in records:
-            for row, value in record["values"].items():
-                self.known[record["name"]][bytes.fromhex(row)] = float(value)
+        for number, record in enumerate(records, start=2):
+            with _reading.guarded(f"{self.journal.path}, line {number}", "measurement"):
+                known = self.known[record["name"]]
+                known.update({row_of_hex(row, space): _measured(record["name"], value) for row, value in record["values"].items()})
 
     def learn(self, name: str, X: Rows, advance: Advance) -> None:
         """Measure rows that were not; scores one by one, since they are costly, latencies beside each other."""
@@ -83,6 +84,13 @@ class _Memory:
             if self.journal is not None:
                 self.journal.append({"name": name, "values": {bytes(row).hex(): known[bytes(row)] for row in part}})
             advance(len(part))
+
+
+def _measured(name: str, value: object) -> float:
+    """A measurement that a journal holds, checked."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or (name != "score" and value <= 0):
+        raise InvalidInput(f"{name} must be a {'number' if name == 'score' else 'positive number'}, not {value!r}.")
+    return float(value)
 
 
 def promising(now: Problem, found: SearchResult, state: SearchState, known: set[bytes], count: int) -> Rows:

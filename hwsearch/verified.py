@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .space import Rows
+from .errors import InvalidInput
+from .space import Rows, SearchSpace
 
 Values = npt.NDArray[np.float64]
 
@@ -69,6 +70,22 @@ class Verification:
 
     tolerance: Mapping[str, float]
     rounds: tuple[Round, ...]
+
+    def check(self, space: SearchSpace) -> None:
+        """Check that these are measurements of networks of a space.
+
+        Raises:
+            InvalidInput: there are none, or they are of other rows, of unknown quantities, or impossible.
+        """
+        if not self.rounds or not all(turn.networks for turn in self.rounds):
+            raise InvalidInput("Each round of a verification must hold a network.")
+        for one in self.networks:
+            space.check(np.array([one.genes], dtype=np.int64), "verification")
+            for values in (one.predicted, one.measured):
+                if not set(values) <= set(QUANTITIES) or values.get("latency_ms", 1.0) <= 0:
+                    raise InvalidInput(f"A verified network holds {dict(values)}; a score and a positive latency_ms were expected.")
+            if not set(self.tolerance) <= set(one.measured) <= set(one.predicted):
+                raise InvalidInput("A verified network lacks a quantity that was verified.")
 
     @property
     def agreed(self) -> bool:

@@ -33,7 +33,7 @@ FLOORS = (
     ("metrics", "predictor", "algorithms", "profile", "loadgen", "_board"),
     ("verified",),
     ("problem", "result", "finished", "interop", "fitted", "_executor", "jobs", "batches"),
-    ("verifier", "corrections"),
+    ("verifier", "corrections", "_states"),
     ("exploration", "remote"),
     ("verification",),
     ("search",),

@@ -81,6 +81,8 @@ def load_engine(path: PathLike, target: Target) -> bytes:
     plan = read_bytes(path, "engine")
     try:
         built, checksum = Target(**{**note["target"], "sm": tuple(note["target"]["sm"])}), note["sha256"]
+        if not all(isinstance(word, str) for word in (built.runtime, built.gpu, *built.sm)):
+            raise TypeError("its words are no text")
     except (KeyError, TypeError) as error:
         raise CorruptFile(f"{_note(path)} does not say what the engine runs on ({error}). Build the engine again.") from error
     if sha256(plan).hexdigest() != checksum:

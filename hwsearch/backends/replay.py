@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from .._reading import check_header
+from .._reading import check_header, guarded
 from .._store import Journal, PathLike
 from ..blocks import Block
 from ..device import Device
-from ..errors import CorruptFile, FileError, InvalidInput, Unsupported
+from ..errors import FileError, InvalidInput, Unsupported
 from .base import Backend, Network, Session, Times
 
 FORMAT = "hwsearch-recording"
@@ -135,13 +135,12 @@ class Replay(Backend):
         self._energies: dict[_Keys, float | None] = {}
         self._frames: dict[str, tuple[_Keys, _Keys]] = {}
         self._next: dict[_Keys, int] = {}
-        try:
-            device = Device(**header["device"])
+        with guarded(journal.path, "recording"):
+            device = Device.from_document(header["device"])
             self._precisions, self.energy = tuple(header["precisions"]), str(header["energy"])
-            for record in records[1:]:
+        for number, record in enumerate(records[1:], start=2):
+            with guarded(f"{journal.path}, line {number}", "record of a recording"):
                 self._take(record)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFile(f"{journal.path} is not a whole recording ({error!r}). Record it again.") from error
         self._blocks = {key for network in self._heard for key in network}
         self._device = replace(
             device,
@@ -154,11 +153,14 @@ class Replay(Backend):
 
     def _take(self, record: dict[str, Any]) -> None:
         if "block" in record:
-            self._frames[record["block"]] = tuple(record["whole"]), tuple(record["frame"])
+            self._frames[record["block"]] = _parsed(record["whole"]), _parsed(record["frame"])
             return
-        network = tuple(record["network"])
-        self._heard.setdefault(network, []).extend(map(int, record["ns"]))
-        self._energies[network] = record["energy_mj"]
+        network, energy = _parsed(record["network"]), record["energy_mj"]
+        ns = [int(value) for value in record["ns"]]
+        if not ns or min(ns) <= 0 or not (energy is None or float(energy) >= 0):
+            raise InvalidInput(f"its times must be positive and its energy not negative, not {ns[:3]} ... and {energy!r}.")
+        self._heard.setdefault(network, []).extend(ns)
+        self._energies[network] = None if energy is None else float(energy)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -219,6 +221,11 @@ class _Played(Session):
     @property
     def energy_mj(self) -> float | None:
         return self._replay.energy_of(self._network)
+
+
+def _parsed(keys: Iterable[str]) -> _Keys:
+    """The keys of blocks, checked."""
+    return _keys(map(Block.parse, keys))
 
 
 def _keys(network: Iterable[Block]) -> _Keys:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
+from functools import cache
 
 from .._calibration import Calibration
 from .._reading import PathLike, read_json
@@ -54,10 +55,16 @@ def apq_table(file: PathLike) -> LatencyTable:
             share = block.macs / macs
             rows[block.key] = Row(row.latency_ms * share, energy_mj=row.energy_mj * share)
     found = [f"left out {some(wrong)}: negative, not finite or contradictory"] if wrong else []
-    lacking = [block.key for block in space.unique_blocks if block.key not in rows]
+    lacking = [key for key in _wanted() if key not in rows]
     found += [f"it lacks {some(lacking)} of the space 'apq'"] if lacking else []
     device = Device("bitfusion", "analytic", "BitFusion", "bitfusion-simulator", "unknown", facts=report(name, found))
     return LatencyTable(device, Protocol(min_rounds=1, max_rounds=1, runs=1, warmup=0), rows, (), Calibration(), "estimated", name)
+
+
+@cache
+def _wanted() -> tuple[str, ...]:
+    """The keys of all blocks of the space."""
+    return tuple(block.key for block in build().unique_blocks)
 
 
 def _row(entry: object) -> Row | None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
+import math
 import os
-import re
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _minsum
-from .._reading import PathLike, read_bytes, read_json
+from .._reading import PathLike, guarded, parse_text, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
 from ..space import Rows, SearchSpace
 from ..spaces import nasbench201 as _nb201
@@ -94,41 +95,37 @@ def nasbench201(file: PathLike) -> Benchmark:
     """
     name = os.fspath(file)
     data = read_bytes(file, "NAS-Bench-201")
-    try:
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise CorruptFile(f"{name} is no CSV file: {error}.") from error
-    lines = list(csv.DictReader(io.StringIO(text)))
-    if not lines or "arch" not in lines[0]:
-        raise CorruptFile(f"{name} is no table of NAS-Bench-201: a column 'arch' was expected.")
-    space = _nb201.build()
-    try:
-        rows = [_cell(line["arch"]) for line in lines]
+    with guarded(name, "table of NAS-Bench-201"):
+        text = parse_text(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data, name)
+        head, *lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+        named = dict(zip(head, zip(*lines, strict=True), strict=True))
+        names = named["arch"]
+        rows = [_cells()[cell] for cell in names]
         columns = {
-            column: [float(line[column]) if line[column] else float("nan") for line in lines]
-            for column in lines[0]
+            column: [float(value) if value else math.nan for value in values]
+            for column, values in named.items()
             if column not in ("arch", "arch_idx")
         }
-    except (ValueError, TypeError, KeyError, InvalidInput) as error:
-        raise CorruptFile(f"{name}: {error}.") from error
-    dead = [line["arch"] for line, row in zip(lines, rows, strict=True) if not _connected(row)]
-    return _benchmark(name, space, rows, columns, [f"{some(dead, 1)} whose output does not depend on the input"] if dead else [])
+    dead = [cell for cell, row in zip(names, rows, strict=True) if not _connected(row)]
+    return _benchmark(name, _nb201.build(), rows, columns, [f"{some(dead, 1)} whose output does not depend on the input"] if dead else [])
 
 
-def _cell(text: str) -> list[int]:
-    """Operation indices of a cell's edges, in the order of the space's genes."""
-    found = [
-        (node, int(source), operation) for node, part in enumerate(text.split("+"), start=1) for operation, source in _EDGE.findall(part)
+@cache
+def _cells() -> Mapping[str, tuple[int, ...]]:
+    """Every cell as the benchmark writes it, and the operation indices of its edges in the order of the space's genes."""
+    edges = list(_nb201.EDGES)
+    starts = ["|" if source == 0 else "" for _, source in edges]  # a node's edges stand between bars, and nodes are joined by a plus
+    ends = ["|+" if source == node - 1 else "|" for node, source in edges]
+    parts = [
+        [f"{start}{operation}~{source}{end}" for operation in _nb201.OPERATIONS]
+        for (_, source), start, end in zip(edges, starts, ends, strict=True)
     ]
-    if [(node, source) for node, source, _ in found] != list(_nb201.EDGES):
-        raise InvalidInput(f"{text!r} is no cell of NAS-Bench-201")
-    return [_nb201.OPERATIONS.index(operation) for _, _, operation in found]
+    genes = itertools.product(range(len(_nb201.OPERATIONS)), repeat=len(edges))
+    return {"".join(cell).removesuffix("+"): row for cell, row in zip(itertools.product(*parts), genes, strict=True)}
 
 
-_EDGE = re.compile(r"([a-z0-9_]+)~(\d)")
-
-
-def _connected(row: list[int]) -> bool:
+@cache
+def _connected(row: tuple[int, ...]) -> bool:
     """Whether a path of operations other than ``none`` leads from the input to the output."""
     reached = {0}
     for (node, source), operation in zip(_nb201.EDGES, row, strict=True):
@@ -150,18 +147,18 @@ def nasbench_macro(file: PathLike) -> Benchmark:
     name = os.fspath(file)
     document = read_json(file, "NAS-Bench-Macro")
     space = _macro.build()
-    try:
+    with guarded(name, "table of NAS-Bench-Macro"):
         rows = [[int(digit) for digit in key] for key in document]
         entries = list(document.values())
         columns = {column: [float(entry[column]) for entry in entries] for column in ("mean_acc", "std", "params", "flops")}
         for number in range(3):
             columns[f"acc{number + 1}"] = [float(entry["test_acc"][number]) for entry in entries]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise CorruptFile(f"{name} is no table of NAS-Bench-Macro: {error!r}.") from error
     return _benchmark(name, space, rows, columns, [])
 
 
-def _benchmark(name: str, space: SearchSpace, rows: list[list[int]], columns: Mapping[str, list[float]], found: list[str]) -> Benchmark:
+def _benchmark(
+    name: str, space: SearchSpace, rows: Sequence[Sequence[int]], columns: Mapping[str, list[float]], found: list[str]
+) -> Benchmark:
     try:
         X = space.check(np.array(rows))
     except (InvalidInput, ValueError) as error:
@@ -175,6 +172,8 @@ def _benchmark(name: str, space: SearchSpace, rows: list[list[int]], columns: Ma
     for column, values in columns.items():
         array = np.full(len(index), np.nan)
         array[index] = values
+        if np.isinf(array).any():
+            raise CorruptFile(f"{name}: the column {column!r} holds infinite numbers.")
         arrays[column] = array.reshape(space.sizes)
         unknown, negative = int(np.isnan(array).sum()), int((array < 0).sum())
         found += [f"{column}: {unknown} missing"] if unknown else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._reading import PathLike, read_bytes, read_json
+from .._reading import PathLike, guarded, parse_array, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
 from ..space import Choice, SearchSpace
 from ._checks import report, some
@@ -54,16 +53,13 @@ def haq_table(file: PathLike) -> LayerTable:
         CorruptFile: it is no such array.
     """
     name = os.fspath(file)
-    try:
-        cycles = np.load(io.BytesIO(read_bytes(file, "table of HAQ")), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise CorruptFile(f"{name} is no array of HAQ: {error}.") from error
-    if not isinstance(cycles, np.ndarray) or cycles.ndim != 3 or cycles.dtype.kind not in "iuf" or not cycles.size:
+    data = read_bytes(file, "table of HAQ")
+    with guarded(file, "array of HAQ"):
+        cycles = parse_array(data)
+    if cycles.ndim != 3 or cycles.dtype.kind not in "iuf" or not cycles.size:
         raise CorruptFile(f"{name} is no array of HAQ: numbers of the shape (layers, weight bits, activation bits) were expected.")
     array, found = _checked(cycles.astype(np.float64), name)
-    faster = [
-        f"layer{layer + 1}" for layer, one in enumerate(array) if (np.diff(one, axis=0) < 0).any() or (np.diff(one, axis=1) < 0).any()
-    ]
+    faster = [f"layer{layer + 1}" for layer, one in enumerate(array) if (one[1:] < one[:-1]).any() or (one[:, 1:] < one[:, :-1]).any()]
     found += [f"{some(faster)} where more bits take fewer cycles"] if faster else []
     report(name, found)
     genes = [(f"layer{layer}.weight_bits", f"layer{layer}.activation_bits") for layer in range(1, len(array) + 1)]

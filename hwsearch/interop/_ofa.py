@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from .._perceptrons import Perceptrons
-from .._reading import PathLike, read_bytes
+from .._reading import PathLike, read_yaml
 from ..blocks import Block
 from ..chain import divisible
-from ..errors import CorruptFile, FileError, require
+from ..errors import CorruptFile, FileError
 from ..predictor import Predictor
 from ..space import SearchSpace
 from ..table import Device, LatencyTable, Protocol, Row
@@ -91,11 +92,7 @@ def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTab
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    yaml = require("yaml", feature="Reading latency tables of Once-for-All", extra="interop")
-    try:
-        document = yaml.load(read_bytes(path, "latency table"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError) as error:
-        raise CorruptFile(f"{path} is not valid YAML: {error}.") from error
+    document = read_yaml(path, "latency table", feature="Reading latency tables of Once-for-All")
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise CorruptFile(f"{path} is no latency table of Once-for-All: a mapping of layers to measurements was expected.")
     return document
@@ -106,7 +103,7 @@ def _row(entry: object) -> Row | None:
     if not isinstance(entry, dict):
         return None
     numbers = [entry.get("mean"), entry.get("std", 0.0), entry.get("count", 1)]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+    if not all(isinstance(number, int | float) and abs(number) <= sys.float_info.max for number in numbers):
         return None
     mean, std, count = map(float, numbers)
     return Row(mean, std, int(count)) if mean > 0 and std >= 0 and count >= 1 else None
@@ -181,6 +178,8 @@ def ofa_predictor(file: PathLike, space: SearchSpace) -> Predictor:
         )
     base = float(np.sum(state.get("base_acc", np.zeros(1))))
     biases += [np.zeros(len(weight)) for weight in weights[len(biases) :]]
+    if [bias.shape for bias in biases] != [weight.shape[:1] for weight in weights]:
+        raise CorruptFile(f"{os.fspath(file)} is no accuracy predictor of Once-for-All: a bias for each output of a layer was expected.")
     stack = [encoding @ weights[0].T, *(weight.T for weight in weights[1:])]
     layers = tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in zip(stack, biases, strict=True))
     linear = np.zeros(sum(space.sizes) + 1, dtype=np.float32)

@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 
 from .._calibration import Calibration
-from .._reading import PathLike, read_json
+from .._reading import PathLike, guarded, read_json
 from ..blocks import ACTIVATIONS, Block
 from ..errors import CorruptFile
 from ..table import Device, LatencyTable, Protocol, Row
@@ -49,11 +49,12 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
         if match is None or match[7] not in ACTIVATIONS or not isinstance(widths, dict):
             raise CorruptFile(f"{name}: {key!r} is no block of TF-NAS's tables.")
         size, cin, excited, cout, kernel, stride = map(int, match.groups()[:6])
-        values = {int(width): value for width, value in widths.items()}
+        with guarded(name, "table of TF-NAS"):
+            values = {int(width): value if isinstance(value, int | float) else math.nan for width, value in widths.items()}
         measured = _measured(values)
         for width, value in values.items():
             where = f"{key} at width {width}"
-            if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            if not 0 < value < math.inf:
                 wrong.append(where)
                 continue
             if width not in measured:
@@ -72,7 +73,7 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
     return LatencyTable(known, protocol, rows, (), Calibration(network_ms=document["base"]), source=name)
 
 
-def _measured(values: dict[int, float]) -> set[int]:
+def _measured(values: dict[int, float | int]) -> set[int]:
     """The widths at which the line bends, and the last one."""
     widths = sorted(values)
     bends = {

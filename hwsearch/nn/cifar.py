@@ -34,7 +34,7 @@ def read(
         data: for calibration.
     """
     name = os.fspath(file)
-    state = {key.removeprefix("module."): torch.from_numpy(array) for key, array in read_state(file).items()}
+    state = {key: torch.from_numpy(array) for key, array in read_state(file).items()}
     numbers = [int(match[1]) for key in state if (match := re.fullmatch(r"layer3\.(\d+)\.conv1\.weight", key))]
     if not numbers:
         raise CorruptFile(f"{name} holds no residual network for CIFAR-10: it has no tensor 'layer3.0.conv1.weight'.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from .. import _minsum
-from .._reading import read_arrays
+from .._reading import guarded, read_arrays
 from .._store import PathLike, write_arrays
 from ..blocks import Block
 from ..errors import CorruptFile, InvalidInput
@@ -171,7 +170,7 @@ def load_coded(path: PathLike) -> Coded:
         CorruptFile, NewerVersion: it is not a coded network that this hwsearch can read.
     """
     header, arrays = read_arrays(path, "coded network", format=FORMAT, version=VERSION)
-    try:
+    with guarded(path, "coded network"):
         blocks = tuple(Block.parse(key) for key in header["blocks"])
         layers = [layer for block in blocks for layer in block.graph.layers if not layer.pooling]
         lengths, codes, numbers = (_Stream(arrays[name]) for name in ("lengths", "codes", "numbers"))
@@ -186,9 +185,9 @@ def load_coded(path: PathLike) -> Coded:
         quantizers = {(int(n), str(place)): msgspec.convert(one, Quantizer) for n, place, one in header["quantizers"]}
         if not (lengths.done and codes.done and numbers.done):
             raise CorruptFile("it holds more than its layers need")
+        if not isinstance(header["architecture"]["space"], str) or not isinstance(header["input"], dict):
+            raise CorruptFile("it does not say which architecture it is of, and how its images are normalised")
         return Coded(header["architecture"], blocks, tuple(shared), tuple(biases), quantizers, header["input"])
-    except (CorruptFile, InvalidInput, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise CorruptFile(f"{os.fspath(path)}: its header and its arrays do not fit together: {error}.") from error
 
 
 def coded_size(weights: Supernet, bits: int | None = None) -> Metric:

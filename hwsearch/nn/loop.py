@@ -383,7 +383,7 @@ def same_arguments(found: object, wanted: Facts, path: Path, free: Sequence[str]
         InvalidInput: with other arguments.
         CorruptFile: it does not say.
     """
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.get("recipe", {}), dict):
         raise CorruptFile(f"{path} does not say how it was trained.")
     usual = as_json(asdict(Recipe(epochs=1)))  # what a recipe of an older hwsearch does not name
     found = same_data(found, wanted, path)

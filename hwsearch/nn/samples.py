@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from .._executor import Spread
 from .._progress import progress as show_progress
-from .._reading import check_header, check_same, read_arrays
+from .._reading import check_header, check_same, guarded, read_arrays
 from .._store import Journal, PathLike, sweep, write_arrays
-from ..errors import CorruptFile, InvalidInput, check_count, check_seed
+from ..errors import InvalidInput, check_count, check_seed
 from ..predictor import LEAST, Predictor
-from ..space import Rows, SearchSpace
+from ..space import Rows, SearchSpace, row_of_hex
 from ..spaces import load_space
 from .data import load_data
 from .deploy import Deployed
@@ -155,13 +155,8 @@ def score_networks(
         scoring = replace(scoring, stamp=f"{header['weights']} {header['data_fingerprint']}")
     rows = space.canonical(space.check(X))
     rows = floats(space, rows) if floating else rows
-    done = _read(target, header) if target.exists() else {}
     journal = Journal(f"{out}.partial.jsonl")
-    for number, line in enumerate(journal):
-        if number == 0:
-            _check(check_header(line, format=FORMAT, version=VERSION, path=journal.path), header, journal.path)
-        else:
-            done[bytes.fromhex(line["row"])] = float(line["accuracy"])
+    done = known_scores(target, journal, header, space)
     asked = [bytes(row) for row in rows]
     new = [key for key in dict.fromkeys(asked) if key not in done]
     if new and not any(True for _ in journal):
@@ -328,11 +323,38 @@ def _check(header: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     check_same(same_data(_OLDEST | header, wanted, path), wanted, path)
 
 
-def _read(path: Path, wanted: dict[str, Any]) -> dict[bytes, float]:
-    """The scores of a file by row."""
-    header, arrays = read_arrays(path, "file of scores", format=FORMAT, version=VERSION)
-    _check(header, wanted, path)
-    try:
-        return {bytes(row): float(value) for row, value in zip(arrays["X"], arrays["accuracy"], strict=True)}
-    except (KeyError, ValueError) as error:
-        raise CorruptFile(f"{path} does not hold a score for each network: {error}.") from error
+def known_scores(path: Path, journal: Journal, wanted: dict[str, Any], space: SearchSpace) -> dict[bytes, float]:
+    """The scores that a file and the journal beside it hold, by row.
+
+    Args:
+        path: of the file; it need not be there.
+        journal: of scores that are not in the file yet; it need not be there.
+        wanted: what both must begin with.
+        space: whose rows they hold.
+
+    Raises:
+        CorruptFile, NewerVersion: they are no such files, or hold rows or accuracies that are impossible.
+        InvalidInput: they come from other arguments.
+    """
+    done: dict[bytes, float] = {}
+    if path.exists():
+        header, arrays = read_arrays(path, "file of scores", format=FORMAT, version=VERSION)
+        _check(header, wanted, path)
+        with guarded(path, "file of scores"):
+            rows = space.check(arrays["X"])
+            done = {bytes(row): _accuracy(value) for row, value in zip(rows, arrays["accuracy"].tolist(), strict=True)}
+    for number, line in enumerate(journal, start=1):
+        where = f"{journal.path}, line {number}"
+        if number == 1:
+            _check(check_header(line, format=FORMAT, version=VERSION, path=journal.path), wanted, journal.path)
+            continue
+        with guarded(where, "score"):
+            done[row_of_hex(line["row"], space)] = _accuracy(line["accuracy"])
+    return done
+
+
+def _accuracy(value: object) -> float:
+    """A share of images, checked."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidInput(f"an accuracy must be from 0 to 1, not {value!r}.")
+    return float(value)

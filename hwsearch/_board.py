@@ -12,13 +12,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ._journal import resume
+from ._lock import claim
 from ._reading import guarded, read_bytes, read_document
 from ._store import Journal, PathLike
 from .backends import Backend, load_backend
@@ -107,7 +108,7 @@ def run(folder: Path) -> None:
     journal = Journal(folder / JOURNAL)
     things = {name: _opener(backend, folder, file) for name, file in plan["things"].items()}
 
-    with _alone(journal.path.with_name("lock")):
+    with claim(journal.path, waiting=partial(print, flush=True)):
         rounds = Rounds(things, _opener(backend, folder, plan["sentinel"]), protocol, header["seed"], period_of(backend))
         for record in resume(journal, header):
             rounds.add(record)
@@ -143,24 +144,6 @@ def _opener(backend: Backend, folder: Path, file: str) -> Open:
 def digest(data: bytes) -> str:
     """What model files are named by: their content."""
     return hashlib.sha256(data).hexdigest()[:32]
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process measures in this folder: two at once would disturb each other."""
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print("waiting for another run in this folder to end", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:

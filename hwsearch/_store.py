@@ -5,27 +5,28 @@ Boards that are profiled have no msgspec, so journals do without it.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
-import tempfile
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ._lock import temporary, writing
 from ._reading import PathLike as PathLike
 from ._reading import parse_json, read_bytes
-from .errors import FileError
 
 
 def write_atomic(path: PathLike, data: bytes, *, sync: bool = True) -> None:
     """Replace ``path`` by ``data`` so that a reader sees the old file or the new one, never a part.
 
-    The parent folder is made where it is missing.
+    The parent folder is made where it is missing. A new file has the mode that the umask says, and a replaced one keeps its own; a
+    symbolic link stays one, and the file that it points to is replaced. A device or a pipe is written straight.
 
     Args:
         path: the file.
@@ -33,39 +34,31 @@ def write_atomic(path: PathLike, data: bytes, *, sync: bool = True) -> None:
         sync: wait until it is on disk, which also survives a power cut; without, it survives the death of the process only.
 
     Raises:
-        FileError: it cannot be written there.
+        FileError: it cannot be written there, or a file of this name is read-only.
     """
-    target = Path(path)
-    with _writing(target):
+    with writing(path):
+        target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        known = os.stat(target) if os.path.lexists(target) else None
+        if known is not None and not stat.S_ISREG(known.st_mode):
+            with open(target, "wb") as device:
+                device.write(data)
+            return
+        if known is not None and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only")
+        left, file = temporary(target)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with file:
                 file.write(data)
                 file.flush()
+                if known is not None:
+                    os.chmod(left, stat.S_IMODE(known.st_mode))
                 if sync:
                     os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
+                os.replace(left, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            left.unlink(missing_ok=True)
             raise
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about a path that cannot be written into a FileError."""
-    try:
-        yield
-    except OSError as error:
-        raise FileError(f"Cannot write {path}: {error.strerror or error}. Name another place, or make room there.") from error
-
-
-def sweep(path: PathLike) -> None:
-    """Remove what writers of ``path`` that were killed have left beside it."""
-    target = Path(path)
-    for left in target.parent.glob(f".{target.name}.*.tmp"):
-        left.unlink(missing_ok=True)
 
 
 def write_arrays(path: PathLike, header: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -116,7 +109,7 @@ class Journal:
         Raises:
             FileError: it cannot be written there.
         """
-        with _writing(self.path):
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
 

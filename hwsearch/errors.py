@@ -7,6 +7,7 @@ HwsearchError
 ├── Infeasible                         limits that no architecture of the space can meet
 ├── FileError                          a file that cannot be used
 │   ├── CorruptFile                    truncated, not of the format, or holding impossible values
+│   ├── InUse                          an output that another process is writing
 │   ├── WrongUnit                      a table whose unit is not the documented one
 │   ├── NewerVersion                   written by a newer hwsearch
 │   ├── WrongDevice                    a table measured on another device than the one asked for
@@ -68,6 +69,10 @@ class FileError(HwsearchError):
 
 class CorruptFile(FileError):
     """A file that is truncated, not of the format, or holds impossible values."""
+
+
+class InUse(FileError):
+    """An output that another process is writing; the message says which one."""
 
 
 class WrongUnit(FileError):

@@ -6,6 +6,7 @@ that a notebook can own the loop, and a saved state goes on exactly as if it had
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _reading, _store
+from ._lock import claim
 from ._progress import progress as progress_bar
 from ._states import check_state
 from .algorithms._pareto import hypervolume, nondominated
@@ -156,27 +158,26 @@ def explore(
     check_count("steps", total, least=1)
     seed = check_seed(seed)
     now = start(posed, method, seed)
-    if state is not None and Path(state).exists():
-        now = load_state(state, posed, method, seed)
-    with progress_bar("searching", total, enabled=progress) as shown:
-        shown(now.step)
+    with claim(state):
+        if state is not None and os.path.exists(state):
+            now = load_state(state, posed, method, seed)
+        with progress_bar("searching", total, enabled=progress) as shown:
+            shown(now.step)
 
-        def go(by: Algorithm, until: float) -> None:
-            nonlocal now
-            while now.step < until and not by.done(now.algorithm) and len(now.X) < posed.space.size:
-                now = advance(posed, by, now)
-                if state is not None:
-                    save_state(now, state, posed, method)
-                shown(1)
+            def go(by: Algorithm, until: float) -> None:
+                nonlocal now
+                while now.step < until and not by.done(now.algorithm) and len(now.X) < posed.space.size:
+                    now = advance(posed, by, now)
+                    if state is not None:
+                        save_state(now, state, posed, method)
+                    shown(1)
 
-        if not now.finishing:
-            go(method, total)
-            if (steps is None if polish is None else polish) and not np.isnan(now.scores).all() and not _proven(now):
-                now = finish(posed, now)
-        if now.finishing:
-            go(Local(), np.inf)
-    if state is not None:
-        _store.sweep(state)
+            if not now.finishing:
+                go(method, total)
+                if (steps is None if polish is None else polish) and not np.isnan(now.scores).all() and not _proven(now):
+                    now = finish(posed, now)
+            if now.finishing:
+                go(Local(), np.inf)
     return now
 
 

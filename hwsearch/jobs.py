@@ -19,6 +19,7 @@ import msgspec
 
 from . import _board
 from ._journal import check_round, read_header
+from ._lock import claim
 from ._plan import part_of, plan
 from ._progress import progress as progress_bar
 from ._reading import guarded
@@ -120,18 +121,19 @@ def write_jobs(
     """
     run = {name: value for name, value in header.items() if name != "device"} | {"backend": backend.name, "options": backend.options}
     plan = folder / _board.PLAN
-    if plan.exists():
-        if _board.read_plan(folder)["run"] != msgspec.to_builtins(run):
-            raise FileError(f"{folder} holds other jobs. Name another folder, or delete it.")
-        return
-    first = _write_model(folder, backend, (sentinel,))
-    things = {}
-    for name, network in networks.items():
-        things[name] = _write_model(folder, backend, network)
-        advance(1)
-    write_atomic(folder / "run.pyz", archive())
-    document = {"format": _board.FORMAT, "version": _board.VERSION, "run": run, "sentinel": first, "things": things}
-    write_atomic(plan, msgspec.json.encode(document))
+    with claim(plan):
+        if plan.exists():
+            if _board.read_plan(folder)["run"] != msgspec.to_builtins(run):
+                raise FileError(f"{folder} holds other jobs. Name another folder, or delete it.")
+            return
+        first = _write_model(folder, backend, (sentinel,))
+        things = {}
+        for name, network in networks.items():
+            things[name] = _write_model(folder, backend, network)
+            advance(1)
+        write_atomic(folder / "run.pyz", archive())
+        document = {"format": _board.FORMAT, "version": _board.VERSION, "run": run, "sentinel": first, "things": things}
+        write_atomic(plan, msgspec.json.encode(document))
 
 
 def _write_model(folder: Path, backend: Backend, network: Network) -> str:
@@ -234,27 +236,28 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     if header["blocks"] is None and header["fingerprint"] != part_of(where):
         raise WrongSpace(f"{path} is of {header['space']!r} as it was when the jobs were emitted, not of {where.name!r}.")
     ours = Path(f"{os.fspath(out)}.partial.jsonl")
-    theirs = path.read_bytes()
-    if ours.exists() and not theirs.startswith(ours.read_bytes()):
-        raise FileError(f"{ours} is an unfinished run of something else. Finish it, or name another table.")
-    with guarded(path, "journal of a board"):
-        _board.check_run(header)
-        runtime = _board.load_backend_of(header, path)
-        asked = {key: check_count(key, header[key], least=0) for key in ("checks", "fits", "seed")}
-        blocks = None if header["blocks"] is None else [Block.parse(key) for key in header["blocks"]]
-    board = Elsewhere(runtime, device, header["energy"], runtime.precisions)
-    write_atomic(ours, theirs)
-    try:
-        return profile(
-            where,
-            backend=board,
-            out=out,
-            progress=False,
-            blocks=blocks,
-            precision=protocol.precision,
-            max_rounds=protocol.max_rounds,
-            **asked,
-        )
-    except BaseException:
-        ours.unlink(missing_ok=True)
-        raise
+    with claim(out):
+        theirs = path.read_bytes()
+        if ours.exists() and not theirs.startswith(ours.read_bytes()):
+            raise FileError(f"{ours} is an unfinished run of something else. Finish it, or name another table.")
+        with guarded(path, "journal of a board"):
+            _board.check_run(header)
+            runtime = _board.load_backend_of(header, path)
+            asked = {key: check_count(key, header[key], least=0) for key in ("checks", "fits", "seed")}
+            blocks = None if header["blocks"] is None else [Block.parse(key) for key in header["blocks"]]
+        board = Elsewhere(runtime, device, header["energy"], runtime.precisions)
+        write_atomic(ours, theirs)
+        try:
+            return profile(
+                where,
+                backend=board,
+                out=out,
+                progress=False,
+                blocks=blocks,
+                precision=protocol.precision,
+                max_rounds=protocol.max_rounds,
+                **asked,
+            )
+        except BaseException:
+            ours.unlink(missing_ok=True)
+            raise

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ._lock import claim
 from ._reading import guarded, parse_json, read_bytes
 from ._store import PathLike, write_atomic
 from .backends import Backend, load_backend
@@ -137,11 +138,12 @@ def bench(
     found = []
     for model, name in zip(models, names, strict=True):
         folder = Path(out, name, scenario)
-        with device.load(model) as session:
-            _run(session, scenario, folder, short, target_qps)
-        one = _read(folder, os.fspath(model), scenario, short, device.describe())
-        document = {"format": FORMAT, "version": VERSION, "stamp": one.stamp, **asdict(one)}
-        write_atomic(folder / "bench.json", msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+        with claim(folder / "bench.json"):
+            with device.load(model) as session:
+                _run(session, scenario, folder, short, target_qps)
+            one = _read(folder, os.fspath(model), scenario, short, device.describe())
+            document = {"format": FORMAT, "version": VERSION, "stamp": one.stamp, **asdict(one)}
+            write_atomic(folder / "bench.json", msgspec.json.format(msgspec.json.encode(document)) + b"\n")
         found.append(one)
     return found
 

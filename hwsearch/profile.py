@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ._journal import make_header, words
+from ._lock import claim
 from ._plan import LeftOutWarning as LeftOutWarning
 from ._plan import Run, name_of, networks_of, part_of, plan
 from ._progress import progress as progress_bar
@@ -17,7 +18,7 @@ from ._reading import guarded
 from ._sampling import Batch, Sampler, held_out_error, seconds
 from ._sentinel import BusyWarning as BusyWarning
 from ._sentinel import ask_sentinel, check_facts, check_sentinel
-from ._store import Journal, PathLike, sweep
+from ._store import Journal, PathLike
 from .backends import Backend, load_backend
 from .blocks import Block
 from .device import Device, Protocol
@@ -109,29 +110,29 @@ def profile(
             raise InvalidInput("budget chooses the blocks to measure; leave out either it or blocks.")
         networks = networks_of(where, device, checks, fits, seed)
         protocol = protocol_of(device, precision, max_rounds, usual=_SAMPLED)
-        return _sample(Sampler(where, device, networks, seed), protocol, out, seconds(budget), error, progress)
+        with claim(out):
+            return _sample(Sampler(where, device, networks, seed), protocol, out, seconds(budget), error, progress)
     protocol = protocol_of(device, precision, max_rounds)
-    table, facts_suffice = _table_so_far(out, device, protocol)
-    run = plan(where, device, table, checks=checks, fits=fits, seed=seed, blocks=blocks)
-    journal = Journal(f"{os.fspath(out)}.partial.jsonl")
-    if not (run.nothing and facts_suffice):
-        ask_sentinel(table, device, facts_suffice=facts_suffice)
-    if run.nothing:
-        if not facts_suffice:
-            table.save(out)
+    with claim(out):
+        table, facts_suffice = _table_so_far(out, device, protocol)
+        run = plan(where, device, table, checks=checks, fits=fits, seed=seed, blocks=blocks)
+        journal = Journal(f"{os.fspath(out)}.partial.jsonl")
+        if not (run.nothing and facts_suffice):
+            ask_sentinel(table, device, facts_suffice=facts_suffice)
+        if run.nothing:
+            if not facts_suffice:
+                table.save(out)
+            journal.remove()
+            return table
+        total = len(run.networks) * table.protocol.max_rounds
+        with progress_bar(f"profiling {where.name} on {table.device.name}", total, progress) as advance:
+            rounds = run.measure(journal, advance)
+        if not device.here:
+            check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
+        finished = run.table(rounds)
+        finished.save(out)
         journal.remove()
-        sweep(out)
-        return table
-    total = len(run.networks) * table.protocol.max_rounds
-    with progress_bar(f"profiling {where.name} on {table.device.name}", total, progress) as advance:
-        rounds = run.measure(journal, advance)
-    if not device.here:
-        check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
-    finished = run.table(rounds)
-    finished.save(out)
-    journal.remove()
-    sweep(out)
-    return load_table(out)
+        return load_table(out)
 
 
 def _sample(sampler: Sampler, protocol: Protocol, out: PathLike, budget_s: float, error: float, progress: bool) -> LatencyTable:
@@ -163,7 +164,6 @@ def _sample(sampler: Sampler, protocol: Protocol, out: PathLike, budget_s: float
             sampler.drop(filter(run.why, batch.blocks), [network for network in batch.networks if name_of(network) in run.failed])
             journal.remove()
             advance(took)
-    sweep(out)
     return load_table(out)
 
 

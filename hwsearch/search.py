@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import _store
+from ._lock import claim
 from .algorithms import load_algorithm
 from .algorithms.base import Algorithm
 from .exploration import solve
@@ -103,9 +105,19 @@ def search(
             method = load_algorithm(algorithm, posed)
             return solve(posed, method, seed=seed, steps=steps, polish=polish, state=state, progress=progress, sources=sources)
         checks = asked(posed, device, verify, supernet=supernet, data=data, tolerance=tolerance, rounds=rounds, verifier=verifier)
-        return verified_search(
-            posed, pose, checks, algorithm=algorithm, state=state, progress=progress, seed=seed, steps=steps, polish=polish, sources=sources
-        )
+        with claim(None if state is None else f"{os.fspath(state)}.verified.jsonl"):
+            return verified_search(
+                posed,
+                pose,
+                checks,
+                algorithm=algorithm,
+                state=state,
+                progress=progress,
+                seed=seed,
+                steps=steps,
+                polish=polish,
+                sources=sources,
+            )
     finally:
         if spread is not None:
             spread.close()

@@ -22,7 +22,7 @@ OPTIONAL = (
 )
 # A room may import from its own floor and from the floors above it.
 FLOORS = (
-    ("errors", "_reading", "_store", "_registry", "_progress", "_courier"),
+    ("errors", "_reading", "_lock", "_store", "_registry", "_progress", "_courier"),
     ("layers",),
     ("blocks", "device"),
     ("space", "_minsum", "_calibration", "_interpolation", "_stairs", "_models", "_perceptrons", "_transfer", "_journal"),

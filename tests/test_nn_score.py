@@ -42,7 +42,7 @@ def test_killed_scoring_continues_and_ends_with_the_same_file(
         score_samples(toy, weights=trained, data="digits", out=out, samples=12, progress=False)
     with open(tmp_path / "killed.npz.partial.jsonl", "ab") as file:
         file.write(b'{"row": "half a li')
-    (tmp_path / ".killed.npz.left.tmp").write_bytes(b"half a file")
+    (tmp_path / ".killed.npz.0123abcd.tmp").write_bytes(b"half a file")
     evaluated.clear()
     score_samples(toy, weights=trained, data="digits", out=out, samples=12, progress=False)
     assert len(evaluated) == 5

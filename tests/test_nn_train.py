@@ -78,7 +78,7 @@ def test_training_killed_ten_times_continues_to_exactly_the_same_weights(toy: hw
             steps.append(_step(partial))
     assert steps == sorted(steps), "a step that was on disk is lost"
     assert len(set(steps)) >= 9
-    (tmp_path / ".killed.safetensors.partial.left.tmp").write_bytes(b"half a file")
+    (tmp_path / ".killed.safetensors.partial.0123abcd.tmp").write_bytes(b"half a file")
     resumed = train(toy, data="digits", out=out, recipe=recipe, progress=False)
     assert resumed.digest == whole.digest
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()

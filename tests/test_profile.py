@@ -96,7 +96,7 @@ def test_what_a_run_leaves_that_is_killed_after_its_table_was_written_is_cleared
     table = run(tmp_path / "t.json")
     before = (tmp_path / "t.json").read_bytes()
     Journal(tmp_path / "t.json.partial.jsonl").append({"format": "hwsearch-profile-journal", "version": 1})
-    (tmp_path / ".t.json.left.tmp").write_bytes(before[:100])
+    (tmp_path / ".t.json.0123abcd.tmp").write_bytes(before[:100])
     assert run(tmp_path / "t.json").rows == table.rows
     assert (tmp_path / "t.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]

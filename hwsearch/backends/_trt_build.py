@@ -16,8 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
+from .._lock import claim
 from .._reading import check_header, read_bytes, read_json
-from .._store import PathLike, sweep, write_atomic
+from .._store import PathLike, write_atomic
 from ..errors import BuildFailed, CorruptFile, WrongDevice
 
 FORMAT = "hwsearch-engine"
@@ -140,28 +141,28 @@ class Engines:
         """
         key = sha256(json.dumps(asdict(self.target), sort_keys=True).encode() + model).hexdigest()
         path = self.folder / f"{key[:32]}.engine"
-        if path.exists():
-            try:
-                return load_engine(path, self.target)
-            except CorruptFile:  # a power cut, say
-                path.unlink()
-        with tempfile.TemporaryDirectory(prefix="hwsearch-engine-") as folder:
-            source, out = Path(folder) / "model.onnx", Path(folder) / "model.engine"
-            source.write_bytes(model)
-            request = {
-                "model": str(source),
-                "out": str(out),
-                "timing": str(self.timing_cache),
-                "targets": self.target.sm,
-                "here": self.here,
-                "gpu": self.gpu,
-                "workspace_mib": self.target.workspace_mib,
-            }
-            self._ask(request, what)
-            plan = read_bytes(out, "engine")
-        sweep(path)
-        save_engine(path, plan, self.target)
-        return plan
+        with claim(path, waiting=bool):  # another process that builds this very engine
+            if path.exists():
+                try:
+                    return load_engine(path, self.target)
+                except CorruptFile:  # a power cut, say
+                    path.unlink()
+            with tempfile.TemporaryDirectory(prefix="hwsearch-engine-") as folder:
+                source, out = Path(folder) / "model.onnx", Path(folder) / "model.engine"
+                source.write_bytes(model)
+                request = {
+                    "model": str(source),
+                    "out": str(out),
+                    "timing": str(self.timing_cache),
+                    "targets": self.target.sm,
+                    "here": self.here,
+                    "gpu": self.gpu,
+                    "workspace_mib": self.target.workspace_mib,
+                }
+                self._ask(request, what)
+                plan = read_bytes(out, "engine")
+            save_engine(path, plan, self.target)
+            return plan
 
     def close(self) -> None:
         """End the worker process; the next engine starts another."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .._lock import claim
 from .._store import PathLike
 from ..backends import Backend, load_backend
 from ..blocks import Block
@@ -86,50 +87,51 @@ def finish(
         raise InvalidInput("Hints are a teacher's: name one (teacher=..., or --teacher), or leave hints out of the recipe.")
     space = architecture.space.alone(architecture.genes)
     expert = None if teacher is None else load_supernet(teacher, space)
-    trained = train(
-        space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
-    )
-    data, how = data.normalized(trained.normalize), (how or Quantization()).on(device)
-    found = [(folder / "float.safetensors", trained)]
-    blocks = architecture.blocks()
-    if tuning and any(block.bits.weight_bits <= 8 for block in blocks):
-        finest = replace(
-            recipe, epochs=tuning, learning_rate=FINEST * recipe.learning_rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None
-        )
-        path = folder / "tuned.safetensors"
-        found.append((path, tune(trained, data=data, out=path, recipe=finest, teacher=expert, how=how, seed=seed, progress=progress)))
     team, summary = processes(), folder / "finished.json"
-    if not team.first:
+    with claim(summary if team.first else None):
+        trained = train(
+            space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
+        )
+        data, how = data.normalized(trained.normalize), (how or Quantization()).on(device)
+        found = [(folder / "float.safetensors", trained)]
+        blocks = architecture.blocks()
+        if tuning and any(block.bits.weight_bits <= 8 for block in blocks):
+            finest = replace(
+                recipe, epochs=tuning, learning_rate=FINEST * recipe.learning_rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None
+            )
+            path = folder / "tuned.safetensors"
+            found.append((path, tune(trained, data=data, out=path, recipe=finest, teacher=expert, how=how, seed=seed, progress=progress)))
+        if not team.first:
+            team.wait()
+            return load_finished(summary, architecture.space)
+        networks = [deployed(one, architecture.genes, how=how) for _, one in found]
+        chosen = max(range(len(found)), key=lambda index: accuracy(networks[index], data, "val"))
+        path, best = found[chosen]
+        model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device, how=how)
+        rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
+        measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
+        simulated = accuracy(networks[chosen], data, "test")
+        finished = Finished(
+            architecture=architecture,
+            weights=path.name,
+            model=model.name,
+            tuned=chosen == 1,
+            accuracy=evaluate_file(model, data=data, backend=device) if device.runs_files else simulated,
+            simulated_accuracy=simulated,
+            float_accuracy=accuracy(deployed(best, architecture.genes, floating=True), data, "test"),
+            latency_ms=measured[0].latency_ms,
+            spread_ms=measured[0].spread_ms,
+            device=measured[0].device.name,
+            macs=sum(block.macs for block in blocks),
+            params=sum(block.params for block in blocks),
+            size_mb=model.stat().st_size / 1e6,
+            teacher_accuracy=accuracy(deployed(expert, expert.largest, floating=True), data, "test") if expert else None,
+            teacher_ms=measured[1].latency_ms if expert else None,
+            data=data.label,
+        )
+        finished.save(summary)
         team.wait()
-        return load_finished(summary, architecture.space)
-    networks = [deployed(one, architecture.genes, how=how) for _, one in found]
-    chosen = max(range(len(found)), key=lambda index: accuracy(networks[index], data, "val"))
-    path, best = found[chosen]
-    model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device, how=how)
-    rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
-    measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
-    simulated = accuracy(networks[chosen], data, "test")
-    finished = Finished(
-        architecture=architecture,
-        weights=path.name,
-        model=model.name,
-        tuned=chosen == 1,
-        accuracy=evaluate_file(model, data=data, backend=device) if device.runs_files else simulated,
-        simulated_accuracy=simulated,
-        float_accuracy=accuracy(deployed(best, architecture.genes, floating=True), data, "test"),
-        latency_ms=measured[0].latency_ms,
-        spread_ms=measured[0].spread_ms,
-        device=measured[0].device.name,
-        macs=sum(block.macs for block in blocks),
-        params=sum(block.params for block in blocks),
-        size_mb=model.stat().st_size / 1e6,
-        teacher_accuracy=accuracy(deployed(expert, expert.largest, floating=True), data, "test") if expert else None,
-        teacher_ms=measured[1].latency_ms if expert else None,
-        data=data.label,
-    )
-    finished.save(summary)
-    team.wait()
-    return finished
+        return finished
 
 
 def _fp32(blocks: Sequence[Block]) -> list[Block]:

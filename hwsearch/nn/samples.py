@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._executor import Spread
+from .._lock import claim
 from .._progress import progress as show_progress
 from .._reading import check_header, check_same, guarded, read_arrays
-from .._store import Journal, PathLike, sweep, write_arrays
+from .._store import Journal, PathLike, write_arrays
 from ..errors import InvalidInput, check_count, check_seed
 from ..predictor import LEAST, Predictor
 from ..space import Rows, SearchSpace, row_of_hex
@@ -155,31 +156,31 @@ def score_networks(
         scoring = replace(scoring, stamp=f"{header['weights']} {header['data_fingerprint']}")
     rows = space.canonical(space.check(X))
     rows = floats(space, rows) if floating else rows
-    journal = Journal(f"{out}.partial.jsonl")
-    done = known_scores(target, journal, header, space)
-    asked = [bytes(row) for row in rows]
-    new = [key for key in dict.fromkeys(asked) if key not in done]
-    if new and not any(True for _ in journal):
-        journal.append(header)
-    spread = Spread(scoring, executor) if executor is not None else None
-    at_once = 1 if spread is None else 8 * spread.workers
-    try:
-        with show_progress("scoring networks", len(new), progress) as advance:
-            for start in range(0, len(new), at_once):
-                some = new[start : start + at_once]
-                for key, value in zip(some, (spread or scoring)(np.array([list(key) for key in some], dtype=np.uint8)), strict=True):
-                    done[key] = float(value)
-                    journal.append({"row": key.hex(), "accuracy": done[key]})
-                advance(len(some))
-    finally:
-        if spread is not None:
-            spread.close()
-    if journal.path.exists():
-        X, found = np.array([list(key) for key in done], dtype=np.uint8), np.array(list(done.values()))
-        write_arrays(target, header, {"X": X, "accuracy": found})
-        journal.remove()
-    sweep(target)
-    return np.array([done[key] for key in asked])
+    with claim(target):
+        journal = Journal(f"{out}.partial.jsonl")
+        done = known_scores(target, journal, header, space)
+        asked = [bytes(row) for row in rows]
+        new = [key for key in dict.fromkeys(asked) if key not in done]
+        if new and not any(True for _ in journal):
+            journal.append(header)
+        spread = Spread(scoring, executor) if executor is not None else None
+        at_once = 1 if spread is None else 8 * spread.workers
+        try:
+            with show_progress("scoring networks", len(new), progress) as advance:
+                for start in range(0, len(new), at_once):
+                    some = new[start : start + at_once]
+                    for key, value in zip(some, (spread or scoring)(np.array([list(key) for key in some], dtype=np.uint8)), strict=True):
+                        done[key] = float(value)
+                        journal.append({"row": key.hex(), "accuracy": done[key]})
+                    advance(len(some))
+        finally:
+            if spread is not None:
+                spread.close()
+        if journal.path.exists():
+            X, found = np.array([list(key) for key in done], dtype=np.uint8), np.array(list(done.values()))
+            write_arrays(target, header, {"X": X, "accuracy": found})
+            journal.remove()
+        return np.array([done[key] for key in asked])
 
 
 def score_samples(

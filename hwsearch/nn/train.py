@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .._store import PathLike, sweep
+from .._lock import claim
+from .._store import PathLike
 from ..errors import InvalidInput, check_seed
 from ..space import SearchSpace
 from ..spaces import load_space
@@ -137,32 +138,31 @@ def complete(
         InvalidInput, CorruptFile, NewerVersion, WrongSpace: as :func:`train` does.
     """
     team, partial = processes(), Path(f"{out}.partial")
-    team.wait()
-    if out.exists():
-        done = Supernet.load(out, supernet.space)
-        same_arguments(done.facts, facts, out)
-        forget(partial)
-        return done
-    if not partial.exists():
-        data.check(team, progress=progress)
-    title = f"training {supernet.space.name}"
-    happened = learn(lesson, data, recipe, seed=seed, partial=partial, facts=facts, team=team, title=title, progress=progress)
-    facts = {**facts, HAPPENED: happened} if happened else facts
-    supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
-    if lesson.network is not supernet:
-        assert isinstance(lesson.network, nn.Sequential)
-        supernet.settle(lesson.network)
-    elif supernet.space.size == 1:
-        network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
-        calibrate_bn(network, _varied(data, recipe.batch, seed))
-        supernet.settle(network.cpu())
-    if team.first:
-        supernet.save(out)
-        forget(partial)
-        for path in (out, partial):
-            sweep(path)
-    team.wait()
-    return supernet
+    with claim(out if team.first else None, partial):
+        team.wait()
+        if out.exists():
+            done = Supernet.load(out, supernet.space)
+            same_arguments(done.facts, facts, out)
+            forget(partial)
+            return done
+        if not partial.exists():
+            data.check(team, progress=progress)
+        title = f"training {supernet.space.name}"
+        happened = learn(lesson, data, recipe, seed=seed, partial=partial, facts=facts, team=team, title=title, progress=progress)
+        facts = {**facts, HAPPENED: happened} if happened else facts
+        supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
+        if lesson.network is not supernet:
+            assert isinstance(lesson.network, nn.Sequential)
+            supernet.settle(lesson.network)
+        elif supernet.space.size == 1:
+            network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
+            calibrate_bn(network, _varied(data, recipe.batch, seed))
+            supernet.settle(network.cpu())
+        if team.first:
+            supernet.save(out)
+            forget(partial)
+        team.wait()
+        return supernet
 
 
 def _varied(data: Data, batch: int, seed: int) -> Iterator[torch.Tensor]:

@@ -77,26 +77,21 @@ def _bytes(data: bytes, rng: Random) -> bytes:
 # -- as documents ----------------------------------------------------------------------------------------------------------
 
 
-def _places(node: Any) -> list[tuple[Any, Any]]:
-    """Every container of a document with each of its keys."""
-    found: list[tuple[Any, Any]] = []
-    items = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
-    for key, value in items:
-        found.append((node, key))
-        found += _places(value)
+def _place(document: Any, rng: Random) -> tuple[Any, Any] | None:
+    """A container of a document and one of its keys, as likely near the top as in a long list far below; ``None`` where there is none."""
+    found, node = None, document
+    while isinstance(node, dict | list) and node and (found is None or rng.random() < 0.7):
+        key = list(node)[int(rng.integers(len(node)))] if isinstance(node, dict) else int(rng.integers(len(node)))
+        found, node = (node, key), node[key]
     return found
 
 
 def changed(document: Any, rng: Random) -> Any:
     """The document with one thing changed, in place where it can be."""
-    places = _places(document)
-    if not places or rng.random() < 0.02:
+    place = _place(document, rng)
+    if place is None or rng.random() < 0.02:
         return _VALUES[int(rng.integers(len(_VALUES)))]
-    # Long lists of one kind of thing would hide all else: half of the time the place is near the top.
-    if rng.random() < 0.5:
-        top = [place for place in places if place[0] is document] + [place for place in places if place[0] in _children(document)]
-        places = top or places
-    where, key = places[int(rng.integers(len(places)))]
+    where, key = place
     value = where[key]
     way = rng.random()
     if way < 0.2:
@@ -104,21 +99,15 @@ def changed(document: Any, rng: Random) -> Any:
     elif way < 0.6:
         where[key] = _VALUES[int(rng.integers(len(_VALUES)))]
     elif way < 0.7 and isinstance(where, list):
-        where.insert(int(key), value)
+        where.insert(key, value)
     elif way < 0.7:
         where[f"{key}x" if isinstance(key, str) else key] = where.pop(key)
     elif way < 0.8:
-        other, its = places[int(rng.integers(len(places)))]
-        if its in other if isinstance(other, dict) else its < len(other):
-            where[key] = json.loads(json.dumps(other[its]))
+        other, its = _place(document, rng) or place
+        where[key] = json.loads(json.dumps(other[its]))
     else:
         where[key] = _tweaked(value, rng)
     return document
-
-
-def _children(document: Any) -> list[Any]:
-    values = document.values() if isinstance(document, dict) else document
-    return [value for value in values if isinstance(value, dict | list)][:20]
 
 
 def _tweaked(value: Any, rng: Random) -> Any:

@@ -3,6 +3,7 @@
 from . import criteria
 from .adopted import Adopted, adopt
 from .branches import Branch
+from .files import load_network, save_network
 from .groups import Extent, Group, Kernel
 from .importance import Evidence, allocate, criterion, importance
 from .report import Report, Row
@@ -22,5 +23,7 @@ __all__ = [
     "criteria",
     "criterion",
     "importance",
+    "load_network",
     "rule",
+    "save_network",
 ]

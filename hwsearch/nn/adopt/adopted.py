@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -150,7 +152,19 @@ class Adopted:
             UnknownName: there is no such group or branch.
         """
         cut = self.cut(keep, branches, scores)
-        return cut.build() if images is None else Repair(cut, self._inputs(images), self.frozen, self.batch).run()
+        network = cut.build() if images is None else Repair(cut, self._inputs(images), self.frozen, self.batch).run()
+        network.meta["plan"] = {
+            "fingerprint": self.fingerprint,
+            "keep": {name: units.tolist() for name, units in self.choose(keep, scores).items()},
+            "branches": sorted(branches),
+        }
+        return network
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells networks of other operations or sizes apart; weights do not matter."""
+        lines = [f"{node.op} {node.target} {node.args} {node.kwargs} {node.meta.get('shape')}" for node in self.network.graph.nodes]
+        return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     @property
     def batch(self) -> int:

@@ -21,8 +21,6 @@ from .rules.base import base_name, bound, shape_of
 from .state import get
 
 _FITTED = ("conv1d", "conv2d", "linear")
-_ELEMENTS = 1 << 24
-"""The most values of a matrix of patches that are in memory at once."""
 
 
 @dataclass
@@ -71,21 +69,27 @@ class Normal:
         return found.transpose(1, 2), left
 
 
-def patches(call: dict[str, Any], name: str, x: torch.Tensor) -> torch.Tensor:
-    """What a layer multiplies by its weights: shape ``(positions, groups, d)``, the positions of one image after those of another.
+def patches(call: dict[str, Any], name: str, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """What a layer multiplies by its weights at some positions: shape ``(positions, groups, d)``.
 
     Args:
         call: the layer's arguments by name, with the sizes of its weights.
         name: ``"conv1d"``, ``"conv2d"`` or ``"linear"``.
         x: its input.
+        at: numbers of positions, those of one image after those of another.
     """
     if name == "linear":
-        return x.reshape(-1, 1, x.shape[-1])
-    size = tuple(call["size"][2:])
+        return x.reshape(-1, 1, x.shape[-1])[at]
     one = name == "conv1d"
     stride, padding, dilation = ((first, *call[key]) if one else tuple(call[key]) for key, first in _SETTINGS)
-    columns = F.unfold(x.unsqueeze(2) if one else x, (1, *size) if one else size, dilation, padding, stride)
-    return columns.transpose(1, 2).reshape(columns.shape[0] * columns.shape[2], call["groups"], -1)
+    size = (1, *call["size"][2:]) if one else tuple(call["size"][2:])
+    padded = F.pad(x.unsqueeze(2) if one else x, (padding[1], padding[1], padding[0], padding[0]))
+    high, wide = ((padded.shape[2 + k] - dilation[k] * (size[k] - 1) - 1) // stride[k] + 1 for k in range(2))
+    image, row, column = at // (high * wide), at // wide % high, at % wide
+    rows = (row * stride[0])[:, None] + dilation[0] * torch.arange(size[0])
+    columns = (column * stride[1])[:, None] + dilation[1] * torch.arange(size[1])
+    taken = padded.permute(0, 2, 3, 1)[image[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return taken.permute(0, 3, 1, 2).reshape(len(at), call["groups"], -1)
 
 
 _SETTINGS = (("stride", 1), ("padding", 0), ("dilation", 1))
@@ -94,11 +98,6 @@ _SETTINGS = (("stride", 1), ("padding", 0), ("dilation", 1))
 def positions(name: str, y: torch.Tensor) -> torch.Tensor:
     """The result of a layer with one row for each position: shape ``(positions, channels)``."""
     return y.reshape(-1, y.shape[-1]) if name == "linear" else y.flatten(2).transpose(1, 2).reshape(-1, y.shape[1])
-
-
-def parts(x: torch.Tensor, n: int) -> list[torch.Tensor]:
-    """Stretches of ``n`` along the first axis, the last of which may be shorter."""
-    return [x[start : start + n] for start in range(0, x.shape[0], n)]
 
 
 @dataclass
@@ -130,7 +129,7 @@ class Repair:
         network = self.cut.build()
         places = self.cut.places
         self.generator = torch.Generator().manual_seed(0)
-        chunks = list(zip(*(parts(each, self.batch) for each in self.images), strict=True))
+        chunks = list(zip(*(_batches(each, self.batch) for each in self.images), strict=True))
         self.network, self.places = network, places
         self.old, self.new = Side(self.cut.network, chunks), Side(network, chunks)
         source = {fresh: node for node, fresh in reversed(places.items())}
@@ -193,10 +192,8 @@ class Repair:
         total = sum(y.shape[0] for y in wanted)
         share = max(self.samples[0], self.samples[1] * weight[0].numel()) / total
         for x, y in zip(inputs, wanted, strict=True):
-            each = max(1, min(x.shape[0], _ELEMENTS * x.shape[0] // max(1, y.shape[0] * groups * weight[0].numel())))
-            for some, rows in zip(parts(x, each), parts(y, each * y.shape[0] // x.shape[0]), strict=True):
-                taken = torch.rand(rows.shape[0], generator=self.generator) < share
-                normal.add(patches(call, name, some)[taken], rows[taken].reshape(int(taken.sum()), groups, -1))
+            at = (torch.rand(y.shape[0], generator=self.generator) < share).nonzero()[:, 0]
+            normal.add(patches(call, name, x, at), y[at].reshape(len(at), groups, -1))
         if normal.n < 2:
             return
         found, left = normal.solve(weight.reshape(groups, weight.shape[0] // groups, -1), self.ridge, intercept)
@@ -252,6 +249,10 @@ class Repair:
             small = scale.abs() < 1e-3 * scale.abs().max()
             found.append(torch.where(small, 0.0, (x - y) / torch.where(small, 1.0, scale)))
         return found
+
+
+def _batches(x: torch.Tensor, n: int) -> list[torch.Tensor]:
+    return [x[start : start + n] for start in range(0, x.shape[0], n)]
 
 
 def moments(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,8 @@ import json
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -31,6 +33,7 @@ from .rounds import Open, Rounds, period_of
 FORMAT = "hwsearch-jobs"
 VERSION = 1
 PLAN, MODELS, RESULTS = "plan.json", "models", "results"
+_HEARTBEAT_S = 10.0
 JOURNAL = f"{RESULTS}/journal.jsonl"
 
 
@@ -118,8 +121,22 @@ def run(folder: Path) -> None:
             journal.append(record)
             print(f"{rounds.progress()} of {total} measurements, round {record['round']}", flush=True)
 
-        rounds.finish(done, lambda n: None)
+        rounds.finish(done, _heartbeat())
     print(f"{total} of {total} measurements. Bring back the folder {RESULTS} and: hwsearch profile SPACE --collect {RESULTS} --out TABLE")
+
+
+def _heartbeat() -> Callable[[float], None]:
+    """Tells whoever listens, every ten seconds, that measuring goes on; it is called after each measurement."""
+    told = time.monotonic()
+
+    def beat(done: float) -> None:
+        nonlocal told
+        if time.monotonic() - told > _HEARTBEAT_S:
+            told = time.monotonic()
+            with suppress(OSError):  # nobody listens any more: the end of the round will tell
+                print("measuring", flush=True)
+
+    return beat
 
 
 def _opener(backend: Backend, folder: Path, file: str) -> Open:

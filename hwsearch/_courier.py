@@ -15,7 +15,8 @@ def have(folder: str) -> None:
     for place, _, names in os.walk(folder):
         for name in names:
             if not name.endswith(".part"):
-                print(os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/"))
+                path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+                sys.stdout.buffer.write(os.fsencode(path) + b"\n")  # which need not be text
 
 
 def take(folder: str) -> None:

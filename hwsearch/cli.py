@@ -86,6 +86,9 @@ def profile(
     ] = None,
     remote: Annotated[str | None, typer.Option(help="Measure on this board, over ssh: user@host.", show_default=False)] = None,
     python: Annotated[str, typer.Option(help="The Python of that board.")] = "python3",
+    timeout: Annotated[
+        float | None, typer.Option(help="Give that board up when it says nothing for so many seconds.", show_default="600")
+    ] = None,
     emit: Annotated[Path | None, typer.Option(help="Write jobs for a board into this folder, instead.", show_default=False)] = None,
     collect: Annotated[Path | None, typer.Option(help="Make the table of what came back from it, instead.", show_default=False)] = None,
     seed: Seed = 0,
@@ -123,7 +126,7 @@ def profile(
         from .remote import profile_remote
 
         device = _backend(backend, told)
-        options |= _given(budget=budget, error=error)
+        options |= _given(budget=budget, error=error, timeout_s=timeout)
         table = profile_remote(space, remote, out=out, python=python, backend=device, seed=seed, progress=not quiet, **options)
     else:
         from .batches import profile_batches

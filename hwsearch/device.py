@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -40,6 +41,8 @@ class _FromFile:
             kinds = known[name]
             if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise InvalidInput(f"the {cls.__name__.lower()}'s {name} must not be {value!r}.")
+            if isinstance(value, str) and any(unicodedata.category(character) == "Cc" for character in value):
+                raise InvalidInput(f"the {cls.__name__.lower()}'s {name} holds control characters: {value!r}.")
         try:
             return cls(**document)
         except TypeError as error:

@@ -1,7 +1,8 @@
 """Profiling a board over ssh: jobs are sent there, run there, and their results fetched, by the ``ssh`` program of this machine.
 
 The board needs an ssh server, Python, numpy and the runtime. A connection that is cut loses nothing: the same command sends only what is
-not there yet, goes on where the board was, and fetches from the last byte that came.
+not there yet, goes on where the board was, and fetches from the last byte that came. What a board says is bounded, and a board that says
+nothing for too long is given up.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from . import _board
 from ._progress import Advance
+from ._reading import guarded, parse_json
 from ._store import Journal, PathLike
+from ._table_file import ENERGIES
 from .backends import Backend, load_backend
 from .backends.base import Network
 from .blocks import Block
 from .device import Device
-from .errors import BoardFailed, ConnectionLost, FileError
+from .errors import BoardFailed, ConnectionLost, CorruptFile, FileError, InvalidInput
 from .jobs import Elsewhere, archive, write_jobs
 from .profile import profile
 from .space import SearchSpace
@@ -38,7 +42,77 @@ SSH = "HWSEARCH_SSH"
 _COURIER = Path(__file__).with_name("_courier.py")
 _LOST = 255
 """What ``ssh`` itself ends with; any other code is that of the program there."""
-_Pipe = Callable[[IO[bytes]], None]
+_SILENCE_S = 600.0
+_MOST = 16 << 20
+"""Bytes that a command may print: a listing of all that can lie on a board is far below."""
+_MOST_OF_A_FILE = 1 << 30
+_SHOWN = 2_000
+"""Characters of what a board says that are shown."""
+
+
+class _Call:
+    """A command that runs on a board.
+
+    Attributes:
+        process: the ``ssh`` that runs it.
+        heard_at: when it last said or took something.
+        ended: why it was ended from here; empty where it was not.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process, self.heard_at, self.ended, self._over = process, time.monotonic(), "", threading.Event()
+
+    def end(self, why: str) -> None:
+        """End it from here."""
+        self.ended = self.ended or why
+        self.process.kill()
+
+    def watch(self, silence_s: float) -> None:
+        """End it when it has been silent for too long; returns when :meth:`over` is called."""
+        while not self._over.wait(min(1.0, silence_s / 4)):
+            if time.monotonic() - self.heard_at > silence_s:
+                self.end(f"it has said nothing for {silence_s:g} s; give it more time (timeout_s=..., --timeout), or see what holds it up")
+
+    def over(self) -> None:
+        """Stop watching."""
+        self._over.set()
+
+
+class _Output:
+    """What a command prints, and no more of it than ``most`` bytes."""
+
+    def __init__(self, pipe: IO[bytes], call: _Call, most: int = _MOST) -> None:
+        self._pipe, self._call, self._most = pipe, call, most
+
+    def __iter__(self) -> Iterator[bytes]:
+        while line := self._took(self._pipe.readline(1 << 16)):
+            yield line
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes as they come."""
+        while chunk := self._took(self._pipe.read1(1 << 16)):  # type: ignore[attr-defined]
+            yield chunk
+
+    def _took(self, data: bytes) -> bytes:
+        self._call.heard_at = time.monotonic()
+        self._most -= len(data)
+        if self._most < 0:
+            self._call.end("it prints without end")
+            return b""
+        return data
+
+
+class _Input:
+    """What a command reads; each part that it takes is a sign of life."""
+
+    def __init__(self, pipe: IO[bytes], call: _Call) -> None:
+        self._pipe, self._call = pipe, call
+
+    def write(self, data: bytes) -> None:
+        """Write all of the bytes."""
+        for start in range(0, len(data), 1 << 16):
+            self._pipe.write(data[start : start + (1 << 16)])
+            self._call.heard_at = time.monotonic()
 
 
 class Board:
@@ -47,31 +121,42 @@ class Board:
     Args:
         host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
         python: the board's Python, which has numpy and the runtime.
+        timeout_s: a board that says nothing for so long is given up; it tells of its life every ten seconds while it measures, unless a
+            single model takes longer. ``None`` waits for ever.
 
     Raises:
-        ConnectionLost: from any method, where the machine cannot be reached or the connection is cut.
-        BoardFailed: from any method, where what was called there fails.
+        InvalidInput: ``host`` is no name of a machine, but an option of ssh, say; or ``timeout_s`` is not above 0.
+        ConnectionLost: from any method, where the machine cannot be reached, is silent, or the connection is cut.
+        BoardFailed: from any method, where what was called there fails, or prints without end.
     """
 
-    def __init__(self, host: str, python: str = "python3") -> None:
-        self.host, self.python = host, python
+    def __init__(self, host: str, python: str = "python3", timeout_s: float | None = _SILENCE_S) -> None:
+        if not host or any(part.startswith("-") for part in host.split("@")) or not host.isprintable() or " " in host:
+            raise InvalidInput(f"{host!r} is no name of a machine that ssh reaches; user@host was expected.")
+        if timeout_s is not None and not timeout_s > 0:
+            raise InvalidInput(f"timeout_s must be above 0 (or None, to wait for ever), not {timeout_s!r}.")
+        self.host, self.python, self.timeout_s = host, python, timeout_s
 
     def files(self, folder: str) -> set[str]:
         """The files in a folder there; none where there is no such folder."""
         found: set[str] = set()
-        self._courier(["have", folder], lambda pipe: found.update(pipe.read().decode().splitlines()))
+
+        def listed(output: _Output) -> None:
+            found.update(line.decode(errors="replace").rstrip("\r\n") for line in output)
+
+        self._courier(["have", folder], listed)
         return found
 
     def send(self, source: Path, names: Sequence[str], folder: str, advance: Callable[[float], None]) -> None:
         """Send files of a folder here, in this order; ``advance(1)`` is called for each one that has arrived."""
 
-        def feed(pipe: IO[bytes]) -> None:
+        def feed(given: _Input) -> None:
             for name in names:
                 data = (source / name).read_bytes()
-                pipe.write(f"{len(data)} {name}\n".encode() + data)
+                given.write(f"{len(data)} {name}\n".encode() + data)
 
-        def arrived(pipe: IO[bytes]) -> None:
-            for _ in pipe:
+        def arrived(output: _Output) -> None:
+            for _ in output:
                 advance(1)
 
         self._courier(["take", folder], arrived, feed)
@@ -79,8 +164,8 @@ class Board:
     def run(self, program: str, heard: Callable[[str], None], *arguments: str) -> None:
         """Run a Python program there to its end; ``heard`` is called with each line that it prints."""
 
-        def listen(pipe: IO[bytes]) -> None:
-            for line in pipe:
+        def listen(output: _Output) -> None:
+            for line in output:
                 heard(line.decode(errors="replace").rstrip())
 
         self._call([self.python, program, *arguments], listen)
@@ -92,55 +177,98 @@ class Board:
             file.seek(0)
             known = file.read()
 
-            def receive(pipe: IO[bytes]) -> None:
-                start = pipe.readline()
-                file.truncate(int(start or len(known)))
-                while chunk := pipe.read1(1 << 16):  # type: ignore[attr-defined]
+            def receive(output: _Output) -> None:
+                for start in output:
+                    if start.strip() not in (b"0", b"%d" % len(known)):
+                        raise BoardFailed(f"{self.host} sends {name} from {_shown(start)!r} on; 0 or {len(known)} was expected.")
+                    file.truncate(int(start))
+                    break
+                for chunk in output.chunks():
                     file.write(chunk)
 
-            self._courier(["give", folder, name, str(len(known)), hashlib.sha256(known).hexdigest()], receive)
+            self._courier(["give", folder, name, str(len(known)), hashlib.sha256(known).hexdigest()], receive, most=_MOST_OF_A_FILE)
 
     def drop(self, folder: str) -> None:
         """Delete a folder there."""
-        self._courier(["drop", folder], lambda pipe: None)
+        self._courier(["drop", folder], _ignore)
 
-    def _courier(self, arguments: Sequence[str], read: _Pipe, feed: _Pipe | None = None) -> None:
-        self._call([self.python, "-c", _COURIER.read_text(), *arguments], read, feed)
+    def _courier(
+        self,
+        arguments: Sequence[str],
+        read: Callable[[_Output], None],
+        feed: Callable[[_Input], None] | None = None,
+        most: int = _MOST,
+    ) -> None:
+        self._call([self.python, "-c", _COURIER.read_text(), *arguments], read, feed, most)
 
-    def _call(self, words: Sequence[str], read: _Pipe, feed: _Pipe | None = None) -> None:
-        """Run a command there: ``feed`` writes its input, ``read`` reads its output."""
+    def _call(
+        self, words: Sequence[str], read: Callable[[_Output], None], feed: Callable[[_Input], None] | None = None, most: int = _MOST
+    ) -> None:
+        """Run a command there: ``feed`` writes its input, ``read`` reads its output, of at most ``most`` bytes."""
         ssh = shlex.split(os.environ.get(SSH, "ssh -o ServerAliveInterval=15"))
-        with tempfile.TemporaryFile() as complaints:
-            source = subprocess.DEVNULL if feed is None else subprocess.PIPE
+        source = subprocess.DEVNULL if feed is None else subprocess.PIPE
+        try:
+            process = subprocess.Popen(
+                [*ssh, "--", self.host, shlex.join(words)], stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            raise BoardFailed(
+                f"Cannot call {ssh[0]!r} ({error.strerror}). Install OpenSSH's client, or say in {SSH} what to call instead."
+            ) from error
+        call, complaints = _Call(process), bytearray()
+        tasks: list[tuple[Callable[..., None], Any]] = [
+            (_feed, (process.stdin, feed, call)),
+            (_overhear, (process.stderr, complaints, call)),
+        ]
+        if self.timeout_s is not None:
+            tasks.append((call.watch, (self.timeout_s,)))
+        helpers = [threading.Thread(target=task, args=arguments, daemon=True) for task, arguments in tasks]
+        with process:
             try:
-                process = subprocess.Popen([*ssh, self.host, shlex.join(words)], stdin=source, stdout=subprocess.PIPE, stderr=complaints)
-            except OSError as error:
-                raise BoardFailed(
-                    f"Cannot call {ssh[0]!r} ({error.strerror}). Install OpenSSH's client, or say in {SSH} what to call instead."
-                ) from error
-            with process:
-                try:
-                    feeder = threading.Thread(target=_feed, args=(process.stdin, feed))
-                    feeder.start()
-                    assert process.stdout is not None
-                    read(process.stdout)
-                    feeder.join()
-                except BaseException:
-                    process.kill()
-                    raise
-            complaints.seek(0)
-            said = complaints.read().decode(errors="replace").strip()
-        if process.returncode == _LOST:
-            raise ConnectionLost(f"{self.host}: {said or 'the connection was cut'}. Run the same command again: it goes on where it was.")
+                for helper in helpers:
+                    helper.start()
+                assert process.stdout is not None
+                read(_Output(process.stdout, call, most))
+                process.wait()
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                call.over()
+                for helper in helpers:
+                    helper.join(10)
+        said = _shown(complaints)
+        if process.returncode == _LOST or call.ended.startswith("it has said nothing"):
+            why = call.ended or said or "the connection was cut"
+            raise ConnectionLost(f"{self.host}: {why}. Run the same command again: it goes on where it was.")
         if process.returncode:
-            raise BoardFailed(f"{self.host}: {said or f'{self.python} ended with code {process.returncode}'}")
+            raise BoardFailed(f"{self.host}: {call.ended or said or f'{self.python} ended with code {process.returncode}'}")
 
 
-def _feed(pipe: IO[bytes] | None, feed: _Pipe | None) -> None:
+def _feed(pipe: IO[bytes] | None, feed: Callable[[_Input], None] | None, call: _Call) -> None:
     """Write what a command reads; when nobody reads any more, its exit code says why."""
     if pipe is not None and feed is not None:
-        with suppress(OSError), pipe:
-            feed(pipe)
+        with suppress(OSError, ValueError), pipe:
+            feed(_Input(pipe, call))
+
+
+def _overhear(pipe: IO[bytes], complaints: bytearray, call: _Call) -> None:
+    """Keep the end of what a command complains about."""
+    with suppress(OSError, ValueError):
+        for chunk in _Output(pipe, call).chunks():
+            complaints += chunk
+            del complaints[: -4 * _SHOWN]
+
+
+def _ignore(output: _Output) -> None:
+    for _ in output:
+        pass
+
+
+def _shown(said: bytes | bytearray) -> str:
+    """The end of what a board said, as it may be shown on a terminal: without control characters."""
+    text = said.decode(errors="replace").strip()
+    return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text[-_SHOWN:])
 
 
 class Remote(Elsewhere):
@@ -150,26 +278,34 @@ class Remote(Elsewhere):
         host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
         runtime: the backend of the board; it must be installed here too, to build the models.
         python: the board's Python, which has numpy and the runtime.
+        timeout_s: see :class:`Board`.
 
     Raises:
+        InvalidInput: ``host`` is no name of a machine.
         ConnectionLost: the board cannot be reached.
-        BoardFailed: it lacks something; the message is what it said.
+        BoardFailed: it lacks something, or says of itself what cannot be; the message is what it said.
     """
 
-    def __init__(self, host: str, runtime: str | Backend = "onnxruntime", python: str = "python3") -> None:
-        backend, self.board = load_backend(runtime), Board(host, python)
+    def __init__(
+        self, host: str, runtime: str | Backend = "onnxruntime", python: str = "python3", timeout_s: float | None = _SILENCE_S
+    ) -> None:
+        backend, self.board = load_backend(runtime), Board(host, python, timeout_s)
         with tempfile.TemporaryDirectory() as place:
             program = Path(place) / "run.pyz"
             program.write_bytes(archive())
             folder = f".hwsearch/{_board.digest(program.read_bytes())[:16]}"
             self._send(Path(place), ["run.pyz"], folder)
-        said: list[str] = []
+        said: list[str] = [""]
         self.board.run(f"{folder}/run.pyz", said.append, "describe", backend.name, json.dumps(backend.options))
         try:
-            about = json.loads(said[-1])
-            super().__init__(backend, Device(**about["device"]), about["energy"], about["precisions"])
-        except (LookupError, TypeError, ValueError) as error:
-            raise BoardFailed(f"{host} does not say what it is: {said}") from error
+            with guarded(host, "description of a board"):
+                about = parse_json(said[-1].encode(), host)
+                device, energy, precisions = Device.from_document(about["device"]), about["energy"], about["precisions"]
+                if energy not in ENERGIES or not isinstance(precisions, list) or not all(isinstance(one, str) for one in precisions):
+                    raise InvalidInput(f"it has the energy {energy!r} and the precisions {precisions!r}")
+        except CorruptFile as error:
+            raise BoardFailed(f"{host} does not say what it is: {_shown(said[-1].encode())!r} ({error})") from error
+        super().__init__(backend, device, energy, precisions)
 
     def fill(
         self,
@@ -212,7 +348,14 @@ class Remote(Elsewhere):
 
 
 def profile_remote(
-    space: str | SearchSpace, host: str, *, out: PathLike, backend: str | Backend = "onnxruntime", python: str = "python3", **options: Any
+    space: str | SearchSpace,
+    host: str,
+    *,
+    out: PathLike,
+    backend: str | Backend = "onnxruntime",
+    python: str = "python3",
+    timeout_s: float | None = _SILENCE_S,
+    **options: Any,
 ) -> LatencyTable:
     """Measure a space on a board: :func:`hwsearch.profile` over ssh.
 
@@ -220,7 +363,7 @@ def profile_remote(
 
     Args:
         space: a space or its name.
-        host, backend, python: see :class:`Remote`.
+        host, backend, python, timeout_s: see :class:`Remote`.
         out: where the table goes; a table of the board that is there already is completed.
         **options: as of :func:`hwsearch.profile`.
 
@@ -232,4 +375,4 @@ def profile_remote(
         BoardFailed: what was called on the board failed; the message says what it said.
         HwsearchError: as :func:`hwsearch.profile`.
     """
-    return profile(space, backend=Remote(host, backend, python), out=out, **options)
+    return profile(space, backend=Remote(host, backend, python, timeout_s), out=out, **options)

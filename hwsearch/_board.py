@@ -112,7 +112,8 @@ def run(folder: Path) -> None:
     things = {name: _opener(backend, folder, file) for name, file in plan["things"].items()}
 
     with claim(journal.path, waiting=partial(print, flush=True)):
-        rounds = Rounds(things, _opener(backend, folder, plan["sentinel"]), protocol, header["seed"], period_of(backend))
+        sentinel, again = _opener(backend, folder, plan["sentinel"]), header.get("again", ())
+        rounds = Rounds(things, sentinel, protocol, header["seed"], period_of(backend), again)
         for record in resume(journal, header):
             rounds.add(record)
         total = len(things) * protocol.max_rounds

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ._calibration import network_class
 from ._journal import make_header, resume
 from ._progress import Advance
 from ._sampling import uniform_precisions
@@ -26,6 +29,10 @@ from .table import Calibration, LatencyTable
 FEWEST_CHECKS = 12
 MOST_WHOLE = 20_000
 """A space of more blocks than these can only be sampled."""
+_POOL = 4
+"""Of this many random networks one is taken, so that all sizes are among those taken."""
+_TRIES = 20
+"""Of a space of few networks this many times as many are drawn, since many are drawn more than once."""
 Network = tuple[Block, ...]
 
 
@@ -61,11 +68,11 @@ def plan(
     if blocks is not None and len(able) < len(wanted):
         backend.open([next(block for block in wanted if block not in able)])
     seed = check_seed(seed)
-    roles = {} if blocks is not None else networks_of(space, backend, checks, fits, seed)
+    roles = {} if blocks is not None else networks_of(space, backend, table, checks=checks, fits=fits, seed=seed)
     fingerprint = part_of(space) if blocks is None else hashlib.sha256(" ".join(b.key for b in wanted).encode()).hexdigest()[:16]
     header = make_header(table.device, table.protocol, space.name, fingerprint, seed)
     lacking = table.missing(able, energy=table.energy != "unavailable")
-    return Run(backend, table, lacking, {n: r for n, r in roles.items() if not _known(table, n)}, header)
+    return Run(backend, table, lacking, roles, header)
 
 
 def part_of(space: SearchSpace) -> str:
@@ -75,34 +82,87 @@ def part_of(space: SearchSpace) -> str:
     return hashlib.sha256(f"{space.fingerprint} {space.allowed}".encode()).hexdigest()[:16]
 
 
-def networks_of(space: SearchSpace, backend: Backend, checks: int, fits: int, seed: int) -> dict[Network, str]:
-    """Random different networks -> role; see :func:`profile`."""
+def networks_of(space: SearchSpace, backend: Backend, table: LatencyTable, *, checks: int, fits: int, seed: int) -> dict[Network, str]:
+    """The random whole networks -> role that a table lacks; see :func:`profile`.
+
+    As many are wanted of each precision that all blocks may share as of mixed ones, in each role, and all of them from small to large. What
+    the table holds of each counts, whichever networks they are.
+    """
     if check_count("checks", checks, least=0) < FEWEST_CHECKS:
         raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {checks}.")
-    check_count("fits", fits, least=0)
-    networks = _draw(space, backend, fits, checks, seed)
+    wanted = {"check": checks, "fit": check_count("fits", fits, least=0)}
+    held = _held(space, table)
+    parts = _parts(space, backend)
+    short = dict.fromkeys(wanted, 0)
+    found, seen = list[dict[Network, str]](), set[Network]()
+    for number, (kind, part) in enumerate(parts.items()):
+        # What one kind has too few networks for falls to the next; the mixed ones come last.
+        share = {role: _share(count, len(parts), number) + short[role] for role, count in wanted.items()}
+        drawn = _draw(part, kind, share, np.random.default_rng([seed, number]), seen)
+        seen.update(drawn)
+        short = {role: count - list(drawn.values()).count(role) for role, count in share.items()}
+        known = [role for own, role in held.values() if kind in ("any", own)]
+        lack = {role: share[role] - short[role] - known.count(role) for role in wanted}
+        fresh: dict[Network, str] = {}
+        for network, role in drawn.items():
+            if network not in held and lack[role] > 0:
+                fresh[network] = role
+                lack[role] -= 1
+        found.append(fresh)
+    # In turns, so that each kind is there early.
+    turns = itertools.zip_longest(*(part.items() for part in found))
+    networks = dict(pair for turn in turns for pair in turn if pair is not None)
     for network in tuple(networks)[:1]:
         _check_runs(space, network)
     return networks
 
 
-def _draw(space: SearchSpace, backend: Backend, fits: int, checks: int, seed: int) -> dict[Network, str]:
-    """Random different networks -> role; in turns of one precision each and of all mixed."""
-    rng = np.random.default_rng(seed)
-    spaces = [space]
-    if any(choice.is_precision for choice in space.choices):
-        names = uniform_precisions(space, backend)
-        mixed = space.restrict({"*precision": backend.precisions})
-        spaces = [*(space.restrict({"*precision": [name]}) for name in names if len(names) > 1), mixed]
-    networks: dict[Network, str] = {}
-    for attempt in range(20 * (fits + checks)):
-        if len(networks) == fits + checks:
-            break
-        row = spaces[attempt % len(spaces)].sample(1, rng)[0]
-        # Every second lap is held out, until either role has enough.
-        held = checks > 0 and (fits == 0 or (len(networks) * checks) // (fits + checks) < ((len(networks) + 1) * checks) // (fits + checks))
-        networks.setdefault(space.blocks(row), "check" if held else "fit")
-    return networks
+def _parts(space: SearchSpace, backend: Backend) -> dict[str, SearchSpace]:
+    """What networks are drawn of: the space at each precision that all blocks may share, and mixed; or all of it, as ``"any"``."""
+    if not any(choice.is_precision for choice in space.choices):
+        return {"any": space}
+    mixed = space.restrict({"*precision": backend.precisions})
+    names = uniform_precisions(space, backend)
+    if not names or mixed.size == space.restrict({"*precision": names[:1]}).size:
+        return {"any": mixed}
+    return {**{name: space.restrict({"*precision": [name]}) for name in names}, "mixed": mixed}
+
+
+def _held(space: SearchSpace, table: LatencyTable) -> dict[Network, tuple[str, str]]:
+    """The whole networks of a space that a table holds -> what precision they have, or ``"mixed"``, and their role."""
+    if not table.checks:
+        return {}
+    known = {space.unique_blocks[index] for index in space.reachable}
+    networks = ((tuple(map(Block.parse, check.blocks)), check.role) for check in table.checks)
+    return {network: (network_class(network), role) for network, role in networks if known.issuperset(network)}
+
+
+def _share(count: int, parts: int, number: int) -> int:
+    """How many of ``count`` fall to one of several parts; the first ones get what is left over."""
+    return count // parts + (number < count % parts)
+
+
+def _draw(
+    space: SearchSpace, kind: str, share: Mapping[str, int], rng: np.random.Generator, seen: Collection[Network]
+) -> dict[Network, str]:
+    """Random different networks of one kind -> role, in random order: one of each class of size, the held-out ones among all sizes.
+
+    Where there are too few of this kind, others that were not seen before stand in.
+    """
+    count = sum(share.values())
+    if not count:
+        return {}
+    rows = space.sample((_POOL if space.size > _TRIES * count else _TRIES) * count, rng)
+    sample = dict.fromkeys(map(space.blocks, rows))
+    pool = [network for network in sample if kind in ("any", network_class(network))]
+    others = sample.keys() - set(pool) - set(seen)
+    pool += [network for network in sample if network in others][: max(0, count - len(pool))]
+    pool.sort(key=lambda network: sum(block.macs for block in network))
+    drawn = [pool[rng.choice(places)] for places in np.array_split(np.arange(len(pool)), max(1, min(count, len(pool)))) if len(places)]
+    # The share of held-out networks, in whole ones: where it rises, one is held out.
+    rising = [math.floor(share["check"] * number / count + 0.5) for number in range(len(drawn) + 1)]
+    roles = ["check" if after > before else "fit" for before, after in itertools.pairwise(rising)]
+    return {drawn[index]: roles[index] for index in rng.permutation(len(drawn))}
 
 
 def _check_runs(space: SearchSpace, network: Network) -> None:
@@ -120,11 +180,6 @@ def _check_runs(space: SearchSpace, network: Network) -> None:
         ) from error
 
 
-def _known(table: LatencyTable, network: Network) -> bool:
-    keys = tuple(block.key for block in network)
-    return any(check.blocks == keys for check in table.checks)
-
-
 class Run:
     """What one run measures: networks by name, and how they make up a table; see :func:`plan`.
 
@@ -136,7 +191,8 @@ class Run:
     def __init__(
         self, backend: Backend, table: LatencyTable, blocks: Sequence[Block], roles: dict[Network, str], header: dict[str, Any]
     ) -> None:
-        self.backend, self.before, self.roles, self.header = backend, table, roles, header
+        self.backend, self.before, self.roles = backend, table, roles
+        self.header = {**header, "again": sorted(map(name_of, roles))}
         self.sentinel = Block.parse(table.protocol.sentinel) if table.protocol.sentinel else sentinel_of(backend)
         self.framed = {block: backend.framed(block) for block in blocks}
         self.failed: Mapping[str, str] = {}
@@ -155,7 +211,8 @@ class Run:
     def rounds(self) -> Rounds:
         """The networks as things to be measured in turns."""
         things = {name: self._opener(network) for name, network in self.networks.items()}
-        rounds = Rounds(things, self._opener((self.sentinel,)), self.before.protocol, self.header["seed"], period_of(self.backend))
+        sentinel, period_s = self._opener((self.sentinel,)), period_of(self.backend)
+        rounds = Rounds(things, sentinel, self.before.protocol, self.header["seed"], period_s, self.header["again"])
         self.failed = rounds.failed
         return rounds
 
@@ -164,6 +221,8 @@ class Run:
         rounds = self._known(journal)
         if rounds.pending() and self.backend.fill(journal, self.header, self.networks, self.sentinel, advance):
             rounds, advance = self._known(journal), lambda done: None
+        if not self.backend.here:
+            rounds.again = frozenset()  # what came back counts, noisy or not
         if not self.backend.here and (lacking := rounds.pending()):
             had, fewest, most = len(rounds.readings[lacking[0]]), rounds.protocol.min_rounds, rounds.protocol.max_rounds
             strangers = f" Its journal has names of no network, such as {min(rounds.strangers)!r}." if rounds.strangers else ""

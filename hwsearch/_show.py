@@ -99,7 +99,9 @@ def latency_table(table: LatencyTable, path: PathLike) -> RenderableType:
             f"{relative:.1%}",
         )
     title = f"latency table {os.fspath(path)}"
-    return Group(*_heading(title), _grid(_words.device_facts(table)), rows, *_heading("whole networks"), _grid(_words.error_facts(table)))
+    noisy = [Text(_words.noisy_blocks(table))] if table.noisy else []
+    networks = _grid(_words.error_facts(table))
+    return Group(*_heading(title), _grid(_words.device_facts(table)), rows, *noisy, *_heading("whole networks"), networks)
 
 
 def search_result(result: SearchResult) -> RenderableType:

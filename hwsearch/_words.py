@@ -33,6 +33,15 @@ def device_facts(table: LatencyTable) -> dict[str, str]:
     }
 
 
+def noisy_blocks(table: LatencyTable) -> str:
+    """How many blocks of a table were not measured well enough, and what their share in all latency is."""
+    share = sum(table.rows[key].latency_ms for key in table.noisy) / sum(row.latency_ms for row in table.rows.values())
+    return (
+        f"{len(table.noisy)} of {len(table.rows)} blocks are noisy: their standard error is above 3 %. They have {share:.1%} of the sum of "
+        "all latencies. If that is much, measure into another file while the device does nothing else, or with more rounds."
+    )
+
+
 def error_facts(table: LatencyTable) -> dict[str, str]:
     """How well a table predicts whole networks that it was not fitted on."""
     error = table.error()

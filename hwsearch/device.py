@@ -137,7 +137,8 @@ class Protocol(_FromFile):
 
     Attributes:
         precision: relative standard error at which a thing leaves.
-        min_rounds, max_rounds: how often it is measured at least (in calm moments) and at most (in any).
+        min_rounds, max_rounds: how often it is measured at least and at most. A whole network of a table that is noisy then is measured
+            again, up to twice as often.
         runs: timed runs a round.
         warmup: untimed runs before them.
         quantile: of the timed runs that is kept; 0 is the fastest.
@@ -165,6 +166,11 @@ class Protocol(_FromFile):
                 f"min_rounds must be in 1..max_rounds, runs at least 1 and warmup at least 0, not {self.min_rounds}, {self.max_rounds}, "
                 f"{self.runs} and {self.warmup}."
             )
+
+
+def standard_error(latency_ms: float, spread_ms: float) -> float:
+    """Relative standard error of a lower quartile of which half the interquartile range is known, if about a dozen readings count."""
+    return QUARTILE_ERROR * spread_ms / latency_ms / math.sqrt(_READINGS)
 
 
 @dataclass(frozen=True)
@@ -208,8 +214,8 @@ class Check:
 
     @property
     def noise(self) -> float:
-        """Relative standard error of the measurement, if a dozen readings count."""
-        return QUARTILE_ERROR * self.spread_ms / self.measured_ms / math.sqrt(_READINGS)
+        """Relative standard error of the measurement; see :func:`standard_error`."""
+        return standard_error(self.measured_ms, self.spread_ms)
 
     @property
     def noisy(self) -> bool:

@@ -81,9 +81,12 @@ def profile(
         backend: a backend or its name.
         out: where the table goes.
         precision: relative standard error at which a measurement is good enough.
-        max_rounds: rounds after which it has to be: 48 by default, and 16 with a ``budget``.
-        checks: how many random whole networks are held out to tell the table's error, at least 12.
-        fits: how many others the calibration is fitted on.
+        max_rounds: rounds after which it has to be: 48 by default, and 16 with a ``budget``. Whole networks that are noisy then are
+            measured in as many rounds again; how many stayed noisy is told by :meth:`LatencyTable.error`, and which blocks by
+            :attr:`LatencyTable.noisy`.
+        checks: how many random whole networks are held out to tell the table's error, at least 12; as many of each precision that all
+            blocks may share as of mixed ones, and from small to large. What the table holds already counts.
+        fits: how many others the calibration is fitted on, chosen alike.
         seed: of the networks and of the order of measuring.
         progress: whether to show a bar with the time left.
         blocks: measure these and no whole networks, instead of all of the space.
@@ -108,37 +111,42 @@ def profile(
     if budget is not None:
         if blocks is not None:
             raise InvalidInput("budget chooses the blocks to measure; leave out either it or blocks.")
-        networks = networks_of(where, device, checks, fits, seed)
-        protocol = protocol_of(device, precision, max_rounds, usual=_SAMPLED)
-        with claim(out):
-            return _sample(Sampler(where, device, networks, seed), protocol, out, seconds(budget), error, progress)
-    protocol = protocol_of(device, precision, max_rounds)
+        budget_s = seconds(budget)
+    protocol = protocol_of(device, precision, max_rounds, usual=_WHOLE if budget is None else _SAMPLED)
     with claim(out):
         table, facts_suffice = _table_so_far(out, device, protocol)
+        if budget is not None:
+            networks = networks_of(where, device, table, checks=checks, fits=fits, seed=seed)
+            return _sample(Sampler(where, device, networks, seed), table, out, budget_s, error, progress, facts_suffice=facts_suffice)
         run = plan(where, device, table, checks=checks, fits=fits, seed=seed, blocks=blocks)
-        journal = Journal(f"{os.fspath(out)}.partial.jsonl")
-        if not (run.nothing and facts_suffice):
-            ask_sentinel(table, device, facts_suffice=facts_suffice)
-        if run.nothing:
-            if not facts_suffice:
-                table.save(out)
-            journal.remove()
-            return table
-        total = len(run.networks) * table.protocol.max_rounds
-        with progress_bar(f"profiling {where.name} on {table.device.name}", total, progress) as advance:
-            rounds = run.measure(journal, advance)
-        if not device.here:
-            check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
-        finished = run.table(rounds)
-        finished.save(out)
+        return _complete(run, out, progress, facts_suffice=facts_suffice)
+
+
+def _complete(run: Run, out: PathLike, progress: bool, *, facts_suffice: bool) -> LatencyTable:
+    """Measure all that a table lacks; see :func:`profile`."""
+    device, table, journal = run.backend, run.before, Journal(f"{os.fspath(out)}.partial.jsonl")
+    if not (run.nothing and facts_suffice):
+        ask_sentinel(table, device, facts_suffice=facts_suffice)
+    if run.nothing:
+        if not facts_suffice:
+            table.save(out)
         journal.remove()
-        return load_table(out)
+        return table
+    total = len(run.networks) * table.protocol.max_rounds
+    with progress_bar(f"profiling {run.header['space']} on {table.device.name}", total, progress) as advance:
+        rounds = run.measure(journal, advance)
+    if not device.here:
+        check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
+    run.table(rounds).save(out)
+    journal.remove()
+    return load_table(out)
 
 
-def _sample(sampler: Sampler, protocol: Protocol, out: PathLike, budget_s: float, error: float, progress: bool) -> LatencyTable:
+def _sample(
+    sampler: Sampler, table: LatencyTable, out: PathLike, budget_s: float, error: float, progress: bool, *, facts_suffice: bool
+) -> LatencyTable:
     """Measure one batch after the other, each a run of its own with the table so far before it; see :func:`profile`."""
     device, space = sampler.backend, sampler.space
-    table, facts_suffice = _table_so_far(out, device, protocol)
     ask_sentinel(table, device, facts_suffice=facts_suffice)
     asked = device.here  # a board answers with the first batch
     if asked and not facts_suffice:
@@ -242,7 +250,7 @@ def measure_many(
     Args:
         models: model files, or networks as blocks.
         backend: a backend or its name.
-        rounds: how many in calm moments, spread over time; on a busy machine three times as many in all.
+        rounds: how many, spread over time; on a busy machine up to three times as many, until those of calm moments agree to 1 %.
         table: put the latencies in proportion to the sentinel of this table, so that they can be compared with its predictions
             although the machine has become faster or slower since.
         seed: of the order within the rounds.

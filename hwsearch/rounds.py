@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from .backends.base import Backend, Session
 from .blocks import Block
-from .device import QUARTILE_ERROR, Protocol, Row
+from .device import NOISY, QUARTILE_ERROR, Protocol, Row
 from .errors import BuildFailed
 
 Open = Callable[[], Session]
@@ -34,6 +34,8 @@ _COOLING_S = (0.5, 2.0, 5.0)
 """A reading that was taken while the device was held back is taken again after these pauses; the last one counts in any case."""
 UNDISTURBED = 0.05
 """The sentinel is undisturbed at this quantile of its latencies: one in twenty is faster."""
+_AGAIN = 2
+"""What is measured again has this many times as many rounds at most as all else."""
 _FEWEST = 4
 """The calmest readings count in any case, this many."""
 _LEVEL = 0.25
@@ -70,6 +72,7 @@ class Rounds:
         protocol: when to stop.
         seed: of the order within the rounds.
         period_s: seconds from the beginning of a round to that of the next, at least; see :func:`period_of`.
+        again: names of things that are measured again, in as many rounds once more, if they are noisy after ``max_rounds``.
 
     Attributes:
         readings: name -> all readings.
@@ -78,8 +81,17 @@ class Rounds:
         spent_s: seconds that all rounds took, those of earlier processes too.
     """
 
-    def __init__(self, things: Mapping[str, Open], sentinel: Open, protocol: Protocol, seed: int = 0, period_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        things: Mapping[str, Open],
+        sentinel: Open,
+        protocol: Protocol,
+        seed: int = 0,
+        period_s: float = 0.0,
+        again: Collection[str] = (),
+    ) -> None:
         self.things, self.protocol, self.seed, self.period_s = dict(things), protocol, seed, period_s
+        self.again = frozenset(again)
         self.readings: dict[str, list[Reading]] = {name: [] for name in things}
         self.failed: dict[str, str] = {}
         self.strangers: set[str] = set()
@@ -161,17 +173,27 @@ class Rounds:
 
     def finished(self, name: str) -> bool:
         """Whether a thing was measured precisely enough, or often enough, or cannot be."""
-        if name in self.failed:
+        rounds, most = len(self.readings[name]), self.protocol.max_rounds
+        if name in self.failed or rounds >= _AGAIN * most:
             return True
-        if len(self.readings[name]) >= self.protocol.max_rounds:
-            return True
-        if len(self.readings[name]) < self.protocol.min_rounds:
+        if rounds < self.protocol.min_rounds:
             return False
-        calm = self._calm(name)
-        if len(calm) < self.protocol.min_rounds:
-            return False
-        row = self.row(name)
-        return QUARTILE_ERROR * row.spread_ms <= self.protocol.precision * row.latency_ms * math.sqrt(len(calm))
+        if rounds < most:
+            return self.error(name) <= self.protocol.precision
+        return name not in self.again or self.error(name) <= NOISY
+
+    def error(self, name: str) -> float:
+        """How wrong the latency of a thing may be, relatively.
+
+        It has two parts. The readings that count differ among each other: the standard error of their quartile, larger for few, whose
+        spread is uncertain itself. And where no moment was calm they were all disturbed, and agree on too much: by as much as the sentinel
+        beside them was slower than what counts as calm.
+        """
+        readings, row = self._calm(name), self.row(name)
+        count = len(readings)
+        sampling = QUARTILE_ERROR * row.spread_ms / row.latency_ms / math.sqrt(count) * (1 + 2 / count)
+        usual = float(np.median([reading.sentinel_ms for reading in readings]))
+        return math.hypot(sampling, max(0.0, usual / (_CALM * self.reference_ms()) - 1))
 
     def reference_ms(self) -> float:
         """The latency of the sentinel while nothing disturbs it: a twentieth of all that was measured is faster."""
@@ -234,7 +256,7 @@ class Rounds:
     def progress(self) -> int:
         """Measurements made or no longer needed."""
         most = self.protocol.max_rounds
-        return sum(most if self.finished(name) else len(readings) for name, readings in self.readings.items())
+        return sum(most if self.finished(name) else min(most, len(readings)) for name, readings in self.readings.items())
 
     def close(self) -> None:
         """Close all sessions."""

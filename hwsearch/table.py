@@ -22,7 +22,7 @@ from ._stairs import TOLERANCE, right_edges, space_edges
 from ._store import PathLike
 from ._table_file import read, write
 from .blocks import Block
-from .device import Check, Device, Protocol, Row
+from .device import NOISY, Check, Device, Protocol, Row, standard_error
 from .errors import InvalidInput, MissingBlocks, WrongDevice
 from .space import SearchSpace, Value
 
@@ -225,6 +225,11 @@ class LatencyTable:
             f"{count} not in {self.source} (first: {blocks[0].key}). Profile them with: "
             f"hwsearch profile {space} --backend {self.device.runtime} --out {self.source}"
         )
+
+    @property
+    def noisy(self) -> tuple[str, ...]:
+        """Keys of the blocks whose latency is uncertain by more than 3 %, since the device was busy or they cost next to nothing."""
+        return tuple(key for key, row in self.rows.items() if standard_error(row.latency_ms, row.spread_ms) > NOISY)
 
     # -- trust ---------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -320,7 +321,10 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     assert server.received == 0, "everything was there"
     measured = (folder / "results" / "journal.jsonl").read_text().splitlines()
     assert measured[: len(begun)] == begun
-    assert [json.loads(line)["round"] for line in measured[1:]] == [1, 2, 3, 4]
+    numbers = [json.loads(line)["round"] for line in measured[1:]]
+    assert numbers == list(range(1, len(numbers) + 1))
+    counts = Counter(name for line in measured[1:] for name in json.loads(line)["times"])
+    assert set(counts.values()) <= {4, 5, 6, 7, 8}, "noisy whole networks are measured again, up to twice as often"
     fetched = (tmp_path / "t.json.partial.jsonl").stat().st_size
     assert 0 < fetched < (folder / "results" / "journal.jsonl").stat().st_size
 

@@ -372,6 +372,19 @@ def test_a_wrong_rule_is_caught_within_a_branch_that_may_go(monkeypatch: pytest.
     assert [branch.searchable for branch in adopted.branches] == [True]
 
 
+def test_networks_that_magnify_rounding_are_compared_in_double_precision() -> None:
+    """In single precision the cut network and the masked one part ways after some layers, though the cut is right."""
+    layers = nn.ModuleList(nn.Linear(12 if number else 3, 12) for number in range(10))
+
+    def call(m: Net, x: torch.Tensor) -> torch.Tensor:
+        for layer in m.layers:  # type: ignore[union-attr]
+            x = torch.sin(6 * layer(x))
+        return m.out(x)  # type: ignore[operator, no-any-return]
+
+    adopted = hwsearch.adopt(Net(call, layers=layers, out=nn.Linear(12, 5)), torch.randn(4, 3))
+    assert sum(group.searchable for group in adopted.groups) == 10
+
+
 def test_few_channels_that_die_do_not_hide_the_layers_before_them() -> None:
     """A chain of narrow layers: a random cut may leave nothing alive behind a ReLU, which must not count against what comes before it."""
     module = nn.Sequential(*(nn.Sequential(conv(3 if not i else 4, 4), nn.ReLU()) for i in range(6)), nn.Flatten(), nn.Linear(384, 5))

@@ -170,6 +170,25 @@ def test_taylor_and_fisher_are_derivatives_of_the_loss(name: str) -> None:
     module.float()
 
 
+def test_outputs_criterion_is_the_expected_square_of_the_change_of_all_outputs() -> None:
+    """Beside difference quotients of every output; the average over random projections comes near with many images alike."""
+    module, adopted = chain()
+    group = next(group for group in adopted.groups if ("a.weight", 1) in group.opened)
+    image = images(1)
+    found = importance(adopted, "outputs", image.repeat(2000, 1, 1, 1))[group.id] / 2000
+    with torch.no_grad():
+        for unit in range(group.width):
+            values = []
+            for factor in (1 + 1e-3, 1 - 1e-3):
+                module.b.weight[:, unit] *= factor
+                values.append(module(image).double())
+                module.b.weight[:, unit] /= factor
+            slope = (values[0] - values[1]) / 2e-3
+            assert np.isclose(found[unit], float(slope.square().sum()) / 2, rtol=0.25)
+    with pytest.raises(InvalidInput, match="give images"):
+        importance(adopted, "outputs")
+
+
 def test_units_are_removed_where_importance_is_least_for_what_they_save() -> None:
     _, adopted = chain()
     a, b = group_of(adopted, "a.weight"), group_of(adopted, "b.weight")

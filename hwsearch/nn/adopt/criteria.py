@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
+from ...errors import InvalidInput
 from .importance import Evidence, Scores, criterion
 
 
@@ -58,6 +60,24 @@ def taylor(evidence: Evidence) -> Scores:
 def fisher(evidence: Evidence) -> Scores:
     """Half the squared derivatives, summed over images: the diagonal of the Fisher information (Liu et al., Group Fisher pruning, 2021)."""
     return _of_derivatives(evidence, lambda each: each.square() / 2)
+
+
+@criterion("outputs")
+def outputs(evidence: Evidence) -> Scores:
+    """Expected squared change of the network's outputs when a unit is removed, to first order; needs no labels.
+
+    It is the Fisher criterion of a random projection of all outputs, drawn anew for each image. Unlike a loss, outputs do not go flat on
+    images that the network was trained on.
+    """
+    if evidence.images is None:
+        raise InvalidInput("This criterion looks at outputs: give images.")
+    generator = torch.Generator().manual_seed(0)
+
+    def projected(found: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        noises = (torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in found)
+        return torch.stack([(each * noise).sum() for each, noise in zip(found, noises, strict=True)]).sum()
+
+    return fisher(replace(evidence, targets=torch.zeros(len(evidence.images[0])), loss=projected))
 
 
 def _of_weights(evidence: Evidence, score: Callable[[torch.Tensor], torch.Tensor]) -> Scores:

@@ -1,0 +1,146 @@
+"""Trained residual networks of CIFAR-10, adopted, cut and repaired without any training.
+
+    python benchmarks/adopt_cifar.py WEIGHTS DATA --out benchmark-output
+
+WEIGHTS holds resnet20.npz and resnet56.npz (He et al. 2016 with shortcuts A, trained with ImageNet's normalisation), DATA the
+folder cifar-10-batches-py. The network is an ordinary PyTorch module, adopted like any other. Units are chosen, and layers repaired, on training
+images alone, without labels; the accuracy is that of all test images. Rows of each seed of the images: widths within the blocks alike, by
+L1, without repair and repaired; and all widths, by expected change of the outputs for each multiply-accumulate saved, repaired. It goes on
+where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hwsearch._store import Journal, write_atomic
+from hwsearch.nn import load_data
+from hwsearch.nn.adopt import Adopted, adopt, allocate, importance
+
+MEAN, DEVIATION = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+SCORED, REPAIRED = 2000, 800
+"""Training images for the scores and for the repair."""
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut that skips every other position and adds channels of zeros."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.more = after - before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape ``(n, before, h, w)`` to ``(n, after, h / stride, w / stride)``."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.more:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more // 2, self.more // 2))
+        return F.relu(x + y)
+
+
+class Network(nn.Module):
+    """A network of three stages of ``n`` blocks."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        stages, before = [], 16
+        for after in (16, 32, 64):
+            stages.append(nn.Sequential(*(Block(before if not k else after, after, 1 if k or after == 16 else 2) for k in range(n))))
+            before = after
+        self.layer1, self.layer2, self.layer3 = stages
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images of shape ``(n, 3, 32, 32)`` to logits of shape ``(n, 10)``."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def load_network(file: Path, depth: int) -> Network:
+    """The trained network."""
+    network = Network((depth - 2) // 6)
+    with np.load(file, allow_pickle=False) as arrays:
+        state = {name.removeprefix("module."): torch.from_numpy(arrays[name]) for name in arrays.files}
+    network.load_state_dict(state, strict=False)
+    return network.eval()
+
+
+def normalized(images: Any) -> torch.Tensor:
+    """Bytes of shape ``(n, 3, 32, 32)`` as the networks want them."""
+    return (torch.as_tensor(images).float() / 255 - MEAN) / DEVIATION
+
+
+def accuracy(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """The share of images that are told right, in percent."""
+    with torch.no_grad():
+        right = [network(normalized(images[k : k + 250])).argmax(1) == labels[k : k + 250] for k in range(0, len(labels), 250)]
+    return round(100 * float(torch.cat(right).double().mean()), 2)
+
+
+def uniform(adopted: Adopted, macs: float) -> dict[str, int]:
+    """The same share of the channels within every block, as many as there may be."""
+    inner = [group for group in adopted.groups if group.searchable and len(group.opened) == 1 and "conv1" in group.opened[0][0]]
+    for share in np.linspace(1, 0.05, 400):
+        keep = {group.id: max(1, round(share * group.width)) for group in inner if "layer" in group.opened[0][0]}
+        if adopted.macs(keep) <= macs:
+            return keep
+    raise SystemExit("The network cannot be made so small by the widths within its blocks.")
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--cases", nargs="+", default=["56:0.5", "56:0.35", "20:0.6"], help="depth and share of the multiply-accumulates")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", default=["searched", "uniform", "unrepaired"])
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = load_data(("cifar10", options.data))
+    journal = Journal(options.out / "adopt-cifar.partial.jsonl")
+    done = {(line["depth"], line["share"], line["seed"], line["row"]): line for line in journal}
+    wanted = [(*case.split(":"), seed, row) for case in options.cases for seed in options.seeds for row in options.rows]
+    for depth, share, seed, row in wanted:
+        key = (int(depth), float(share), seed, row)
+        if key not in done:
+            done[key] = dict(zip(("depth", "share", "seed", "row"), key, strict=True)) | run(options.weights, data, *key)
+            journal.append(done[key])
+            print(done[key], flush=True)
+    text = json.dumps({"scored": SCORED, "repaired": REPAIRED, "rows": [done[key] for key in sorted(done)]}, indent=1)
+    write_atomic(options.out / "adopt-cifar.json", text.encode())
+
+
+def run(weights: Path, data: Any, depth: int, share: float, seed: int, row: str) -> dict[str, Any]:
+    """One row of one seed."""
+    module = load_network(weights / f"resnet{depth}.npz", depth)
+    adopted = adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    order = np.random.default_rng(seed).permutation(len(data.train_x))
+    images = normalized(data.train_x[order[:SCORED]])
+    start, limit = time.process_time(), share * adopted.macs()
+    if row == "searched":
+        keep: Any = allocate(adopted, importance(adopted, "outputs", images), limit)
+    else:
+        counts = uniform(adopted, limit)
+        keep = adopted.choose(counts, importance(adopted, "l1"))
+    cut = adopted.extract(keep, images=None if row == "unrepaired" else images[:REPAIRED])
+    seconds = time.process_time() - start
+    left = adopted.macs({name: len(units) for name, units in keep.items()})
+    x, y = torch.as_tensor(data.test_x), torch.as_tensor(data.test_y)
+    return {"macs": left, "accuracy": accuracy(cut, x, y), "whole": accuracy(module, x, y) if not seed else None, "seconds": round(seconds)}
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
     python benchmarks/adopt_cifar.py WEIGHTS DATA --out benchmark-output
 
-WEIGHTS holds resnet20.npz and resnet56.npz (He et al. 2016 with shortcuts A, trained with ImageNet's normalisation), DATA the
-folder cifar-10-batches-py. The network is an ordinary PyTorch module, adopted like any other. Units are chosen, and layers repaired, on training
+WEIGHTS holds resnet20.npz and resnet56.npz (He et al. 2016 with shortcuts A, trained with ImageNet's normalisation), DATA holds the folder
+cifar-10-batches-py. The network is an ordinary PyTorch module, adopted like any other. Units are chosen, and layers repaired, on training
 images alone, without labels; the accuracy is that of all test images. Rows of each seed of the images: widths within the blocks alike, by
 L1, without repair and repaired; and all widths, by expected change of the outputs for each multiply-accumulate saved, repaired. It goes on
 where it was stopped.

@@ -7,10 +7,12 @@ Nothing is unpickled. The module asks for numpy and the standard library only, s
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,6 +76,8 @@ def read_bytes(path: PathLike, what: str) -> bytes:
         FileError: there is no such file, or it cannot be read.
     """
     try:
+        if stat.S_ISCHR(mode := os.stat(path).st_mode) or stat.S_ISBLK(mode):
+            raise OSError(errno.EINVAL, "it is a device and no file, which may have no end")
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise FileError(f"Cannot read {what} {os.fspath(path)!s}: {getattr(error, 'strerror', None) or error}.") from error

@@ -96,7 +96,7 @@ class Journal:
 
     def numbered(self) -> Iterator[tuple[int, Any]]:
         """The records with the numbers of their lines, from 1."""
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return
         *lines, last = read_bytes(self.path, "journal").split(b"\n")
         for number, line in enumerate([*lines, last] if _is_record(last) else lines, start=1):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -34,6 +37,11 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             _complaints.print("Stopped. Run the same command again: it goes on where it can (search: with --state).", style="yellow")
             raise typer.Exit(130) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or error.filename is not None:
+                raise
+            _complaints.print(f"Cannot write to standard output: {error.strerror or error}.", style="bold red", markup=False)
+            os._exit(1)  # what is left in its buffer would fail again
 
 
 app = typer.Typer(
@@ -112,7 +120,7 @@ def profile(
         from .jobs import emit as write
         from .table import load_table
 
-        known = load_table(out) if out is not None and out.exists() else None
+        known = load_table(out) if out is not None and os.path.exists(out) else None
         folder = write(space, emit, backend=_backend(backend, told), table=known, seed=seed, progress=not quiet, **options)
         console.print(_show.jobs(folder, space) if folder else f"{out} lacks nothing: no jobs to do.", highlight=False, soft_wrap=True)
         return
@@ -459,6 +467,9 @@ def devices(tables: Annotated[Path, typer.Option(help="The folder of latency tab
 
 def main() -> None:
     """Run the command line; the entry point of ``hwsearch``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show the name of a device shows the rest
     app()
 
 

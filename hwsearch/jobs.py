@@ -218,7 +218,7 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     """
     where = load_space(space)
     folder = Path(results)
-    path = next((place / "journal.jsonl" for place in (folder, folder / _board.RESULTS) if (place / "journal.jsonl").exists()), None)
+    path = next((place / "journal.jsonl" for place in (folder, folder / _board.RESULTS) if os.path.exists(place / "journal.jsonl")), None)
     if path is None:
         raise FileError(f"There is no journal.jsonl in {folder}. Run python run.pyz on the board, and bring its folder {_board.RESULTS}.")
     records = list(Journal(path).numbered())

@@ -5,6 +5,7 @@ A problem scores rows: cheap compiled metrics first, the predictor last and only
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -212,8 +213,10 @@ def _numbers(found: object) -> Values:
 
 def _metrics(space: SearchSpace, tables: Sequence[LatencyTable], weights: Sequence[float] | None) -> tuple[Metric, ...]:
     """Everything that is known of a network on some devices."""
-    if weights is not None and (len(weights) != len(tables) or min(weights, default=0) < 0 or not sum(weights)):
-        raise InvalidInput(f"weights must hold a number of at least 0 for each of {len(tables)} devices, not {weights!r}.")
+    if weights is not None:
+        shares = np.asarray(weights)
+        if shares.shape != (len(tables),) or shares.dtype.kind not in "biuf" or not (shares >= 0).all() or not 0 < shares.sum() < np.inf:
+            raise InvalidInput(f"weights must hold a finite number of at least 0 for each of {len(tables)} devices, not {weights!r}.")
     names = [table.device.name for table in tables]
     if len(set(names)) < len(names):
         raise InvalidInput(f"Several devices must differ in their names, not {names}.")
@@ -247,4 +250,4 @@ def find_table(device: LatencyTable | PathLike) -> LatencyTable:
     if isinstance(device, LatencyTable):
         return device
     named = Path("latency_tables", f"{device}.json")
-    return load_table(named if not Path(device).exists() and named.exists() else device)
+    return load_table(named if not os.path.exists(device) and os.path.exists(named) else device)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .._store import PathLike
 from ..blocks import Block
 from ..device import Device
-from ..errors import FileError, InvalidInput, MissingDependency, SaturationWarning
+from ..errors import FileError, InvalidInput, MissingDependency, SaturationWarning, check_count
 from ._energy import cpu_meter, metered
 from .base import Backend, Network, Session
 
@@ -72,8 +72,7 @@ class CpuBackend(Backend):
     runs_files = True
 
     def __init__(self, threads: int = 1, batch: int = 1, weight_bits: int | None = None) -> None:
-        if threads < 1 or batch < 1:
-            raise InvalidInput(f"threads and batch must be at least 1, not {threads} and {batch}.")
+        threads, batch = check_count("threads", threads, least=1, most=4096), check_count("batch", batch, least=1)
         if weight_bits not in (None, 7, 8):
             raise InvalidInput(f"weight_bits must be 7 or 8, not {weight_bits}.")
         self.threads, self.batch, self._weight_bits = threads, batch, weight_bits
@@ -145,7 +144,7 @@ class CpuBackend(Backend):
             FileError: there is no such file, or the runtime cannot run it.
             InvalidInput: the file was written for another batch.
         """
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise FileError(f"There is no model file {os.fspath(path)}.")
         try:
             session = self._run(os.fspath(path))

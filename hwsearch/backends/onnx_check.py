@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._store import PathLike
@@ -128,7 +127,7 @@ def load(model: PathLike | ModelProto) -> ModelProto:
     """
     if not isinstance(model, str | os.PathLike):
         return model
-    if not Path(model).is_file():
+    if not os.path.isfile(model):
         raise FileError(f"There is no model file {os.fspath(model)}.")
     try:
         loaded: ModelProto = onnx.load(os.fspath(model))

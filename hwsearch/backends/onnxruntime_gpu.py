@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -124,7 +123,7 @@ class OnnxRuntimeCuda(Backend):
             FileError: there is no such file.
             BuildFailed: ONNX Runtime cannot run it on the GPU.
         """
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise FileError(f"There is no model file {os.fspath(path)}.")
         return self._ready(os.fspath(path), os.fspath(path))
 

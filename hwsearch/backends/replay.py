@@ -6,6 +6,7 @@ measurements, nor merged with them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
@@ -40,7 +41,7 @@ class Recording(Backend):
     def __init__(self, backend: Backend, path: PathLike) -> None:
         self.backend, self.name, self.energy = backend, backend.name, backend.energy
         self._journal = Journal(path)
-        if self._journal.path.exists():
+        if os.path.exists(self._journal.path):
             raise FileError(f"{self._journal.path} is there already. Delete it, or record into another file.")
         self._framed: set[Block] = set()
         device = asdict(backend.describe())
@@ -127,7 +128,7 @@ class Replay(Backend):
         if path is None:
             raise InvalidInput("Say which recording is played back: hwsearch.backends.replay.Replay(PATH).")
         journal = Journal(path)
-        if not journal.path.is_file():
+        if not os.path.isfile(journal.path):
             raise FileError(f"There is no recording {journal.path}.")
         records = list(journal)
         header = check_header(records[0] if records else None, format=FORMAT, version=VERSION, path=path)

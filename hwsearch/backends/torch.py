@@ -13,7 +13,7 @@ import numpy as np
 
 from ..blocks import Block
 from ..device import Device
-from ..errors import BuildFailed, HwsearchError, InvalidInput, Unsupported, require
+from ..errors import BuildFailed, HwsearchError, InvalidInput, Unsupported, check_count, require
 from . import _nvml
 from ._cpu import cpu_facts
 from ._energy import cpu_meter, gpu_meter, metered
@@ -53,10 +53,9 @@ class Torch(Backend):
     name = "torch"
 
     def __init__(self, device: str | None = None, mode: str = "eager", threads: int = 1, batch: int = 1) -> None:
-        if mode not in MODES or threads < 1 or batch < 1:
-            raise InvalidInput(
-                f"mode must be one of {', '.join(MODES)}, threads and batch at least 1, not {mode!r}, {threads} and {batch}."
-            )
+        threads, batch = check_count("threads", threads, least=1, most=4096), check_count("batch", batch, least=1)
+        if mode not in MODES:
+            raise InvalidInput(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
         found = torch.cuda.is_available()
         self.device = torch.device(device or ("cuda" if found else "cpu"))
         if self.device.type not in ("cpu", "cuda") or (self.device.type == "cuda" and not found):

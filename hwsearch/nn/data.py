@@ -46,8 +46,8 @@ def load_data(data: PathLike | tuple[str, PathLike] | Data, folder: PathLike | N
                 "hwsearch.nn.make_data('mine', (images, labels), (images, labels), (images, labels)), for training, validation and test. "
                 "Images of other kinds, as in a DataLoader, need a class of Data of their own."
             )
-    if name not in _LOADERS and folder is None and Path(name).is_dir():
-        name, folder = ("cifar10" if (Path(name) / "cifar-10-batches-py").is_dir() else "imagefolder"), name
+    if name not in _LOADERS and folder is None and os.path.isdir(name):
+        name, folder = ("cifar10" if os.path.isdir(Path(name) / "cifar-10-batches-py") else "imagefolder"), name
     if name not in _LOADERS and isinstance(data, os.PathLike):
         raise FileError(f"There is no folder {name}.")
     if name not in _LOADERS:

@@ -62,7 +62,7 @@ def folder_data(folder: PathLike, *, size: int = 224, workers: int | None = None
     if size < 8 or (workers is not None and workers < 0):
         raise InvalidInput(f"size must be at least 8 and workers at least 0, not {size} and {workers}.")
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
-    listed = {name: _listed(Path(folder) / name) for name in SPLITS if name != "test" or (Path(folder) / "test").is_dir()}
+    listed = {name: _listed(Path(folder) / name) for name in SPLITS if name != "test" or os.path.isdir(Path(folder) / "test")}
     classes = listed["train"][0]
     for name, (others, _) in listed.items():
         if odd := sorted(set(classes) ^ set(others)):
@@ -91,7 +91,7 @@ def _listed(folder: Path) -> tuple[list[str], list[_Item]]:
     try:
         found = import_torchvision().datasets.ImageFolder(os.fspath(folder))
         return found.classes, found.samples
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise FileError(
             f"{folder} is not a folder of images: {error}. Expected there: one subfolder a class, with image files in it."
         ) from error

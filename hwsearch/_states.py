@@ -53,7 +53,8 @@ def check_state(found: SearchState, first: SearchState, problem: Problem) -> Non
         raise InvalidInput("its history is impossible.")
     for entry in fields(found.algorithm):
         own, usual = np.asarray(getattr(found.algorithm, entry.name)), np.asarray(getattr(first.algorithm, entry.name))
-        if own.ndim != usual.ndim or own.dtype != usual.dtype:
+        texts = own.dtype.kind == usual.dtype.kind == "U"  # of which each length is a type of its own
+        if own.ndim != usual.ndim or (own.dtype != usual.dtype and not texts):
             raise InvalidInput(f"its algorithm's {entry.name} has {own.ndim} dimensions of {own.dtype}.")
         if own.dtype == np.uint8 and own.ndim == 2 and own.size:
             problem.space.check(own, entry.name)

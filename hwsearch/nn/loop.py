@@ -17,7 +17,7 @@ import torch
 from torch.optim import SGD
 
 from .._progress import progress as show_progress
-from .._reading import check_same
+from .._reading import check_same, guarded
 from ..errors import CorruptFile, InvalidInput
 from . import weights_file
 from .images import Data, Share, same_data
@@ -99,7 +99,7 @@ def learn(
                 raise InvalidInput(training.advice())
             advance(1)
     training.finish()
-    if team.first and training.skipped:
+    if team.first and training.skipped and not training.scaler.is_enabled():  # which finds its scale so
         warnings.warn(
             f"{training.skipped} of {training.steps} steps were left out, since their losses or gradients were not finite.",
             SkippedWarning,
@@ -349,10 +349,11 @@ class Training:
             if momentum is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, requires_grad=False)
                 weights_file.fill({name: self.optimizer.state[parameter]["momentum_buffer"]}, {name: momentum}, path)
-        if self.scaler.is_enabled() and header.get("scaler"):
-            self.scaler.load_state_dict(header["scaler"])
+        with guarded(path, "state of a training"):
+            if self.scaler.is_enabled() and header.get("scaler"):
+                self.scaler.load_state_dict(header["scaler"])
+            self.skipped, self.changes = int(header.get("skipped", 0)), [dict(one) for one in header.get("changes", [])]
         self.step = self._saved = self._kept = step
-        self.skipped, self.changes = int(header.get("skipped", 0)), list(header.get("changes", []))
         self._note({**as_json(asdict(Recipe(epochs=1))), **header["training"].get("recipe", {})}, path)
 
     def _note(self, before: Facts, path: Path) -> None:

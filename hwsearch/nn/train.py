@@ -19,7 +19,7 @@ from ..spaces import load_space
 from .data import load_data
 from .images import Data
 from .lesson import Lesson, Sandwich
-from .loop import HAPPENED, Facts, as_json, forget, learn, same_arguments
+from .loop import HAPPENED, Facts, as_json, earlier, forget, learn, same_arguments
 from .phases import phases_for
 from .plain import calibrate_bn
 from .processes import accelerator, processes
@@ -138,7 +138,7 @@ def complete(
         InvalidInput, CorruptFile, NewerVersion, WrongSpace: as :func:`train` does.
     """
     team, partial = processes(), Path(f"{out}.partial")
-    with claim(out if team.first else None, partial):
+    with claim(out if team.first else None, partial, *earlier(partial)):
         team.wait()
         if out.exists():
             done = Supernet.load(out, supernet.space)

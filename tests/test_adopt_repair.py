@@ -75,6 +75,37 @@ def test_channels_that_others_determine_are_repaired_completely() -> None:
     assert error(adopted.extract(plan, images=x), module, x) < 1e-5
 
 
+def test_batch_norms_before_any_cut_keep_their_statistics() -> None:
+    module = Net(
+        lambda m, x: head(m.k(m.b(F.relu(m.n(m.a(x))))), m),
+        a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(8, 6), k=nn.BatchNorm2d(6), out=nn.Linear(6, 5),
+    )  # fmt: skip
+    enliven(module)
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE))
+    kept = [0, 2, 3, 5]
+    cut = adopted.extract({group_of(adopted, "a.weight"): kept}, images=images())
+    assert torch.equal(cut.get_buffer("n.running_mean"), module.n.running_mean[kept])
+    assert torch.equal(cut.get_buffer("n.running_var"), module.n.running_var[kept])
+    assert not torch.equal(cut.get_buffer("k.running_var"), module.k.running_var)
+
+
+def test_sums_of_every_kind_beside_a_repaired_layer() -> None:
+    """A constant, the layer's own result, a value for each channel, and a sum with a factor: nothing of these is taken for a shortcut."""
+    for call in (
+        lambda y, m: m.b(y) + 1.5,
+        lambda y, m: (lambda z: z + z)(m.b(y)),
+        lambda y, m: m.b(y) + m.c(y.mean((2, 3), keepdim=True)),
+        lambda y, m: torch.add(m.c(y), m.b(y), alpha=2),
+    ):
+        module = Net(
+            lambda m, x, call=call: head(call(F.relu(m.a(x)), m), m), a=conv(3, 8), b=conv(8, 6), c=conv(8, 6, 1), out=nn.Linear(6, 5)
+        )
+        enliven(module)
+        adopted = hwsearch.adopt(module, torch.randn(IMAGE))
+        plan = {group_of(adopted, "a.weight"): 6}
+        assert error(adopted.extract(plan, images=images(200)), module, images(50)) < 0.9 * error(adopted.extract(plan), module, images(50))
+
+
 REPAIRED = (
     "residual sum", "dense cat", "unequal split and cat in another order", "flatten to linear", "depthwise with multiplier",
     "grouped convolution loses whole groups", "channel shuffle between grouped convolutions", "squeeze and excite", "transformer block",

@@ -81,7 +81,7 @@ def patches(call: dict[str, Any], name: str, x: torch.Tensor, at: torch.Tensor) 
     if name == "linear":
         return x.reshape(-1, 1, x.shape[-1])[at]
     one = name == "conv1d"
-    stride, padding, dilation = ((first, *call[key]) if one else tuple(call[key]) for key, first in _SETTINGS)
+    stride, padding, dilation = ((first, call[key][0]) if one else (call[key][0], call[key][-1]) for key, first in _SETTINGS)
     size = (1, *call["size"][2:]) if one else tuple(call["size"][2:])
     padded = F.pad(x.unsqueeze(2) if one else x, (padding[1], padding[1], padding[0], padding[0]))
     high, wide = ((padded.shape[2 + k] - dilation[k] * (size[k] - 1) - 1) // stride[k] + 1 for k in range(2))
@@ -157,7 +157,7 @@ class Repair:
         if base_name(node.target) in _FITTED:
             self._fit(node, fresh)
         elif base_name(node.target) == "batch_norm" and self.statistics:
-            self._refresh(fresh)
+            self._refresh(node, fresh)
 
     def _own(self, value: Any) -> bool:
         """Whether a node is a tensor of the network that one operation uses and that may change."""
@@ -167,10 +167,15 @@ class Repair:
         """Whether both networks have the same values there."""
         return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(self.old.values[a], self.new.values[b], strict=True))
 
-    def _refresh(self, fresh: fx.Node) -> None:
-        """Give a batch norm the statistics of its input."""
+    def _refresh(self, node: fx.Node, fresh: fx.Node) -> None:
+        """Give a batch norm the statistics of its input, unless that is what the whole network has there."""
         call = bound(fresh)
         if not (self._own(call["running_mean"]) and self._own(call["running_var"])) or call["training"]:
+            return
+        kept = self.cut.index(node, 1)
+        index = slice(None) if kept is None else torch.from_numpy(kept)
+        pairs = zip(self.old.values[bound(node)["input"]], self.new.values[call["input"]], strict=True)
+        if all(torch.allclose(x[:, index], y, rtol=1e-4, atol=1e-6) for x, y in pairs):
             return
         mean, variance = moments(self.new.values[call["input"]])
         get(self.network, str(call["running_mean"].target)).copy_(mean)
@@ -182,6 +187,8 @@ class Repair:
         if not self._own(call["weight"]) or self._same(before["input"], call["input"]) or isinstance(call.get("padding"), str):
             return
         weight, norm = get(self.network, str(call["weight"].target)), self._norm(fresh)
+        if name != "linear" and len(shape_of(node)) != weight.ndim:
+            return
         groups = call.get("groups", 1)
         intercept = self._own(call["bias"]) or norm is not None
         kept = self.cut.index(node, 1 if name != "linear" else len(shape_of(node)) - 1)
@@ -223,7 +230,7 @@ class Repair:
 
     def _lacking(self, node: fx.Node, fresh: fx.Node) -> list[torch.Tensor] | None:
         """How much the cut network lacks on the other side of a sum that a layer's result goes into; ``None`` if there is none."""
-        scale = torch.ones(())
+        scale, made = torch.ones(()), self.old.values[node]
         norm = self._norm(fresh)
         if norm is not None:
             node, fresh = next(iter(node.users)), next(iter(fresh.users))
@@ -233,16 +240,19 @@ class Repair:
         if len(node.users) != 1 or len(fresh.users) != 1:
             return None
         end, new_end = next(iter(node.users)), next(iter(fresh.users))
-        if self.places.get(end) is not new_end or end.target is not torch.ops.aten.add.Tensor:
+        if self.places.get(end) is not new_end or end.target is not torch.ops.aten.add.Tensor or end.kwargs:
             return None
-        [[other], [new_other]] = [
-            [each for each in user.all_input_nodes if each is not mine] for user, mine in ((end, node), (new_end, fresh))
-        ]
+        sides = [[each for each in user.all_input_nodes if each is not mine] for user, mine in ((end, node), (new_end, fresh))]
+        if [len(side) for side in sides] != [1, 1]:
+            return None
+        [[other], [new_other]] = sides
         if other not in self.old.values or new_other not in self.new.values:
             return None
         index = self.cut.index(end, 1)
         found = []
-        for x, y in zip(self.old.values[other], self.new.values[new_other], strict=True):
+        for whole, x, y in zip(made, self.old.values[other], self.new.values[new_other], strict=True):
+            if x.shape != whole.shape:
+                return None
             x = x if index is None else x[:, torch.from_numpy(index)]
             if x.shape != y.shape:
                 return None

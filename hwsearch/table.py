@@ -99,8 +99,9 @@ class LatencyTable:
 
     @cached_property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that the device was measured at, sorted."""
-        return tuple(sorted({block.precision for block in self._blocks.values()}))
+        """The precisions that the device was measured at, sorted: those of convolutions where there are any, since a head is often fp32."""
+        inner = {block.precision for block in self._blocks.values() if block.graph.layers and block.kind != "head"}
+        return tuple(sorted(inner or {block.precision for block in self._blocks.values()}))
 
     @cached_property
     def _blocks(self) -> dict[str, Block]:

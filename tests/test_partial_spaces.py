@@ -47,6 +47,9 @@ def test_a_space_of_one_precision_is_profiled_and_nothing_else_is(precision: str
     assert set(table._blocks.values()) == met
     assert len(met) < len(SMALL.unique_blocks)
     assert set(table.error()) & {"mean_abs_fp32", "mean_abs_int8", "mean_abs_mixed"} == {f"mean_abs_{precision}"}
+    assert table.precisions == (precision,)
+    whole = hwsearch.search(SMALL, device=table, predictor=widest, steps=2, progress=False)
+    assert set(whole.best.values().values()) & {"fp32", "int8"} == {precision}, "a search of the whole space keeps to what was measured"
     found = hwsearch.search(part, device=table, predictor=widest, steps=2, progress=False)
     assert found.values["latency_ms"] == pytest.approx(table.predict(found.best.blocks()))
 

@@ -364,7 +364,8 @@ def _weights(folder: Path) -> Iterator[Format]:
     recipe = Recipe(epochs=1, batch=64, ema=0.9)
     training = Training(Sandwich(supernet, recipe, None), data, recipe, 0, processes())
     facts: dict[str, Any] = {"data": "digits", "recipe": {}}
-    state = _content(folder, lambda path: training.save(path, facts), "s.partial")
+    training.partial, training.facts, training.step = folder / "s.partial", facts, 1
+    state = _content(folder, lambda path: training.save(), "s.partial")
     yield Format("training state", "safetensors", "s.partial", state, lambda path: training.resume(path, facts))
 
     whole = Supernet(space(), 0)

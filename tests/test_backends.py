@@ -114,7 +114,7 @@ def test_runtimes_describe_the_machine(runtime):
     assert not device.same_as(load_backend(runtime.name, threads=2).describe())
     assert not device.same_as(load_backend(runtime.name, batch=8).describe())
     assert all(device.same_as(load_backend(other).describe()) == (other == runtime.name) for other in RUNTIMES)
-    with pytest.raises(InvalidInput, match="threads and batch"):
+    with pytest.raises(InvalidInput, match="threads must be a whole number"):
         load_backend(runtime.name, threads=0)
 
 

@@ -278,7 +278,7 @@ def test_files_that_are_no_predictors_are_refused(fitted: Predictor, tmp_path: P
     with pytest.raises(CorruptFile, match="hwsearch-predictor"):
         load_predictor(path)
     rewritten(kind="forest")
-    with pytest.raises(CorruptFile, match="do not fit together"):
+    with pytest.raises(CorruptFile, match="Unknown kind of predictor 'forest'"):
         load_predictor(path)
     rewritten(**{"model.linear": np.full_like(arrays["model.linear"], np.nan)})
     with pytest.raises(CorruptFile, match="not finite"):

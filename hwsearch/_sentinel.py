@@ -15,7 +15,9 @@ from .rounds import UNDISTURBED, Rounds, period_of
 from .table import LatencyTable
 
 _APART = 1.3
-"""Latencies of the sentinel that differ by more than this factor are of two devices."""
+"""Latencies of the sentinel that differ by more than this factor are of two devices, where the facts leave it open."""
+_CLOCKS = 2.0
+"""The same where the facts agree: neighbours and clocks of a shared machine come to a factor of 1.3 now and then, for seconds on end."""
 _BUSY = 1.1
 """A machine is busy while half of the sentinel's readings are slower than undisturbed by more than this factor."""
 _ROUNDS = 12
@@ -73,8 +75,9 @@ def ask_sentinel(table: LatencyTable, backend: Backend, *, facts_suffice: bool) 
 def check_sentinel(readings_ms: Sequence[float], table: LatencyTable, *, facts_suffice: bool) -> None:
     """Check that the sentinel takes as long as when a table was measured.
 
-    A calm machine whose sentinel differs by more than a factor of 1.3 is another device, or its clocks are set otherwise. Readings of a
-    busy machine scatter: a busy machine that the facts know is warned of, and one that they do not know is refused.
+    A calm machine whose sentinel differs by more than a factor of 1.3 (2 where the facts agree, since the clocks and the neighbours of a
+    shared machine alone come to more than 1.3 now and then) is another device, or its clocks are set otherwise. Readings of a busy machine
+    scatter: a busy machine that the facts know is warned of, and one that they do not know is refused.
 
     Args:
         readings_ms: of the sentinel now.
@@ -92,12 +95,15 @@ def check_sentinel(readings_ms: Sequence[float], table: LatencyTable, *, facts_s
     if 1 / _APART <= now / then <= _APART:
         return
     words = f"the sentinel takes {now:.4g} ms, and took {then:.4g} ms when {table.source} was measured"
-    if now < then or usual <= _BUSY * now:
+    scattered = now > then and usual > _BUSY * now
+    if not scattered and not (facts_suffice and 1 / _CLOCKS <= now / then <= _CLOCKS):
         raise WrongDevice(
             f"This is another device, or its clocks are set otherwise, or something slows it all the time: {words}. Profile into another "
             "file, or measure without the table."
         )
     busy = f"This machine is busy: {words}, and its readings scatter (half of them are {usual / now - 1:.0%} slower than undisturbed)."
+    if not scattered:
+        busy = f"This machine is busy, or was when the table was measured, or its clocks are set otherwise: {words}."
     if not facts_suffice:
         raise WrongDevice(f"{busy} So it cannot be told whether the table is of this device. Try again while the machine is calm.")
     warnings.warn(f"{busy} Latencies are put in proportion, but say little. Measure again while it is calm.", BusyWarning, stacklevel=3)

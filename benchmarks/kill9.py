@@ -93,7 +93,7 @@ VERBS = {
     "search": Verb(
         "table = hwsearch.load_table(f'{given}/t.json')\n"
         "score = hwsearch.load_predictor(f'{given}/p.npz', space)\n"
-        f"{_READY}hwsearch.search(space, device=table, predictor=score, limits={{'latency_ms': 0.02}}, algorithm='evolution', steps=40, "
+        f"{_READY}hwsearch.search(space, device=table, predictor=score, limits={{'latency_ms': 0.03}}, algorithm='evolution', steps=40, "
         "state=f'{folder}/state.npz', **quiet).save(f'{folder}/r.json')",
         "state.npz",
         _json("r.json", "provenance"),

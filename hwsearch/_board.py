@@ -27,7 +27,7 @@ from ._store import Journal, PathLike
 from .backends import Backend, load_backend
 from .backends.base import Session
 from .device import Protocol
-from .errors import BuildFailed, CorruptFile, FileError, HwsearchError, InvalidInput
+from .errors import BuildFailed, CorruptFile, FileError, HwsearchError, InvalidInput, check_seed
 from .rounds import Open, Rounds, period_of
 
 FORMAT = "hwsearch-jobs"
@@ -72,11 +72,10 @@ def check_run(run: dict[str, Any]) -> None:
         InvalidInput, LookupError, TypeError: it does not say what is needed, or what it says is impossible.
     """
     Protocol.from_document(run["protocol"])
-    for name, kind in (("backend", str), ("options", dict), ("space", str), ("fingerprint", str), ("seed", int)):
-        if not isinstance(run[name], kind) or isinstance(run[name], bool):
+    check_seed(run["seed"])
+    for name, kind in (("backend", str), ("options", dict), ("space", str), ("fingerprint", str)):
+        if not isinstance(run[name], kind):
             raise InvalidInput(f"'run' has {name} {run[name]!r}.")
-    if run["seed"] < 0:
-        raise InvalidInput(f"'run' has a negative seed, {run['seed']}.")
 
 
 def load_backend_of(run: dict[str, Any], path: PathLike) -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -76,6 +77,16 @@ def make_table(blocks: tuple[hwsearch.Block, ...]) -> hwsearch.LatencyTable:
         session = device.open([block])
         rows[block.key] = Row(latency_ms=float(session.times(1)[0]) * 1e3, spread_ms=0.0, rounds=1, energy_mj=session.energy_mj)
     return hwsearch.LatencyTable(device.describe(), Protocol(), rows, energy="estimated")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Whatever draws from the global generators draws the same, whichever tests ran before."""
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -71,8 +71,8 @@ def test_channels_that_others_determine_are_repaired_completely() -> None:
     adopted = hwsearch.adopt(module, torch.randn(IMAGE))
     plan = {group_of(adopted, "a.weight"): [0, 1, 2, 3]}
     x = images()
-    assert error(adopted.extract(plan), module, x) > 1e-2
-    assert error(adopted.extract(plan, images=x), module, x) < 1e-5
+    assert error(adopted.extract(plan), module, x) > 1e-3
+    assert error(adopted.extract(plan, images=x), module, x) < 1e-6
 
 
 def test_batch_norms_before_any_cut_keep_their_statistics() -> None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hwsearch._store import Journal, write_atomic
+from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.nn import load_data
 from hwsearch.nn.adopt import Adopted, adopt, allocate, importance
 

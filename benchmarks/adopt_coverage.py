@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hwsearch._store import Journal, write_atomic
+from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.errors import Unsupported
 from hwsearch.nn.adopt import Adopted, adopt
-from hwsearch.nn.vision import import_torchvision
+from hwsearch.nn.data._vision import import_torchvision
 
 PIXELS = {"vit_h": 224, "vit": 224, "maxvit": 224, "swin": 224, "inception": 96, "deeplab": 96, "fcn": 96}
 

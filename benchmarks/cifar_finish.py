@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch._store import write_atomic
+from hwsearch._files._writing import write_atomic
 from hwsearch.nn import Data, Recipe, Supernet, load_data, score_samples, train
 
 LEVEL = 0.4

@@ -35,11 +35,11 @@ import numpy as np
 import torch
 
 import hwsearch
-from hwsearch._store import write_atomic
+from hwsearch._files._writing import write_atomic
+from hwsearch.costs import Metric
 from hwsearch.interop import cifar_resnet
-from hwsearch.metrics import Metric
 from hwsearch.nn import Data, Quantization, Recipe, Supernet, load_data, tune
-from hwsearch.nn.score import accuracy, deployed
+from hwsearch.nn._evaluate import accuracy, deployed
 
 FEW = (3, 4, 5, 6, 8)
 BITS = {

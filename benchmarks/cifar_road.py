@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch._store import write_atomic
+from hwsearch._files._writing import write_atomic
 from hwsearch.nn import Data, load_data, resize, score_samples
 
 LEVELS = (0.6, 0.4, 0.25)

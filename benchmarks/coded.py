@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hwsearch.interop import cifar_resnet
 from hwsearch.nn import load_coded, load_data, save_coded
-from hwsearch.nn.score import accuracy, deployed
+from hwsearch.nn._evaluate import accuracy, deployed
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 import hwsearch
 from hwsearch import interop
-from hwsearch.fitted import fit_metric
+from hwsearch.costs import fit_metric
 
 
 def main() -> None:

@@ -13,10 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwsearch.device import Check
-from hwsearch.profile import measure_many
+from hwsearch.devices import Check, load_table
+from hwsearch.profiling import measure_many
 from hwsearch.spaces import load_space
-from hwsearch.table import load_table
 
 EACH = 20
 

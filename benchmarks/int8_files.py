@@ -22,15 +22,15 @@ import numpy as np
 import onnxruntime
 import torch
 
-from hwsearch._store import write_atomic
+from hwsearch._files._writing import write_atomic
 from hwsearch.backends import load_backend
-from hwsearch.backends.onnx_flavours import ONNXRUNTIME
-from hwsearch.backends.onnx_graph import build
+from hwsearch.backends._onnx._flavours import ONNXRUNTIME
+from hwsearch.backends._onnx._graph import build
 from hwsearch.interop import cifar_resnet
 from hwsearch.nn import Quantization, load_data
-from hwsearch.nn.agreement import outputs
-from hwsearch.nn.export import block_weights
-from hwsearch.nn.score import deployed
+from hwsearch.nn._agreement import outputs
+from hwsearch.nn._evaluate import deployed
+from hwsearch.nn._export import block_weights
 
 BATCH = 50
 

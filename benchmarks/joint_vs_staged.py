@@ -29,14 +29,13 @@ from scipy.optimize import nnls
 from supernet import PART
 
 import hwsearch
-from hwsearch._store import Journal, write_atomic
-from hwsearch.algorithms import load_algorithm
-from hwsearch.algorithms._pareto import hypervolume, nondominated
-from hwsearch.blocks import Layer, Precision
-from hwsearch.device import Device, Protocol, Row
+from hwsearch._files._writing import Journal, write_atomic
+from hwsearch.algorithms import hypervolume, load_algorithm, nondominated
+from hwsearch.devices import Device, Protocol, Row
 from hwsearch.interop import apq_table
+from hwsearch.networks import Layer, Precision
 from hwsearch.nn import Data, Supernet, evaluate, load_data, score_samples
-from hwsearch.space import Rows
+from hwsearch.spaces import Rows
 
 LEVELS = (0.9, 0.75, 0.6, 0.5, 0.4)
 """Latency limits, as shares of the largest network's latency at its fastest precision."""

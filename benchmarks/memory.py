@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch._store import write_atomic
+from hwsearch._files._writing import write_atomic
 from hwsearch.nn import Recipe, Supernet, make_data
-from hwsearch.nn.lesson import Sandwich
-from hwsearch.nn.loop import Training
-from hwsearch.nn.processes import Processes
+from hwsearch.nn.training._lesson import Sandwich
+from hwsearch.nn.training._loop import Training
+from hwsearch.nn.training._processes import Processes
 
 PARTS = (1, 2, 4)
 PIXELS = 224

@@ -35,10 +35,10 @@ from supernet import PART
 
 import hwsearch
 from hwsearch import interop
-from hwsearch._reading import read_arrays
-from hwsearch._store import Journal
-from hwsearch.predictor import Predictor
-from hwsearch.spaces.resnet_cifar import CHAIN
+from hwsearch._files._reading import read_arrays
+from hwsearch._files._writing import Journal
+from hwsearch.scores import Predictor
+from hwsearch.spaces.library.resnet_cifar import CHAIN
 
 SIZES = (25, 50, 100, 200, 300)
 ROUND = 25
@@ -70,7 +70,7 @@ class Pairs:
 def score(options: argparse.Namespace) -> None:
     """Evaluate the networks, a part of each kind at a time, so that there is always something to look at."""
     from hwsearch.nn import load_data, score_networks
-    from hwsearch.nn.samples import sampled
+    from hwsearch.nn._samples import sampled
 
     space, data = SPACE, load_data("cifar10", options.data)
     mixed = sampled(space, 4 + options.test + options.fit, 1)

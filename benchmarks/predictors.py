@@ -23,7 +23,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch import interop
-from hwsearch.predictor import KINDS, Predictor
+from hwsearch.scores import KINDS, Predictor
 
 SIZES = (25, 50, 100, 200, 400)
 HELD_OUT = 1000

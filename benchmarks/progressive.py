@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch._store import write_atomic
+from hwsearch._files._writing import write_atomic
 from hwsearch.nn import PHASES, RECIPES, Data, Phase, Recipe, Supernet, evaluate, load_data, train
-from hwsearch.nn.phases import corner, phases_for
+from hwsearch.nn.training._phases import corner, phases_for
 
 COLUMNS = ("largest", "smallest", "random")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import hwsearch
-from hwsearch.algorithms import _options
+from hwsearch.algorithms import _factors as _options
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,11 +31,12 @@ import numpy as np
 
 import hwsearch
 from hwsearch import Architecture, Block, LatencyTable, SearchSpace
-from hwsearch.backends import load_backend, onnx_graph
-from hwsearch.chain import Chain, Stage
-from hwsearch.compression import quantized_in_place
+from hwsearch.backends import load_backend
+from hwsearch.backends._onnx import _graph as onnx_graph
 from hwsearch.interop import OfaScore, ofa_predictor, ofa_resnet50_score
-from hwsearch.spaces import ofa_resnet50, resnet50
+from hwsearch.searching import quantized_in_place
+from hwsearch.spaces import Chain, Stage
+from hwsearch.spaces.library import ofa_resnet50, resnet50
 
 RESULTS = Path(__file__).parent / "results"
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))

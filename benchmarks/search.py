@@ -25,13 +25,8 @@ from instances import pruned_resnet
 
 import hwsearch
 from hwsearch import metric
-from hwsearch.algorithms._pareto import hypervolume
-from hwsearch.algorithms.base import Algorithm, RandomSearch
-from hwsearch.algorithms.nsga2 import NSGA2
-from hwsearch.algorithms.optuna import OptunaSearch
-from hwsearch.exploration import advance, solve, start
-from hwsearch.problem import Problem
-from hwsearch.sweeps import sweep
+from hwsearch.algorithms import NSGA2, Algorithm, OptunaSearch, Problem, RandomSearch, hypervolume
+from hwsearch.searching import advance, solve, start, sweep
 
 warnings.simplefilter("ignore")
 

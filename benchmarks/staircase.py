@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch.profile import measure_many
+from hwsearch.profiling import measure_many
 
 STEPS = (5, 20, 80)
 

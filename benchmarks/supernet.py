@@ -37,8 +37,8 @@ from rich.table import Table
 from scipy.stats import kendalltau, spearmanr
 
 import hwsearch
-from hwsearch._store import write_atomic
-from hwsearch.metrics import metric
+from hwsearch._files._writing import write_atomic
+from hwsearch.costs import metric
 from hwsearch.nn import Recipe, Supernet, evaluate, load_data, train
 
 RESULTS = Path(__file__).parent / "results"

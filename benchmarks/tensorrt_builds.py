@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hwsearch._files._writing import write_atomic
 from hwsearch._registry import names
-from hwsearch._store import write_atomic
 from hwsearch.backends.tensorrt import TensorRT
 from hwsearch.errors import BuildFailed
 from hwsearch.spaces import load_space

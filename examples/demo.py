@@ -22,7 +22,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch.nn import Data, load_data, resize
-from hwsearch.report import Compared, front_figure, write_report
+from hwsearch.reports import Compared, front_figure, write_report
 
 SPACES = {"digits": "resnet_digits", "cifar10": "resnet_cifar"}
 

@@ -21,9 +21,9 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch.backends import load_backend
-from hwsearch.backends.onnx_check import differences
-from hwsearch.compression import quantized_in_place, revert_slower
+from hwsearch.backends._onnx._check import differences
 from hwsearch.errors import MissingDependency
+from hwsearch.searching import quantized_in_place, revert_slower
 
 console = Console()
 
@@ -60,7 +60,7 @@ def score_of(space: hwsearch.SearchSpace, options: argparse.Namespace) -> Callab
     return stand_in
 
 
-def show_compression(found: hwsearch.compression.Compression) -> None:
+def show_compression(found: hwsearch.searching.Compression) -> None:
     """The dense network, what people do without a table, and what was searched."""
     table = Table("network", "GMACs", "params (M)", "score", "latency (ms)", "MAC ratio", "speed-up", "a MAC ratio", box=box.SIMPLE)
     for row in found.rows():

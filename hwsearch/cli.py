@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from . import _registry, _show
+from . import _registry
 from .errors import HwsearchError, InvalidInput, InvalidLimit
+from .reports import _terminal
 
 if TYPE_CHECKING:
-    from .space import SearchSpace, Value
+    from .spaces._space import SearchSpace, Value
 
 console = Console()
 _complaints = Console(stderr=True)
@@ -117,34 +118,34 @@ def profile(
     if batch and len(batch) == 1:
         told |= {"batch": batch[0]}
     if emit is not None:
-        from .jobs import emit as write
-        from .table import load_table
+        from .devices._table import load_table
+        from .profiling.remote._jobs import emit as write
 
         known = load_table(out) if out is not None and os.path.exists(out) else None
         folder = write(space, emit, backend=_backend(backend, told), table=known, seed=seed, progress=not quiet, **options)
-        console.print(_show.jobs(folder, space) if folder else f"{out} lacks nothing: no jobs to do.", highlight=False, soft_wrap=True)
+        console.print(_terminal.jobs(folder, space) if folder else f"{out} lacks nothing: no jobs to do.", highlight=False, soft_wrap=True)
         return
     if out is None:
         raise InvalidInput("Say where the table goes: --out TABLE.")
     if collect is not None:
-        from .jobs import collect as read
+        from .profiling.remote._jobs import collect as read
 
         table = read(space, collect, out=out)
     elif remote is not None:
-        from .remote import profile_remote
+        from .profiling.remote._ssh import profile_remote
 
         device = _backend(backend, told)
         options |= _given(budget=budget, error=error, timeout_s=timeout)
         table = profile_remote(space, remote, out=out, python=python, backend=device, seed=seed, progress=not quiet, **options)
     else:
-        from .batches import profile_batches
+        from .profiling._batches import profile_batches
 
         options |= _given(budget=budget, error=error)
         tables = profile_batches(space, batch or (1,), backend=_backend(backend, told), out=out, seed=seed, progress=not quiet, **options)
         for size, table in tables.items():
-            console.print(_show.latency_table(table, str(out).replace("{batch}", str(size))))
+            console.print(_terminal.latency_table(table, str(out).replace("{batch}", str(size))))
         return
-    console.print(_show.latency_table(table, out))
+    console.print(_terminal.latency_table(table, out))
 
 
 @app.command(epilog="Example: hwsearch train resnet_cifar --data cifar10 ~/data --out supernet.safetensors --epochs 40")
@@ -160,11 +161,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train the once-for-all supernet of SPACE. A stopped run goes on from its last step."""
-    from .nn import train as run
+    from .nn.training._train import train as run
 
     options = _given(epochs=epochs, batch=batch)
     run(space, data=_data(data, data_dir), out=out, recipe=_settings(changes or []), seed=seed, progress=not quiet, **options)
-    console.print(_show.file(out))
+    console.print(_terminal.file(out))
 
 
 @app.command(epilog="Example: hwsearch fit-predictor resnet_cifar --weights supernet.safetensors --data cifar10 ~/data --out predictor.npz")
@@ -190,13 +191,13 @@ def fit_predictor(
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    from .nn import fit_predictor as run
+    from .nn._samples import fit_predictor as run
 
     where = _data(data, data_dir)
     pool = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
     how: dict[str, Any] = {"samples": samples, "floating": floating, "tuning": tuning, "rounds": rounds, "seed": seed, "executor": pool}
     run(space, weights=weights, data=where, out=out, progress=not quiet, **how)
-    console.print(_show.file(out))
+    console.print(_terminal.file(out))
 
 
 @app.command(
@@ -234,11 +235,12 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Search SPACE for the most accurate network within the limits: architecture, channels and bit-widths together."""
-    from .search import search as run
+    from .searching._search import search as run
 
     metrics = []
     if coded:
-        from .nn import Supernet, coded_size
+        from .nn.quantization._coded import coded_size
+        from .nn.supernet._supernet import Supernet
 
         metrics.append(coded_size(Supernet.load(weights, space), bits))
     close = _numbers("--tolerance", tolerance, "score=0.005") if tolerance else None
@@ -260,7 +262,7 @@ def search(
         progress=not quiet,
     )
     result.save(out)
-    console.print(_show.file(out))
+    console.print(_terminal.file(out))
 
 
 @app.command(
@@ -292,9 +294,9 @@ def compress(
     seed: Seed = 0,
 ) -> None:
     """Make the largest network of SPACE smaller for one device, beside uniform widths and a search by MACs alone."""
-    from .compression import compress as run
     from .interop import ofa_resnet50_score
-    from .spaces import load_space
+    from .searching._compress import compress as run
+    from .spaces._load import load_space
 
     where = load_space(space)
     found = run(
@@ -307,7 +309,7 @@ def compress(
         **_given(macs=macs, params=params, latency_ms=latency_ms, score=score, precision=precision, steps=steps, seed=seed),
     )
     path = found.save(out)
-    console.print(_show.compression(found))
+    console.print(_terminal.compression(found))
     console.print(f"Written to {path.parent}. {found.best.name!r} is the network to train, and to export.", highlight=False, soft_wrap=True)
 
 
@@ -330,17 +332,17 @@ def export(
 ) -> None:
     """Write a network as a model file or an engine, calibrated on the training images that the supernet carries."""
     if coded:
-        from .nn import save_coded
+        from .nn.quantization._coded import save_coded
 
         path = out or Path("best.npz")
-        save_coded(_show.architecture(architecture), weights=weights, out=path, bits=bits)
-        console.print(_show.file(path))
+        save_coded(_terminal.architecture(architecture), weights=weights, out=path, bits=bits)
+        console.print(_terminal.file(path))
         return
-    from .nn import export as run
+    from .nn._export import export as run
 
     out = out or Path("best.onnx")
     number: Any = int(batch) if batch is not None and batch.isdigit() else batch
-    path = run(_show.architecture(architecture), weights=weights, out=out, backend=backend, precision=precision, batch=number)
+    path = run(_terminal.architecture(architecture), weights=weights, out=out, backend=backend, precision=precision, batch=number)
     console.print(f"{path}: {Path(path).stat().st_size:,} bytes", highlight=False)
 
 
@@ -365,10 +367,10 @@ def finish(
     quiet: Quiet = False,
 ) -> None:
     """Train a network alone, quantise, export and measure it. A stopped run goes on from its last step."""
-    from .nn import finish as run
+    from .nn._finish import finish as run
 
     run(
-        _show.architecture(architecture),
+        _terminal.architecture(architecture),
         data=_data(data, data_dir),
         out=out,
         weights=weights,
@@ -380,7 +382,7 @@ def finish(
         progress=not quiet,
         **_given(epochs=epochs, batch=batch),
     )
-    console.print(_show.file(out / "finished.json"))
+    console.print(_terminal.file(out / "finished.json"))
 
 
 @app.command(epilog="Example: hwsearch measure best.onnx other.onnx --backend onnxruntime")
@@ -390,7 +392,7 @@ def measure(
     rounds: Annotated[int | None, typer.Option(min=2, help="Rounds, spread over time.", show_default=False)] = None,
 ) -> None:
     """Measure the latency of model files on this machine, by the protocol of the latency tables."""
-    from .profile import measure_many
+    from .profiling._profile import measure_many
 
     measured = measure_many(models, backend=backend, **_given(rounds=rounds))
     table = Table("model", "latency (ms)", "spread (ms)", "rounds", title=f"on {measured[0].device.name}")
@@ -411,7 +413,7 @@ def bench(
     short: Annotated[bool, typer.Option("--short", help="Seconds instead of ten minutes; stamped as non-compliant.")] = False,
 ) -> None:
     """Measure model files in the manner of MLPerf Inference, with its LoadGen and its rules for ResNet50: an MLPerf-style measurement."""
-    from .loadgen import bench as run
+    from .profiling._mlperf import bench as run
 
     found = run(models, scenario=scenario, backend=backend, out=out, short=short, target_qps=target_qps)
     first = found[0]
@@ -439,7 +441,7 @@ def import_(
         interop.convert(kind, file, out, space=space, resolution=resolution)
     for warning in caught:
         _complaints.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(_show.file(out))
+    console.print(_terminal.file(out))
 
 
 @app.command(epilog="Example: hwsearch show latency_tables/my-cpu.json")
@@ -450,10 +452,10 @@ def show(
     ] = None,
 ) -> None:
     """Print any file of hwsearch in words."""
-    console.print(_show.file(file))
+    console.print(_terminal.file(file))
     if plot is not None:
-        from .report import staircase_figure
-        from .table import load_table
+        from .devices._table import load_table
+        from .reports._report import staircase_figure
 
         staircase_figure(load_table(file)).savefig(plot)
         console.print(f"{plot}: {plot.stat().st_size:,} bytes", highlight=False)
@@ -462,7 +464,12 @@ def show(
 @app.command(epilog="Example: hwsearch devices --tables latency_tables")
 def devices(tables: Annotated[Path, typer.Option(help="The folder of latency tables.")] = Path("latency_tables")) -> None:
     """List the backends, search spaces and algorithms that are here, and the devices that were profiled."""
-    console.print(_show.backends(), _show.spaces(), f"algorithms: {', '.join(_registry.names('algorithm'))}", _show.tables(tables))
+    console.print(
+        _terminal.backends(),
+        _terminal.spaces(),
+        f"algorithms: {', '.join(_registry.names('algorithm'))}",
+        _terminal.tables(tables),
+    )
 
 
 def main() -> None:
@@ -527,7 +534,7 @@ def _backend(name: str, told: dict[str, Any]) -> Any:
     Raises:
         InvalidInput: it does not know of one of these.
     """
-    from .backends import load_backend
+    from .backends._load import load_backend
 
     try:
         return load_backend(name, **told)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch.chain import Chain, Stage
+from hwsearch.spaces import Chain, Stage
 
 if TYPE_CHECKING:
     from hwsearch.nn import Data, Supernet
@@ -69,7 +69,7 @@ def roofline_table(digits: hwsearch.SearchSpace, toy: hwsearch.SearchSpace) -> h
 
 def make_table(blocks: tuple[hwsearch.Block, ...]) -> hwsearch.LatencyTable:
     """Measure blocks on the analytic device."""
-    from hwsearch.device import Protocol, Row
+    from hwsearch.devices import Protocol, Row
 
     device = hwsearch.Roofline()
     rows = {}

@@ -22,22 +22,23 @@ from mutants import mutated
 from rich.console import Console
 
 import hwsearch
-from hwsearch import _board, _journal, _show, interop, loadgen
-from hwsearch.algorithms import load_algorithm
-from hwsearch.backends._trt_build import Target, load_engine, save_engine
+from hwsearch import interop
+from hwsearch.algorithms import Problem, load_algorithm
+from hwsearch.algorithms import problem as pose
+from hwsearch.backends._nvidia._build import Target, load_engine, save_engine
 from hwsearch.backends.replay import Recording, Replay
-from hwsearch.blocks import Block
-from hwsearch.chain import Chain, Stage
-from hwsearch.device import Check, Protocol
+from hwsearch.devices import Check, Protocol
 from hwsearch.errors import FileError, HwsearchError
-from hwsearch.exploration import advance, conclude, load_state, save_state, start
-from hwsearch.finished import Finished, load_finished
-from hwsearch.predictor import Predictor, load_predictor
-from hwsearch.problem import Problem
-from hwsearch.problem import problem as pose
-from hwsearch.result import load_result
-from hwsearch.rounds import Rounds
-from hwsearch.verification import _Memory
+from hwsearch.networks import Block
+from hwsearch.profiling import _journal
+from hwsearch.profiling import _mlperf as loadgen
+from hwsearch.profiling._rounds import Rounds
+from hwsearch.profiling.remote import _board
+from hwsearch.reports import _terminal
+from hwsearch.scores import Predictor, load_predictor
+from hwsearch.searching import Finished, advance, conclude, load_finished, load_result, load_state, save_state, start
+from hwsearch.searching.verify._loop import _Memory
+from hwsearch.spaces import Chain, Stage
 
 Use = Callable[[Path], object]
 
@@ -97,7 +98,7 @@ def _shown(path: Path) -> None:
     """As ``hwsearch show`` prints it."""
     console = Console(file=open(os.devnull, "w", encoding="utf-8"), width=120)  # noqa: SIM115 - closed below
     try:
-        console.print(_show.file(path))
+        console.print(_terminal.file(path))
     finally:
         console.file.close()
 
@@ -144,7 +145,7 @@ def _predictors(folder: Path) -> Iterator[Format]:
 
 
 def _result(folder: Path) -> Format:
-    from hwsearch.verified import Checked, Round, Verification
+    from hwsearch.searching import Checked, Round, Verification
 
     posed = problem()
     found = hwsearch.search(space(), predictor=posed.score, device=make_table(space().unique_blocks), limits={"latency_ms": 1e3}, steps=2)
@@ -161,7 +162,7 @@ def _result(folder: Path) -> Format:
         repr(result), result._repr_html_(), result.gap, result.tightness, result.to_frame()
         result.save(path.with_name("again.json"))
         console = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - closed below
-        console.print(_show.search_result(result))
+        console.print(_terminal.search_result(result))
         console.file.close()
 
     return Format("result", "json", "result.json", _content(folder, whole.save, "r.json"), use)
@@ -214,7 +215,7 @@ def _profile_journal() -> Format:
             raise AssertionError("nothing is measured here")
 
         rounds = Rounds(dict.fromkeys(("one", "two", "three"), closed), closed, _protocol(), 0)
-        for record in _journal.resume(hwsearch._store.Journal(path), _header()):  # type: ignore[attr-defined]
+        for record in _journal.resume(hwsearch._files._writing.Journal(path), _header()):  # type: ignore[attr-defined]
             rounds.add(record)
         rounds.pending(), rounds.progress()
         for name, readings in rounds.readings.items():
@@ -240,8 +241,8 @@ def _plan() -> Format:
 
 
 def _returned() -> Format:
-    from hwsearch.jobs import collect
-    from hwsearch.profile import plan, protocol_of
+    from hwsearch.profiling import collect
+    from hwsearch.profiling._profile import plan, protocol_of
 
     backend, blocks = hwsearch.Roofline(), [space().unique_blocks[1]]
     protocol = protocol_of(backend, 0.01, 2)
@@ -343,10 +344,10 @@ def _weights(folder: Path) -> Iterator[Format]:
     import torch
 
     from hwsearch.nn import Recipe, Supernet, load_coded, load_data, save_coded
-    from hwsearch.nn.lesson import Sandwich
-    from hwsearch.nn.loop import Training
-    from hwsearch.nn.processes import processes
-    from hwsearch.nn.state import read_state
+    from hwsearch.nn.published._state import read_state
+    from hwsearch.nn.training._lesson import Sandwich
+    from hwsearch.nn.training._loop import Training
+    from hwsearch.nn.training._processes import processes
 
     data = load_data("digits")
     supernet = Supernet(space(), 0)
@@ -403,8 +404,8 @@ def _weights(folder: Path) -> Iterator[Format]:
 
 
 def _scores() -> Iterator[Format]:
-    from hwsearch._store import Journal
-    from hwsearch.nn import samples
+    from hwsearch._files._writing import Journal
+    from hwsearch.nn import _samples as samples
 
     header = {"format": samples.FORMAT, "version": 1, "space": "tiny", "fingerprint": space().fingerprint, "weights": "w", "data": "d"}
     header |= {"images": 10, "floating": False, "tuning": 0}
@@ -418,7 +419,7 @@ def _scores() -> Iterator[Format]:
 
     lines = _lines(header, *({"row": bytes(row).hex(), "accuracy": 0.5} for row in rows))
     yield Format("journal of scores", "jsonl", "scores.npz.partial.jsonl", lines, use)
-    from hwsearch._store import write_arrays
+    from hwsearch._files._writing import write_arrays
 
     def write(path: Path) -> None:
         write_arrays(path, header, {"X": rows, "accuracy": np.array([0.1, 0.2, 0.3])})
@@ -510,8 +511,8 @@ def _ofa(folder: Path) -> Iterator[Format]:
     import torch
     from test_cifar_resnets import weights
 
-    from hwsearch.nn.ofa import OfaSupernet
-    from hwsearch.spaces import ofa_mobilenetv3
+    from hwsearch.nn.published._ofa import OfaSupernet
+    from hwsearch.spaces.library import ofa_mobilenetv3
 
     def stage(name: str, out: int, kind: str, kernel: int = 1) -> Stage:
         return Stage(1, out, stride=1, kind=kind, kernel=kernel, activation="hswish", name=name)
@@ -522,7 +523,7 @@ def _ofa(folder: Path) -> Iterator[Format]:
     supernet = OfaSupernet(small)
 
     def use_supernet(path: Path) -> None:
-        from hwsearch.nn.ofa import ofa_supernet
+        from hwsearch.nn.published._ofa import ofa_supernet
 
         ofa_supernet(path, small)
 

@@ -603,7 +603,7 @@ def test_a_custom_operation_is_frozen_until_it_has_a_rule(monkeypatch: pytest.Mo
 
 
 def test_the_page_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
-    from hwsearch.nn.vision import import_torchvision
+    from hwsearch.nn.data._vision import import_torchvision
 
     import_torchvision()
     page = (Path(hwsearch.__file__).parents[1] / "docs" / "adopt.md").read_text()

@@ -11,16 +11,9 @@ import pytest
 
 import hwsearch
 from hwsearch import SearchSpace, metric
-from hwsearch.algorithms._pareto import hypervolume
-from hwsearch.algorithms.base import Algorithm, RandomSearch
-from hwsearch.algorithms.evolution import Evolution
-from hwsearch.algorithms.exact import Exact
-from hwsearch.algorithms.hybrid import Hybrid
-from hwsearch.algorithms.local import Local
-from hwsearch.algorithms.memetic import Memetic
-from hwsearch.algorithms.nsga2 import NSGA2
+from hwsearch.algorithms import NSGA2, Algorithm, Evolution, Exact, Hybrid, Local, Memetic, RandomSearch, hypervolume
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName
-from hwsearch.result import Status, load_result
+from hwsearch.searching import Status, load_result
 from hwsearch.testing import best_of, check_algorithm, example_space, rugged
 
 SMALL: dict[str, Callable[[], Algorithm]] = {
@@ -164,7 +157,7 @@ def test_bounds_survive_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def
 @pytest.mark.parametrize("sampler", ["TPESampler", "NSGAIISampler", "RandomSampler"])
 def test_samplers_of_optuna_keep_the_contract(sampler: str) -> None:
     pytest.importorskip("optuna")
-    from hwsearch.algorithms.optuna import OptunaSearch
+    from hwsearch.algorithms import OptunaSearch
 
     check_algorithm(lambda: OptunaSearch(sampler, population=6), steps=3)
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from hwsearch.backends import Backend, Roofline, load_backend
-from hwsearch.backends.contract import check_backend, example_blocks
-from hwsearch.blocks import Block
 from hwsearch.errors import FileError, InvalidInput, UnknownName, Unsupported
+from hwsearch.networks import Block
 from hwsearch.spaces import load_space
+from hwsearch.testing import check_backend, example_blocks
 
 CONV = Block("conv", 3, 8, 8, (), 3)
 
@@ -99,7 +99,7 @@ def test_blocks_that_do_not_fit_are_refused(network, message):
 
 
 def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_built(runtime, monkeypatch):
-    from hwsearch.backends import onnx_graph
+    from hwsearch.backends._onnx import _graph as onnx_graph
 
     monkeypatch.setattr(onnx_graph, "build", lambda *a, **k: pytest.fail("a graph was built"))
     with pytest.raises(Unsupported, match="fp32, int8"):
@@ -119,7 +119,7 @@ def test_runtimes_describe_the_machine(runtime):
 
 
 def test_runtimes_run_files(runtime, tmp_path):
-    from hwsearch.backends.onnx_graph import build
+    from hwsearch.backends._onnx._graph import build
 
     path = tmp_path / "model.onnx"
     path.write_bytes(build(some_networks(1)[0]).SerializeToString())
@@ -135,7 +135,7 @@ def test_runtimes_run_files(runtime, tmp_path):
 
 
 def test_open_dimensions_of_files_become_the_batch(runtime, tmp_path):
-    from hwsearch.backends.onnx_graph import build
+    from hwsearch.backends._onnx._graph import build
 
     model = build((CONV,))
     for value in (*model.graph.input, *model.graph.output):
@@ -165,7 +165,7 @@ def test_runtimes_run_every_block_in_a_batch(runtime):
 def test_openvino_runs_convolutions_at_the_precision_that_was_asked_for(precision):
     """Also where they are framed, and with no layer of a block shortened because of what stands behind it."""
     pytest.importorskip("openvino")
-    from hwsearch.backends.onnx_graph import build
+    from hwsearch.backends._onnx._graph import build
 
     device = load_backend("openvino")
     for block in (Block("bottleneck", 16, 16, 8, (8, 8), 3, 1, 1, precision), Block("basic", 16, 32, 8, (24,), 3, 2, 1, precision)):

@@ -4,9 +4,9 @@ import pytest
 
 import hwsearch
 from hwsearch.backends import Roofline
-from hwsearch.chain import Chain, Stage
+from hwsearch.devices import load_table
 from hwsearch.errors import InvalidInput
-from hwsearch.table import load_table
+from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1,), (8,), (8, 16)),), 10, channels=1).space()
 HOW = {"backend": "roofline", "progress": False, "max_rounds": 3, "checks": 12, "fits": 0}

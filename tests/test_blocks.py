@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsearch.blocks import Block, Precision
 from hwsearch.errors import InvalidInput, UnknownName
+from hwsearch.networks import Block, Precision
 
 
 def resnet(depths: tuple[int, ...], precision: str = "fp32") -> list[Block]:
@@ -126,7 +126,7 @@ def test_sparse_weights_are_half_and_their_places_and_go_by_their_name() -> None
 
 
 def test_no_boundary_stands_between_sparse_and_dense_weights_of_one_format() -> None:
-    from hwsearch.chain import boundary
+    from hwsearch.spaces._chain import boundary
 
     assert boundary("int8", "int8-2:4", 16, 8) == ()
     assert [block.precision for block in boundary("fp32", "int8-2:4", 16, 8)] == ["int8"]

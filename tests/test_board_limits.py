@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hwsearch import remote
 from hwsearch.backends import Roofline
 from hwsearch.cli import app
 from hwsearch.errors import BoardFailed, ConnectionLost, InvalidInput
-from hwsearch.remote import Board, Remote
+from hwsearch.profiling import Board, Remote
+from hwsearch.profiling.remote import _ssh as remote
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 import hwsearch
 from hwsearch.cli import app
-from hwsearch.compression import InPlace, compress, least, quantized_in_place, revert_slower
 from hwsearch.errors import Infeasible, InvalidInput
-from hwsearch.space import Architecture
+from hwsearch.searching import InPlace, compress, least, quantized_in_place, revert_slower
+from hwsearch.spaces import Architecture
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch.algorithms.base import RandomSearch
+from hwsearch.algorithms import RandomSearch
 from hwsearch.testing import example_space
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install distributed")

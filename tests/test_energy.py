@@ -10,12 +10,11 @@ import pytest
 from conftest import make_table
 
 import hwsearch
-from hwsearch.backends import _energy, load_backend
+from hwsearch.backends import Session, _energy, load_backend
 from hwsearch.backends._energy import Metered, NvmlCounter, NvmlPower, Rapl, cpu_meter, gpu_meter, metered
-from hwsearch.backends.base import Session
-from hwsearch.backends.contract import check_backend
-from hwsearch.device import Row
+from hwsearch.devices import Row
 from hwsearch.errors import InvalidInput, Unsupported
+from hwsearch.testing import check_backend
 
 
 class Clock:

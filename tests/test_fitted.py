@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import hwsearch
+from hwsearch.costs import fit_metric
+from hwsearch.costs._metrics import Limit, metric, prove_feasible
 from hwsearch.errors import InvalidInput, WrongSpace
-from hwsearch.fitted import fit_metric
-from hwsearch.metrics import Limit, metric, prove_feasible
-from hwsearch.space import SearchSpace
+from hwsearch.spaces import SearchSpace
 
 
 def test_it_finds_an_additive_cost_and_bounds_it(digits: SearchSpace, rng: np.random.Generator) -> None:

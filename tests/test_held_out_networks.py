@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from hwsearch import LatencyTable, SearchSpace, load_space, profile
-from hwsearch._calibration import network_class
-from hwsearch._plan import Network, networks_of
 from hwsearch.backends import Roofline
-from hwsearch.blocks import Block
-from hwsearch.chain import Chain, Stage
-from hwsearch.device import Protocol
+from hwsearch.devices import Protocol
+from hwsearch.devices._calibration import network_class
+from hwsearch.networks import Block
+from hwsearch.profiling._plan import Network, networks_of
+from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
 FLOATS = Chain("floats", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16, 24), (8, 12))), 10, precisions=()).space()

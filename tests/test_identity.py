@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from hwsearch import LatencyTable, load_table, measure_many, profile
-from hwsearch import rounds as rounds_module
-from hwsearch.backends import Roofline, Session
+from hwsearch.backends import Network, Roofline, Session
 from hwsearch.backends import _cpu as cpu_module
-from hwsearch.backends.base import Network
-from hwsearch.chain import Chain, Stage
-from hwsearch.device import Device
+from hwsearch.devices import Device
 from hwsearch.errors import WrongDevice
-from hwsearch.jobs import Elsewhere
-from hwsearch.profile import BusyWarning
+from hwsearch.profiling import BusyWarning
+from hwsearch.profiling import _rounds as rounds_module
+from hwsearch.profiling.remote._jobs import Elsewhere
+from hwsearch.spaces import Chain, Stage
 
 SHIPPED = Path(__file__).parents[1] / "latency_tables"
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)),), 10, channels=1).space()

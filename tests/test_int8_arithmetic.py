@@ -16,16 +16,16 @@ import torch
 
 import hwsearch
 from hwsearch.backends import Backend, _cpu, load_backend
-from hwsearch.backends.onnx_check import input_shape, metadata
-from hwsearch.backends.onnx_flavours import ONNXRUNTIME
-from hwsearch.backends.onnx_graph import BlockWeights, LayerWeights, build
+from hwsearch.backends._onnx._check import input_shape, metadata
+from hwsearch.backends._onnx._flavours import ONNXRUNTIME
+from hwsearch.backends._onnx._graph import BlockWeights, LayerWeights, build
 from hwsearch.errors import BuildFailed, InvalidInput, SaturationWarning
 from hwsearch.nn import Data, Quantization, Supernet, evaluate, evaluate_file, export
-from hwsearch.nn.quantize import quantize_weight
-from hwsearch.nn.score import deployed
+from hwsearch.nn._evaluate import deployed
+from hwsearch.nn.quantization._quantize import quantize_weight
 
 torch.set_num_threads(1)
-EXPORT = importlib.import_module("hwsearch.nn.export")  # the module; hwsearch.nn shows the function of that name
+EXPORT = importlib.import_module("hwsearch.nn._export")  # the module; hwsearch.nn shows the function of that name
 RUNTIMES = ["onnxruntime", "openvino"]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hwsearch._store import Journal
-from hwsearch.chain import Chain, Stage
+from hwsearch._files._writing import Journal
 from hwsearch.errors import CorruptFile, FileError, HwsearchError
-from hwsearch.jobs import collect, emit
+from hwsearch.profiling import collect, emit
+from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1,), (8, 12), (4, 8)),), 10, channels=1).space()
 DEVICE = {"name": "mine", "kind": "cpu", "hardware": "X", "runtime": "own", "runtime_version": "1", "threads": 1, "batch": 1}

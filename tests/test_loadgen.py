@@ -6,12 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 import hwsearch
-from hwsearch.backends import Roofline
-from hwsearch.backends.base import Session
-from hwsearch.blocks import Block
+from hwsearch.backends import Roofline, Session
 from hwsearch.cli import app
 from hwsearch.errors import FileError, InvalidInput, UnknownName
-from hwsearch.loadgen import SCENARIOS
+from hwsearch.networks import Block
+from hwsearch.profiling._mlperf import SCENARIOS
 
 pytest.importorskip("mlperf_loadgen")
 pytest.importorskip("onnxruntime")
@@ -20,7 +19,7 @@ pytest.importorskip("onnxruntime")
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A small network and one that takes far longer."""
-    from hwsearch.backends.onnx_graph import build
+    from hwsearch.backends._onnx._graph import build
 
     folder = tmp_path_factory.mktemp("models")
     for name, width, size in (("fast", 8, 16), ("slow", 64, 48)):

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch import _lock
-from hwsearch._lock import claim, sweep, temporary
-from hwsearch._store import write_atomic
+from hwsearch._files import _lock
+from hwsearch._files._lock import claim, sweep, temporary
+from hwsearch._files._writing import write_atomic
 from hwsearch.errors import FileError, InUse
 
 HOLDER = """

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwsearch
-from hwsearch import _minsum
-from hwsearch.blocks import Block
+from hwsearch.costs._metrics import METRICS, Limit, check_limits, evaluate, metric, prove_feasible
+from hwsearch.devices import LatencyTable
 from hwsearch.errors import Infeasible, InvalidInput, InvalidLimit, MissingBlocks, UnknownName
-from hwsearch.metrics import METRICS, Limit, check_limits, evaluate, metric, prove_feasible
-from hwsearch.space import SearchSpace
-from hwsearch.table import LatencyTable
+from hwsearch.networks import Block
+from hwsearch.spaces import SearchSpace, _tables
 
 BY_HAND: dict[str, Callable[[tuple[Block, ...], LatencyTable], float]] = {
     "latency_ms": lambda blocks, table: table.predict(blocks),
@@ -62,32 +61,32 @@ def test_several_metrics_at_once_are_the_same_as_one_by_one(
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> tuple[list[int], list[_minsum.Table]]:
+def tables(draw: st.DrawFn) -> tuple[list[int], list[_tables.Table]]:
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    found: list[_minsum.Table] = []
+    found: list[_tables.Table] = []
     for _ in range(draw(st.integers(1, 8))):
         genes = draw(st.lists(st.integers(0, len(sizes) - 1), unique=True, max_size=3))
-        found.append(_minsum.table(genes, rng.integers(-9, 10, size=[sizes[gene] for gene in genes]).astype(float)))
+        found.append(_tables.table(genes, rng.integers(-9, 10, size=[sizes[gene] for gene in genes]).astype(float)))
     return sizes, found
 
 
 @settings(max_examples=150, deadline=None)
 @given(problem=tables(), peak=st.booleans())
-def test_elimination_finds_what_enumeration_finds(problem: tuple[list[int], list[_minsum.Table]], peak: bool) -> None:
+def test_elimination_finds_what_enumeration_finds(problem: tuple[list[int], list[_tables.Table]], peak: bool) -> None:
     sizes, entries = problem
     op = np.maximum if peak else np.add
     everything = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), axis=-1).reshape(-1, len(sizes))
 
-    def total(some: tuple[_minsum.Table, ...] | list[_minsum.Table]) -> np.ndarray:
+    def total(some: tuple[_tables.Table, ...] | list[_tables.Table]) -> np.ndarray:
         return op.reduce([array[tuple(everything[:, gene] for gene in genes)] * np.ones(len(everything)) for genes, array in some])
 
-    value, chosen = _minsum.minimise(entries, op)
+    value, chosen = _tables.minimise(entries, op)
     totals = total(entries)
     assert value == totals.min()
     at = np.array([chosen.get(gene, 0) for gene in range(len(sizes))])
     assert totals[(everything == at).all(axis=1)][0] == value
-    assert np.array_equal(total(_minsum.fold(entries, sizes, op, most=16)), totals)
+    assert np.array_equal(total(_tables.fold(entries, sizes, op, most=16)), totals)
 
 
 def test_the_search_is_offered_only_precisions_that_the_device_has(digits: SearchSpace, roofline_table: LatencyTable) -> None:
@@ -135,7 +134,7 @@ def test_an_unreachable_limit_names_the_least_reachable_value(toy: SearchSpace, 
 
 def contradiction() -> SearchSpace:
     """A space where less of one metric means more of another: a wide first layer is followed by a narrow one."""
-    from hwsearch.space import Choice, Slot
+    from hwsearch.spaces import Choice, Slot
 
     def lower(width: int) -> tuple[Block, ...]:
         return (Block("conv", 3, width, 32, kernel=3), Block("conv", width, 8, 32, kernel=3, stride=8), Block("head", 8, 72 - width, 4))

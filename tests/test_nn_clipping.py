@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import hwsearch
 from hwsearch.errors import UnknownName
 from hwsearch.nn import Quantization, Supernet
-from hwsearch.nn.clipping import RANGES
-from hwsearch.nn.quantize import fit_quantizer, quantize_weight, weight_steps
-from hwsearch.nn.score import deployed
+from hwsearch.nn._evaluate import deployed
+from hwsearch.nn.quantization._clipping import RANGES
+from hwsearch.nn.quantization._quantize import fit_quantizer, quantize_weight, weight_steps
 
 torch.set_num_threads(1)
 

@@ -14,14 +14,15 @@ from sklearn.cluster import KMeans
 from typer.testing import CliRunner
 
 import hwsearch
-from hwsearch._reading import read_arrays
-from hwsearch._store import write_arrays
+from hwsearch._files._reading import read_arrays
+from hwsearch._files._writing import write_arrays
 from hwsearch.cli import app
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, NewerVersion
-from hwsearch.nn import Normalize, Supernet, coded_size, huffman, load_coded, load_data, save_coded
-from hwsearch.nn.codebook import share
-from hwsearch.nn.coded import FORMAT, Coded
-from hwsearch.nn.score import accuracy, deployed
+from hwsearch.nn import Normalize, Supernet, coded_size, load_coded, load_data, save_coded
+from hwsearch.nn._evaluate import accuracy, deployed
+from hwsearch.nn.quantization import _huffman as huffman
+from hwsearch.nn.quantization._codebook import share
+from hwsearch.nn.quantization._coded import FORMAT, Coded
 
 torch.set_num_threads(1)
 

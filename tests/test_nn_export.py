@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import hwsearch
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import UnknownName, Unsupported, WrongSpace
 from hwsearch.nn import Data, Supernet, evaluate, export, resize
-from hwsearch.nn.score import deployed
+from hwsearch.nn._evaluate import deployed
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_exported_is_refused(supernet: Supernet, digits: hwsearch
     assert not (tmp_path / "a.onnx").exists()
 
 
-def _with_precision(space: hwsearch.SearchSpace, row: hwsearch.space.Rows, precision: str) -> hwsearch.space.Rows:
+def _with_precision(space: hwsearch.SearchSpace, row: hwsearch.spaces.Rows, precision: str) -> hwsearch.spaces.Rows:
     return space.architecture(row).at_precision(precision).genes
 
 

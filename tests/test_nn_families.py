@@ -14,9 +14,9 @@ import torch
 import hwsearch
 from hwsearch import Block, SearchSpace
 from hwsearch.backends import load_backend
-from hwsearch.chain import Chain, Stage
 from hwsearch.nn import Quantization, Recipe, Supernet, deploy, evaluate, export, load_data, score_samples, trace, train
-from hwsearch.nn.elastic import ElasticBlock, ElasticLayer
+from hwsearch.nn.supernet._elastic import ElasticBlock, ElasticLayer
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 
@@ -158,7 +158,7 @@ def test_weights_come_back_from_the_file_and_are_scored(weights: Path, mobile: S
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(mobile: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwsearch.nn.loop import Training
+    from hwsearch.nn.training._loop import Training
 
     recipe = replace(RECIPE, epochs=1)
     whole = train(mobile, data="digits", out=tmp_path / "whole.safetensors", recipe=recipe, progress=False)

@@ -12,8 +12,8 @@ import torch
 
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput
-from hwsearch.finished import load_finished
 from hwsearch.nn import Recipe, Supernet, finish, load_data, train
+from hwsearch.searching import load_finished
 
 torch.set_num_threads(1)
 

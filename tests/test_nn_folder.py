@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, FileError, InvalidInput
 from hwsearch.nn import DamagedWarning, Recipe, evaluate, folder_data, load_data, train
-from hwsearch.nn.pictures import read_picture
+from hwsearch.nn.data._pictures import read_picture
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import hwsearch
 from hwsearch.backends import load_backend
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import ArrayData, Quantization, Recipe, Supernet, deploy, load_data, train, tune
-from hwsearch.nn.learned import Grid
-from hwsearch.nn.loop import Training
-from hwsearch.nn.score import deployed
+from hwsearch.nn._evaluate import deployed
+from hwsearch.nn.quantization._learned import Grid
+from hwsearch.nn.training._loop import Training
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 

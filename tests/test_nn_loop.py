@@ -17,11 +17,10 @@ from torch import nn
 
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName
-from hwsearch.nn import Recipe, Supernet, load_data, make_data, train
-from hwsearch.nn.lesson import Run, Sandwich, hint, taught
-from hwsearch.nn.loop import Training
-from hwsearch.nn.processes import Processes
-from hwsearch.nn.tune import tune
+from hwsearch.nn import Recipe, Supernet, load_data, make_data, train, tune
+from hwsearch.nn.training._lesson import Run, Sandwich, hint, taught
+from hwsearch.nn.training._loop import Training
+from hwsearch.nn.training._processes import Processes
 
 torch.set_num_threads(1)
 
@@ -164,13 +163,13 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 
 
 def test_parts_must_suit_the_processes(toy: hwsearch.SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["hwsearch.nn.train"], "processes", lambda: Processes(0, 2))
+    monkeypatch.setattr(sys.modules["hwsearch.nn.training._train"], "processes", lambda: Processes(0, 2))
     with pytest.raises(InvalidInput, match="choose a multiple of 2"):
         train(toy, data="digits", out=tmp_path / "a.safetensors", recipe=replace(RECIPE, parts=3), progress=False)
 
 
 def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
-    from hwsearch.chain import Chain, Stage
+    from hwsearch.spaces import Chain, Stage
 
     space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", "int2"), channels=1).space()
     architecture = hwsearch.dense(space, "int2")

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 from hwsearch import SearchSpace, load_space  # noqa: E402
 from hwsearch.errors import CorruptFile, FileError  # noqa: E402
 from hwsearch.interop import ofa_supernet  # noqa: E402
-from hwsearch.nn.ofa import OfaSupernet  # noqa: E402
+from hwsearch.nn.published._ofa import OfaSupernet  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hwsearch
-from hwsearch._reading import read_arrays
-from hwsearch._store import write_arrays
+from hwsearch._files._reading import read_arrays
+from hwsearch._files._writing import write_arrays
 from hwsearch.errors import InvalidInput
-from hwsearch.finished import load_finished
 from hwsearch.nn import ArrayData, Data, FolderData, Recipe, Supernet, finish, fit_predictor, folder_data, load_data, score_networks, train
+from hwsearch.searching import load_finished
 
 torch.set_num_threads(1)
 
@@ -118,7 +118,7 @@ def test_scores_on_corrected_labels_are_refused(trained: Path, toy: hwsearch.Sea
 
 
 def test_workers_open_files_again_that_have_changed(folder: Path, tmp_path: Path) -> None:
-    from hwsearch.chain import Chain, Stage
+    from hwsearch.spaces import Chain, Stage
 
     space = Chain("tiny", (8,), (8,), (Stage((1, 2), (8,), (8,), 2),), 2, ("fp32",)).space()
     data = folder_data(folder, size=8, workers=0)

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwsearch
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import PHASES, Phase, Recipe, Supernet, load_data, train
-from hwsearch.nn.channels import rank_channels
-from hwsearch.nn.lesson import Sandwich
-from hwsearch.nn.loop import Training
-from hwsearch.nn.phases import corner, kinds, phases_for
-from hwsearch.nn.processes import Processes
-from hwsearch.nn.recipe import recipe_for
-from hwsearch.nn.score import accuracy, deployed
+from hwsearch.nn._evaluate import accuracy, deployed
+from hwsearch.nn.supernet._channels import rank_channels
+from hwsearch.nn.training._lesson import Sandwich
+from hwsearch.nn.training._loop import Training
+from hwsearch.nn.training._phases import corner, kinds, phases_for
+from hwsearch.nn.training._processes import Processes
+from hwsearch.nn.training._recipe import recipe_for
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 

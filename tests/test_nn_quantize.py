@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import hwsearch
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import Unsupported
 from hwsearch.nn import Recipe, Supernet, deploy, evaluate, load_data, make_data, trace, train
-from hwsearch.nn.quantize import fit_quantizer, quantize_weight
+from hwsearch.nn.quantization._quantize import fit_quantizer, quantize_weight
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 
@@ -49,7 +49,7 @@ def test_constant_map_has_a_quantiser() -> None:
 
 
 def test_weights_at_eight_bits_are_those_that_the_exported_graph_holds() -> None:
-    from hwsearch.backends.onnx_graph import quantize_weight as quantize_in_graph
+    from hwsearch.backends._onnx._graph import quantize_weight as quantize_in_graph
 
     weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[3] = 0.0

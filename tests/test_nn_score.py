@@ -13,7 +13,8 @@ from conftest import make_toy
 
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
-from hwsearch.nn import Supernet, evaluate, fit_predictor, load_data, samples, score_networks, score_samples
+from hwsearch.nn import Supernet, evaluate, fit_predictor, load_data, score_networks, score_samples
+from hwsearch.nn import _samples as samples
 
 torch.set_num_threads(1)
 

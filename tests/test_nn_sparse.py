@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import hwsearch
 from hwsearch.backends.onnxruntime import OnnxRuntime
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import InvalidInput, Unsupported
 from hwsearch.nn import Phase, Recipe, Supernet, evaluate, load_data, train
-from hwsearch.nn.samples import floats, sampled
-from hwsearch.nn.sparse import DECAY, best_order, kept, mask, thin
+from hwsearch.nn._samples import floats, sampled
+from hwsearch.nn.quantization._sparse import DECAY, best_order, kept, mask, thin
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 

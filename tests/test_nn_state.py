@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hwsearch.errors import CorruptFile
-from hwsearch.nn.state import read_state
+from hwsearch.nn.published._state import read_state
 
 PLAIN = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([0.5, -1.5]), "a.steps": torch.tensor(7)}
 

@@ -14,10 +14,10 @@ from torch import nn
 
 import hwsearch
 from hwsearch import Block, Choice, SearchSpace, Slot
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
 from hwsearch.nn import Recipe, Supernet, evaluate, trace, train
-from hwsearch.nn.supernet import load_supernet
+from hwsearch.nn.supernet._supernet import load_supernet
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 

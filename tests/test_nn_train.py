@@ -22,10 +22,10 @@ from safetensors import safe_open
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
 from hwsearch.nn import PHASES, Recipe, Supernet, load_data, train
-from hwsearch.nn.lesson import Sandwich
-from hwsearch.nn.loop import ChangedWarning, SkippedWarning, Training
-from hwsearch.nn.processes import Processes
-from hwsearch.nn.score import accuracy, deployed
+from hwsearch.nn._evaluate import accuracy, deployed
+from hwsearch.nn.training._lesson import Sandwich
+from hwsearch.nn.training._loop import ChangedWarning, SkippedWarning, Training
+from hwsearch.nn.training._processes import Processes
 
 torch.set_num_threads(1)
 
@@ -133,9 +133,9 @@ class Faulty(Sandwich):
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> type[Faulty]:
     """Trainings learn so from now on; steps are counted from 1."""
-    monkeypatch.setattr(sys.modules["hwsearch.nn.train"], "Sandwich", Faulty)
+    monkeypatch.setattr(sys.modules["hwsearch.nn.training._train"], "Sandwich", Faulty)
     monkeypatch.setattr(Faulty, "made", 0)
-    monkeypatch.setattr(sys.modules["hwsearch.nn.loop"], "_PATIENCE", 0)  # states are written after every step
+    monkeypatch.setattr(sys.modules["hwsearch.nn.training._loop"], "_PATIENCE", 0)  # states are written after every step
     return Faulty
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch import LatencyTable, _words, load_table, profile
-from hwsearch._plan import name_of
-from hwsearch._sampling import held_out_error
-from hwsearch._store import Journal
+from hwsearch import LatencyTable, load_table, profile
+from hwsearch._files._writing import Journal
 from hwsearch.backends import Roofline, Session
-from hwsearch.blocks import Block
-from hwsearch.chain import Chain, Stage
-from hwsearch.device import Check, Protocol
-from hwsearch.report import prediction_figure
-from hwsearch.rounds import Rounds
+from hwsearch.devices import Check, Protocol
+from hwsearch.networks import Block
+from hwsearch.profiling._plan import name_of
+from hwsearch.profiling._rounds import Rounds
+from hwsearch.profiling._sampling import held_out_error
+from hwsearch.reports import _facts, prediction_figure
+from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
 
@@ -58,7 +58,7 @@ def test_what_stayed_noisy_is_told(table: LatencyTable, tmp_path: Path) -> None:
     assert (error["networks"], error["noisy"]) == (20, 5)
     assert error["calm_mean_abs"] < 0.01 < error["mean_abs"]
     assert "5 of them noisy" in repr(found)
-    assert _words.error_facts(found)["noisy among them"].startswith("5: ")
+    assert _facts.error_facts(found)["noisy among them"].startswith("5: ")
     assert any("of them noisy" in text.get_text() for text in prediction_figure(found).axes[0].get_legend().get_texts())
     assert {"noisy", "calm_mean_abs"}.isdisjoint(table.error())
     assert "noisy" not in repr(table)
@@ -159,4 +159,4 @@ def test_blocks_that_stayed_noisy_are_named(table: LatencyTable) -> None:
     key = max(table.rows)
     found = replace(table, rows={**table.rows, key: replace(table.rows[key], spread_ms=0.2 * table.rows[key].latency_ms)})
     assert found.noisy == (key,)
-    assert _words.noisy_blocks(found).startswith(f"1 of {len(table.rows)} blocks are noisy")
+    assert _facts.noisy_blocks(found).startswith(f"1 of {len(table.rows)} blocks are noisy")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hwsearch.backends import _nvml
+from hwsearch.backends._nvidia import _nvml
 from hwsearch.errors import MissingDependency, Unsupported
 
 

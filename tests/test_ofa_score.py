@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch.chain import divisible
 from hwsearch.errors import InvalidInput
 from hwsearch.interop import ofa_predictor, ofa_resnet50_score
-from hwsearch.spaces.ofa_resnet50 import EXPANDS, SCALES
-from hwsearch.spaces.resnet50 import build
+from hwsearch.spaces._chain import divisible
+from hwsearch.spaces.library.ofa_resnet50 import EXPANDS, SCALES
+from hwsearch.spaces.library.resnet50 import build
 
 FULL = {"stage1": 256, "stage2": 512, "stage3": 1024, "stage4": 2048}
 

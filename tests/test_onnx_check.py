@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch.blocks import Block
 from hwsearch.errors import CorruptFile, FileError
+from hwsearch.networks import Block
 
 pytest.importorskip("onnx")
 
-from hwsearch.backends.onnx_check import differences, placed
-from hwsearch.backends.onnx_graph import build
+from hwsearch.backends._onnx._check import differences, placed
+from hwsearch.backends._onnx._graph import build
 
 MOBILE = (Block("conv", 3, 8, 8, (), 3, 2), Block("mbconv", 8, 8, 4, (16, 8), 5), Block("head", 8, 10, 4, (12,)))
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwsearch.blocks import Block
 from hwsearch.errors import InvalidInput, Unsupported
+from hwsearch.networks import Block
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 import onnxruntime as ort  # noqa: E402
 
-from hwsearch.backends.onnx_flavours import BFLOAT16, FLOAT, FLOAT8, FLOAT16, INT4, INT8, ONNXRUNTIME, TENSORRT, UINT8  # noqa: E402
-from hwsearch.backends.onnx_graph import BlockWeights, LayerWeights, build, random_weights  # noqa: E402
+from hwsearch.backends._onnx._flavours import BFLOAT16, FLOAT, FLOAT8, FLOAT16, INT4, INT8, ONNXRUNTIME, TENSORRT, UINT8  # noqa: E402
+from hwsearch.backends._onnx._graph import BlockWeights, LayerWeights, build, random_weights  # noqa: E402
 
 INT32 = 6
 KEYS = [
@@ -162,7 +162,7 @@ def test_weights_of_four_bits_are_on_file_as_such():
 
 
 def test_whole_networks_of_mixed_precisions_are_valid():
-    from hwsearch.chain import Chain, Stage
+    from hwsearch.spaces import Chain, Stage
 
     names = ("fp32", "fp16", "bf16", "int8", "fp8")
     stages = (Stage((1, 2), (8, 16), (8,)), Stage((1,), (16,), (8, 12), stride=2, kind="bottleneck"))

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from hwsearch.blocks import Block
 from hwsearch.errors import InvalidInput, Unsupported
+from hwsearch.networks import Block
 from hwsearch.spaces import load_space
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from hwsearch.backends import load_backend, onnx_graph  # noqa: E402
-from hwsearch.backends.onnx_flavours import INT8, ONNXRUNTIME  # noqa: E402
-from hwsearch.backends.onnx_graph import BlockWeights, LayerWeights, quantize_weight, random_weights  # noqa: E402
+from hwsearch.backends import load_backend  # noqa: E402
+from hwsearch.backends._onnx import _graph as onnx_graph  # noqa: E402
+from hwsearch.backends._onnx._flavours import INT8, ONNXRUNTIME  # noqa: E402
+from hwsearch.backends._onnx._graph import BlockWeights, LayerWeights, quantize_weight, random_weights  # noqa: E402
 
 BACKEND = load_backend("onnxruntime")
 FLAVOUR = ONNXRUNTIME.carried(BACKEND.weight_bits)

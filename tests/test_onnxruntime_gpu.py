@@ -7,12 +7,15 @@ import pytest
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from hwsearch.backends import load_backend, onnxruntime_gpu  # noqa: E402
-from hwsearch.backends.contract import check_backend  # noqa: E402
-from hwsearch.blocks import Block  # noqa: E402
-from hwsearch.chain import Chain, Stage  # noqa: E402
+from hwsearch.backends import (  # noqa: E402
+    load_backend,
+    onnxruntime_gpu,
+)
 from hwsearch.errors import BuildFailed, FileError, InvalidInput, Unsupported  # noqa: E402
-from hwsearch.jobs import emit  # noqa: E402
+from hwsearch.networks import Block  # noqa: E402
+from hwsearch.profiling import emit  # noqa: E402
+from hwsearch.spaces import Chain, Stage  # noqa: E402
+from hwsearch.testing import check_backend  # noqa: E402
 
 SPACE = Chain("tiny", (8,), (8,), (Stage((1,), (8, 12), (4, 8)),), 10, channels=1, precisions=("fp32", "fp16")).space()
 NETWORK = (Block("conv", 3, 8, 8, (), 3), Block("basic", 8, 8, 8, (12,), 3), Block("head", 8, 10, 8))

@@ -10,12 +10,11 @@ import pytest
 
 import hwsearch
 from hwsearch import LatencyTable, SearchSpace, load_table, profile
-from hwsearch.backends import Roofline, Session
-from hwsearch.backends.base import Network
-from hwsearch.chain import Chain, Stage
-from hwsearch.device import Row
+from hwsearch.backends import Network, Roofline, Session
+from hwsearch.devices import Row
 from hwsearch.errors import InvalidInput, WrongSpace
-from hwsearch.rounds import difference
+from hwsearch.profiling._rounds import difference
+from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
 
@@ -69,10 +68,10 @@ def test_a_refused_restriction_names_what_is_left() -> None:
 
 
 def test_an_unfinished_run_of_another_part_of_a_space_is_told_apart(tmp_path: Path) -> None:
-    from hwsearch._journal import make_header
-    from hwsearch._plan import part_of
-    from hwsearch._store import Journal
-    from hwsearch.profile import protocol_of
+    from hwsearch._files._writing import Journal
+    from hwsearch.profiling._journal import make_header
+    from hwsearch.profiling._plan import part_of
+    from hwsearch.profiling._profile import protocol_of
 
     part, device = SMALL.restrict({"*precision": ["int8"]}), Roofline()
     assert part_of(SMALL) == SMALL.fingerprint != part_of(part)

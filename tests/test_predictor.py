@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch._perceptrons import Perceptrons
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
-from hwsearch.predictor import KINDS, Predictor, load_predictor
-from hwsearch.space import SearchSpace
+from hwsearch.scores import KINDS, Predictor, load_predictor
+from hwsearch.scores._perceptrons import Perceptrons
+from hwsearch.spaces import Chain, SearchSpace, Stage
 
 
 def accuracy(space: SearchSpace, X: np.ndarray) -> np.ndarray:
@@ -87,7 +86,7 @@ def test_a_base_in_floating_point_saves_quantised_networks(digits: SearchSpace) 
 
 
 def test_a_base_may_be_of_the_space_without_precisions(digits: SearchSpace) -> None:
-    from hwsearch.spaces.resnet_digits import CHAIN
+    from hwsearch.spaces.library.resnet_digits import CHAIN
 
     plain = replace(CHAIN, precisions=()).space()
     assert set(plain.position) < set(digits.position)

@@ -11,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch import rounds as rounds_module
-from hwsearch._store import Journal
-from hwsearch.backends import Roofline, load_backend
-from hwsearch.backends.base import Session
-from hwsearch.blocks import Block
-from hwsearch.chain import Chain, Stage
-from hwsearch.device import Protocol
+from hwsearch._files._writing import Journal
+from hwsearch.backends import Roofline, Session, load_backend
+from hwsearch.devices import Protocol, load_table
 from hwsearch.errors import BuildFailed, CorruptFile, FileError, InvalidInput, Unsupported, WrongDevice, WrongSpace
-from hwsearch.profile import LeftOutWarning, measure, measure_many, profile
-from hwsearch.rounds import Rounds, difference
-from hwsearch.spaces import load_space
-from hwsearch.table import load_table
+from hwsearch.networks import Block
+from hwsearch.profiling import LeftOutWarning, measure, measure_many, profile
+from hwsearch.profiling import _rounds as rounds_module
+from hwsearch.profiling._rounds import Rounds, difference
+from hwsearch.spaces import Chain, Stage, load_space
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
 WIDER = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8, 16)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
@@ -200,7 +197,7 @@ profile(SMALL, backend=Slow(), out=sys.argv[1], progress=False, max_rounds=40)
 def test_kill_9_ten_times_loses_at_most_the_round_in_flight(tmp_path):
     source = Path(__file__).read_text().splitlines()
     small = next(line for line in source if line.startswith("SMALL = "))
-    (tmp_path / "tests_small.py").write_text(f"from hwsearch.chain import Chain, Stage\n{small}\n")
+    (tmp_path / "tests_small.py").write_text(f"from hwsearch.spaces._chain import Chain, Stage\n{small}\n")
     (tmp_path / "killed.py").write_text(KILLED)
     out, journal = tmp_path / "t.json", Path(f"{tmp_path / 't.json'}.partial.jsonl")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])}
@@ -337,7 +334,7 @@ def test_rounds_are_spread_over_time(monkeypatch):
 
 
 def test_a_block_is_the_difference_that_it_makes():
-    from hwsearch.device import Row
+    from hwsearch.devices import Row
 
     row = difference(Row(0.5, 0.03, 9, 2.0), Row(0.2, 0.04, 12, 0.5))
     assert (row.latency_ms, row.spread_ms, row.rounds, row.energy_mj) == pytest.approx((0.3, 0.05, 9, 1.5))
@@ -471,7 +468,7 @@ def test_this_cpu_end_to_end(tmp_path):
     rows = [SMALL.blocks(row) for row in SMALL.sample(2, np.random.default_rng(1))]
     assert all(table.predict(network) > 0 for network in rows)
 
-    from hwsearch.backends.onnx_graph import build
+    from hwsearch.backends._onnx._graph import build
 
     model = tmp_path / "model.onnx"
     model.write_bytes(build(rows[0]).SerializeToString())

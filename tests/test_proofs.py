@@ -12,14 +12,11 @@ import pytest
 
 import hwsearch
 from hwsearch import SearchSpace, metric
-from hwsearch._minsum import exact, fold
+from hwsearch.algorithms import Evolution, Exact, Hybrid
 from hwsearch.algorithms._quiet import quiet
-from hwsearch.algorithms.evolution import Evolution
-from hwsearch.algorithms.exact import Exact
-from hwsearch.algorithms.hybrid import Hybrid
-from hwsearch.exploration import solve
-from hwsearch.metrics import Limit
-from hwsearch.result import Status
+from hwsearch.costs._metrics import Limit
+from hwsearch.searching import Status, solve
+from hwsearch.spaces._tables import exact, fold
 from hwsearch.testing import rugged
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -13,9 +13,9 @@ import pytest
 
 import hwsearch
 from hwsearch import Block, SearchSpace, load_space, metric
-from hwsearch.chain import Chain, Stage, divisible
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.interop import ofa_architecture
+from hwsearch.spaces._chain import Chain, Stage, divisible
 
 PUBLISHED = ("apq", "bootstrapnas_resnet50", "nasbench201", "nasbench_macro", "ofa_mobilenetv3", "ofa_resnet50")
 

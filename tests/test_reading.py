@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch._reading import guarded, parse_array, parse_json, read_arrays, read_bytes
-from hwsearch._store import Journal, write_arrays
+from hwsearch._files._reading import guarded, parse_array, parse_json, read_arrays, read_bytes
+from hwsearch._files._writing import Journal, write_arrays
 from hwsearch.errors import CorruptFile, FileError, MissingDependency
 
 

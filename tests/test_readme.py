@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import hwsearch
-from hwsearch.backends import Session
-from hwsearch.backends.base import Network
+from hwsearch.backends import Network, Session
 from hwsearch.backends.onnxruntime import OnnxRuntime
 from hwsearch.nn import Normalize, Supernet
 

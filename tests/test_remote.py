@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hwsearch import _registry, remote
+from hwsearch import _registry
 from hwsearch.backends import Roofline, load_backend
-from hwsearch.chain import Chain, Stage
 from hwsearch.cli import app
 from hwsearch.errors import BoardFailed, ConnectionLost, CorruptFile, FileError, Unsupported, WrongDevice, WrongSpace
-from hwsearch.jobs import collect, emit
-from hwsearch.remote import profile_remote
+from hwsearch.profiling import collect, emit, profile_remote
+from hwsearch.profiling.remote import _ssh as remote
+from hwsearch.spaces import Chain, Stage
 
 onnxruntime = pytest.importorskip("onnxruntime")
 import numpy  # noqa: E402
@@ -87,7 +87,7 @@ def test_jobs_carried_by_hand_make_the_table(tmp_path, board_python):
     assert table.energy == load_backend("onnxruntime").energy
     assert sorted(path.name for path in tmp_path.glob("t.json*")) == ["t.json"]
     # The table is one of this machine: profiling here has nothing left to do.
-    from hwsearch.profile import profile
+    from hwsearch.profiling import profile
 
     assert profile(SMALL, out=tmp_path / "t.json", max_rounds=4, fits=4, checks=12).rows == table.rows
     assert emit(SMALL, tmp_path / "more", table=table, **OPTIONS) is None

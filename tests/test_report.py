@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch._picture import svg
 from hwsearch.backends import Roofline
-from hwsearch.blocks import Block
-from hwsearch.device import Check, Protocol, Row
+from hwsearch.devices import Check, Protocol, Row
 from hwsearch.errors import InvalidInput
-from hwsearch.report import Compared, families, front_figure, history_figure, prediction_figure, staircase_figure, write_report
+from hwsearch.networks import Block
+from hwsearch.reports import Compared, families, front_figure, history_figure, prediction_figure, staircase_figure, write_report
+from hwsearch.reports._canvas import svg
 
 FAMILY = Block("basic", 16, 16, 16, (8,), kernel=3)
 COMPARISON = (

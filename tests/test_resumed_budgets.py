@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from hwsearch import LatencyTable, load_table, profile
-from hwsearch._store import Journal
-from hwsearch.backends import Roofline, Session
-from hwsearch.backends.base import Network
-from hwsearch.chain import Chain, Stage
+from hwsearch._files._writing import Journal
+from hwsearch.backends import Network, Roofline, Session
 from hwsearch.errors import InvalidInput, WrongDevice, WrongSpace
+from hwsearch.spaces import Chain, Stage
 
 WIDTHS = (8, 16, 24, 32)
 STAGES = (Stage((1, 2), WIDTHS, (8, 24)), Stage((1, 2), WIDTHS, (8,), stride=2))
@@ -63,7 +62,7 @@ class Slow(Roofline):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for name in ("hwsearch.profile", "hwsearch.rounds"):
+    for name in ("hwsearch.profile", "hwsearch.profiling._rounds"):
         monkeypatch.setattr(importlib.import_module(name), "time", SimpleNamespace(monotonic=clock.monotonic, sleep=clock.sleep))
     return clock
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hwsearch import Block, LatencyTable, Roofline, SearchSpace, load_space, load_table, metric, profile
-from hwsearch._sampling import Sampler, seconds
 from hwsearch.backends import Session
 from hwsearch.errors import BuildFailed, InvalidInput
-from hwsearch.profile import LeftOutWarning
-from hwsearch.report import families, staircase_figure
+from hwsearch.profiling import LeftOutWarning
+from hwsearch.profiling._sampling import Sampler, seconds
+from hwsearch.reports import families, staircase_figure
 
 
 class Stepped(Roofline):

@@ -13,11 +13,9 @@ import pytest
 
 import hwsearch
 from hwsearch import SearchSpace, metric
-from hwsearch.algorithms.base import RandomSearch
-from hwsearch.algorithms.evolution import Evolution
+from hwsearch.algorithms import Evolution, RandomSearch
 from hwsearch.errors import Infeasible, InvalidInput, InvalidLimit, UnknownName, WorkersLost
-from hwsearch.result import Status
-from hwsearch.sweeps import sweep
+from hwsearch.searching import Status, sweep
 from hwsearch.testing import best_of, example_space, rugged
 
 SPAWN = multiprocessing.get_context("spawn")

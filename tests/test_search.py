@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 
 import hwsearch
+from hwsearch.algorithms import Evolution, RandomSearch
 from hwsearch.algorithms._pareto import nondominated, pareto
-from hwsearch.algorithms.base import RandomSearch
-from hwsearch.algorithms.evolution import Evolution
+from hwsearch.costs import evaluate, metric
+from hwsearch.devices import LatencyTable
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, InvalidLimit, UnknownName, WrongSpace
-from hwsearch.exploration import advance, load_state, save_state, start
-from hwsearch.metrics import evaluate, metric
-from hwsearch.result import Status, load_result
-from hwsearch.space import SearchSpace
-from hwsearch.table import LatencyTable
+from hwsearch.searching import Status, advance, load_result, load_state, save_state, start
+from hwsearch.spaces import SearchSpace
 
 
 class Rugged:

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 import hwsearch
 from hwsearch._registry import names
-from hwsearch.blocks import Block
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import CorruptFile, InvalidInput, NewerVersion, UnknownName, WrongSpace
-from hwsearch.space import Architecture, Choice, SearchSpace, Slot
+from hwsearch.networks import Block
+from hwsearch.spaces import Architecture, Chain, Choice, SearchSpace, Slot, Stage
 
 SPACES = ["mobilenetv2_cifar", "mobilenetv3_cifar", "resnet_cifar", "resnet_digits"]
 

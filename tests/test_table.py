@@ -8,9 +8,9 @@ import pytest
 
 import hwsearch
 from hwsearch.backends import Roofline
-from hwsearch.blocks import Block
+from hwsearch.devices._table import Calibration, Check, Device, LatencyTable, Protocol, Row, load_table
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, MissingBlocks, NewerVersion, WrongDevice, WrongUnit
-from hwsearch.table import Calibration, Check, Device, LatencyTable, Protocol, Row, load_table
+from hwsearch.networks import Block
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "table-format.md"
 ROOFLINE = Roofline()
@@ -247,7 +247,7 @@ def test_calibration_recovers_what_networks_cost(digits, rng):
 
 
 def test_calibrated_costs_stay_positive(table):
-    from hwsearch._calibration import Terms
+    from hwsearch.devices._calibration import Terms
 
     harsh = replace(table, calibration=Calibration(0.0, 0.0, {"fp32": Terms(1.0, -100.0)}))
     assert harsh.lookup(A).latency_ms > 0

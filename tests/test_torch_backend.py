@@ -6,13 +6,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from hwsearch.backends import load_backend  # noqa: E402
-from hwsearch.backends.contract import check_backend, example_blocks  # noqa: E402
 from hwsearch.backends.torch import _module  # noqa: E402
-from hwsearch.blocks import Block  # noqa: E402
-from hwsearch.chain import Chain, Stage  # noqa: E402
 from hwsearch.errors import BuildFailed, InvalidInput, Unsupported  # noqa: E402
-from hwsearch.profile import profile  # noqa: E402
-from hwsearch.spaces import load_space  # noqa: E402
+from hwsearch.networks import Block  # noqa: E402
+from hwsearch.profiling import profile  # noqa: E402
+from hwsearch.spaces import (  # noqa: E402
+    Chain,
+    Stage,
+    load_space,
+)
+from hwsearch.testing import check_backend, example_blocks  # noqa: E402
 
 SPACE = Chain("tiny", (8,), (8,), (Stage((1,), (8, 12), (4, 8)),), 10, channels=1, precisions=("fp32",)).space()
 
@@ -41,7 +44,7 @@ def test_every_kind_of_block_runs():
 
 
 def test_what_runs_computes_what_the_network_does():
-    from hwsearch.nn.graph import GraphBlock
+    from hwsearch.backends._torch_blocks import GraphBlock
 
     block = Block("basic", 8, 16, 8, (12,), 3, 2)
     torch.manual_seed(0)

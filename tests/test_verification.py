@@ -17,16 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwsearch
-from hwsearch._models import fit_model
-from hwsearch.corrections import Corrected, corrected_latency, corrected_score
+from hwsearch.costs import metric
+from hwsearch.devices import LatencyTable
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName, WrongDevice
-from hwsearch.metrics import metric
-from hwsearch.report import verification_figure, write_report
-from hwsearch.result import Status, load_result
-from hwsearch.space import SearchSpace
-from hwsearch.table import LatencyTable
+from hwsearch.reports import verification_figure, write_report
+from hwsearch.scores._models import fit_model
+from hwsearch.searching import OnHand, Status, load_result
+from hwsearch.searching.verify._corrections import Corrected, corrected_latency, corrected_score
+from hwsearch.spaces import SearchSpace
 from hwsearch.testing import check_verifier
-from hwsearch.verifier import OnHand
 
 
 class World:

@@ -33,12 +33,12 @@ from typing import Any
 
 import hwsearch
 from hwsearch import SearchSpace
-from hwsearch._store import write_atomic
+from hwsearch._files._writing import write_atomic
 from hwsearch.backends import Backend, load_backend
-from hwsearch.chain import Chain, Stage
-from hwsearch.compression import least
 from hwsearch.errors import HwsearchError
-from hwsearch.spaces import resnet50, resnet_cifar
+from hwsearch.searching import least
+from hwsearch.spaces import Chain, Stage
+from hwsearch.spaces.library import resnet50, resnet_cifar
 
 MORE = 75
 MACS_RATIO = 1.648 / 4.089

@@ -1,29 +1,5 @@
-"""Search algorithms behind one protocol: what to try next, and what to make of the answers."""
+"""Search algorithms, one file each, behind one protocol: what to try next, and what to make of the answers."""
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import TYPE_CHECKING
-
-from .._registry import make
-from .base import Algorithm
-
-if TYPE_CHECKING:
-    from ..problem import Problem
-
-
-def load_algorithm(algorithm: str | Algorithm | None, problem: Problem | None = None) -> Algorithm:
-    """The algorithm of that name with its defaults; an algorithm object is handed back as it is.
-
-    Args:
-        algorithm: ``None`` means what is best for the problem: ``"memetic"`` where its score knows its slopes, else ``"evolution"``.
-        problem: what it is for.
-
-    Raises:
-        UnknownName: no such algorithm is registered.
-    """
-    if algorithm is None:
-        algorithm = "memetic" if problem is not None and problem.sloped else "evolution"
-    if isinstance(algorithm, str):
-        made: Algorithm = make("algorithm", algorithm)
-        return made
-    return algorithm
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

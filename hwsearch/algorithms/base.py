@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..space import Rows
+from ..spaces._space import Rows
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 Values = npt.NDArray[np.float64]
 

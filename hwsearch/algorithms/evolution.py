@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..space import Rows, contains, row_keys
+from ..spaces._space import Rows, contains, row_keys
 from .base import Values, mutation_rates
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 
 @dataclass(frozen=True)

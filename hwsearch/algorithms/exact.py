@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .._minsum import Table
 from ..errors import InvalidInput
-from ..space import Rows, SearchSpace
-from ._program import Program
+from ..spaces._space import Rows, SearchSpace
+from ..spaces._tables import Table
+from ._milp import Program
 from .base import Values
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from .._minsum import Table, table
 from ..errors import Infeasible
-from ..space import Rows, SearchSpace, contains, row_keys
-from ._program import Program
+from ..spaces._space import Rows, SearchSpace, contains, row_keys
+from ..spaces._tables import Table, table
+from ._milp import Program
 from .base import Values
 from .evolution import Evolution, EvolutionState
 from .exact import additive
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..space import Rows, SearchSpace
+from ..spaces._space import Rows, SearchSpace
 from .base import Values
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidInput
-from ..space import Rows, row_keys
+from ..spaces._space import Rows, row_keys
 from .base import Values
 from .evolution import founders
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 _FIRSTS = 8
 """Changes of one gene that a pair of changes may begin with."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ..costs._metrics import Metric, evaluate
 from ..errors import UnknownName
-from ..metrics import Metric, evaluate
-from ..space import Rows
+from ..spaces._space import Rows
 from ._pareto import nondominated
 from .base import Values, mutation_rates
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 
 @dataclass(frozen=True)

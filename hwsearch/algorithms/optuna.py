@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnknownName, require
-from ..space import Rows, SearchSpace, row_keys
+from ..spaces._space import Rows, SearchSpace, row_keys
 from .base import Values
 
 if TYPE_CHECKING:
-    from ..problem import Problem
+    from ._problem import Problem
 
 _FEATURE = "The algorithm 'optuna'"
 _CONSTRAINTS = "constraints"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .._store import PathLike
-from ..blocks import Block
-from ..device import Device
+from .._files._writing import PathLike
+from ..devices._device import Device
 from ..errors import FileError, InvalidInput, MissingDependency, SaturationWarning, check_count
+from ..networks._blocks import Block
 from ._energy import cpu_meter, metered
 from .base import Backend, Network, Session
 
@@ -130,8 +130,8 @@ class CpuBackend(Backend):
 
     def _build(self, network: Network) -> ModelProto:
         # Boards that are given model files have no onnx.
-        from .onnx_flavours import ONNXRUNTIME
-        from .onnx_graph import build
+        from ._onnx._flavours import ONNXRUNTIME
+        from ._onnx._graph import build
 
         return build(network, batch=self.batch, flavour=ONNXRUNTIME.carried(self.weight_bits))
 
@@ -200,7 +200,7 @@ def _bits_of(path: PathLike) -> int | None:
     Raises:
         MissingDependency: onnx is not installed.
     """
-    from .onnx_check import BITS, metadata
+    from ._onnx._check import BITS, metadata
 
     found = metadata(path).get(BITS, "")
     return int(found) if found.isdigit() else None

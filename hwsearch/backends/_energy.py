@@ -161,7 +161,7 @@ class NvmlCounter(Meter):
     """The total-energy counter of an NVIDIA GPU (Volta and later).
 
     Args:
-        gpu: from :func:`hwsearch.backends._nvml.handle`.
+        gpu: from :func:`hwsearch.backends._nvidia._nvml.handle`.
 
     Raises:
         Unsupported: the GPU has no such counter.
@@ -186,7 +186,7 @@ class NvmlPower(Meter):
     """The power of an NVIDIA GPU, read again and again and summed up, for those without a counter.
 
     Args:
-        gpu: from :func:`hwsearch.backends._nvml.handle`.
+        gpu: from :func:`hwsearch.backends._nvidia._nvml.handle`.
 
     Raises:
         Unsupported: the GPU does not tell its power.
@@ -239,7 +239,7 @@ def gpu_meter(gpu: Any) -> Meter | None:
     """The best meter of a GPU, or ``None`` where it has none.
 
     Args:
-        gpu: from :func:`hwsearch.backends._nvml.handle`.
+        gpu: from :func:`hwsearch.backends._nvidia._nvml.handle`.
     """
     for kind in (NvmlCounter, NvmlPower):
         try:

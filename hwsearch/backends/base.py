@@ -2,7 +2,7 @@
 
 A backend opens a network, a sequence of blocks, as a session, and a session says how long its runs take. Everything else (what
 to measure, in which order, when to stop) is :mod:`hwsearch.profile`. To add one, subclass :class:`Backend`, register it, and
-run :func:`hwsearch.backends.contract.check_backend` on it.
+run :func:`hwsearch.testing.check_backend` on it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._files._writing import Journal, PathLike
 from .._progress import Advance
-from .._store import Journal, PathLike
-from ..blocks import Block
-from ..device import Device
+from ..devices._device import Device
 from ..errors import InvalidInput, Unsupported
+from ..networks._blocks import Block
 
 Times = npt.NDArray[np.float64]
 Network = Sequence[Block]
@@ -186,7 +186,7 @@ class Backend(ABC):
         sentinel: Block,
         advance: Advance,
     ) -> bool:
-        """Have networks measured by a device that is elsewhere and measures by itself; see :mod:`hwsearch.remote`.
+        """Have networks measured by a device that is elsewhere and measures by itself; see :mod:`hwsearch.profiling.remote._ssh`.
 
         Args:
             journal: of the run: afterwards it holds the rounds that were measured there.

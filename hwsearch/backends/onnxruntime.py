@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._store import PathLike
+from .._files._writing import PathLike
 from ..errors import InvalidInput, require
 from ._cpu import CpuBackend, Run, random_input
 from .base import Session, Times

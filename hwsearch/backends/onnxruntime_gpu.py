@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from .._store import PathLike
-from ..blocks import Block
-from ..device import Device
+from .._files._writing import PathLike
+from ..devices._device import Device
 from ..errors import BuildFailed, FileError, HwsearchError, InvalidInput, Unsupported, require
-from . import _nvml
+from ..networks._blocks import Block
 from ._energy import gpu_meter, metered
+from ._nvidia import _nvml
 from .base import Backend, Network, Session, Times
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class OnnxRuntimeCuda(Backend):
         return self._ready(self._model(network), words)
 
     def _model(self, network: Network) -> bytes:
-        from .onnx_flavours import TENSORRT
-        from .onnx_graph import build
+        from ._onnx._flavours import TENSORRT
+        from ._onnx._graph import build
 
         model: ModelProto = build(network, batch=self.batch, flavour=TENSORRT)
         return bytes(model.SerializeToString())

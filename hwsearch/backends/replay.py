@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .._reading import check_header, guarded
-from .._store import Journal, PathLike
-from ..blocks import Block
-from ..device import Device
+from .._files._reading import check_header, guarded
+from .._files._writing import Journal, PathLike
+from ..devices._device import Device
 from ..errors import FileError, InvalidInput, Unsupported
+from ..networks._blocks import Block
 from .base import Backend, Network, Session, Times
 
 FORMAT = "hwsearch-recording"

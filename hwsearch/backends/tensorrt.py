@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._reading import PathLike, read_bytes
-from ..blocks import Block
-from ..device import Device
+from .._files._reading import PathLike, read_bytes
+from ..devices._device import Device
 from ..errors import BuildFailed, InvalidInput, Unsupported
-from . import _cuda, _energy, _nvml, _trt
-from ._trt_build import Engines, Target, load_engine, save_engine
+from ..networks._blocks import Block
+from . import _energy
+from ._nvidia import _cuda, _nvml, _trt
+from ._nvidia._build import Engines, Target, load_engine, save_engine
+from ._onnx._flavours import TENSORRT
 from .base import Backend, Network, Session, Times
-from .onnx_flavours import TENSORRT
 
 _IMAGE = 4
 """Feature maps this narrow are images: they come from outside, as floats in the plain layout."""
@@ -167,7 +168,7 @@ class TensorRT(Backend):
         return _energy.metered(self._run(self.engine(network), _words(network)), self._meter)
 
     def _model(self, network: Network) -> bytes:
-        from .onnx_graph import build
+        from ._onnx._graph import build
 
         return bytes(build(network, batch=self.batch, flavour=TENSORRT).SerializeToString())
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..blocks import Block
-from ..device import Device
+from ..devices._device import Device
 from ..errors import BuildFailed, HwsearchError, InvalidInput, Unsupported, check_count, require
-from . import _nvml
+from ..networks._blocks import Block
 from ._cpu import cpu_facts
 from ._energy import cpu_meter, gpu_meter, metered
+from ._nvidia import _nvml
 from .base import Backend, Network, Session, Times
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class _Identity(torch.nn.Module):
 
 def _module(network: Sequence[Block], device: torch.device) -> torch.nn.Module:
     """A network as it is deployed: batch norms folded, every block in its number format, evaluation mode."""
-    from ..nn.graph import GraphBlock, GraphLayer
+    from ._torch_blocks import GraphBlock, GraphLayer
 
     modules: list[torch.nn.Module] = []
     for block in network:

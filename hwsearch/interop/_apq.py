@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
-from .._calibration import Calibration
-from .._reading import PathLike, read_json
-from ..blocks import Block
+from .._files._reading import PathLike, read_json
+from ..devices._calibration import Calibration
+from ..devices._table import Device, LatencyTable, Protocol, Row
 from ..errors import CorruptFile
-from ..spaces.apq import build
-from ..table import Device, LatencyTable, Protocol, Row
+from ..networks._blocks import Block
+from ..spaces.library.apq import build
 from ._checks import report, some
 
 _ENTRY = re.compile(

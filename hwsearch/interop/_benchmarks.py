@@ -15,12 +15,12 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from .. import _minsum
-from .._reading import PathLike, guarded, parse_text, read_bytes, read_json
+from .._files._reading import PathLike, guarded, parse_text, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
-from ..space import Rows, SearchSpace
-from ..spaces import nasbench201 as _nb201
-from ..spaces import nasbench_macro as _macro
+from ..spaces import _tables
+from ..spaces._space import Rows, SearchSpace
+from ..spaces.library import nasbench201 as _nb201
+from ..spaces.library import nasbench_macro as _macro
 from ._checks import report, some
 
 Values = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ class Benchmark:
         tables = {}
         for cost, column in costs.items():
             array = self._column(column)
-            tables[cost] = (_minsum.table(genes, np.where(np.isnan(array), np.inf, array)),)
+            tables[cost] = (_tables.table(genes, np.where(np.isnan(array), np.inf, array)),)
         return replace(self.space, costs=tables)
 
     def _column(self, name: str) -> Values:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from ..table import LatencyTable
+from ..devices._table import LatencyTable
 
 _FACT = "problems"
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._store import PathLike
-from ..blocks import Precision
-from ..chain import Chain, Stage
+from .._files._writing import PathLike
 from ..errors import InvalidInput
-from ..space import SearchSpace
+from ..networks._blocks import Precision
+from ..spaces._chain import Chain, Stage
+from ..spaces._space import SearchSpace
 
 if TYPE_CHECKING:
-    from ..nn import Data, Supernet
+    from ..nn.data._images import Data
+    from ..nn.supernet._supernet import Supernet
 
 WIDTHS = (16, 32, 64)
 """Output widths of the three stages."""
@@ -42,7 +43,7 @@ def cifar_resnet(
         InvalidInput: no precisions, or one that there is not.
         MissingDependency: PyTorch is not installed.
     """
-    from ..nn.cifar import read
+    from ..nn.published._cifar_resnets import read
 
     return read(file, lambda blocks: cifar_resnet_space(blocks, precisions), WIDTHS, data)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .._store import PathLike
+from .._files._writing import PathLike
 from ..errors import UnknownName
-from ..space import SearchSpace
-from ..spaces import load_space
+from ..spaces._load import load_space
+from ..spaces._space import SearchSpace
 from ._apq import apq_table
 from ._ofa import ofa_latency, ofa_predictor
 from ._ofa_architecture import ofa_architecture

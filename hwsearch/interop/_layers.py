@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._reading import PathLike, guarded, parse_array, read_bytes, read_json
+from .._files._reading import PathLike, guarded, parse_array, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
-from ..space import Choice, SearchSpace
+from ..spaces._space import Choice, SearchSpace
 from ._checks import report, some
 
 Floats = npt.NDArray[np.float64]

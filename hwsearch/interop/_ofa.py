@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .._perceptrons import Perceptrons
-from .._reading import PathLike, read_yaml
-from ..blocks import Block
-from ..chain import divisible
+from .._files._reading import PathLike, read_yaml
+from ..devices._table import Device, LatencyTable, Protocol, Row
 from ..errors import CorruptFile, FileError
-from ..predictor import Predictor
-from ..space import SearchSpace
-from ..table import Device, LatencyTable, Protocol, Row
+from ..networks._blocks import Block
+from ..scores._perceptrons import Perceptrons
+from ..scores._predictor import Predictor
+from ..spaces._chain import divisible
+from ..spaces._space import SearchSpace
 from ._checks import report, some
 from ._encoding import published_encoding
 
@@ -162,7 +162,7 @@ def ofa_predictor(file: PathLike, space: SearchSpace) -> Predictor:
         InvalidInput: the space is none of Once-for-All's, or has a resolution that the predictor does not know.
         MissingDependency: PyTorch is not installed.
     """
-    from ..nn.state import read_state
+    from ..nn.published._state import read_state
 
     state = read_state(file)
     weights = [value for name, value in state.items() if name.endswith("weight")]

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._reading import PathLike, read_json
-from ..blocks import Block
-from ..chain import divisible
+from .._files._reading import PathLike, read_json
 from ..errors import CorruptFile, HwsearchError, InvalidInput
-from ..space import Architecture, SearchSpace, Value
+from ..networks._blocks import Block
+from ..spaces._chain import divisible
+from ..spaces._space import Architecture, SearchSpace, Value
 
 if TYPE_CHECKING:
-    from ..nn.ofa import OfaSupernet
+    from ..nn.published._ofa import OfaSupernet
 
 _ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "h_swish": "hswish", "swish": "swish", None: "none"}
 
@@ -33,7 +33,7 @@ def ofa_supernet(file: PathLike, space: SearchSpace) -> OfaSupernet:
         CorruptFile: it is no such state dict, or that of another space.
         MissingDependency: PyTorch is not installed.
     """
-    from ..nn.ofa import ofa_supernet as read
+    from ..nn.published._ofa import ofa_supernet as read
 
     return read(file, space)
 

@@ -10,13 +10,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from .._store import PathLike
-from ..chain import divisible
+from .._files._writing import PathLike
 from ..errors import InvalidInput
-from ..predictor import Predictor
-from ..space import Rows, SearchSpace, Value
-from ..spaces.ofa_resnet50 import EXPANDS, RESOLUTIONS, SCALES
-from ..spaces.ofa_resnet50 import build as ofa_resnet50
+from ..scores._predictor import Predictor
+from ..spaces._chain import divisible
+from ..spaces._space import Rows, SearchSpace, Value
+from ..spaces.library.ofa_resnet50 import EXPANDS, RESOLUTIONS, SCALES
+from ..spaces.library.ofa_resnet50 import build as ofa_resnet50
 from ._ofa import ofa_predictor
 
 Values = npt.NDArray[np.float64]

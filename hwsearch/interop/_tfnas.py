@@ -7,11 +7,11 @@ import os
 import re
 from dataclasses import replace
 
-from .._calibration import Calibration
-from .._reading import PathLike, guarded, read_json
-from ..blocks import ACTIVATIONS, Block
+from .._files._reading import PathLike, guarded, read_json
+from ..devices._calibration import Calibration
+from ..devices._table import Device, LatencyTable, Protocol, Row
 from ..errors import CorruptFile
-from ..table import Device, LatencyTable, Protocol, Row
+from ..networks._blocks import ACTIVATIONS, Block
 from ._checks import report, some
 
 _ENTRY = re.compile(r"MBInvertedResBlock_(\d+)_(\d+)_(\d+)_(\d+)_k(\d+)_s(\d+)_(\w+)")

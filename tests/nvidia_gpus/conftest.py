@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from hwsearch.backends import _cuda, _energy, _nvml, _trt
+from hwsearch.backends import _energy
+from hwsearch.backends._nvidia import _cuda, _nvml, _trt
 from hwsearch.backends.tensorrt import TensorRT
 from hwsearch.errors import Unsupported
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import onnx
 
-from hwsearch.backends import _cuda
+from hwsearch.backends._nvidia import _cuda
 from hwsearch.errors import Unsupported
 
 BUILDER = """

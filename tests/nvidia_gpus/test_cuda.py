@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from hwsearch.backends import _cuda
+from hwsearch.backends._nvidia import _cuda
 from hwsearch.errors import Unsupported
 
 
@@ -251,7 +251,7 @@ def test_a_gpu_that_is_not_there_is_told(gpu):
 
 def test_the_real_cuda_python_has_every_function_that_is_asked_for():
     runtime = pytest.importorskip("cuda.bindings.runtime")
-    source = Path(importlib.import_module("hwsearch.backends._cuda").__file__).read_text()
+    source = Path(importlib.import_module("hwsearch.backends._nvidia._cuda").__file__).read_text()
     asked = set(re.findall(r'_call\("(cuda\w+)"', source))
     assert len(asked) >= 15
     assert all(callable(getattr(runtime, name)) for name in asked)

@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 
-from hwsearch.backends import _cuda, _energy, _nvml, _trt, load_backend
-from hwsearch.backends.contract import check_backend
+from hwsearch.backends import _energy, load_backend
+from hwsearch.backends._nvidia import _cuda, _nvml, _trt
 from hwsearch.backends.tensorrt import TensorRT
-from hwsearch.blocks import Block
-from hwsearch.chain import Chain, Stage
 from hwsearch.errors import BuildFailed, InvalidInput, MissingDependency, Unsupported, WrongDevice
-from hwsearch.profile import LeftOutWarning, measure, profile
-from hwsearch.spaces import load_space
+from hwsearch.networks import Block
+from hwsearch.profiling import LeftOutWarning, measure, profile
+from hwsearch.spaces import Chain, Stage, load_space
+from hwsearch.testing import check_backend
 
 from .stand_ins import FakeCuda, fake_tensorrt
 

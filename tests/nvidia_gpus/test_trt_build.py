@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hwsearch.backends._trt_build import Engines, Target, load_engine, save_engine
+from hwsearch.backends._nvidia._build import Engines, Target, load_engine, save_engine
 from hwsearch.errors import BuildFailed, CorruptFile, FileError, NewerVersion, WrongDevice
 
 TARGET = Target("10.99.1", ("89",), "NVIDIA Stand-In 1")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from hwsearch._registry import names
-from hwsearch.backends import _trt
-from hwsearch.blocks import KINDS, Block
+from hwsearch.backends._nvidia import _trt
 from hwsearch.errors import BuildFailed, MissingDependency, Unsupported
+from hwsearch.networks import KINDS, Block
 from hwsearch.spaces import load_space
 
 pytest.importorskip("onnx")

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 import hwsearch
-from hwsearch.backends import _trt
-from hwsearch.backends.onnx_flavours import TOLERANCES
-from hwsearch.chain import Chain, Stage
+from hwsearch.backends._nvidia import _trt
+from hwsearch.backends._onnx._flavours import TOLERANCES
 from hwsearch.errors import BuildFailed, InvalidInput, MissingDependency, Unsupported
-from hwsearch.nn import Quantization, Recipe, Supernet, export, load_data, resize, train
-from hwsearch.nn.deploy import Deployed, deploy
-from hwsearch.nn.quantize import fit_quantizer
+from hwsearch.nn import Deployed, Quantization, Recipe, Supernet, deploy, export, load_data, resize, train
+from hwsearch.nn.quantization._quantize import fit_quantizer
+from hwsearch.spaces import Chain, Stage
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

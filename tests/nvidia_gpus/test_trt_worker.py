@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hwsearch.backends import _cuda, _trt, _trt_worker
+from hwsearch.backends._nvidia import _cuda, _trt
+from hwsearch.backends._nvidia import _worker as _trt_worker
 from hwsearch.errors import MissingDependency
 
 from .stand_ins import fake_tensorrt

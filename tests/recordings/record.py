@@ -11,7 +11,7 @@ from pathlib import Path
 import hwsearch
 from hwsearch.backends import load_backend
 from hwsearch.backends.replay import Recording
-from hwsearch.chain import Chain, Stage
+from hwsearch.spaces import Chain, Stage
 
 PATH = Path(__file__).with_name("tiny-onnxruntime.jsonl")
 SPACE = Chain("tiny", (32,), (16,), (Stage((1,), (16, 32), (16, 48)),), 10, channels=1, precisions=("fp32", "int8")).space()

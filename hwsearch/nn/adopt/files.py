@@ -18,8 +18,8 @@ from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from ..._reading import check_header, guarded, parse_json, parse_tensor_header, read_bytes
-from ..._store import PathLike, write_atomic
+from ..._files._reading import check_header, guarded, parse_json, parse_tensor_header, read_bytes
+from ..._files._writing import PathLike, write_atomic
 from ...errors import CorruptFile, InvalidInput
 from .state import get, put
 

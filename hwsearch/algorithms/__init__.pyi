@@ -1,0 +1,16 @@
+from ._load import load_algorithm as load_algorithm
+from ._pareto import hypervolume as hypervolume
+from ._pareto import nondominated as nondominated
+from ._problem import Problem as Problem
+from ._problem import Score as Score
+from ._problem import problem as problem
+from .base import Algorithm as Algorithm
+from .base import RandomSearch as RandomSearch
+from .base import RandomState as RandomState
+from .evolution import Evolution as Evolution
+from .exact import Exact as Exact
+from .hybrid import Hybrid as Hybrid
+from .local import Local as Local
+from .memetic import Memetic as Memetic
+from .nsga2 import NSGA2 as NSGA2
+from .optuna import OptunaSearch as OptunaSearch

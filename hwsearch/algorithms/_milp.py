@@ -1,0 +1,290 @@
+"""Program: the best sum of tables within limits, proven, as a mixed integer program.
+
+Every option of a factor is a variable, every value of a gene that several factors share is another one, and the options that hold a
+value add up to it. These marginals tie the factors together and keep the linear relaxation tight. Solved by HiGHS (Huangfu
+and Hall, 2018) through ``scipy.optimize.milp``.
+
+HiGHS meets a constraint within a tolerance, and hwsearch exactly. So HiGHS is given budgets that are a little wider than the limits, which
+keeps its bounds and its proofs true, and a row that it finds beyond a limit is cut off by a cover inequality (Balas, 1975), which has
+whole numbers only. Sums of costs are exact (:func:`hwsearch.spaces._tables.exact`), and so is every comparison with a limit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..costs._metrics import Limit
+from ..errors import Infeasible
+from ..spaces._space import Rows, SearchSpace, only
+from ..spaces._tables import Table, exact
+from ._factors import Factor, factors, reduce
+from ._quiet import quiet
+
+Values = npt.NDArray[np.float64]
+Cut = list[npt.NDArray[np.intp]]
+"""For some factors, perhaps, options of which not every one of these factors may have one; empty for the other factors."""
+
+_FINE = 1e4
+"""Objective and costs are scaled to this range, of which the tolerances of HiGHS (1e-6) are a small part."""
+_WHOLE = 1e6
+"""Costs that are whole numbers of a step are given to HiGHS as they are up to this many steps."""
+_SLOP = 1e-9
+"""A bound is as uncertain as this, as a fraction of the range of the objective: what the tolerances of HiGHS come to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What solving a program gave.
+
+    Attributes:
+        row: the best row found, canonical, shape ``(genes,)``; ``None`` if time ran out before there was one.
+        score: its sum of tables.
+        bound: no row within the limits has a higher sum.
+    """
+
+    row: Rows | None
+    score: float
+    bound: float
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A sum of tables to make large, limits to meet, reduced once and solved for any budgets.
+
+    Attributes:
+        space: whose rows it chooses.
+        limits: the limits; those on summed metrics may be solved at other budgets than their own.
+        parts: the reduced factors.
+        unit: the range of the objective, by which it is divided.
+    """
+
+    space: SearchSpace
+    limits: tuple[Limit, ...]
+    parts: tuple[Factor, ...] = field(repr=False)
+    unit: float
+
+    @property
+    def summed(self) -> tuple[Limit, ...]:
+        """The limits whose budgets may differ from solution to solution."""
+        return tuple(limit for limit in self.limits if not limit.metric.peak)
+
+    def slack(self, gap: float) -> float:
+        """How far below the bound a sum may be that is proven up to a gap (as of :meth:`solve`)."""
+        return (gap + 2 * _SLOP) * self.unit
+
+    @classmethod
+    def compile(cls, space: SearchSpace, score: Sequence[Table], limits: Sequence[Limit]) -> Program:
+        """Reduce a problem.
+
+        Args:
+            space: where to search.
+            score: tables whose sum is to be made large; cells of inactive genes count as those at index zero.
+            limits: the most that metrics may be. Those on maxima (peak memory) exclude cells of their tables.
+        """
+        summed = [limit for limit in limits if not limit.metric.peak]
+        excluded = [(genes, array > limit.at_most) for limit in limits if limit.metric.peak for genes, array in limit.metric.tables]
+        tables: list[Sequence[Table]] = [[(genes, -array) for genes, array in exact([space.canonical_table(entry) for entry in score])]]
+        tables += [limit.metric.tables for limit in summed]
+        sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)}
+        parts = reduce(factors(tables, excluded, space.allowed), sizes)
+        spans = [float(np.ptp(part.costs[:, 0])) for part in parts if len(part)]
+        return cls(space, tuple(limits), tuple(parts), max(sum(spans), 1e-12))
+
+    def solve(self, budgets: Values | None = None, *, gap: float = 1e-6, seconds: float = 60.0) -> Solution:
+        """The best row within the limits.
+
+        Args:
+            budgets: for each summed limit the most it may be, shape ``(summed limits,)``; the limits' own where left out.
+            gap: how far, as a fraction of the range of the sum, the best row may be from the bound.
+            seconds: when to stop with what there is.
+
+        Raises:
+            Infeasible: proven; no row of the space meets the limits.
+        """
+        most = np.array([limit.at_most for limit in self.summed]) if budgets is None else np.asarray(budgets, dtype=np.float64)
+        until = time.monotonic() + seconds
+        parts = self._within(most)
+        cuts: list[Cut] = []
+        bound = -sum(float(part.costs[:, 0].min()) for part in parts)
+        while (left := until - time.monotonic()) > 0:
+            if len(parts) == 1:  # every option left is a whole row within the limits
+                best = int(parts[0].costs[:, 0].argmin())
+                return Solution(self._row(parts, [best]), bound, bound)
+            chosen, found = self._solve(parts, most, cuts, gap, left)
+            bound = min(bound, found)
+            if chosen is None:
+                break
+            used = sum(part.costs[option] for part, option in zip(parts, chosen, strict=True))
+            beyond = np.flatnonzero(used[1:] > most)
+            if not len(beyond):
+                return Solution(self._row(parts, chosen), -float(used[0]), max(bound, -float(used[0])))
+            cuts += [_cover([part.costs[:, 1 + limit] for part in parts], chosen, most[limit]) for limit in beyond]
+        return Solution(None, -np.inf, bound)
+
+    def _row(self, parts: Sequence[Factor], chosen: Sequence[int]) -> Rows:
+        """The canonical row of one option of each factor, shape ``(genes,)``."""
+        row = np.zeros(len(self.space.choices), dtype=np.uint8)
+        for part, option in zip(parts, chosen, strict=True):
+            row[list(part.genes)] = part.rows[option]
+        return only(self.space.canonical(row[None]))
+
+    def _within(self, most: Values) -> list[Factor]:
+        """The factors without options that break a limit even if every other factor takes its cheapest one.
+
+        Raises:
+            Infeasible: a factor has no option left.
+        """
+        parts = list(self.parts)
+        while all(map(len, parts)):
+            least = np.array([part.costs[:, 1:].min(axis=0) for part in parts])
+            kept = [
+                (part.costs[:, 1:] + np.delete(least, index, axis=0).sum(axis=0) <= most).all(axis=1) for index, part in enumerate(parts)
+            ]
+            if all(keep.all() for keep in kept):
+                return parts
+            parts = [Factor(part.genes, part.rows[keep], part.costs[keep]) for part, keep in zip(parts, kept, strict=True)]
+        raise Infeasible(self._proven(most))
+
+    def _solve(
+        self, parts: Sequence[Factor], most: Values, cuts: Sequence[Cut], gap: float, seconds: float
+    ) -> tuple[list[int] | None, float]:
+        """An option of each factor, within the limits but for HiGHS' tolerance (``None`` if time ran out), and the bound."""
+        from scipy.optimize import milp
+
+        model = _Model(parts)
+        least = [part.costs.min(axis=0) for part in parts]
+        objective = np.concatenate([part.costs[:, 0] - low[0] for part, low in zip(parts, least, strict=True)]) * (_FINE / self.unit)
+        for limit, budget in enumerate(most, start=1):
+            model.limit([part.costs[:, limit] - low[limit] for part, low in zip(parts, least, strict=True)], budget - sum(least)[limit])
+        for cut in cuts:
+            model.cut(cut)
+        whole = np.concatenate([objective, np.zeros(model.columns - len(objective))])
+        for presolve in (True, False):
+            with quiet():
+                answer = milp(whole, **model.constraints(), options={"mip_rel_gap": gap, "time_limit": seconds, "presolve": presolve})
+            if answer.status != 0 or answer.fun - answer.mip_dual_bound <= gap * abs(answer.fun) + 1e-6:
+                break  # else HiGHS' presolve ended the search without telling the bound that it reached
+        if answer.status == 2:
+            raise Infeasible(self._proven(most))
+        offset = float(sum(low[0] for low in least))
+        dual = answer.mip_dual_bound
+        bound = -(offset + float(dual) * self.unit / _FINE) + _SLOP * self.unit if dual is not None and np.isfinite(dual) else -offset
+        if answer.x is None:
+            return None, bound
+        return [int(np.argmax(answer.x[start : start + len(part)])) for part, start in zip(parts, model.starts, strict=True)], bound
+
+    def _proven(self, most: Values) -> str:
+        summed = [limit.metric.name for limit in self.summed]
+        peaks = [str(limit) for limit in self.limits if limit.metric.peak]
+        together = " and ".join([*(f"{name} <= {value:g}" for name, value in zip(summed, most, strict=True)), *peaks])
+        return f"{together or 'The problem'} cannot be met: no {self.space.name!r} architecture does (proven). Raise a limit."
+
+
+class _Model:
+    """The constraints of a program: one option for each factor, and one value for each gene that factors share.
+
+    Args:
+        parts: the factors; their options are the first columns.
+    """
+
+    def __init__(self, parts: Sequence[Factor]) -> None:
+        self.starts = np.cumsum([0, *map(len, parts)])[:-1]
+        self.columns = sum(map(len, parts))
+        self._entries: list[tuple[npt.NDArray[np.intp], Values]] = []
+        self._lower: list[float] = []
+        self._upper: list[float] = []
+        shared = _shared(parts)
+        values: dict[int, dict[int, int]] = {}
+        for gene in shared:
+            found = np.unique(np.concatenate([part.columns([gene]) for part in parts if gene in part.genes]))
+            values[gene] = {int(value): self.columns + index for index, value in enumerate(found)}
+            self.columns += len(found)
+            self._add([*values[gene].values()], 1.0, 1.0, 1.0)
+        self.whole = np.ones(self.columns, dtype=np.intp)
+        for part, start in zip(parts, self.starts, strict=True):
+            visible = [gene for gene in part.genes if gene in shared]
+            for gene in visible:
+                own = part.columns([gene])[:, 0]
+                for value, column in values[gene].items():
+                    options = start + np.flatnonzero(own == value)
+                    self._add([*options, column], [1.0] * len(options) + [-1.0], 0.0, 0.0)
+            if not visible:
+                self._add(start + np.arange(len(part)), 1.0, 1.0, 1.0)
+            else:  # an option that is alone with the values of its shared genes is whole if they are
+                _, inverse, count = np.unique(part.columns(visible), axis=0, return_inverse=True, return_counts=True)
+                self.whole[start : start + len(part)] = count[inverse.reshape(-1)] > 1
+
+    def limit(self, costs: Sequence[Values], room: float) -> None:
+        """At most ``room`` of the costs, which are at least zero: exactly if they are small whole numbers, else a little more.
+
+        HiGHS is not to be trusted with sums that are beyond the room by little more than its tolerance, which whole numbers never are.
+        """
+        every = np.concatenate(costs)
+        if not every.sum() > room > 0:
+            return
+        index = np.arange(len(every))
+        step = float(np.gcd.reduce(every.astype(np.int64))) if every.max() < 2**53 and (every == np.rint(every)).all() else 0.0
+        if 0.0 < room <= step * _WHOLE:
+            self._add(index, every / step, -np.inf, np.floor(room / step))
+        else:
+            self._add(index, every * (_FINE / room), -np.inf, _FINE * (1 + _SLOP))
+
+    def cut(self, options: Cut) -> None:
+        """Not an option of every one of some factors."""
+        columns = [start + some for start, some in zip(self.starts, options, strict=True) if len(some)]
+        self._add(np.concatenate(columns), 1.0, -np.inf, len(columns) - 1.0)
+
+    def constraints(self) -> dict[str, Any]:
+        """As arguments of :func:`scipy.optimize.milp`."""
+        from scipy.optimize import Bounds, LinearConstraint
+        from scipy.sparse import coo_array
+
+        rows = np.repeat(np.arange(len(self._entries)), [len(columns) for columns, _ in self._entries])
+        columns, entries = (np.concatenate(each) for each in zip(*self._entries, strict=True))
+        matrix = coo_array((entries, (rows, columns)), shape=(len(self._entries), self.columns)).tocsr()
+        return {"integrality": self.whole, "bounds": Bounds(0, 1), "constraints": LinearConstraint(matrix, self._lower, self._upper)}
+
+    def _add(self, columns: npt.ArrayLike, factor: npt.ArrayLike, low: float, high: float) -> None:
+        index = np.asarray(columns, dtype=np.intp)
+        self._entries.append((index, np.broadcast_to(np.asarray(factor, dtype=np.float64), index.shape)))
+        self._lower.append(low)
+        self._upper.append(high)
+
+
+def _cover(costs: Sequence[Values], chosen: Sequence[int], most: float) -> Cut:
+    """Options of some factors that together exceed a limit whatever the other factors do; no row within the limit has one of each.
+
+    Args:
+        costs: what each option of each factor adds, exactly.
+        chosen: an option of each factor, together beyond the limit.
+        most: the limit.
+    """
+    least = [float(cost.min()) for cost in costs]
+    most_of = [float(cost[option]) for cost, option in zip(costs, chosen, strict=True)]
+    total = sum(most_of)
+    cut: Cut = [np.empty(0, dtype=np.intp)] * len(costs)
+    by_surplus = sorted(range(len(costs)), key=lambda index: most_of[index] - least[index])
+    inside = []
+    for index in by_surplus:  # leave out what the others exceed the limit without
+        without = total - most_of[index] + least[index]
+        if without > most:
+            total = without
+        else:
+            inside.append(index)
+    for index in inside:  # and take in the cheapest options that still exceed it
+        enough = total - most_of[index] + costs[index] > most
+        cut[index] = np.flatnonzero(enough)
+        total += float(costs[index][enough].min()) - most_of[index]
+    return cut
+
+
+def _shared(parts: Sequence[Factor]) -> list[int]:
+    """Genes that several factors hold."""
+    genes = [gene for part in parts for gene in part.genes]
+    return sorted(gene for gene in set(genes) if genes.count(gene) > 1)

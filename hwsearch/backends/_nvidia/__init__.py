@@ -1,0 +1,1 @@
+"""What the backends of NVIDIA GPUs share: CUDA, NVML and TensorRT."""

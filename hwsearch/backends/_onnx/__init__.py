@@ -1,0 +1,1 @@
+"""ONNX graphs of networks, in the flavour that each runtime fuses."""

@@ -1,0 +1,72 @@
+"""The accuracy of model files, found by running them."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from .._files._writing import PathLike
+from ..backends._load import load_backend
+from ..backends.base import Backend
+from ..errors import InvalidInput
+from ..spaces._space import Architecture
+from ._agreement import outputs
+from ._export import export
+from .data._images import Data, Normalize
+from .data._load import load_data
+from .supernet._plain import resize
+from .supernet._supernet import Supernet
+
+
+def evaluate_file(
+    model: PathLike,
+    *,
+    data: PathLike | tuple[str, PathLike] | Data,
+    backend: str | Backend = "onnxruntime",
+    split: str = "test",
+    images: int | None = None,
+) -> float:
+    """Accuracy of an exported ONNX file, computed by its runtime on this machine.
+
+    Args:
+        model: the file, written by :func:`hwsearch.export`, whose metadata say how images are prepared.
+        data: the images (:func:`hwsearch.nn.load_data`).
+        backend: whose runtime runs it: ``"onnxruntime"`` or ``"openvino"``.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        images: evaluate on this many images only, the first of the split.
+
+    Returns:
+        Share of the images that it gets right, between 0 and 1.
+
+    Raises:
+        FileError: there is no such file, or it is no ONNX model.
+        InvalidInput: the file does not say how its images are prepared.
+        UnknownName: there is no such split.
+        Unsupported: the backend does not run files.
+    """
+    from ..backends._onnx._check import input_shape, load, metadata
+
+    runtime, loaded = load_backend(backend), load(model)
+    said = metadata(loaded).get("hwsearch.input")
+    if said is None:
+        raise InvalidInput(f"{model} does not say how its images are prepared; hwsearch.export writes files that do.")
+    facts = msgspec.json.decode(said)
+    normalize = Normalize(tuple(facts["mean"]), tuple(facts["std"]))
+    batch = input_shape(loaded)[0]
+    run = runtime.runner(str(Path(model)))
+    right = total = 0
+    for x, y in load_data(data).batches(split, batch or 50, images):
+        logits = outputs(run, resize(normalize(x), facts["resolution"]).contiguous().numpy(), batch)
+        right += int((logits.argmax(axis=1) == np.asarray(y)).sum())
+        total += len(y)
+    return right / total
+
+
+def evaluate_exported(architecture: Architecture, *, weights: Supernet, data: Data, backend: Backend, split: str) -> float:
+    """Accuracy of an architecture as the file that :func:`hwsearch.export` writes of it, run by the backend; see :func:`evaluate_file`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = export(architecture, weights=weights, out=Path(folder, "network.onnx"), backend=backend)
+        return evaluate_file(path, data=data.normalized(weights.normalize), backend=backend, split=split)

@@ -1,0 +1,1 @@
+"""Images with labels, from memory, folders or by name."""

@@ -1,0 +1,1 @@
+"""Quantisation: quantisers, tuning, shared weights, sparsity."""

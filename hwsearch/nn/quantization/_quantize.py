@@ -1,0 +1,151 @@
+"""Uniform quantisers of 2 to 8 bits, and how their ranges are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ...backends.base import Backend
+from ...errors import InvalidInput, UnknownName
+from ._clipping import RANGES, SHARES
+
+CORRECTIONS = ("none", "bias", "scale")
+_MOST_VALUES = 32768
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a network is quantised after training.
+
+    Attributes:
+        ranges: how the range of a feature map is chosen: ``"mse"``, ``"minmax"``, ``"percentile"`` or ``"kl"``
+            (:mod:`hwsearch.nn.quantization._clipping`).
+        correction: what is made good of the error that rounding brings into the outputs of a layer, channel by channel: the mean, by the
+            bias (``"bias"``, Nagel et al., ICCV'19, section 4.2); the mean and the standard deviation (``"scale"``), as batch norms do that
+            are estimated anew behind quantised weights; or nothing (``"none"``).
+        symmetric: whether quantisers have no zero points, as of :class:`hwsearch.nn.Deployed`.
+        weight_bits: the most bits that weights have, whatever their precision says. Runtimes on x86 without VNNI carry 7
+            (:attr:`hwsearch.backends.Backend.weight_bits`).
+
+    Raises:
+        UnknownName: a way that there is not.
+    """
+
+    ranges: str = "mse"
+    correction: str = "scale"
+    symmetric: bool = False
+    weight_bits: int = 8
+
+    def __post_init__(self) -> None:
+        if self.weight_bits not in range(2, 9):
+            raise InvalidInput(f"weight_bits must be 2 to 8, not {self.weight_bits}.")
+        for what, name, known in (("ranges", self.ranges, RANGES), ("correction", self.correction, CORRECTIONS)):
+            if name not in known:
+                raise UnknownName(what, name, known)
+
+    def on(self, backend: Backend) -> Quantization:
+        """The same, as the files of a backend have it: with its zero points, and with weights that its arithmetic carries."""
+        return replace(self, symmetric=backend.name == "tensorrt", weight_bits=min(self.weight_bits, backend.weight_bits))
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A quantiser of a whole feature map: ``real = scale * (integer - zero)``, integers in ``0 .. 2**bits - 1``.
+
+    Attributes:
+        scale: the size of a step.
+        zero: the integer that stands for 0; 0 for maps without negative values, which makes it the ReLU as well.
+        bits: 2 to 8.
+        symmetric: integers are in ``-2**(bits - 1) .. 2**(bits - 1) - 1`` and ``zero`` is 0, whatever the map, as TensorRT has it.
+    """
+
+    scale: float
+    zero: int
+    bits: int
+    symmetric: bool = False
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest number of steps from 0."""
+        least = -(2 ** (self.bits - 1)) if self.symmetric else -self.zero
+        return least, least + 2**self.bits - 1
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Round ``x`` of any shape to the values that the integers stand for (fake quantisation)."""
+        # Five times as fast as torch.fake_quantize_per_tensor_affine on a CPU, and the same numbers.
+        return (x * (1.0 / self.scale)).round_().clamp_(*self.range).mul_(self.scale)
+
+
+def fit_quantizer(x: torch.Tensor, bits: int, signed: bool, symmetric: bool = False, ranges: str = "mse") -> Quantizer:
+    """The quantiser of a feature map.
+
+    Clipping rare large values is what saves few bits; at 8 bits it changes little. What it costs is told by at most 32,768 values drawn at
+    random, the range by all of them.
+
+    Args:
+        x: a feature map of real images, any shape.
+        bits: 2 to 8.
+        signed: whether negative values matter; ``False`` after a ReLU.
+        symmetric: whether there must be no zero point; then maps without negative values use half of the integers.
+        ranges: as of :class:`Quantization`.
+    """
+    if symmetric:
+        half = fit_quantizer(x.abs() if signed else x, bits - 1, signed=False, ranges=ranges)
+        return Quantizer(half.scale, 0, bits, symmetric=True)
+    steps = 2**bits - 1
+    low, high = float(x.amin()), float(x.amax())  # twenty times as fast as torch.aminmax where channels are last
+    low, high = (min(low, 0.0) if signed else 0.0), max(high, 0.0)
+    if high - low < 1e-8:
+        return Quantizer(1.0, 0, bits)
+    if x.numel() > _MOST_VALUES:
+        drawn = torch.randint(x.numel(), (_MOST_VALUES,), generator=torch.Generator().manual_seed(0))
+        values = torch.take(x, drawn.to(x.device))
+    else:
+        values = x.flatten()
+    values = values.double().clamp(min=low)
+
+    def grid(share: float) -> tuple[float, int]:
+        step = share * ((high - low) / steps)
+        return step, round(-low * share / step)
+
+    step, zero = grid(RANGES[ranges](values, grid, bits))
+    return Quantizer(float(torch.tensor(step)), zero, bits)
+
+
+def weight_steps(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """The steps of a symmetric grid of ``2**bits - 1`` values for each output channel, shape ``(cout,)``.
+
+    They reach to the largest weight of the channel at 8 bits, as runtimes have it; below, they are those of least square error.
+
+    Args:
+        weight: shape ``(cout, ...)``.
+        bits: 2 to 8.
+    """
+    top = 2 ** (bits - 1) - 1
+    flat = weight.flatten(1)
+    full = flat.abs().amax(dim=1) / top
+    full = torch.where(full > 0, full, torch.ones_like(full))
+    best, least = full, torch.full_like(full, float("inf"))
+    for share in SHARES[:1].tolist() if bits == 8 else SHARES.tolist():
+        error = ((quantize_weight(flat, bits, full * share) - flat) ** 2).sum(dim=1)
+        best = torch.where(error < least, full * share, best)
+        least = torch.minimum(error, least)
+    return best
+
+
+def quantize_weight(weight: torch.Tensor, bits: int, steps: torch.Tensor | None = None) -> torch.Tensor:
+    """Round weights to a symmetric grid of ``2**bits - 1`` values, with one scale an output channel (fake quantisation).
+
+    Args:
+        weight: shape ``(cout, ...)``.
+        bits: 2 to 8.
+        steps: of the grid, shape ``(cout,)``; :func:`weight_steps` where left out.
+
+    Returns:
+        The rounded weights, shaped like ``weight``.
+    """
+    top = 2 ** (bits - 1) - 1
+    shape = (-1, *[1] * (weight.ndim - 1))
+    step = (weight_steps(weight, bits) if steps is None else steps).view(shape)
+    return torch.round(weight / step).clamp_(-top, top).mul_(step)

@@ -1,0 +1,181 @@
+"""Deployed networks: batch norms folded and feature maps quantised, exactly as the exported graph computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from ...networks._blocks import Block
+from ..quantization._folded import FoldedBlock, FoldedLayer, Map, Place, Round, Visit, fold, owners
+from ..quantization._learned import grid, grids
+from ..quantization._quantize import Quantization, Quantizer, fit_quantizer
+from ._plain import resize
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A network as it is shipped.
+
+    In quantised blocks the output of every convolution and of the residual sum is quantised: after a ReLU, and both before and after any
+    other activation of a convolution. Weights are symmetric with one scale an output channel, and the input is what the block or the
+    boundary before has produced. The layers of a squeeze-and-excite, and a second linear layer, compute in floats. In blocks of 16-bit
+    floats weights and the same outputs are rounded to these.
+
+    Attributes:
+        blocks: in the order of execution, precision boundaries included.
+        quantizers: by place.
+        symmetric: whether quantisers have no zero points, and none stands before a sum or an activation; see
+            :class:`hwsearch.backends._onnx._flavours.Flavour`.
+    """
+
+    blocks: tuple[FoldedBlock, ...]
+    quantizers: dict[Place, Quantizer]
+    symmetric: bool = False
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the input, px."""
+        return self.blocks[0].block.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.blocks[-1].body[-1].weight.device
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, shape ``(n, classes)``, of normalised images of any size, shape ``(n, channels, h, w)``."""
+        return self.run(x, _Shipped(self))
+
+    def skipped(self, place: Place) -> bool:
+        """Whether the map there goes into a sum or an activation as it is."""
+        block = self.blocks[place[0]]
+        last = len(block.body) - 1
+        summed = block.shortcut is not None and place[1] == f"body{last}" and block.body[last].layer.activation == "none"
+        return self.symmetric and (summed or place[1].endswith(".pre"))
+
+    def run(self, x: torch.Tensor, visit: Visit) -> torch.Tensor:
+        """Run the network with quantisers of one's own.
+
+        Args:
+            x: normalised images, shape ``(n, channels, h, w)``.
+            visit: what is done on the way.
+
+        Returns:
+            Logits, shape ``(n, classes)``.
+        """
+        value = Map(resize(x, self.resolution))
+        for number, folded in enumerate(self.blocks):
+            value = folded.run(value, number, visit)
+        return value.values
+
+
+@dataclass
+class _Shipped(Visit):
+    """Maps are rounded as they are in the network that is shipped."""
+
+    network: Deployed
+
+    def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
+        return None if self.network.skipped(place) else self.network.quantizers[place]
+
+
+Moments = dict[Place, tuple[torch.Tensor, torch.Tensor]]
+"""Means and standard deviations of the outputs of layers, shapes ``(cout,)``."""
+
+
+def _moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, variance = torch.zeros(2, y.shape[1], device=y.device, dtype=y.dtype)
+    torch.batch_norm_update_stats(y, mean, variance, momentum=1.0)  # ten times as fast as torch.std_mean
+    return mean, variance.sqrt()
+
+
+@dataclass
+class _Watching(Visit):
+    """The moments of a network in floating point are noted."""
+
+    moments: Moments = field(default_factory=dict)
+
+    def sums(self, place: Place, layer: FoldedLayer, y: torch.Tensor) -> torch.Tensor:
+        self.moments[place] = _moments(y)
+        return y
+
+    def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
+        return None
+
+
+@dataclass
+class _Fitting(Visit):
+    """All quantisers are chosen, each on a map that the ones before it have rounded already, and layers corrected."""
+
+    network: Deployed
+    how: Quantization
+    wanted: Moments
+
+    def sums(self, place: Place, layer: FoldedLayer, y: torch.Tensor) -> torch.Tensor:
+        if layer.steps is None or place not in self.wanted:
+            return y
+        (mean, std), (wanted, spread) = _moments(y), self.wanted[place]
+        factor = torch.ones_like(std)
+        if self.how.correction == "scale":
+            factor = torch.where((std > 1e-6) & (spread > 1e-6), spread / std, factor)
+            layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
+            layer.steps.mul_(factor)
+        shift = wanted - factor * mean
+        layer.bias.mul_(factor).add_(shift)
+        shape = (1, -1, *[1] * (y.ndim - 2))
+        return y * factor.view(shape) + shift.view(shape)
+
+    def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
+        if self.network.skipped(place):
+            return None
+        self.network.quantizers[place] = fit_quantizer(y, bits, signed, self.how.symmetric, self.how.ranges)
+        return self.network.quantizers[place]
+
+
+def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor, how: Quantization | None = None) -> Deployed:
+    """Fold and quantise a plain network.
+
+    Quantisers that have been learned, with zero points or without as ``how`` has it, are taken as they are (:func:`hwsearch.nn.tune`); of a
+    network that has some, nothing is corrected.
+
+    Args:
+        network: from :meth:`hwsearch.nn.Supernet.extract`, its batch norms calibrated; it is left as it was.
+        blocks: what it is, as ``space.blocks(row)`` tells.
+        images: normalised training images to choose the quantisers on, shape ``(n, channels, h, w)``.
+        how: as :class:`Quantization` has it by itself where left out.
+
+    Raises:
+        InvalidInput: the network does not have these blocks.
+        Unsupported: 8-bit floats.
+    """
+    how = how or Quantization()
+    with torch.inference_mode():
+        deployed = Deployed(fold(network, blocks, weight_bits=how.weight_bits), _learned(network, blocks, how.symmetric), how.symmetric)
+        if any(block.bits.quantized for block in blocks) and not deployed.quantizers:
+            fit(deployed, fold(network, [replace(block, precision="fp32") for block in blocks]), images, how)
+    return deployed
+
+
+def fit(network: Deployed, floats: tuple[FoldedBlock, ...], images: torch.Tensor, how: Quantization) -> None:
+    """Choose all quantisers of a network, and correct the layers whose weights are rounded.
+
+    Args:
+        network: without quantisers; its layers are changed in place.
+        floats: the blocks of the same network in floating point.
+        images: normalised training images, shape ``(n, channels, h, w)``.
+        how: as of :func:`deploy`.
+    """
+    watching = _Watching()
+    if how.correction != "none":
+        Deployed(floats, {}).run(images, watching)
+    network.run(images, _Fitting(network, how, watching.moments))
+
+
+def _learned(network: nn.Sequential, blocks: Sequence[Block], symmetric: bool) -> dict[Place, Quantizer]:
+    """The quantisers of feature maps that a network has learned; none where some are for other blocks or of the other symmetry."""
+    found = {place: grid(*owner, blocks[place[0]].bits.activation_bits) for place, owner in owners(network, blocks).items()}
+    ours = {place: one.quantizer for place, one in found.items() if one is not None and one.symmetric == symmetric}
+    return ours if len(ours) == sum(not one.step.ndim for one in grids(network)) else {}

@@ -1,0 +1,185 @@
+"""What is learned in a step: the sandwich rule for a supernet, of which a single network is the smallest case."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ...spaces._space import SearchSpace
+from ..supernet._channels import rank_channels
+from ..supernet._supernet import Supernet
+from ._phases import Phase, corner
+from ._recipe import AMP, Recipe
+
+Maps = Sequence[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runs a network as its recipe says: in which numbers, and with which feature maps kept.
+
+    Attributes:
+        amp: the number format, or ``None`` for float32.
+        recompute: whether feature maps inside blocks are computed again for the backward pass.
+    """
+
+    amp: torch.dtype | None = None
+    recompute: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Run:
+        """As a recipe says."""
+        return cls(AMP[recipe.amp] if recipe.amp else None, recipe.recompute)
+
+    def __call__(self, network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, Maps]:
+        """Run a supernet or a plain network.
+
+        Args:
+            network: its steps are run in order.
+            x: normalised images, shape ``(n, channels, h, w)``.
+
+        Returns:
+            Logits, float32 of shape ``(n, classes)``, and the last feature map of each size, shape ``(n, c, h, w)``.
+        """
+        steps: list[Callable[[torch.Tensor], torch.Tensor]] = network.steps() if isinstance(network, Supernet) else list(network.children())
+        maps: list[torch.Tensor] = []
+        with torch.autocast(x.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
+            for number, step in enumerate(steps):
+                x = self._step(step, x)
+                if number and x.ndim == 4:
+                    if maps and maps[-1].shape[2:] == x.shape[2:]:
+                        maps.pop()
+                    maps.append(x)
+        return x.float(), maps
+
+    def _step(self, step: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return step(x)
+        out: Any = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
+        return out  # type: ignore[no-any-return]
+
+
+class Lesson(ABC):
+    """A network and what it learns from a batch.
+
+    Attributes:
+        space: whose network it is.
+        network: its parameters are trained.
+    """
+
+    space: SearchSpace
+    network: nn.Module
+
+    @abstractmethod
+    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        """The losses of a batch; each is sent backward before the next one is asked for, so that one network is in memory at a time.
+
+        Args:
+            x: normalised images, shape ``(n, channels, h, w)``.
+            y: labels, shape ``(n,)``; or the share of each class, shape ``(n, classes)``.
+            rng: where further choices come from.
+        """
+
+    def begin(self, phase: Phase, before: Phase | None) -> None:  # noqa: B027
+        """Go on with a phase of the recipe; most lessons are the same in all phases.
+
+        Args:
+            phase: that of the next steps.
+            before: the one that has just ended; ``None`` where training starts or is continued.
+        """
+
+
+class Sandwich(Lesson):
+    """The largest network learns from the labels and from the teacher, if there is one; the smallest and some random ones from the largest.
+
+    This is the sandwich rule with in-place distillation (Universally Slimmable Networks, ICCV'19, section 3; BigNAS, ECCV'20, section 3.1).
+    In a space of one network nothing but its first part is left.
+
+    A phase leaves out what it does not free. Between two phases the channels are put into the order of their importance
+    (:func:`hwsearch.nn.supernet._channels.rank_channels`), so that narrower networks begin with the channels that matter.
+
+    A teacher may also give hints: at the end of each feature-map size the mean square over the channels says where the network looks; these
+    maps, scaled to length 1, are drawn to the teacher's (attention transfer, Zagoruyko and Komodakis, ICLR'17, section 3.1). They need no
+    equal widths, and no layers of their own.
+
+    Args:
+        supernet: what learns.
+        recipe: how.
+        teacher: a plain network in evaluation mode.
+    """
+
+    def __init__(self, supernet: Supernet, recipe: Recipe, teacher: nn.Module | None = None) -> None:
+        self.space, self.network, self.recipe, self.teacher = supernet.space, supernet, recipe, teacher
+        self.supernet, self.run = supernet, Run.of(recipe)
+        self.begin(recipe.phases[0], None)
+
+    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        """First that of the largest network."""
+        supernet, recipe = self.supernet, self.recipe
+        supernet.activate(supernet.largest)
+        logits, maps = self.run(supernet, x)
+        yield taught(recipe, self.teacher, x, y, logits, maps, self.run)
+        if self.trained.size == 1:
+            return
+        wanted = F.softmax(logits.detach(), dim=1)
+        for row in (corner(self.trained, 0), *self.trained.sample(self.others, rng)):
+            supernet.activate(row)
+            yield F.cross_entropy(self.run(supernet, x)[0], wanted)
+
+    def begin(self, phase: Phase, before: Phase | None) -> None:
+        """Choose the networks of the phase; where another one has ended, first order the channels as far as its networks stay the same."""
+        if before is not None:
+            rank_channels(self.supernet, before.restrict(self.space))
+        self.trained = phase.restrict(self.space)
+        self.others = self.recipe.random_networks if phase.random_networks is None else phase.random_networks
+
+
+def taught(
+    recipe: Recipe,
+    teacher: nn.Module | None,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    logits: torch.Tensor,
+    maps: Maps = (),
+    run: Run | None = None,
+) -> torch.Tensor:
+    """The loss of a student that learns from the labels and from a teacher, if there is one (Hinton et al., 2015, section 2).
+
+    Args:
+        recipe: the shares of labels, teacher and hints.
+        teacher: a plain network in evaluation mode.
+        x, y: the images and their labels.
+        logits, maps: what the student makes of them; without feature maps there are no hints.
+        run: how the teacher is run; in float32 where left out.
+    """
+    loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+    if teacher is None:
+        return loss
+    with torch.no_grad():
+        wanted, there = (run or Run())(teacher, x)
+    t = recipe.temperature
+    soft = t**2 * F.cross_entropy(logits / t, F.softmax(wanted / t, dim=1))
+    loss = (1 - recipe.distill) * loss + recipe.distill * soft
+    return loss + recipe.hints * hint(maps, there) if recipe.hints and maps else loss
+
+
+def hint(maps: Maps, wanted: Maps) -> torch.Tensor:
+    """How far attention maps are from a teacher's: the mean over sizes and images of the squared distance, between 0 and 2.
+
+    Args:
+        maps, wanted: feature maps of student and teacher, as many, shapes ``(n, c, h, w)``; the teacher's are resized to the student's.
+    """
+    distances = []
+    for own, other in zip(maps, wanted, strict=True):
+        a, b = (one.float().square().mean(dim=1, keepdim=True) for one in (own, other))
+        b = F.adaptive_avg_pool2d(b, (a.shape[2], a.shape[3]))
+        distances.append((F.normalize(a.flatten(1)) - F.normalize(b.flatten(1))).square().sum(dim=1).mean())
+    return torch.stack(distances).mean()

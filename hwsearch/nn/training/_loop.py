@@ -1,0 +1,393 @@
+"""The training loop: one for everything that learns, resumable at every step, on one process or several."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch.optim import SGD
+
+from ..._files._reading import check_same, guarded
+from ..._progress import progress as show_progress
+from ...errors import CorruptFile, InvalidInput
+from ..data._images import Data, Share, same_data
+from ..data._vision import import_transforms
+from ..supernet import _weights_file as weights_file
+from ._lesson import Lesson
+from ._phases import Phase
+from ._processes import Processes, accelerator
+from ._recipe import Recipe
+
+Facts = dict[str, Any]
+HAPPENED = "happened"
+"""What happened on the way, among the facts of a result."""
+_PATIENCE = 20
+"""Writing the state may take this part of the time."""
+_SEVERAL = 5
+"""After as many steps in a row without finite losses and gradients a training has diverged."""
+_SEVERAL_SCALED = 30
+"""The same where losses are scaled: finding the scale takes such steps."""
+_APART = 20
+"""Earlier states are this part of the steps apart."""
+_FREE = ("learning_rate", "clip", "amp")
+"""What may be changed of a recipe when a training goes on."""
+
+
+class SkippedWarning(UserWarning):
+    """Steps of a training were left out."""
+
+
+class ChangedWarning(UserWarning):
+    """A training goes on otherwise than it began."""
+
+
+def learn(
+    lesson: Lesson,
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int,
+    partial: Path,
+    facts: Facts,
+    team: Processes,
+    title: str,
+    progress: bool = True,
+) -> Facts:
+    """Train to the end, from the state in ``partial`` where there is one.
+
+    The state is written there after a step, as often as writing takes at most a twentieth of the time. All randomness of a step follows
+    from ``seed`` and the number of the step, so it does not matter at which step a training was stopped.
+
+    A step whose loss or gradients are not finite changes no weights. After several of them in a row the training has diverged: the state of
+    some time before is put back, from which another call goes on with another learning rate, clipping or number format.
+
+    Args:
+        lesson: what learns, and from which losses; afterwards its parameters are the result.
+        data: the images.
+        recipe: how.
+        seed: of all randomness.
+        partial: where the state goes; the caller removes it when the result is safe.
+        facts: the arguments, as JSON data; a state of other arguments is refused.
+        team: the processes that take part.
+        title: of the progress bar.
+        progress: show a bar with the time left.
+
+    Returns:
+        What happened on the way, if anything: how many steps were left out (``skipped``), and at which step the recipe was changed to what
+        (``changes``).
+
+    Raises:
+        InvalidInput: training diverged, or ``partial`` was begun with other arguments.
+        CorruptFile, NewerVersion, WrongSpace: ``partial`` is not what it should be.
+    """
+    training = Training(lesson, data, recipe, seed, team)
+    training.keep_in(partial, facts)
+    team.wait()
+    with show_progress(title, training.steps, progress and team.first) as advance:
+        advance(training.step)
+        for _ in training:
+            if training.diverged:
+                raise InvalidInput(training.advice())
+            advance(1)
+    training.finish()
+    if team.first and training.skipped and not training.scaler.is_enabled():  # which finds its scale so
+        warnings.warn(
+            f"{training.skipped} of {training.steps} steps were left out, since their losses or gradients were not finite.",
+            SkippedWarning,
+            stacklevel=2,
+        )
+    happened = {"skipped": training.skipped, "changes": training.changes}
+    return {name: value for name, value in happened.items() if value}
+
+
+def earlier(partial: Path) -> list[Path]:
+    """Where the states of some time before are, the oldest one first."""
+    return [Path(f"{partial}.2"), Path(f"{partial}.1")]
+
+
+def forget(partial: Path) -> None:
+    """Remove all states of a training."""
+    for path in (partial, *earlier(partial)):
+        path.unlink(missing_ok=True)
+
+
+class Training:
+    """What changes from step to step: weights, their moving average, momentum, the scale of fp16 losses, and the number of the step.
+
+    Attributes:
+        step, steps: how many steps were made, and how many there are.
+        skipped, in_a_row: how many of them changed nothing, since losses or gradients were not finite; and how many of the last ones.
+        changes: at which steps the recipe was changed, and to what.
+        partial, facts: where states are written and what they say of the arguments; ``None`` where this is not for this process to do.
+    """
+
+    def __init__(self, lesson: Lesson, data: Data, recipe: Recipe, seed: int, team: Processes) -> None:
+        self.lesson, self.data, self.recipe, self.seed, self.team = lesson, data, recipe, seed, team
+        self.step = self.skipped = self.in_a_row = 0
+        self.changes: list[Facts] = []
+        self.steps_per_epoch = data.count("train") // recipe.batch
+        self.steps = recipe.epochs * self.steps_per_epoch
+        self.device = accelerator()
+        lesson.network.to(self.device).train()
+        self.parameters = dict(lesson.network.named_parameters())
+        # Weights of convolutions and linear layers; kernel matrices begin as the identity, and are not drawn to zero.
+        decayed = [p for name, p in self.parameters.items() if p.ndim > 1 and "matrices" not in name]
+        others = [p for name, p in self.parameters.items() if p.ndim <= 1 or "matrices" in name]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
+        self.partial: Path | None = None
+        self.facts: Facts = {}
+        self._written, self._cost = -math.inf, 0.0
+        self._saved = self._kept = 0
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters.values())
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it makes no sense to go on."""
+        several = _SEVERAL_SCALED if self.scaler.is_enabled() else _SEVERAL
+        return self.in_a_row >= several or (self.step == self.steps and not self.finite)
+
+    def advice(self) -> str:
+        """What to do about a training that diverged; the oldest state takes the place of the newest."""
+        kept = ""
+        if self.partial is not None and self.partial.exists():
+            for path in [path for path in earlier(self.partial) if path.exists()][:1]:
+                os.replace(path, self.partial)
+            kept = f" {self.partial} keeps a state of some time before, from which this call goes on; delete it to start anew."
+        return (
+            f"Training diverged: losses, gradients or weights were not finite in {max(1, self.in_a_row)} step(s) in a row, the last of "
+            f"them step {self.step} of {self.steps}. Call again with a smaller learning_rate than {self.recipe.learning_rate:g}, with "
+            f"gradients clipped more (clip, now {self.recipe.clip:g}), or in another number format (amp, now {self.recipe.amp!r}).{kept}"
+        )
+
+    def _shares(self) -> Iterator[Share]:
+        """From this step to the last: the parts of each batch that are this process's own."""
+        order = (-1, np.empty(0, dtype=np.int64))
+        for step in range(self.step, self.steps):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if order[0] != epoch:
+                order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(self.data.count("train")))
+            index = order[1][place * self.recipe.batch : (place + 1) * self.recipe.batch]
+            for part, some in enumerate(np.array_split(index, self.recipe.parts)):
+                if part % self.team.count == self.team.rank:
+                    yield step, part, some
+
+    def __iter__(self) -> Iterator[float]:
+        """Make the steps that are left; each yields its first loss, over all parts."""
+        recipe, device = self.recipe, self.device
+        own = len(range(self.team.rank, recipe.parts, self.team.count))
+        batches = self.data.training(self._shares(), self.seed)
+        phase: Phase | None = None
+        while self.step < self.steps:
+            last, (phase, place, _) = phase, recipe.place(self.step, self.steps)
+            if phase is not last:
+                self._begin(phase, place)
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.rate(self.step, self.steps)
+            told = torch.zeros(1, device=device)
+            gradients: dict[str, torch.Tensor] = {}
+            for number in range(own):
+                self.optimizer.zero_grad(set_to_none=True)
+                images, labels = next(batches)
+                part = self.team.rank + number * self.team.count
+                x, y = self._mixed(self.data.normalize(images.to(device)), labels.to(device), part)
+                # Each part runs the same networks: what the losses choose is drawn anew.
+                losses = self.lesson.losses(x, y, np.random.default_rng([self.seed, self.step, 0x10]))
+                for index, loss in enumerate(losses):
+                    torch.autograd.backward(self.scaler.scale(loss / recipe.parts))
+                    if index == 0:
+                        told += loss.detach() / recipe.parts
+                # Parts are added up one by one, as processes do it: so two parts give the same bytes on one process and on two.
+                for name, parameter in self.parameters.items():
+                    if parameter.grad is not None:
+                        parameter.grad = gradients[name] = parameter.grad.add_(gradients[name]) if name in gradients else parameter.grad
+            self.team.add_up([told, *gradients.values()])
+            self.scaler.unscale_(self.optimizer)
+            norm = self._norm()
+            good = math.isfinite(told.item()) and math.isfinite(norm)
+            if good:
+                if place:  # a phase begins once, with the result of the one before
+                    self.save()
+                self._change(norm)
+                self._follow(place + 1)
+            self.scaler.update()
+            self.step += 1
+            self.skipped += not good
+            self.in_a_row = 0 if good else self.in_a_row + 1
+            yield told.item()
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+
+    def _norm(self) -> float:
+        """The norm of all gradients together."""
+        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in self._gradients()])))
+
+    def _change(self, norm: float) -> None:
+        """Change the weights by their gradients, clipped."""
+        if self.recipe.clip and norm > self.recipe.clip:
+            for gradient in self._gradients():
+                gradient.mul_(self.recipe.clip / norm)
+        self.scaler.step(self.optimizer)
+
+    def _mixed(self, x: torch.Tensor, y: torch.Tensor, part: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mixup or cutmix, where the recipe has them."""
+        recipe = self.recipe
+        ways = [(name, alpha) for name, alpha in (("MixUp", recipe.mixup), ("CutMix", recipe.cutmix)) if alpha]
+        if not ways:
+            return x, y
+        state = np.random.SeedSequence([self.seed, self.step, part, 0x312]).generate_state(2)
+        name, alpha = ways[int(state[0]) % len(ways)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(state[1]))
+            mix: Callable[..., tuple[torch.Tensor, torch.Tensor]] = getattr(import_transforms(), name)(
+                alpha=alpha, num_classes=self.data.classes
+            )
+            mixed = mix(x, y)
+        return mixed
+
+    @torch.no_grad()
+    def _follow(self, age: int) -> None:
+        """Draw the moving average, of so many steps, after the weights; young averages follow faster."""
+        share = 1 - min(self.recipe.ema, (1 + age) / (10 + age))
+        for name, average in self.average.items():
+            average.lerp_(self.parameters[name].detach(), share)
+
+    @torch.no_grad()
+    def _begin(self, phase: Phase, place: int) -> None:
+        """Go on with a phase; at its first step as a training of its own would begin, with the result of the phase before."""
+        if place:
+            self.lesson.begin(phase, None)
+            return
+        self._settle()
+        self.lesson.begin(phase, self.recipe.place(self.step - 1, self.steps)[0] if self.step else None)
+        self.optimizer.state.clear()
+        for name, average in self.average.items():
+            average.copy_(self.parameters[name])
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Leave the result in the network."""
+        for name, average in self.average.items():
+            self.parameters[name].copy_(average)
+
+    def finish(self) -> None:
+        """Leave the result in the network, on the CPU."""
+        self._settle()
+        self.lesson.network.cpu()
+
+    def keep_in(self, partial: Path, facts: Facts) -> None:
+        """Go on from the state in a file, where there is one; the first process writes its states there from now on.
+
+        Raises:
+            InvalidInput, CorruptFile, NewerVersion, WrongSpace: as :meth:`resume`.
+        """
+        if partial.exists():
+            self.resume(partial, facts)
+        if self.team.first:
+            self.partial, self.facts = partial, facts
+
+    def save(self) -> None:
+        """Write the state, whole or not at all, if it is time to; now and then another one that stays longer.
+
+        It is asked for before a step changes the weights, when they have given finite losses and gradients once more: what is kept is good.
+        """
+        start = time.perf_counter()
+        late = start - self._written >= _PATIENCE * self._cost
+        if self.partial is None or self.step == self._saved or not late or not self.finite:
+            return
+        tensors: weights_file.Tensors = {f"weight.{name}": parameter for name, parameter in self.parameters.items()}
+        tensors |= {f"average.{name}": average for name, average in self.average.items()}
+        for name, parameter in self.parameters.items():
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict()}
+        document |= {"skipped": self.skipped, "changes": self.changes}
+        weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.lesson.space, tensors, document, sync=False)
+        if self.step - self._kept >= self.steps / _APART:
+            older, newer = earlier(self.partial)
+            if newer.exists():
+                os.replace(newer, older)
+            weights_file.write(newer, weights_file.CHECKPOINT_FORMAT, self.lesson.space, tensors, document, sync=False)
+            self._kept = self.step
+        self._saved = self.step
+        self._written = time.perf_counter()
+        self._cost = self._written - start
+
+    def resume(self, path: Path, facts: Facts) -> None:
+        """Take over the state of an earlier training, which may have had another learning rate, clipping or number format.
+
+        Raises:
+            InvalidInput: it was begun with other arguments.
+            CorruptFile: it is not such a state.
+        """
+        tensors, header = weights_file.read(path, weights_file.CHECKPOINT_FORMAT, self.lesson.space)
+        same_arguments(header.get("training"), facts, path, free=_FREE)
+        step = header.get("step")
+        if not isinstance(step, int) or not 0 <= step <= self.steps:
+            raise CorruptFile(f"{path}: its step is {step!r}, and this training has {self.steps}.")
+        weights_file.fill(self.parameters, {k[7:]: v for k, v in tensors.items() if k.startswith("weight.")}, path)
+        weights_file.fill(self.average, {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}, path)
+        for name, parameter in self.parameters.items():
+            momentum = tensors.get(f"momentum.{name}")
+            if momentum is not None:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, requires_grad=False)
+                weights_file.fill({name: self.optimizer.state[parameter]["momentum_buffer"]}, {name: momentum}, path)
+        with guarded(path, "state of a training"):
+            if self.scaler.is_enabled() and header.get("scaler"):
+                self.scaler.load_state_dict(header["scaler"])
+            self.skipped, self.changes = int(header.get("skipped", 0)), [dict(one) for one in header.get("changes", [])]
+        self.step = self._saved = self._kept = step
+        self._note({**as_json(asdict(Recipe(epochs=1))), **header["training"].get("recipe", {})}, path)
+
+    def _note(self, before: Facts, path: Path) -> None:
+        """Write down what is changed of a recipe when the training goes on."""
+        changed = {name: getattr(self.recipe, name) for name in _FREE if getattr(self.recipe, name) != before[name]}
+        if changed:
+            self.changes.append({"step": self.step, **changed})
+            told = ", ".join(f"{name} {value!r} instead of {before[name]!r}" for name, value in changed.items())
+            warnings.warn(f"The training in {path} goes on from step {self.step} with {told}.", ChangedWarning, stacklevel=2)
+
+
+def as_json(facts: Facts) -> Facts:
+    """As they will be read back, so that they can be compared."""
+    result: Facts = msgspec.json.decode(msgspec.json.encode(facts))
+    return result
+
+
+def same_arguments(found: object, wanted: Facts, path: Path, free: Sequence[str] = ()) -> None:
+    """Check what a file says about how it was trained.
+
+    Args:
+        found: what it says; what happened on the way is no argument.
+        wanted: the arguments.
+        path: the file.
+        free: fields of the recipe that may differ.
+
+    Raises:
+        InvalidInput: with other arguments.
+        CorruptFile: it does not say.
+    """
+    if not isinstance(found, dict) or not isinstance(found.get("recipe", {}), dict):
+        raise CorruptFile(f"{path} does not say how it was trained.")
+    usual = as_json(asdict(Recipe(epochs=1)))  # what a recipe of an older hwsearch does not name
+    found = same_data(found, wanted, path)
+    ignored = dict.fromkeys(("recipe", HAPPENED, *free))
+    flat = [{**facts, **usual, **facts.get("recipe", {}), **ignored} for facts in (found, wanted)]
+    check_same(flat[0], dict.fromkeys(flat[0]) | flat[1], path)

@@ -1,0 +1,145 @@
+"""Recipe: how a supernet or a single network is trained."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from ...errors import InvalidInput, UnknownName
+from ._phases import PHASES, Phase
+
+AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: stochastic gradient descent with Nesterov momentum, a linear warm-up, then half a cosine to zero.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch: images a step.
+        learning_rate: at the end of the warm-up.
+        warm_up: share of the steps of each phase.
+        momentum: of the optimiser.
+        weight_decay: on convolution and linear weights only.
+        clip: the greatest norm of all gradients together; longer ones are scaled down to it. 0 for not at all.
+        label_smoothing: for the largest network, which learns from the labels; all others learn from its output.
+        random_networks: how many random networks a step, besides the largest and the smallest; none where there is one network only.
+        amp: compute in ``"bf16"`` or ``"fp16"`` where torch deems it safe (fp16 with its losses scaled); faster where there is hardware
+            for it.
+        parts: a step's images are run in so many parts, each normalised by itself: one after the other, which takes less memory, or on
+            the processes of ``torchrun``, which share them out. The result does not depend on how many processes there are.
+        ema: the result is the moving average of the weights with this decay, after a warm-up; 0 for the last weights.
+        recompute: keep no feature maps inside blocks for the backward pass, and compute them again: less memory, a third more time.
+        mixup, cutmix: the images of a batch are mixed in pairs (Zhang et al., ICLR'18; Yun et al., ICCV'19), their share drawn from a
+            beta distribution with this parameter; 0 for not at all. Where both are given, a coin decides.
+        distill: with a teacher, the share of its output in the loss; the labels have the rest.
+        temperature: at which the teacher's and the student's outputs are compared (Hinton et al., 2015, section 2).
+        hints: with a teacher, the weight of the difference between its attention maps and the student's (see
+            :mod:`hwsearch.nn.training._lesson`).
+        phases: which networks may be trained when: all at all times (:data:`hwsearch.nn.PHASES` has ``"sandwich"``), or ever smaller ones
+            (``"progressive"``). Each phase is as a training of its own that begins with the result of the one before: it has its own
+            warm-up, momentum and moving average. Of phases that follow each other and train the same networks, the first counts.
+
+    Raises:
+        InvalidInput: a number that makes no sense.
+    """
+
+    epochs: int
+    batch: int = 64
+    learning_rate: float = 0.1
+    warm_up: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip: float = 0.0
+    label_smoothing: float = 0.1
+    random_networks: int = 2
+    amp: str | None = None
+    parts: int = 1
+    ema: float = 0.0
+    recompute: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    distill: float = 0.5
+    temperature: float = 1.0
+    hints: float = 0.0
+    phases: tuple[Phase, ...] = PHASES["sandwich"]
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2 or self.random_networks < 0:
+            numbers = f"{self.epochs}, {self.batch} and {self.random_networks}"
+            raise InvalidInput(f"A recipe needs epochs >= 1, batch >= 2 and random_networks >= 0, not {numbers}.")
+        if not 1 <= self.parts <= self.batch // 2:
+            raise InvalidInput(f"parts must be at least 1, and leave 2 images a part; {self.parts} parts of {self.batch} images do not.")
+        for name in ("learning_rate", "temperature"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InvalidInput(f"{name} must be a positive number, not {getattr(self, name)}.")
+        for name in ("warm_up", "momentum", "label_smoothing", "ema", "weight_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
+        for name in ("mixup", "cutmix", "hints", "clip"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InvalidInput(f"{name} must be a number of at least 0, not {getattr(self, name)}.")
+        if not 0 <= self.distill <= 1:
+            raise InvalidInput(f"distill must be between 0 and 1, not {self.distill}.")
+        if self.amp is not None and self.amp not in AMP:
+            raise UnknownName("amp", self.amp, AMP)
+        if not (self.phases and all(isinstance(phase, Phase) for phase in self.phases)):
+            raise InvalidInput(f"phases must be one Phase or more, not {self.phases!r}.")
+
+    def place(self, step: int, steps: int) -> tuple[Phase, int, int]:
+        """Where one step out of ``steps`` stands: its phase, its number in the phase, and how many steps the phase has."""
+        shares = [phase.share for phase in self.phases]
+        ends = [round(steps * sum(shares[: number + 1]) / sum(shares)) for number in range(len(shares))]
+        number = bisect_right(ends, step)
+        start = ends[number - 1] if number else 0
+        return self.phases[number], step - start, ends[number] - start
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of one step out of ``steps``."""
+        phase, step, steps = self.place(step, steps)
+        highest, warm = phase.rate * self.learning_rate, round(self.warm_up * steps)
+        if step < warm:
+            return highest * (step + 1) / warm
+        return highest * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+RECIPES = {
+    "digits": Recipe(epochs=16, batch=32, learning_rate=0.2),
+    "cifar10": Recipe(epochs=12, batch=128, learning_rate=0.2, amp="bf16"),
+    "imagefolder": Recipe(epochs=90, batch=256, amp="bf16", weight_decay=5e-5, warm_up=0.05, ema=0.9999),
+}
+"""Good recipes by the name of the data; other data begin with that of ``"cifar10"``."""
+
+
+def recipe_for(data: str, recipe: Recipe | Mapping[str, Any] | None, **changes: int | None) -> Recipe:
+    """The recipe that is asked for.
+
+    Args:
+        data: the name of the data, which have a good recipe.
+        recipe: another one, or what is to be changed in the good one, or nothing; phases may be given by their name.
+        changes: further fields, where they are not ``None``.
+
+    Raises:
+        UnknownName: a field that recipes do not have, or phases of no such name.
+        InvalidInput: a value that makes no sense.
+    """
+    given = {} if recipe is None or isinstance(recipe, Recipe) else dict(recipe)
+    given |= {name: value for name, value in changes.items() if value is not None}
+    names = [field.name for field in fields(Recipe)]
+    for name in given:
+        if name not in names:
+            raise UnknownName("field of a recipe", name, names)
+    if isinstance(given.get("phases"), str):
+        if given["phases"] not in PHASES:
+            raise UnknownName("phases", given["phases"], PHASES)
+        given["phases"] = PHASES[given["phases"]]
+    try:
+        return replace(recipe if isinstance(recipe, Recipe) else RECIPES.get(data, RECIPES["cifar10"]), **given)
+    except TypeError as error:
+        raise InvalidInput(f"The recipe cannot be read: {error} in {given}.") from error

@@ -1,0 +1,15 @@
+from ._batches import profile_batches as profile_batches
+from ._mlperf import Bench as Bench
+from ._mlperf import bench as bench
+from ._plan import LeftOutWarning as LeftOutWarning
+from ._profile import Measurement as Measurement
+from ._profile import measure as measure
+from ._profile import measure_many as measure_many
+from ._profile import profile as profile
+from ._sentinel import BusyWarning as BusyWarning
+from .remote._jobs import collect as collect
+from .remote._jobs import emit as emit
+from .remote._ssh import SSH as SSH
+from .remote._ssh import Board as Board
+from .remote._ssh import Remote as Remote
+from .remote._ssh import profile_remote as profile_remote

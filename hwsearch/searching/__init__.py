@@ -1,0 +1,5 @@
+"""Searching: from a problem to an answer, and from predictions to measurements."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,111 @@
+"""Networks to compare a search with: the largest one, and uniform widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from .._files._writing import PathLike
+from ..algorithms._problem import Problem, Score, problem
+from ..devices._table import LatencyTable
+from ..errors import Infeasible
+from ..scores._predictor import Predictor
+from ..spaces._load import load_space
+from ..spaces._space import Architecture, Rows, SearchSpace
+
+
+def dense(space: str | SearchSpace, precision: str = "fp32") -> Architecture:
+    """The largest network of a space: every gene at its last value, precisions as given.
+
+    Raises:
+        InvalidInput: the space does not offer the precision.
+    """
+    where = load_space(space)
+    row = np.array([size - 1 for size in where.sizes], dtype=np.uint8)
+    return where.architecture(row).at_precision(precision)
+
+
+def uniform(
+    space: str | SearchSpace,
+    *,
+    limits: Mapping[str, float],
+    predictor: Predictor | PathLike | Score,
+    device: LatencyTable | PathLike | None = None,
+) -> Architecture:
+    """The best uniform-width network within limits: what people do without a search.
+
+    Every width is the same fraction of the largest, every block has the same precision, and depth and resolution are full; where no
+    width is feasible so, depths and resolution go one value down, and so on. For each precision the widest feasible network is
+    kept, and of these the one with the best predicted score is returned.
+
+    Args:
+        space: a space or its name.
+        limits: metric name -> the most it may be.
+        predictor: as in :func:`hwsearch.search`.
+        device: as in :func:`hwsearch.search`.
+
+    Raises:
+        Infeasible: no uniform-width network meets the limits.
+    """
+    posed = problem(space, predictor=predictor, device=device, limits=limits)
+    for rows in _ladder(posed.space):
+        found = _widest(posed, rows)
+        if len(found):
+            scores, _ = posed.evaluate(found)
+            return posed.space.architecture(found[int(np.argmax(scores))])
+    raise Infeasible(f"No uniform-width network of {posed.space.name!r} meets {' and '.join(map(str, posed.limits))}. Raise the limits.")
+
+
+def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int = 0) -> Rows:
+    """The row, shape ``(genes,)``, whose widths are all nearest to a fraction of the largest.
+
+    Args:
+        space: the space.
+        fraction: 1 for the full width.
+        precision: of every block.
+        shrink: how many values below the largest the resolution and the depths are.
+    """
+    row = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
+    for gene, choice in enumerate(space.choices):
+        if _is_width(choice.name):
+            values = np.array([float(choice.values[index]) for index in space.allowed[gene]])
+            row[gene] = space.allowed[gene][int(np.argmin(np.abs(values - fraction * values[-1])))]
+        elif shrink and not choice.is_precision:
+            row[gene] = space.allowed[gene][max(0, len(space.allowed[gene]) - 1 - shrink)]
+    return space.architecture(row).at_precision(precision).genes
+
+
+def _ladder(space: SearchSpace) -> Iterator[dict[str, Rows]]:
+    """Uniform-width rows by precision, widest first; full depth and resolution first, then everything one value smaller, and so on."""
+    precisions = _precisions(space)
+    steps = max(len(allowed) for gene, allowed in enumerate(space.allowed) if not _is_width(space.choices[gene].name))
+    for shrink in range(steps):
+        ladder = {}
+        for precision in precisions:
+            rows = [widths(space, fraction, precision=precision, shrink=shrink) for fraction in np.linspace(1.0, 0.02, 99)]
+            ladder[precision] = np.stack(list({row.tobytes(): row for row in rows}.values()))
+        yield ladder
+
+
+def _widest(posed: Problem, ladder: Mapping[str, Rows]) -> Rows:
+    kept = []
+    for rows in ladder.values():
+        scores, _ = posed.evaluate(rows)
+        feasible = np.flatnonzero(~np.isnan(scores))
+        kept += [rows[feasible[0]]] if len(feasible) else []
+    return np.array(kept, dtype=np.uint8).reshape(-1, len(posed.space.choices))
+
+
+def _precisions(space: SearchSpace) -> tuple[str, ...]:
+    """The precisions that every precision gene may have."""
+    genes = [gene for gene, choice in enumerate(space.choices) if choice.is_precision]
+    if not genes:
+        return ("fp32",)
+    shared = set.intersection(*({str(space.choices[gene].values[index]) for index in space.allowed[gene]} for gene in genes))
+    return tuple(sorted(shared))
+
+
+def _is_width(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last == "out" or last.startswith("mid")

@@ -1,0 +1,89 @@
+"""Finished: a network that was trained, quantised, exported and measured, and how good it turned out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from .._files._reading import guarded, read_document
+from .._files._writing import PathLike, write_atomic
+from ..spaces._load import load_space
+from ..spaces._space import Architecture, SearchSpace
+
+FORMAT = "hwsearch-finished"
+VERSION = 1
+
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What a finished network's file says in plain values."""
+
+    weights: str
+    model: str
+    tuned: bool
+    accuracy: _Share
+    float_accuracy: _Share
+    latency_ms: _Positive
+    spread_ms: Annotated[float, msgspec.Meta(ge=0)]
+    device: str
+    macs: _Count
+    params: _Count
+    size_mb: _Positive
+    simulated_accuracy: _Share | None = None
+    teacher_accuracy: _Share | None = None
+    teacher_ms: _Positive | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(_Facts):
+    """A finished network.
+
+    Attributes:
+        architecture: what it is.
+        weights, model: names of the files of its weights and of the model, in the folder where this stands.
+        tuned: whether its weights were fine-tuned at its precisions; otherwise calibrating alone was better on validation images.
+        accuracy: share of the test images that the model file gets right, run in its runtime; as evaluated in torch for TensorRT.
+        simulated_accuracy: the same, as evaluated in torch; ``None`` in files of older versions.
+        float_accuracy: the same in floating point.
+        latency_ms, spread_ms: measured, by the protocol of the latency tables.
+        device: where.
+        macs, params: multiply-accumulates of one image, and parameters as trained.
+        size_mb: of the model file.
+        teacher_accuracy, teacher_ms: of the teacher in fp32; ``None`` without one.
+        data: name and fingerprint of the images; ``None`` in files of the first versions.
+    """
+
+    architecture: Architecture
+
+    def save(self, path: PathLike) -> Path:
+        """Write it as JSON, whole or not at all."""
+        document = {"format": FORMAT, "version": VERSION, **vars(self), "architecture": self.architecture.document()}
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(document)) + b"\n")
+        return Path(path)
+
+
+def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
+    """Read what :meth:`Finished.save` wrote.
+
+    Args:
+        path: the JSON file.
+        space: the space it must belong to; found by its name where left out.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile, NewerVersion: it is not one that this hwsearch can read.
+        WrongSpace: it belongs to another space.
+    """
+    document = read_document(path, "finished network", format=FORMAT, version=VERSION)
+    with guarded(path, "finished network"):
+        where = space or load_space(str(document["architecture"]["space"]))
+        architecture = Architecture.from_document(document["architecture"], where, path)
+        return Finished(architecture=architecture, **vars(msgspec.convert(document, _Facts)))

@@ -1,0 +1,261 @@
+"""SearchResult: the answer, how tight the limits were, the front, and where it all came from."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from .._files._reading import guarded, read_document
+from .._files._writing import PathLike, write_atomic
+from ..errors import CorruptFile, require
+from ..spaces._load import load_space
+from ..spaces._space import Architecture, Rows, SearchSpace
+from .verify._records import Verification
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Values = npt.NDArray[np.float64]
+
+FORMAT = "hwsearch-result"
+VERSION = 2
+"""Results of version 1 lack ``verification``, and are read like any other."""
+
+
+class Status(enum.Enum):
+    """How a search ended; the value says what it means and what to do next."""
+
+    OPTIMAL = "Proven: no architecture within the limits has a better score than this one, up to the gap that is reported."
+    EXHAUSTED = "Every architecture of the space was evaluated: this is the best that the predictor knows."
+    CONVERGED = "The algorithm found nothing better for a while. Another seed is a cheap check; verify the answer by measuring it."
+    BUDGET_SPENT = "All steps were taken and the score may still rise. Allow more steps, or go on from the saved state."
+    VERIFIED = (
+        "Prediction and measurement agree: no network was foretold to be better than this one, as measured, by more than the tolerance."
+    )
+    ROUNDS_SPENT = (
+        "The best network that was measured; prediction and measurement do not agree yet. Allow more rounds, or verify more networks, "
+        "as long as that brings new ones."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """The networks that no other network found beats in score and all limited metrics at once, best score first.
+
+    Attributes:
+        space: their space.
+        X: their rows, read-only, shape ``(n, genes)``.
+        scores: shape ``(n,)``.
+        values: each metric by name, shape ``(n,)``.
+    """
+
+    space: SearchSpace
+    X: Rows
+    scores: Values
+    values: Mapping[str, Values]
+
+    def __post_init__(self) -> None:
+        self.X.flags.writeable = False
+        for array in (self.scores, *self.values.values()):
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: int) -> Architecture:
+        return self.space.architecture(self.X[index])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas DataFrame: a row a network, with its score, its metrics and its genes (NaN where inactive).
+
+        Raises:
+            MissingDependency: pandas is not installed.
+        """
+        frames = require("pandas", feature="Front.to_frame()", extra="pandas")
+        genes = [self.space.decode(row) for row in self.X]
+        columns = {choice.name: [values.get(choice.name) for values in genes] for choice in self.space.choices}
+        frame: pd.DataFrame = frames.DataFrame({"score": self.scores, **self.values, **columns})
+        return frame
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        best: the architecture with the best score within the limits; of a verified search, of those that were measured.
+        best_score: its predicted score, or the measured one where it was verified.
+        values: its metrics by name, in the units that the names say; its latency as measured where it was verified.
+        limits: the most that each limited metric was allowed to be.
+        status: how the search ended.
+        front: the trade-offs that it came across.
+        history: a dictionary a step: ``step``, ``evaluated``, ``feasible``, ``best_score``, and the ``hypervolume`` that the front
+            dominates, from the worst score and costs of the search (``None`` with more than two costs).
+        seed: of the search.
+        provenance: the algorithm with its hyper-parameters, the predictor and the device.
+        bound: a score that, proven, no architecture within the limits beats; ``None`` where nothing was proven.
+        surrogate_bound: the same of an additive surrogate of the score, by algorithms that search through one.
+        cautions: why the best score should not be taken at its word: saturated, outside of what the predictor was fitted on, or unsure.
+        verification: what became of the predictions, round by round; ``None`` where the search was not verified. Front and history are
+            those of the last round, as foretold.
+    """
+
+    best: Architecture
+    best_score: float
+    values: Mapping[str, float]
+    limits: Mapping[str, float]
+    status: Status
+    front: Front = field(repr=False)
+    history: tuple[Mapping[str, Any], ...] = field(repr=False)
+    seed: int
+    provenance: Mapping[str, str | None] = field(repr=False)
+    bound: float | None = field(default=None, repr=False)
+    surrogate_bound: float | None = field(default=None, repr=False)
+    cautions: tuple[str, ...] = ()
+    verification: Verification | None = field(default=None, repr=False)
+
+    @property
+    def gap(self) -> float | None:
+        """How far, as a fraction of the best score, the bound is from it; 0 is proven optimal, ``None`` without a bound."""
+        return None if self.bound is None else max(0.0, self.bound - self.best_score) / max(abs(self.best_score), 1e-12)
+
+    @property
+    def word(self) -> str:
+        """How the score is known: ``"measured"`` where it was verified, else ``"predicted"``."""
+        return "predicted" if self.verification is None or "score" not in self.verification.tolerance else "measured"
+
+    @property
+    def tightness(self) -> dict[str, float]:
+        """Each limited metric as a fraction of its limit; 1 is right at the limit."""
+        return {name: self.values[name] / most if most else 1.0 for name, most in self.limits.items()}
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{name} {self.values[name]:.4g} of {most:g}" for name, most in self.limits.items())
+        told = [limits or "no limits", f"{len(self.front)} on the front", self.status.name]
+        told += [f"{len(self.cautions)} caution(s)"] if self.cautions else []
+        return f"<SearchResult score {self.best_score:.4f}, {'; '.join(told)}>"
+
+    def _repr_html_(self) -> str:
+        from .._html import table, text
+        from ..reports import _facts
+
+        verified = "" if self.verification is None else table("Verified", *_facts.verification_rows(self))
+        return (
+            f"<p><b>Best {self.word} score {self.best_score:.4f}</b> in space <code>{text(self.best.space.name)}</code>. "
+            f"{text(_facts.status(self))}</p>{table('The answer', _facts.LIMIT_TITLES, _facts.limit_rows(self))}"
+            f"<pre>{text(self.best)}</pre>{verified}{table(f'Front: {len(self.front)} networks, some of them', *_facts.front_rows(self))}"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """The front as a pandas DataFrame (see :meth:`Front.to_frame`)."""
+        return self.front.to_frame()
+
+    def plot(self) -> Figure:
+        """A matplotlib figure of the front, with the answer marked.
+
+        Raises:
+            MissingDependency: matplotlib is not installed.
+        """
+        from ..reports._report import front_figure
+
+        return front_figure(self)
+
+    def to_study(self, *, storage: Any = None, name: str | None = None) -> Any:
+        """The front as an Optuna study, for its storages, dashboard and visualisation: a trial a network, metrics as its attributes.
+
+        Args:
+            storage: an Optuna storage or its address, such as ``"sqlite:///study.db"``; in memory where left out.
+            name: of the study.
+
+        Raises:
+            MissingDependency: Optuna is not installed.
+        """
+        from ..algorithms.optuna import to_study
+
+        return to_study(self.front.space, self.front.X, self.front.scores, self.front.values, name=name, storage=storage)
+
+    def save(self, path: PathLike) -> Path:
+        """Write the result as JSON, whole or not at all."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "best": self.best.document(),
+            "best_score": self.best_score,
+            "values": self.values,
+            "limits": self.limits,
+            "status": self.status.name,
+            "front": {
+                "genes": self.front.X.tolist(),
+                "scores": self.front.scores.tolist(),
+                "values": {name: values.tolist() for name, values in self.front.values.items()},
+            },
+            "history": self.history,
+            "seed": self.seed,
+            "provenance": self.provenance,
+            "bound": self.bound,
+            "surrogate_bound": self.surrogate_bound,
+            "cautions": self.cautions,
+            "verification": self.verification,
+        }
+        write_atomic(path, msgspec.json.encode(document) + b"\n")
+        return Path(path)
+
+
+class _FrontFile(msgspec.Struct, frozen=True):
+    genes: list[list[int]]
+    scores: list[float]
+    values: dict[str, list[float]]
+
+
+def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResult:
+    """Read a result.
+
+    Args:
+        path: a JSON file written by :meth:`SearchResult.save`.
+        space: the space it must belong to; found by its name where left out.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile, NewerVersion: it is not a result that this hwsearch can read.
+        WrongSpace: it belongs to another space.
+    """
+    document = read_document(path, "result", format=FORMAT, version=VERSION)
+    with guarded(path, "result"):
+        where = space or load_space(str(document["best"]["space"]))
+        best = Architecture.from_document(document["best"], where, path)
+        front = msgspec.convert(document["front"], _FrontFile)
+        if {len(front.genes), *map(len, front.values.values())} != {len(front.scores)}:
+            raise CorruptFile(f"{path}: the columns of its front have different lengths.")
+        if not set(document["limits"]) <= set(document["values"]):
+            raise CorruptFile(f"{path} has limits of metrics whose values it does not tell.")
+        verification = msgspec.convert(document.get("verification"), Verification | None)
+        if verification is not None:
+            verification.check(where)
+        return SearchResult(
+            best=best,
+            best_score=msgspec.convert(document["best_score"], float),
+            values=msgspec.convert(document["values"], dict[str, float]),
+            limits=msgspec.convert(document["limits"], dict[str, float]),
+            status=Status[document["status"]],
+            front=Front(
+                where,
+                where.check(np.array(front.genes, dtype=np.int64).reshape(len(front.genes), len(where.choices)), "front").copy(),
+                np.array(front.scores, dtype=np.float64),
+                {name: np.array(values, dtype=np.float64) for name, values in front.values.items()},
+            ),
+            history=msgspec.convert(document["history"], tuple[dict[str, float | None], ...]),
+            seed=msgspec.convert(document["seed"], int),
+            provenance=msgspec.convert(document["provenance"], dict[str, str | None]),
+            bound=msgspec.convert(document.get("bound"), float | None),
+            surrogate_bound=msgspec.convert(document.get("surrogate_bound"), float | None),
+            cautions=msgspec.convert(document.get("cautions", []), tuple[str, ...]),
+            verification=verification,
+        )

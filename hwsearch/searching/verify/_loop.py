@@ -1,0 +1,308 @@
+"""Verification: a search whose best networks are evaluated and measured, and which learns from what it sees.
+
+A search finds what its predictor and its table overrate. So its most hopeful networks are verified, the predictions are corrected
+by what they turned out to be, and the search runs again, until its answer is what it was foretold to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..._files import _reading, _writing
+from ..._progress import Advance
+from ..._progress import progress as progress_bar
+from ...algorithms._load import load_algorithm
+from ...algorithms._problem import Devices, Problem, Score, find_table
+from ...algorithms.base import Algorithm
+from ...algorithms.exact import Exact, additive
+from ...costs._metrics import Metric, evaluate
+from ...devices._table import LatencyTable
+from ...errors import Infeasible, InvalidInput, UnknownName, check_count
+from ...spaces._space import Rows, SearchSpace, row_of_hex
+from .._loop import SearchState, conclude, explore
+from .._result import SearchResult, Status
+from ._corrections import Corrected, corrected_latency, corrected_score
+from ._records import QUANTITIES, Checked, Round, Verification
+from ._verifier import OnHand, Verifier
+
+if TYPE_CHECKING:
+    from ...nn.data._images import Data
+    from ...nn.supernet._supernet import Supernet
+
+Values = npt.NDArray[np.float64]
+
+FORMAT = "hwsearch-verification"
+VERSION = 1
+_APART = 3
+"""Networks of a round differ in this many genes from each other, or there is little to learn from the second."""
+
+
+class _Memory:
+    """What was measured, on disk as soon as it is known."""
+
+    def __init__(self, verifier: Verifier, space: SearchSpace, state: _writing.PathLike | None) -> None:
+        self.verifier = verifier
+        self.known: dict[str, dict[bytes, float]] = {name: {} for name in QUANTITIES}
+        self.journal = None if state is None else _writing.Journal(f"{state}.verified.jsonl")
+        if self.journal is None:
+            return
+        header = {"format": FORMAT, "version": VERSION, "space": space.name, "fingerprint": space.fingerprint, "verifier": verifier.name}
+        records = iter(self.journal)
+        first = next(records, None)
+        if first is None:
+            self.journal.append(header)
+            return
+        found = _reading.check_header(first, format=FORMAT, version=VERSION, path=self.journal.path)
+        for name in ("fingerprint", "verifier"):
+            if found.get(name) != header[name]:
+                raise InvalidInput(
+                    f"{self.journal.path} holds measurements with {name} {found.get(name)!r}, and this search has {header[name]!r}. "
+                    "Use another state file, or remove it."
+                )
+        for number, record in enumerate(records, start=2):
+            with _reading.guarded(f"{self.journal.path}, line {number}", "measurement"):
+                known = self.known[record["name"]]
+                known.update({row_of_hex(row, space): _measured(record["name"], value) for row, value in record["values"].items()})
+
+    def learn(self, name: str, X: Rows, advance: Advance) -> None:
+        """Measure rows that were not; scores one by one, since they are costly, latencies beside each other."""
+        known = self.known[name]
+        new = np.array([row for row in X if bytes(row) not in known], dtype=np.uint8).reshape(-1, X.shape[1])
+        advance(len(X) - len(new))
+        for part in np.array_split(new, len(new) if name == "score" else 1) if len(new) else ():
+            values = np.asarray(getattr(self.verifier, name)(part), dtype=np.float64)
+            if values.shape != (len(part),) or not np.isfinite(values).all() or (name != "score" and (values <= 0).any()):
+                raise InvalidInput(
+                    f"The verifier's {name} of {len(part)} network(s) is {values!r}; a finite number each was expected, and a positive one "
+                    "of a latency."
+                )
+            known.update(zip(map(bytes, part), values.tolist(), strict=True))
+            if self.journal is not None:
+                self.journal.append({"name": name, "values": {bytes(row).hex(): known[bytes(row)] for row in part}})
+            advance(len(part))
+
+
+def _measured(name: str, value: object) -> float:
+    """A measurement that a journal holds, checked."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or (name != "score" and value <= 0):
+        raise InvalidInput(f"{name} must be a {'number' if name == 'score' else 'positive number'}, not {value!r}.")
+    return float(value)
+
+
+def promising(now: Problem, found: SearchResult, state: SearchState, known: set[bytes], count: int) -> Rows:
+    """The answer of a search, and the networks that may be as good, shape ``(at most count, genes)``.
+
+    These are new, apart from each other, and hopeful: the best by their score plus the doubt about it, where the score knows its doubt.
+
+    Args:
+        now: what was searched.
+        found: the answer.
+        state: all that was seen.
+        known: rows that were verified before.
+        count: how many at most.
+    """
+    feasible = np.flatnonzero(~np.isnan(state.scores))
+    doubt = getattr(now.score, "doubt", None)
+    hope = state.scores[feasible] + (0.0 if doubt is None else doubt(state.X[feasible]))
+    chosen = [found.best.genes]
+    for row in state.X[feasible[np.argsort(-hope, kind="stable")]]:
+        if len(chosen) == count:
+            break
+        if bytes(row) not in known and all((row != other).sum() >= _APART for other in chosen):
+            chosen.append(row)
+    return np.stack(chosen)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is verified, by what, and how closely.
+
+    Attributes:
+        count: networks a round, at most.
+        rounds: of searching and verifying, at most.
+        tolerance: how far prediction and measurement of the answer may be apart.
+        verifier: what evaluates and measures.
+        table: of the device whose latencies are verified; ``None`` where they are not.
+    """
+
+    count: int
+    rounds: int
+    tolerance: Mapping[str, float]
+    verifier: Verifier
+    table: LatencyTable | None
+
+
+def asked(
+    posed: Problem,
+    device: Devices | None,
+    count: int,
+    *,
+    supernet: _writing.PathLike | Supernet | None,
+    data: _writing.PathLike | tuple[str, _writing.PathLike] | Data | None,
+    tolerance: Mapping[str, float] | None,
+    rounds: int,
+    verifier: Verifier | None,
+) -> Checks:
+    """What a search was asked to verify, checked before anything is searched (arguments as of :func:`hwsearch.search`).
+
+    Raises:
+        InvalidInput, UnknownName: what was asked for makes no sense.
+        HwsearchError: as :class:`OnHand`.
+    """
+    check_count("verify, the number of networks to verify a round,", count, least=1)
+    check_count("rounds", rounds, least=1)
+    table = None if device is None or (isinstance(device, Sequence) and not isinstance(device, str)) else find_table(device)
+    measured = table is not None and any(entry.name == "latency_ms" and entry.device == table.device.name for entry in posed.metrics)
+    wanted = {name: most for name, most in QUANTITIES.items() if name == "score" or measured} if tolerance is None else dict(tolerance)
+    for name, most in wanted.items():
+        if name not in QUANTITIES:
+            raise UnknownName("quantity in tolerance", name, QUANTITIES)
+        if not 0 < most < np.inf:
+            raise InvalidInput(f"tolerance[{name!r}] must be a positive number, not {most!r}.")
+    if not wanted:
+        raise InvalidInput("tolerance is empty, so there is nothing to verify; name score, latency_ms, or both.")
+    if "latency_ms" not in wanted:
+        table = None
+    elif not measured:
+        raise InvalidInput(
+            "Latencies are verified on one device, whose table limits the search (device=...); leave latency_ms out of tolerance."
+        )
+    if verifier is None:
+        if "score" in wanted and (supernet is None or data is None):
+            raise InvalidInput(
+                "To verify scores, give the trained weights and the images (supernet=..., data=...) or a verifier of your own; to verify "
+                "latencies alone, tolerance={'latency_ms': 0.03}."
+            )
+        scored = "score" in wanted
+        verifier = OnHand(posed.space, supernet=supernet if scored else None, data=data if scored else None, table=table)
+    return Checks(count, rounds, wanted, verifier, table)
+
+
+def verified_search(
+    posed: Problem,
+    pose: Callable[[Score, Sequence[Metric]], Problem],
+    checks: Checks,
+    *,
+    algorithm: str | Algorithm | None = None,
+    state: _writing.PathLike | None = None,
+    progress: bool = False,
+    sources: Mapping[str, object],
+    **options: Any,
+) -> SearchResult:
+    """Search, verify, correct, and search again.
+
+    Args:
+        posed: what is searched.
+        pose: the same problem with another score, and with metrics in place of its own of their names.
+        checks: what is verified.
+        algorithm: as in :func:`hwsearch.search`.
+        state: what was measured is kept in ``<state>.verified.jsonl``, to go on after a stop, and for other limits and seeds.
+        progress: show bars.
+        sources: where the parts came from, for the record.
+        **options: of :func:`hwsearch.searching.explore`.
+
+    Raises:
+        Infeasible: as in :func:`hwsearch.search`, or no network that was measured is within the limits.
+        InvalidInput: the verifier's answers make no sense, or ``state`` holds measurements of another one.
+    """
+    tolerance, verifier = checks.tolerance, checks.verifier
+    memory = _Memory(verifier, posed.space, state)
+    most = next((limit.at_most for limit in posed.limits if limit.metric.name == "latency_ms"), np.inf)
+    turns: list[Round] = []
+    checked: dict[bytes, Checked] = {}
+    while len(turns) < checks.rounds:
+        try:
+            now = _corrected(posed, pose, list(checked.values()), checks) if turns else posed
+            method = _method(algorithm, now)
+            explored = explore(now, method, progress=progress, **options)
+            found = conclude(now, method, explored, **sources)
+        except Infeasible:
+            if _best(checked.values(), most) is None:
+                raise
+            break
+        X = promising(now, found, explored, set(checked), checks.count)
+        with progress_bar(f"verifying, round {len(turns) + 1}", len(tolerance) * len(X), progress) as advance:
+            for name in tolerance:
+                memory.learn(name, X, advance)
+        networks = _compared(now, X, memory, tolerance)
+        fresh = {bytes(row): one for row, one in zip(X, networks, strict=True) if bytes(row) not in checked}
+        checked |= fresh
+        best = _best(checked.values(), most)
+        turns.append(Round(networks, best is not None and _agrees(networks[0], best, tolerance)))
+        if turns[-1].agreed or not fresh:
+            break
+    best = _best(checked.values(), most)
+    if best is None:
+        nearest = min(one.value("latency_ms") for one in checked.values())
+        raise Infeasible(
+            f"None of {len(checked)} networks that were measured keeps latency_ms <= {most:g}; the nearest takes {nearest:.6g} ms. Raise "
+            "the limit, verify more networks a round, or allow more rounds."
+        )
+    row = np.array(best.genes, dtype=np.uint8)
+    values = dict(zip((entry.name for entry in now.metrics), evaluate(now.metrics, row[None])[0].tolist(), strict=True))
+    return replace(
+        found,
+        best=posed.space.architecture(row),
+        best_score=best.value("score"),
+        values=values | {name: value for name, value in best.measured.items() if name != "score"},
+        status=Status.VERIFIED if turns[-1].agreed else Status.ROUNDS_SPENT,
+        provenance={**found.provenance, "verifier": verifier.name},
+        bound=None,
+        surrogate_bound=None,
+        cautions=(),
+        verification=Verification(dict(tolerance), tuple(turns)),
+    )
+
+
+def _method(algorithm: str | Algorithm | None, now: Problem) -> Algorithm:
+    """The algorithm, or ``hybrid`` in place of ``exact`` once the corrected score is no longer a sum of tables."""
+    method = load_algorithm(algorithm, now)
+    learnt = isinstance(now.score, Corrected) and additive(now.score, now.space) is None
+    return load_algorithm("hybrid") if learnt and isinstance(method, Exact) else method
+
+
+def _corrected(
+    posed: Problem,
+    pose: Callable[[Score, Sequence[Metric]], Problem],
+    checked: Sequence[Checked],
+    checks: Checks,
+) -> Problem:
+    """The problem as it looks after what was measured."""
+    X = np.array([one.genes for one in checked], dtype=np.uint8)
+    measured = {name: np.array([one.measured[name] for one in checked]) for name in checks.tolerance}
+    score = corrected_score(posed.score, posed.space, X, measured["score"]) if "score" in measured else posed.score
+    if checks.table is None:
+        return pose(score, ())
+    latency = next(entry for entry in posed.metrics if entry.name == "latency_ms")
+    return pose(score, [corrected_latency(latency, checks.table, X, measured["latency_ms"])])
+
+
+def _compared(now: Problem, X: Rows, memory: _Memory, tolerance: Mapping[str, float]) -> tuple[Checked, ...]:
+    """Networks as they are foretold, and as they turned out to be."""
+    foretold = {"score": np.asarray(now.score(X), dtype=np.float64)}
+    foretold |= {entry.name: entry(X) for entry in now.metrics if entry.name in QUANTITIES}
+    return tuple(
+        Checked(
+            tuple(map(int, row)),
+            {name: float(values[index]) for name, values in foretold.items()},
+            {name: memory.known[name][bytes(row)] for name in tolerance},
+        )
+        for index, row in enumerate(X)
+    )
+
+
+def _best(checked: Iterable[Checked], most: float) -> Checked | None:
+    """The best network that takes at most so many milliseconds; ``None`` where none does."""
+    within = [one for one in checked if most == np.inf or one.value("latency_ms") <= most]
+    return max(within, key=lambda one: one.value("score"), default=None)
+
+
+def _agrees(answer: Checked, best: Checked, tolerance: Mapping[str, float]) -> bool:
+    """Whether the answer is what it was foretold to be, and so is the best network that was measured within the limits."""
+    reached = abs(best.value("score") - answer.predicted["score"]) <= tolerance.get("score", QUANTITIES["score"])
+    return reached and all(abs(answer.error(name)) <= most for name, most in tolerance.items())

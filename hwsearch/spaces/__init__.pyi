@@ -1,0 +1,13 @@
+from ._builder import Draft as Draft
+from ._builder import Knob as Knob
+from ._builder import Needs as Needs
+from ._chain import Chain as Chain
+from ._chain import Stage as Stage
+from ._load import load_space as load_space
+from ._space import Architecture as Architecture
+from ._space import Choice as Choice
+from ._space import Rows as Rows
+from ._space import SearchSpace as SearchSpace
+from ._space import Slot as Slot
+from ._space import Value as Value
+from ._space import row_keys as row_keys

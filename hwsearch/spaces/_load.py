@@ -1,0 +1,35 @@
+"""The search spaces that ship with hwsearch: one file a space, each plain data through a lowering such as ``chain``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._registry import make
+from ..errors import HwsearchError, InvalidInput
+from ._space import SearchSpace
+
+
+def load_space(name: str | SearchSpace, **options: Any) -> SearchSpace:
+    """The search space of that name; a space is handed back as it is.
+
+    Args:
+        name: such as ``"resnet_cifar"``; see ``hwsearch devices`` and :func:`hwsearch.register`.
+        **options: what the space's builder takes, such as ``classes=100`` or ``precisions=("fp32", "int8")``.
+
+    Raises:
+        UnknownName: no such space is registered, or its builder takes no such option.
+        InvalidInput: an option makes no sense, or is given for a space that is built already.
+    """
+    if isinstance(name, SearchSpace):
+        if options:
+            raise InvalidInput(f"Space {name.name!r} is built already; options ({', '.join(options)}) go with a name.")
+        return name
+    try:
+        space = make("space", name, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, HwsearchError):
+            raise
+        raise InvalidInput(f"Space {name!r} cannot be built with {options}: {error}.") from error
+    if not isinstance(space, SearchSpace):
+        raise InvalidInput(f"The builder of space {name!r} returned {type(space).__name__}, not a SearchSpace.")
+    return space

@@ -1,4 +1,6 @@
 from . import interop as interop
+from . import nn as nn
+from . import reports as reports
 from ._registry import register as register
 from .algorithms._problem import Problem as Problem
 from .algorithms._problem import problem as problem
@@ -35,11 +37,11 @@ from .searching._compress import compress as compress
 from .searching._compress import least as least
 from .searching._loop import advance as advance
 from .searching._loop import conclude as conclude
-from .searching._loop import start as start
 from .searching._result import SearchResult as SearchResult
 from .searching._result import Status as Status
 from .searching._result import load_result as load_result
 from .searching._search import search as search
+from .searching._state import start as start
 from .searching._sweep import sweep as sweep
 from .spaces._load import load_space as load_space
 from .spaces._space import Architecture as Architecture

@@ -71,7 +71,7 @@ def test_front_without_a_latency_limit_names_another_cost(result: hwsearch.Searc
     found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1) / 100.0, limits={"size_mb": 0.05}, steps=2)
     (axes,) = front_figure(found, COMPARISON).axes
     assert axes.get_xlabel() == "size (MB)"
-    assert found.plot().axes[0].get_xlabel() == "size (MB)"
+    assert front_figure(found).axes[0].get_xlabel() == "size (MB)"
 
 
 def test_scores_that_are_no_accuracy_are_drawn_as_they_are() -> None:
@@ -175,4 +175,4 @@ def test_pictures_are_repeatable(result: hwsearch.SearchResult) -> None:
 
 
 def test_notebooks_show_pictures_without_pyplot(result: hwsearch.SearchResult) -> None:
-    assert result.plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    assert front_figure(result)._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]

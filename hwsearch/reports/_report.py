@@ -329,7 +329,7 @@ def write_report(
         pictures.append(("The history of the search.", history_figure(result)))
 
     title = f"hwsearch: {result.best.space.name}"
-    parts = [f"<h1>{_html.text(title)}</h1>", f"<p>{_html.text(_facts.status(result))}</p>"]
+    parts = [f"<h1>{_html.text(title)}</h1>", f"<p>{_html.text(result.verdict)}</p>"]
     if comparison:
         rows = [one.cells() for one in comparison]
         parts.append(
@@ -339,9 +339,9 @@ def write_report(
                 [list(row.values()) for row in rows],
             )
         )
-    parts.append(_html.table("The answer, and how tight its limits are", _facts.LIMIT_TITLES, _facts.limit_rows(result)))
+    parts.append(_html.table("The answer, and how tight its limits are", *result.limit_rows()))
     if result.verification is not None:
-        parts.append(_html.table("What was verified", *_facts.verification_rows(result)))
+        parts.append(_html.table("What was verified", *result.verification_rows()))
     for number, (words, figure) in enumerate(pictures, start=1):
         drawing = svg(figure, words, name=f"figure{number}")
         parts.append(f"<figure>{drawing}<figcaption>{_html.text(words)}</figcaption></figure>")

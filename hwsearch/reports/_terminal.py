@@ -107,19 +107,20 @@ def latency_table(table: LatencyTable, path: PathLike) -> RenderableType:
 
 def search_result(result: SearchResult) -> RenderableType:
     """The answer, the limits and how tight they are, and the front."""
-    answer = _table(*_facts.LIMIT_TITLES)
-    for row in _facts.limit_rows(result):
-        answer.add_row(*row)
-    titles, rows = _facts.front_rows(result)
+    titles, rows = result.limit_rows()
+    answer = _table(*titles)
+    for cells in rows:
+        answer.add_row(*cells)
+    titles, rows = result.front_rows()
     front = _table(*titles, title=f"front: {len(result.front)} networks, some of them")
     for cells in rows:
         front.add_row(*cells)
     title = f"search of {result.best.space.name}: best {result.word} score {result.best_score:.4f}"
-    titles, rows = _facts.verification_rows(result)
-    verified = _table(*titles, title="verified: the best networks of each round, foretold and measured")
+    titles, rows = result.verification_rows()
+    verified = _table(*titles, title="verified: the best networks of each round, predicted and measured")
     for cells in rows:
         verified.add_row(*cells)
-    return Group(*_heading(title), Text(_facts.status(result)), answer, Text(str(result.best)), *([verified] if rows else []), front)
+    return Group(*_heading(title), Text(result.verdict), answer, Text(str(result.best)), *([verified] if rows else []), front)
 
 
 def finished(path: PathLike) -> RenderableType:

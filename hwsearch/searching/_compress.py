@@ -31,8 +31,9 @@ from ..scores._predictor import Predictor
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, Rows, SearchSpace, Value
 from ._baselines import dense, uniform
-from ._loop import advance, solve, start
+from ._loop import advance, solve
 from ._result import Front, SearchResult
+from ._state import start
 
 Values = npt.NDArray[np.float64]
 

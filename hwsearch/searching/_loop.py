@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .._files import _reading, _writing
+from .._files import _writing
 from .._files._lock import claim
 from .._progress import progress as progress_bar
 from ..algorithms._pareto import hypervolume, nondominated
@@ -24,70 +22,16 @@ from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
 from ..costs._metrics import evaluate
-from ..errors import Infeasible, InvalidInput, WrongSpace, check_count, check_seed
-from ..spaces._space import Rows, contains, row_keys
+from ..errors import Infeasible, check_count, check_seed
+from ..spaces._space import contains, row_keys
 from ._result import Front, SearchResult, Status
-from ._states import check_state
+from ._state import SearchState, finish, load_state, save_state, start
 
 Values = npt.NDArray[np.float64]
 
-FORMAT = "hwsearch-search"
-VERSION = 1
 
-
-@dataclass(frozen=True, eq=False)
-class SearchState:
-    """Everything that a search has seen.
-
-    Attributes:
-        seed: of the search; step ``t`` draws from a generator seeded by ``(seed, t)``.
-        step: steps taken.
-        algorithm: the state of the algorithm, or of the local search that finishes its work.
-        finishing: whether it is the latter.
-        bound: a score that no architecture within the limits beats, as far as the algorithm has proven one; infinite otherwise.
-        surrogate_bound: the same of the algorithm's surrogate of the score.
-        slack: a score that is no further below the bound counts as optimal.
-        X: every row evaluated, shape ``(m, genes)``.
-        scores: NaN where a limit is exceeded, shape ``(m,)``.
-        costs: limited metrics as fractions of their limits, shape ``(m, limits)``.
-        seen: hashes of the rows, sorted, shape ``(m,)``.
-        history: for each step the rows evaluated so far, those of them that met the limits, and the best score, shape ``(step, 3)``.
-    """
-
-    seed: int
-    step: int
-    algorithm: Any
-    X: Rows
-    scores: Values
-    costs: Values
-    seen: npt.NDArray[np.uint64]
-    history: Values
-    finishing: bool = False
-    bound: float = np.inf
-    surrogate_bound: float = np.inf
-    slack: float = 0.0
-
-
-_PROBED = 8
-"""Networks that are scored again when a search goes on, to see that the score is still the same."""
 _MANY = 256
 """Points of a front in three dimensions whose volume is worth waiting for, after each step anew."""
-_KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound", "slack")
-"""What a state file holds besides the algorithm's own state."""
-
-
-def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
-    """The state before the first step."""
-    return SearchState(
-        seed=check_seed(seed),
-        step=0,
-        algorithm=algorithm.init(problem),
-        X=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
-        scores=np.empty(0),
-        costs=np.empty((0, len(problem.limits))),
-        seen=np.empty(0, dtype=np.uint64),
-        history=np.empty((0, 3)),
-    )
 
 
 def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> SearchState:
@@ -119,12 +63,6 @@ def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> Searc
         surrogate_bound=float(getattr(own, "surrogate_bound", state.surrogate_bound)),
         slack=float(getattr(own, "slack", state.slack)),
     )
-
-
-def finish(problem: Problem, state: SearchState) -> SearchState:
-    """Hand the best rows to :class:`~hwsearch.algorithms.local.Local`, with which :func:`advance` is to go on from here."""
-    local = Local()
-    return replace(state, algorithm=local.stand(local.init(problem), state.X, state.scores), finishing=True)
 
 
 def solve(
@@ -258,73 +196,6 @@ def _proven(state: SearchState) -> bool:
     """Whether the best row reaches the bound that the algorithm has proven."""
     known = state.scores[~np.isnan(state.scores)]
     return len(known) > 0 and bool(state.bound - known.max() <= state.slack)
-
-
-def save_state(state: SearchState, path: _writing.PathLike, problem: Problem, algorithm: Algorithm) -> None:
-    """Keep a search in an npz file, written whole or not at all."""
-    arrays = {name: np.asarray(getattr(state, name)) for name in _KEPT}
-    arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.algorithm, entry.name)) for entry in fields(state.algorithm)}
-    header = _identity(problem, algorithm, state.seed)
-    _writing.write_arrays(path, header, arrays)
-
-
-def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, seed: int) -> SearchState:
-    """Take up a search that :func:`save_state` kept.
-
-    Raises:
-        CorruptFile, NewerVersion: it is not a search that this hwsearch can read.
-        WrongSpace: it searched another space.
-        InvalidInput: it had other limits, another seed, device or algorithm.
-    """
-    header, arrays = _reading.read_arrays(path, "search state", format=FORMAT, version=VERSION)
-    wanted = msgspec.json.decode(msgspec.json.encode(_identity(problem, algorithm, seed)))
-    if header.get("fingerprint") != wanted["fingerprint"]:
-        raise WrongSpace(f"{path} is a search of space {header.get('space')!r}, not of {problem.space.name!r}.")
-    for name, value in wanted.items():
-        if header.get(name) != value:
-            raise InvalidInput(
-                f"{path} is a search with {name} {header.get(name)!r}, and this one has {value!r}. Use another state file, or remove it."
-            )
-    with _reading.guarded(path, "search state"):
-        known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in arrays.items()}
-        own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
-        first = start(problem, algorithm, seed)
-        first = finish(problem, first) if known["finishing"] else first
-        found = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
-        check_state(found, first, problem)
-    _check_score(found, problem, path)
-    return found
-
-
-def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, Any]:
-    """What must be the same for a search to go on."""
-    probe = problem.space.sample(8, np.random.default_rng(0))
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "space": problem.space.name,
-        "fingerprint": problem.space.fingerprint,
-        "seed": seed,
-        "algorithm": repr(algorithm),
-        "limits": {limit.metric.name: limit.at_most for limit in problem.limits},
-        "probe": [float(np.float32(value)) for value in evaluate(problem.metrics, probe).ravel()],
-    }
-
-
-def _check_score(state: SearchState, problem: Problem, path: _writing.PathLike) -> None:
-    """Refuse a state whose scores, as far as a few of them tell, are not those of the problem.
-
-    Raises:
-        InvalidInput: they are of another score.
-    """
-    some = np.flatnonzero(~np.isnan(state.scores))[:_PROBED]
-    if len(some):
-        now = np.asarray(problem.score(state.X[some]), dtype=np.float64)
-        if now.shape != some.shape or not np.allclose(now, state.scores[some], rtol=1e-5, atol=1e-8):
-            raise InvalidInput(
-                f"{path} is a search by another score: what has {state.scores[some[0]]:.6g} there has {now.flat[0]:.6g} here. Use another "
-                "state file, or remove it."
-            )
 
 
 def _nothing(problem: Problem, state: SearchState) -> str:

@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from .._files._reading import guarded, read_document
 from .._files._writing import PathLike, write_atomic
+from .._html import table, text
 from ..errors import CorruptFile, require
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, Rows, SearchSpace
-from .verify._records import Verification
+from .verify._records import TextRows, Verification
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 Values = npt.NDArray[np.float64]
 
@@ -144,29 +144,44 @@ class SearchResult:
         return f"<SearchResult score {self.best_score:.4f}, {'; '.join(told)}>"
 
     def _repr_html_(self) -> str:
-        from .._html import table, text
-        from ..reports import _facts
-
-        verified = "" if self.verification is None else table("Verified", *_facts.verification_rows(self))
+        front = table(f"Front: {len(self.front)} networks, some of them", *self.front_rows())
+        verified = "" if self.verification is None else table("Verified", *self.verification_rows())
         return (
             f"<p><b>Best {self.word} score {self.best_score:.4f}</b> in space <code>{text(self.best.space.name)}</code>. "
-            f"{text(_facts.status(self))}</p>{table('The answer', _facts.LIMIT_TITLES, _facts.limit_rows(self))}"
-            f"<pre>{text(self.best)}</pre>{verified}{table(f'Front: {len(self.front)} networks, some of them', *_facts.front_rows(self))}"
+            f"{text(self.verdict)}</p>{table('The answer', *self.limit_rows())}<pre>{text(self.best)}</pre>{verified}{front}"
         )
+
+    @property
+    def verdict(self) -> str:
+        """How the search ended, how far the answer is proven to be from the best, and reasons to distrust its score, as a text."""
+        proven = [] if self.gap is None else [f"Gap: {self.gap:.3%}."]
+        return " ".join([self.status.value, *proven, *(f"Caution: {caution}" for caution in self.cautions)])
+
+    def limit_rows(self) -> TextRows:
+        """Titles and rows of text: each metric of the answer with its limit and how tight that is; limited metrics first."""
+        rows = []
+        for name in sorted(self.values, key=lambda name: name not in self.limits):
+            limited = name in self.limits
+            most = f"{self.limits[name]:,.6g}" if limited else ""
+            used = f"{self.tightness[name]:.1%}" if limited else ""
+            rows.append((name, f"{self.values[name]:,.6g}", most, used))
+        return ("metric", "value", "limit", "used"), rows
+
+    def front_rows(self) -> TextRows:
+        """Titles and rows of text: up to ten networks from all over the front, with their scores and the metrics that were limited."""
+        front = self.front
+        shown = [name for name in front.values if name in self.limits] or list(front.values)[:1]
+        some = np.unique(np.linspace(0, len(front) - 1, 10).astype(int))
+        rows = [(f"{front.scores[index]:.4f}", *(f"{front.values[name][index]:,.4g}" for name in shown)) for index in some]
+        return ("score", *shown), rows
+
+    def verification_rows(self) -> TextRows:
+        """Titles and rows of text: what was verified, a row a network, by round; nothing where the search was not verified."""
+        return ((), []) if self.verification is None else self.verification.rows(tuple(map(int, self.best.genes)))
 
     def to_frame(self) -> pd.DataFrame:
         """The front as a pandas DataFrame (see :meth:`Front.to_frame`)."""
         return self.front.to_frame()
-
-    def plot(self) -> Figure:
-        """A matplotlib figure of the front, with the answer marked.
-
-        Raises:
-            MissingDependency: matplotlib is not installed.
-        """
-        from ..reports._report import front_figure
-
-        return front_figure(self)
 
     def to_study(self, *, storage: Any = None, name: str | None = None) -> Any:
         """The front as an Optuna study, for its storages, dashboard and visualisation: a trial a network, metrics as its attributes.

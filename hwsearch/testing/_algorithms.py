@@ -14,7 +14,8 @@ from ..algorithms._problem import Problem, problem
 from ..algorithms.base import Algorithm
 from ..costs._metrics import metric
 from ..errors import Infeasible
-from ..searching._loop import SearchState, advance, conclude, load_state, save_state, start
+from ..searching._loop import advance, conclude
+from ..searching._state import SearchState, load_state, save_state, start
 from ..searching.verify._verifier import Verifier
 from ..spaces._space import Choice, Rows, SearchSpace, row_keys
 from ._backends import check_backend as check_backend

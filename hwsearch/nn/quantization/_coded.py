@@ -117,8 +117,8 @@ def save_coded(
     """Write an architecture with its weights of the supernet as one coded file.
 
     Each layer's weights share a codebook (:func:`hwsearch.nn.quantization._codebook.share`), whose indices are Huffman-coded. Biases, the
-    scales of the channels and the codebooks are 32-bit floats. Quantisers of feature maps are chosen with the shared weights in place, and scales and
-    biases are corrected so that the outputs of every layer keep their mean and spread on real images.
+    scales of the channels and the codebooks are 32-bit floats. Quantisers of feature maps are chosen with the shared weights in place, and
+    scales and biases are corrected so that the outputs of every layer keep their mean and spread on real images.
 
     Args:
         architecture: the network.

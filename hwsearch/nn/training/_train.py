@@ -47,8 +47,8 @@ def train(
 
     Each step trains the largest network on the labels, and the smallest and some random networks on the largest one's output: the sandwich
     rule (:class:`hwsearch.nn.training._lesson.Sandwich`). The recipe's phases say how small networks may be at which time: from the
-    beginning, or little by little. A single network is a space of one, ``space.alone(row)``: it learns from the labels, and in the end keeps batch-norm
-    statistics of its own.
+    beginning, or little by little. A single network is a space of one, ``space.alone(row)``: it learns from the labels, and in the end
+    keeps batch-norm statistics of its own.
 
     While it trains, the state goes to ``<out>.partial``, so a killed training loses a few steps at most: calling again with the same
     arguments continues it and ends with exactly the weights of an uninterrupted one (on the same machine and number of threads). All

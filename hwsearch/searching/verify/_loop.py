@@ -24,8 +24,9 @@ from ...costs._metrics import Metric, evaluate
 from ...devices._table import LatencyTable
 from ...errors import Infeasible, InvalidInput, UnknownName, check_count
 from ...spaces._space import Rows, SearchSpace, row_of_hex
-from .._loop import SearchState, conclude, explore
+from .._loop import conclude, explore
 from .._result import SearchResult, Status
+from .._state import SearchState
 from ._corrections import Corrected, corrected_latency, corrected_score
 from ._records import QUANTITIES, Checked, Round, Verification
 from ._verifier import OnHand, Verifier

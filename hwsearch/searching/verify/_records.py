@@ -17,6 +17,15 @@ QUANTITIES: Mapping[str, float] = {"score": 0.005, "latency_ms": 0.03}
 """What can be verified, and how far prediction and measurement may be apart where nothing else is asked for: a score by its value (half a
 point of accuracy), a latency by a share of the prediction."""
 
+TextRows = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""A table of text: its titles and its rows."""
+
+_WORDING = {
+    "score": ("score", "{:.4f}".format, "{:.4f}".format, "{:+.4f}".format),
+    "latency_ms": ("ms", "{:.4g}".format, "{:.4g}".format, "{:+.1%}".format),
+}
+"""How the figures of a verified network are written: what they are, predicted, measured, and the error."""
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -36,6 +45,10 @@ class Checked:
         """How far the measurement is from the prediction: of a score the difference, of a latency as a share of the prediction."""
         difference = self.measured[name] - self.predicted[name]
         return difference if name == "score" else difference / self.predicted[name]
+
+    def figures(self, name: str) -> tuple[float, float, float]:
+        """Predicted, measured, and the error of the prediction."""
+        return self.predicted[name], self.measured[name], self.error(name)
 
     def value(self, name: str) -> float:
         """As measured, or as predicted where it was not verified."""
@@ -105,3 +118,19 @@ class Verification:
         """What was measured, such as to fit a predictor with: rows, shape ``(n, genes)``, and their values, shape ``(n,)``."""
         X = np.array([one.genes for one in self.networks], dtype=np.uint8)
         return X, np.array([one.measured[name] for one in self.networks], dtype=np.float64)
+
+    def rows(self, best: tuple[int, ...]) -> TextRows:
+        """Titles and rows of text: a row a network, by round, the answer of its search first.
+
+        Args:
+            best: the row of the answer.
+        """
+        names = [name for name in _WORDING if name in self.tolerance]
+        rows = []
+        for number, turn in enumerate(self.rounds, start=1):
+            for place, one in enumerate(turn.networks):
+                figures = [(words, value) for name in names for words, value in zip(_WORDING[name][1:], one.figures(name), strict=True)]
+                cells = [words(value) for words, value in figures]
+                rows.append((f"{number}", "predicted best" if place == 0 else "", *cells, "the answer" if one.genes == best else ""))
+        titles = [f"{_WORDING[name][0]} {which}" for name in names for which in ("predicted", "measured", "error")]
+        return ("round", "", *titles, ""), rows

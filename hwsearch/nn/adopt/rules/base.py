@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,33 @@ from torch import fx
 
 from ..axes import Atoms, Axes, Factor, Labels, on, tie_along
 
-if TYPE_CHECKING:
-    from ..cut import Cut
-
 Result = Axes | list[Axes]
 """What lies on the axes of an operation's result, or of each of its results."""
+
+
+class Rewriting(Protocol):
+    """What a rule may ask of the smaller network while it is being built (:class:`~hwsearch.nn.adopt.cut.Cut`)."""
+
+    def index(self, node: Any, dim: int) -> Labels | None:
+        """The places along an axis that are kept; ``None`` where all are."""
+
+    def size(self, node: Any, dim: int) -> int:
+        """The size of an axis that is left."""
+
+    def sized(self, given: Any, node: fx.Node, dim: int) -> Any:
+        """A size among the arguments of an operation as it has to be now."""
+
+    def new(self, value: Any) -> Any:
+        """An argument of the old graph in the new one."""
+
+    def call(self, target: Any, *args: Any) -> fx.Node:
+        """Insert an operation."""
+
+    def copy(self, call: Call, **changes: Any) -> fx.Node:
+        """Insert the same operation, some of whose arguments are different."""
+
+    def constant(self, value: torch.Tensor) -> fx.Node:
+        """Insert a tensor."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Rule:
     """
 
     axes: Callable[[Call], Result]
-    rewrite: Callable[[Call, Cut], fx.Node] | None = None
+    rewrite: Callable[[Call, Rewriting], fx.Node] | None = None
     reads: tuple[str, ...] = ()
     masked: Callable[[Call, dict[str, Any], Callable[[Axes], Any]], Any] | None = None
 

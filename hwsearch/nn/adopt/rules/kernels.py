@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import fx
 
 from ..axes import Axes, Factor, Labels, without
-from .base import Call, elements, rows, rule, shape_of
-
-if TYPE_CHECKING:
-    from ..cut import Cut
+from .base import Call, Rewriting, elements, rows, rule, shape_of
 
 _FIXED = "the input there is of fixed size"
 _INSIDE = "inside a group of a grouped convolution"
 
 
-def _regroup(call: Call, cut: Cut) -> fx.Node:
+def _regroup(call: Call, cut: Rewriting) -> fx.Node:
     """The same convolution with as many groups as are left."""
     groups = call.args["groups"]
     if groups == 1 or str(call.node.name) in call.flow.columns:

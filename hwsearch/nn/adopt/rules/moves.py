@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import fx
 
 from ..axes import Axes, Factor, Labels, on, one, reshape, taken, without
-from .base import Call, rule, shape_of
+from .base import Call, Rewriting, rule, shape_of
 from .broadcast import broadcast
-
-if TYPE_CHECKING:
-    from ..cut import Cut
 
 aten = torch.ops.aten
 _LOST = "channels of two axes fall onto one"
@@ -23,7 +18,7 @@ def _source(call: Call) -> str:
     return next(name for name, value in call.args.items() if isinstance(value, fx.Node))
 
 
-def _sizes(call: Call, cut: Cut) -> fx.Node:
+def _sizes(call: Call, cut: Rewriting) -> fx.Node:
     """The same operation with the sizes that are left."""
     name = next(name for name in ("size", "shape", "sizes") if name in call.args)
     given = list(call.args[name])
@@ -112,7 +107,7 @@ def stack(call: Call) -> Axes:
     return tuple(Factor(tuple(each + (each >= dim) for each in factor.dims), factor.labels) for factor in result)
 
 
-def _split_sizes(call: Call, cut: Cut) -> fx.Node:
+def _split_sizes(call: Call, cut: Rewriting) -> fx.Node:
     """A split into the sizes that are left."""
     dim = call.dim("self", call.args["dim"])
     source = cut.new(call.args["self"])
@@ -163,7 +158,7 @@ def getitem(call: Call) -> Axes:
     return call.flow.part(source, place) if isinstance(source, fx.Node) and isinstance(place, int) else ()
 
 
-def _one_place(call: Call, cut: Cut) -> fx.Node:
+def _one_place(call: Call, cut: Rewriting) -> fx.Node:
     dim = call.dim("self", call.args["dim"])
     kept = cut.index(call.args["self"], dim)
     place = call.args["index"]
@@ -177,7 +172,7 @@ def select(call: Call) -> Axes:
     return _single(call, call.axes("self"), dim, call.args["index"] % call.shape_of("self")[dim])
 
 
-def _created(call: Call, cut: Cut) -> fx.Node:
+def _created(call: Call, cut: Rewriting) -> fx.Node:
     name = "size" if "size" in call.args else "shape"
     return cut.copy(call, **{name: [cut.sized(value, call.node, dim) for dim, value in enumerate(call.args[name])]})
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
 from ..axes import Axes, Factor, on, tie_along
-from .base import Call, rows, rule
-
-if TYPE_CHECKING:
-    from ..cut import Cut
+from .base import Call, Rewriting, rows, rule
 
 _FIXED = "the normalised axis is of fixed size"
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -34,7 +31,7 @@ def batch_norm(call: Call) -> Axes:
     return call.lose(axes, range(2, len(call.shape)), "positions that statistics run over") if training else axes
 
 
-def _group_count(call: Call, cut: Cut) -> fx.Node:
+def _group_count(call: Call, cut: Rewriting) -> fx.Node:
     groups, channels = call.args["num_groups"], call.shape[1]
     return cut.copy(call, num_groups=groups if groups == 1 else cut.size(call.args["input"], 1) // (channels // groups))
 
@@ -58,7 +55,7 @@ def group_norm(call: Call) -> Axes:
     return call.lose(call.axes("input"), range(2, len(call.shape)), "positions that statistics run over")
 
 
-def _normalised(call: Call, cut: Cut) -> fx.Node:
+def _normalised(call: Call, cut: Rewriting) -> fx.Node:
     shape = call.args["normalized_shape"]
     first = len(call.shape) - len(shape)
     return cut.copy(call, normalized_shape=[cut.size(call.args["input"], first + place) for place in range(len(shape))])

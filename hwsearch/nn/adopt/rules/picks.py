@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import fx
 
 from ..axes import Axes, Factor, Labels, on, taken, without
-from .base import Call, rows, rule
-
-if TYPE_CHECKING:
-    from ..cut import Cut
+from .base import Call, Rewriting, rows, rule
 
 aten = torch.ops.aten
 
 
-def pick(call: Call, cut: Cut, dim: int, places: Labels) -> fx.Node:
+def pick(call: Call, cut: Rewriting, dim: int, places: Labels) -> fx.Node:
     """Take places of an axis, of those that are left: as a slice where they are evenly spaced, by index where not."""
     kept, out = cut.index(call.args["self"], dim), cut.index(call.node, dim)
     if kept is None and out is None:
@@ -56,7 +51,7 @@ def _places(call: Call) -> tuple[int, Labels]:
     return dim, places.repeat(call.args["repeats"])
 
 
-def _pick(call: Call, cut: Cut) -> fx.Node:
+def _pick(call: Call, cut: Rewriting) -> fx.Node:
     if not _applies(call):
         return cut.copy(call)
     dim, places = _places(call)
@@ -100,7 +95,7 @@ def _paddings(call: Call) -> dict[int, tuple[int, int]]:
     return {rank - 1 - place: (pad[2 * place], pad[2 * place + 1]) for place in range(len(pad) // 2) if any(pad[2 * place : 2 * place + 2])}
 
 
-def _pad_left(call: Call, cut: Cut) -> fx.Node:
+def _pad_left(call: Call, cut: Rewriting) -> fx.Node:
     name = "pad" if "pad" in call.args else "padding"
     pad = list(call.args[name])
     for dim, (before, _) in _paddings(call).items():

@@ -1,0 +1,201 @@
+"""SearchState: everything that a search has seen, in memory and in files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from .._files import _reading, _writing
+from ..algorithms._problem import Problem
+from ..algorithms.base import Algorithm
+from ..algorithms.local import Local
+from ..costs._metrics import evaluate
+from ..errors import InvalidInput, WrongSpace, check_seed
+from ..spaces._space import Rows, row_keys
+
+Values = npt.NDArray[np.float64]
+
+FORMAT = "hwsearch-search"
+VERSION = 1
+_PROBED = 8
+"""Networks that are scored again when a search goes on, to see that the score is still the same."""
+_KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound", "slack")
+"""What a state file holds besides the algorithm's own state."""
+_TOGETHER = (
+    ("X", "scores", "tightness", "island", "excess", "searched"),
+    ("climbing", "climbed"),
+    ("asked", "asked_by", "asked_island"),
+    ("samples", "sample_scores"),
+)
+"""Arrays of algorithms' own states that are as long as each other."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchState:
+    """Everything that a search has seen.
+
+    Attributes:
+        seed: of the search; step ``t`` draws from a generator seeded by ``(seed, t)``.
+        step: steps taken.
+        algorithm: the state of the algorithm, or of the local search that finishes its work.
+        finishing: whether it is the latter.
+        bound: a score that no architecture within the limits beats, as far as the algorithm has proven one; infinite otherwise.
+        surrogate_bound: the same of the algorithm's surrogate of the score.
+        slack: a score that is no further below the bound counts as optimal.
+        X: every row evaluated, shape ``(m, genes)``.
+        scores: NaN where a limit is exceeded, shape ``(m,)``.
+        costs: limited metrics as fractions of their limits, shape ``(m, limits)``.
+        seen: hashes of the rows, sorted, shape ``(m,)``.
+        history: for each step the rows evaluated so far, those of them that met the limits, and the best score, shape ``(step, 3)``.
+    """
+
+    seed: int
+    step: int
+    algorithm: Any
+    X: Rows
+    scores: Values
+    costs: Values
+    seen: npt.NDArray[np.uint64]
+    history: Values
+    finishing: bool = False
+    bound: float = np.inf
+    surrogate_bound: float = np.inf
+    slack: float = 0.0
+
+
+def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
+    """The state before the first step."""
+    return SearchState(
+        seed=check_seed(seed),
+        step=0,
+        algorithm=algorithm.init(problem),
+        X=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
+        scores=np.empty(0),
+        costs=np.empty((0, len(problem.limits))),
+        seen=np.empty(0, dtype=np.uint64),
+        history=np.empty((0, 3)),
+    )
+
+
+def finish(problem: Problem, state: SearchState) -> SearchState:
+    """Hand the best rows to :class:`~hwsearch.algorithms.local.Local`, with which :func:`advance` is to go on from here."""
+    local = Local()
+    return replace(state, algorithm=local.stand(local.init(problem), state.X, state.scores), finishing=True)
+
+
+def save_state(state: SearchState, path: _writing.PathLike, problem: Problem, algorithm: Algorithm) -> None:
+    """Keep a search in an npz file, written whole or not at all."""
+    arrays = {name: np.asarray(getattr(state, name)) for name in _KEPT}
+    arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.algorithm, entry.name)) for entry in fields(state.algorithm)}
+    header = _identity(problem, algorithm, state.seed)
+    _writing.write_arrays(path, header, arrays)
+
+
+def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, seed: int) -> SearchState:
+    """Take up a search that :func:`save_state` kept.
+
+    Raises:
+        CorruptFile, NewerVersion: it is not a search that this hwsearch can read.
+        WrongSpace: it searched another space.
+        InvalidInput: it had other limits, another seed, device or algorithm.
+    """
+    header, arrays = _reading.read_arrays(path, "search state", format=FORMAT, version=VERSION)
+    wanted = msgspec.json.decode(msgspec.json.encode(_identity(problem, algorithm, seed)))
+    if header.get("fingerprint") != wanted["fingerprint"]:
+        raise WrongSpace(f"{path} is a search of space {header.get('space')!r}, not of {problem.space.name!r}.")
+    for name, value in wanted.items():
+        if header.get(name) != value:
+            raise InvalidInput(
+                f"{path} is a search with {name} {header.get(name)!r}, and this one has {value!r}. Use another state file, or remove it."
+            )
+    with _reading.guarded(path, "search state"):
+        known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+        own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
+        first = start(problem, algorithm, seed)
+        first = finish(problem, first) if known["finishing"] else first
+        found = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
+        _check(found, first, problem)
+    _check_score(found, problem, path)
+    return found
+
+
+def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, Any]:
+    """What must be the same for a search to go on."""
+    probe = problem.space.sample(8, np.random.default_rng(0))
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "space": problem.space.name,
+        "fingerprint": problem.space.fingerprint,
+        "seed": seed,
+        "algorithm": repr(algorithm),
+        "limits": {limit.metric.name: limit.at_most for limit in problem.limits},
+        "probe": [float(np.float32(value)) for value in evaluate(problem.metrics, probe).ravel()],
+    }
+
+
+def _check_score(state: SearchState, problem: Problem, path: _writing.PathLike) -> None:
+    """Refuse a state whose scores, as far as a few of them tell, are not those of the problem.
+
+    Raises:
+        InvalidInput: they are of another score.
+    """
+    some = np.flatnonzero(~np.isnan(state.scores))[:_PROBED]
+    if len(some):
+        now = np.asarray(problem.score(state.X[some]), dtype=np.float64)
+        if now.shape != some.shape or not np.allclose(now, state.scores[some], rtol=1e-5, atol=1e-8):
+            raise InvalidInput(
+                f"{path} is a search by another score: what has {state.scores[some[0]]:.6g} there has {now.flat[0]:.6g} here. Use another "
+                "state file, or remove it."
+            )
+
+
+def _check(found: SearchState, first: SearchState, problem: Problem) -> None:
+    """Check that a state could have come of the first one.
+
+    Raises:
+        InvalidInput: it holds other rows than it says, or arrays of another length or type.
+    """
+    own: Any
+    usual: Any
+    rows = len(problem.space.check(found.X))
+    wanted = {"scores": (rows,), "costs": (rows, len(problem.limits)), "history": (found.step, 3)}
+    for name, shape in wanted.items():
+        array = getattr(found, name)
+        if array.shape != shape or array.dtype != np.float64:
+            raise InvalidInput(f"its {name} are {array.dtype} of the shape {array.shape}, where {shape} was expected.")
+    if not np.array_equal(found.seen, np.sort(row_keys(found.X))) or found.seen.dtype != np.uint64:
+        raise InvalidInput("it has not seen the rows that it holds.")
+    for name in ("step", "finishing", "bound", "surrogate_bound", "slack"):
+        own, usual = getattr(found, name), getattr(first, name)
+        if type(own) is not type(usual) or own != own or (name == "step" and own < 0):
+            raise InvalidInput(f"its {name} is {own}.")
+    told = found.history[:, :2]
+    if (
+        not np.isfinite(told).all()
+        or (np.diff(told, axis=0, prepend=0) < 0).any()
+        or told.max(initial=0) > rows
+        or np.isinf(found.history).any()
+    ):
+        raise InvalidInput("its history is impossible.")
+    for entry in fields(found.algorithm):
+        own, usual = np.asarray(getattr(found.algorithm, entry.name)), np.asarray(getattr(first.algorithm, entry.name))
+        texts = own.dtype.kind == usual.dtype.kind == "U"  # of which each length is a type of its own
+        if own.ndim != usual.ndim or (own.dtype != usual.dtype and not texts):
+            raise InvalidInput(f"its algorithm's {entry.name} has {own.ndim} dimensions of {own.dtype}.")
+        if own.dtype == np.uint8 and own.ndim == 2 and own.size:
+            problem.space.check(own, entry.name)
+        if own.dtype.kind == "i" and own.ndim == 0 and own < 0:
+            raise InvalidInput(f"its algorithm's {entry.name} is {own}.")
+    held = {entry.name: np.asarray(getattr(found.algorithm, entry.name)) for entry in fields(found.algorithm)}
+    for names in _TOGETHER:
+        if len({len(held[name]) for name in names if name in held}) > 1:
+            raise InvalidInput(f"its algorithm's {', '.join(names)} have different lengths.")
+    islands = held.get("islands", np.array(1))
+    island = held.get("island", np.empty(0))
+    if islands < 1 or island.min(initial=0) < 0 or island.max(initial=0) >= islands:
+        raise InvalidInput("its algorithm's rows live on islands that there are not.")

@@ -159,7 +159,7 @@ class SearchResult:
 
     def limit_rows(self) -> TextRows:
         """Titles and rows of text: each metric of the answer with its limit and how tight that is; limited metrics first."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for name in sorted(self.values, key=lambda name: name not in self.limits):
             limited = name in self.limits
             most = f"{self.limits[name]:,.6g}" if limited else ""

@@ -10,7 +10,7 @@ The protocol, written down before its first run:
 - For each of three seeds the score is a predictor fitted to the 200 sub-networks that cifar_road.py has evaluated in the supernet of
   that seed. All three networks of a seed are chosen by the same predictor:
   *searched*: the best within the latency limit, everything free;
-  *uniform*: the best uniform-width network within the latency limit (hwsearch.uniform);
+  *uniform*: the best uniform-width network within the latency limit (hwsearch.searching.uniform);
   *macs*: the best within a limit on MACs only, at fp32 throughout and at int8 throughout; the limit on MACs is raised by bisection as far
   as the network found keeps the latency limit, and of the two precisions the one with the better score is kept.
 - Before any training the three are measured in turns. Where the searched one measures slower than one of the others, its limit is
@@ -54,7 +54,7 @@ def best(
     space: hwsearch.SearchSpace, table: hwsearch.LatencyTable, predictor: hwsearch.Predictor, limits: dict[str, float], seed: int
 ) -> hwsearch.Architecture:
     """The best architecture that a search finds within limits."""
-    return hwsearch.search(space, device=table, predictor=predictor, limits=limits, seed=seed, progress=False).best
+    return hwsearch.search(space, device=table, predictor=predictor, limits=limits, seed=seed, run=hwsearch.Run(progress=False)).best
 
 
 def by_macs(
@@ -65,7 +65,7 @@ def by_macs(
     for precision in table.precisions:
         where = space.restrict({"*precision": [precision]})
         macs = hwsearch.metric("macs", where)
-        low, high = macs.lower_bound, float(macs(hwsearch.dense(space, precision).genes[None])[0])
+        low, high = macs.lower_bound, float(macs(hwsearch.searching.dense(space, precision).genes[None])[0])
         kept = None
         for _ in range(12):
             middle = (low * high) ** 0.5
@@ -84,7 +84,7 @@ def chosen(
 ) -> tuple[dict[str, hwsearch.Architecture], dict[str, float]]:
     """The networks and their measured latencies, ms."""
     networks = {
-        "uniform": hwsearch.uniform(space, limits={"latency_ms": limit}, device=table, predictor=predictor),
+        "uniform": hwsearch.searching.uniform(space, limits={"latency_ms": limit}, device=table, predictor=predictor),
         "macs": by_macs(space, table, predictor, limit, seed),
     }
     networks["searched"], measured = no_slower(space, table, predictor, limit, networks, seed)
@@ -106,7 +106,7 @@ def no_slower(
     for _ in range(5):
         one = best(space, table, predictor, {"latency_ms": limit}, seed)
         networks = {**rivals, "searched": one}
-        found = hwsearch.measure_many([network.blocks() for network in networks.values()], table=table, rounds=40)
+        found = hwsearch.profiling.measure_many([network.blocks() for network in networks.values()], table=table, rounds=40)
         measured = {name: entry.latency_ms for name, entry in zip(networks, found, strict=True)}
         ratio = measured["searched"] / min(measured[name] for name in rivals)
         if ratio <= 1:
@@ -124,7 +124,7 @@ def choose(space: hwsearch.SearchSpace, table: hwsearch.LatencyTable, data: Data
         space, weights=supernet, data=data, out=road / "predictor.scores.npz", samples=200, images=1000, seed=seed, progress=False
     )
     predictor = hwsearch.Predictor.fit(space, X, y, seed=seed)
-    full = min(table.predict(hwsearch.dense(space, precision).blocks()) for precision in table.precisions)
+    full = min(table.predict(hwsearch.searching.dense(space, precision).blocks()) for precision in table.precisions)
     networks, measured = chosen(space, table, predictor, LEVEL * full, seed)
     out.mkdir(parents=True, exist_ok=True)
     document = {

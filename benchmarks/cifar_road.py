@@ -56,12 +56,14 @@ def road(
     supernet = hwsearch.train(space, data=data, out=weights, epochs=epochs, seed=seed)
     X, y = score_samples(space, weights=supernet, data=data, out=out / "predictor.scores.npz", samples=samples, images=images, seed=seed)
     predictor = hwsearch.Predictor.fit(space, X, y, seed=seed)
-    full = min(table.predict(hwsearch.dense(space, precision).blocks()) for precision in table.precisions)
-    uniforms = [hwsearch.uniform(space, limits={"latency_ms": level * full}, device=table, predictor=predictor) for level in LEVELS]
+    full = min(table.predict(hwsearch.searching.dense(space, precision).blocks()) for precision in table.precisions)
+    uniforms = [
+        hwsearch.searching.uniform(space, limits={"latency_ms": level * full}, device=table, predictor=predictor) for level in LEVELS
+    ]
     plain_files = [
         hwsearch.export(one, weights=supernet, out=out / f"uniform-{level}.onnx") for one, level in zip(uniforms, LEVELS, strict=True)
     ]
-    limits = [one.latency_ms for one in hwsearch.measure_many(plain_files, table=table, rounds=40)]
+    limits = [one.latency_ms for one in hwsearch.profiling.measure_many(plain_files, table=table, rounds=40)]
     for level, uniform, plain_file, limit in zip(LEVELS, uniforms, plain_files, limits, strict=True):
         files = [plain_file, out / f"searched-{level}.onnx"]
         for _ in range(4):
@@ -74,10 +76,10 @@ def road(
                 verify=8,
                 supernet=supernet,
                 data=data,
-                state=out / "search",
+                run=hwsearch.Run(state=out / "search"),
             )
             hwsearch.export(result.best, weights=supernet, out=files[1])
-            plain, ours = hwsearch.measure_many(files, table=table, rounds=40)
+            plain, ours = hwsearch.profiling.measure_many(files, table=table, rounds=40)
             if ours.latency_ms <= plain.latency_ms:
                 break
             limit *= 0.995 * plain.latency_ms / ours.latency_ms

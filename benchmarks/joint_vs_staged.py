@@ -67,15 +67,15 @@ class Bench:
     def climb(self, space: hwsearch.SearchSpace, predictor: hwsearch.Predictor, limit: float) -> Feasible:
         """What a search meets within a limit in a part of the space; nothing where the limit cannot be met there."""
         try:
-            problem = hwsearch.problem(space, predictor=predictor, device=self.table, limits={"latency_ms": limit})
+            problem = hwsearch.Problem.of(space, predictor=predictor, device=self.table, limits={"latency_ms": limit})
         except hwsearch.Infeasible:
             return np.empty((0, len(space.choices)), dtype=np.uint8), np.empty(0)
         algorithm = load_algorithm(None, problem)
-        state = hwsearch.start(problem, algorithm, self.seed)
+        state = hwsearch.init(problem, algorithm, self.seed)
         for _ in range(algorithm.steps):
             if algorithm.done(state.algorithm) or len(state.X) >= problem.space.size:
                 break
-            state = hwsearch.advance(problem, algorithm, state)
+            state = hwsearch.step(state)
         met = ~np.isnan(state.scores)
         return state.X[met], state.scores[met]
 
@@ -100,7 +100,7 @@ class Bench:
         """
         widths = {choice.name: choice.values[-1:] for choice in self.space.choices if "out" in choice.name or "mid" in choice.name}
         precisions = {choice.name for choice in self.space.choices if choice.is_precision}
-        slow, fast = (self.table.predict(hwsearch.dense(self.space, name).blocks()) for name in (self.finest, self.fastest))
+        slow, fast = (self.table.predict(hwsearch.searching.dense(self.space, name).blocks()) for name in (self.finest, self.fastest))
         faster = (slow / fast) ** (trust * 2 / 3)
         values = self.best(self.space.restrict({**widths, "*precision": [self.finest]}), predictor, limit * faster * 1.6**trust)
         architecture = {name: [value] for name, value in values.items() if name not in widths}
@@ -117,14 +117,14 @@ class Bench:
     @property
     def limits(self) -> list[float]:
         """On latency, ms, highest first."""
-        whole = self.table.predict(hwsearch.dense(self.space, self.fastest).blocks())
+        whole = self.table.predict(hwsearch.searching.dense(self.space, self.fastest).blocks())
         return [level * whole for level in LEVELS]
 
     @property
     def fastest(self) -> str:
         """The precision at which the largest network is fastest."""
         bits = next(choice.values for choice in self.space.choices if choice.is_precision)
-        return min(map(str, bits), key=lambda name: self.table.predict(hwsearch.dense(self.space, name).blocks()))
+        return min(map(str, bits), key=lambda name: self.table.predict(hwsearch.searching.dense(self.space, name).blocks()))
 
 
 Way = Callable[[hwsearch.Predictor, float], Feasible]
@@ -209,7 +209,7 @@ def terms(layer: Layer, bits: Precision) -> list[float]:
 def bitfusion(file: Path, space: hwsearch.SearchSpace) -> tuple[hwsearch.LatencyTable, dict[str, float]]:
     """A table of APQ's simulator for the blocks of another space: fitted, and its error on a fifth of the shapes held out."""
     known = apq_table(file)
-    rows = {hwsearch.Block.parse(key): row.latency_ms for key, row in known.rows.items()}
+    rows = {hwsearch.networks.Block.parse(key): row.latency_ms for key, row in known.rows.items()}
     pointwise = [block for block in rows if block.kind == "conv" and block.groups == 1 and block.kernel == 1 and block.cout != 1280]
     A = np.array([terms(block.graph.layers[0], block.bits) for block in pointwise])
     y = np.array([rows[block] for block in pointwise])

@@ -82,7 +82,7 @@ def false_word(problem: Instance, *, fold: bool = True) -> str | None:
         return "the answer is beyond a limit"
     if found.bound is None or best > found.bound:
         return f"bound {found.bound!r}, and a network has {best!r}"
-    if found.status is not hwsearch.Status.OPTIMAL:
+    if found.status is not hwsearch.searching.Status.OPTIMAL:
         return f"{found.status.name}, not proven"
     spread = float(np.ptp(scores))
     if best - found.best_score > 2e-6 * spread:

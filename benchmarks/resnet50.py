@@ -106,7 +106,7 @@ class AtLeast:
     """A score that counts only where a metric is at least so much: rows below get less than every score, the lower the further away."""
 
     score: OfaScore
-    metric: hwsearch.Metric
+    metric: hwsearch.costs.Metric
     least: float
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
@@ -154,11 +154,11 @@ def terms(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[s
     bounds, window = {"macs": MACS, "params": 11.3e6}, AtLeast(score, hwsearch.metric("params", space), 10.3e6)
     plain = uniform(MACS)
     floor = score_of(plain, options.predictor)
-    paper = hwsearch.search(kept, predictor=window, limits=bounds, seed=options.seed, steps=options.steps)
+    paper = hwsearch.search(kept, predictor=window, limits=bounds, seed=options.seed, run=hwsearch.Run(steps=options.steps))
     known = {"device": table, "seed": options.seed, "steps": options.steps}
-    same = hwsearch.least("latency_ms", kept, score=floor, predictor=window, limits=bounds, **known)
-    high = hwsearch.least("latency_ms", kept, score=paper.best_score - 1e-4, predictor=window, limits=bounds, **known)
-    free = hwsearch.least("latency_ms", space, score=same.best_score, predictor=score, limits={"macs": MACS}, **known)
+    same = hwsearch.cheapest(kept, "latency_ms", floor, predictor=window, limits=bounds, **known)
+    high = hwsearch.cheapest(kept, "latency_ms", paper.best_score - 1e-4, predictor=window, limits=bounds, **known)
+    free = hwsearch.cheapest(space, "latency_ms", same.best_score, predictor=score, limits={"macs": MACS}, **known)
     whole = scaled(1.0)
     return {
         "dense": entry(whole, score_of(whole, options.predictor), tables),
@@ -176,8 +176,8 @@ def record(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[
     space = SPACES["ofa"]()
     score = ofa_predictor(options.predictor, space)
     known = {"score": RECORD, "predictor": score, "seed": options.seed, "steps": options.steps}
-    fast = hwsearch.least("latency_ms", space, device=table, **known)
-    small = hwsearch.least("macs", space, **known)
+    fast = hwsearch.cheapest(space, "latency_ms", SCORE, device=table, **known)
+    small = hwsearch.cheapest(space, "macs", SCORE, **known)
     whole = scaled(1.0)
     return {
         "dense": entry(whole, score_of(whole, options.predictor), []),
@@ -195,7 +195,9 @@ def across(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[
     whole = scaled(1.0, options.precision)
     found = {"dense": entry(whole, score_of(whole, options.predictor), tables)}
     for table in tables:
-        fast = hwsearch.least("latency_ms", space, score=floor, predictor=score, device=table, seed=options.seed, steps=options.steps)
+        fast = hwsearch.cheapest(
+            space, "latency_ms", floor, predictor=score, device=table, seed=options.seed, run=hwsearch.Run(steps=options.steps)
+        )
         found[f"searched for {table.device.runtime}"] = entry(fast.best.blocks(), fast.best_score, tables)
     return found
 
@@ -216,7 +218,7 @@ def measure(path: Path, rounds: int, batch: int | None) -> None:
     networks = {name: [Block.parse(key) for key in network["blocks"]] for name, network in document["networks"].items()}
     for place in document["devices"]:
         backend = load_backend(place["runtime"], threads=place["threads"], batch=place["batch"])
-        found = hwsearch.measure_many(list(networks.values()), backend=backend, rounds=rounds)
+        found = hwsearch.profiling.measure_many(list(networks.values()), backend=backend, rounds=rounds)
         whole = found[0].latency_ms
         for network, one in zip(document["networks"].values(), found, strict=True):
             ratio = document["networks"]["dense"]["macs"] / network["macs"]

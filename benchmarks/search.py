@@ -26,7 +26,7 @@ from instances import pruned_resnet
 import hwsearch
 from hwsearch import metric
 from hwsearch.algorithms import NSGA2, Algorithm, OptunaSearch, Problem, RandomSearch, hypervolume
-from hwsearch.searching import advance, solve, start, sweep
+from hwsearch.searching import solve, sweep
 
 warnings.simplefilter("ignore")
 
@@ -75,9 +75,9 @@ def ours(algorithm: Algorithm) -> Callable[[Problem, Counted, int], None]:
     def run(problem: Problem, counted: Counted, seed: int) -> None:
         posed = Problem(problem.space, counted, problem.limits, problem.seeds, problem.metrics)
         if counted.most < 10**9:
-            state = start(posed, algorithm, seed)
+            state = hwsearch.init(posed, algorithm, seed)
             while True:
-                state = advance(posed, algorithm, state)
+                state = hwsearch.step(state)
         solve(posed, algorithm, seed=seed)
 
     return run
@@ -168,7 +168,7 @@ def note10(data: Path, seeds: int, seconds: float, only: list[str] | None = None
     }
     rows = []
     for most in (15.0, 20.0, 25.0, 30.0, 33.0):
-        problem = hwsearch.problem(space, predictor=predictor, device=table, limits={"latency_ms": most})
+        problem = hwsearch.Problem.of(space, predictor=predictor, device=table, limits={"latency_ms": most})
         for name, run in methods.items():
             everywhere = name in ("hwsearch memetic", "hwsearch evolution")
             if not (most == 25.0 or everywhere) or (only and name.removeprefix("hwsearch ") not in only):
@@ -219,7 +219,7 @@ def nasbench(data: Path, seeds: int, evaluations: int = 1562) -> list[dict[str, 
     points = np.column_stack([-score(X), metric("latency_ms", space)(X)])
     points = points[np.isfinite(points).all(axis=1)]
     worst = points.max(axis=0)
-    problem = hwsearch.problem(space, predictor=score, limits={"latency_ms": float(worst[1])})
+    problem = hwsearch.Problem.of(space, predictor=score, limits={"latency_ms": float(worst[1])})
     methods = {
         "hwsearch nsga2": ours(NSGA2(population=40, steps=10**6)),
         "random": ours(RandomSearch(population=100, steps=10**6)),
@@ -255,7 +255,7 @@ def pruning() -> list[dict[str, Any]]:
             show(rows[-1])
     began = time.process_time()
     front = sweep(space, predictor=worth, limits={"latency_ms": full * np.linspace(0.2, 1.0, 17)}, algorithm="exact")
-    proven = sum(result.status is hwsearch.Status.OPTIMAL for result in front)
+    proven = sum(result.status is hwsearch.searching.Status.OPTIMAL for result in front)
     rows.append(
         {
             "problem": "pruning, 17 points",

@@ -48,7 +48,12 @@ def main() -> None:
             for name, space in (("all", every), ("edges", edges)):
                 for seed in range(options.seeds):
                     result = hwsearch.search(
-                        space, predictor=macs, metrics=[latency], limits={"latency_ms": limit}, steps=steps, polish=False, seed=seed
+                        space,
+                        predictor=macs,
+                        metrics=[latency],
+                        limits={"latency_ms": limit},
+                        seed=seed,
+                        run=hwsearch.Run(steps=steps, polish=False),
                     )
                     assert result.best is not None
                     value = float(macs(result.best.genes[None])[0]) / 1e9

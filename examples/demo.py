@@ -74,13 +74,13 @@ def main() -> None:
     console.print(str(predictor.report), highlight=False)
 
     console.rule("4  search: architecture, widths and bit-widths together")
-    dense = hwsearch.dense(space)
-    fastest = min(table.predict(hwsearch.dense(space, precision).blocks()) for precision in table.precisions)
-    uniform = hwsearch.uniform(space, limits={"latency_ms": fastest / 3}, device=table, predictor=predictor)
+    dense = hwsearch.searching.dense(space)
+    fastest = min(table.predict(hwsearch.searching.dense(space, precision).blocks()) for precision in table.precisions)
+    uniform = hwsearch.searching.uniform(space, limits={"latency_ms": fastest / 3}, device=table, predictor=predictor)
     files = [out / f"{name}.onnx" for name in ("dense", "uniform", "searched")]
     for network, file in zip((dense, uniform), files, strict=False):
         hwsearch.export(network, weights=weights, out=file)
-    limit = hwsearch.measure_many(files[:2], rounds=40, table=table)[1].latency_ms
+    limit = hwsearch.profiling.measure_many(files[:2], rounds=40, table=table)[1].latency_ms
     console.print(f"the limit is what the best uniform-width network takes at a third of the dense one's fastest latency: {limit:.4f} ms")
     result = hwsearch.search(
         space,
@@ -91,7 +91,7 @@ def main() -> None:
         verify=16,
         supernet=weights,
         data=data,
-        progress=True,
+        run=hwsearch.Run(progress=True),
     )
     result.save(out / "result.json")
     console.print(result, highlight=False)
@@ -100,7 +100,7 @@ def main() -> None:
     searched = result.best
     console.print(str(searched), highlight=False)
     hwsearch.export(searched, weights=weights, out=files[2])
-    measured = hwsearch.measure_many(files, rounds=40, table=table)
+    measured = hwsearch.profiling.measure_many(files, rounds=40, table=table)
 
     console.rule("5  check: the exported files, run and measured in ONNX Runtime")
     comparison = [

@@ -86,7 +86,12 @@ def main() -> None:
     console.rule("2  two stages, one joint search, and two baselines")
     targets = {"macs": options.macs, "params": options.params}
     found = hwsearch.compress(
-        space, device=table, predictor=score_of(space, options), **targets, measure=True, steps=20 if options.toy else None
+        space,
+        device=table,
+        predictor=score_of(space, options),
+        measure=True,
+        run=hwsearch.Run(steps=20 if options.toy else None),
+        **targets,
     )
     found.save(out)
     show_compression(found)
@@ -113,7 +118,7 @@ def main() -> None:
             raise SystemExit("The export lost a decision.")
 
     console.rule("5  measured")
-    whole, small = hwsearch.measure_many(models, backend=device, rounds=6 if options.toy else 20)
+    whole, small = hwsearch.profiling.measure_many(models, backend=device, rounds=6 if options.toy else 20)
     console.print(
         f"{whole.latency_ms:.3f} ms dense, {small.latency_ms:.3f} ms compressed: {whole.latency_ms / small.latency_ms:.2f} times as fast"
     )

@@ -235,6 +235,7 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Search SPACE for the most accurate network within the limits: architecture, channels and bit-widths together."""
+    from .searching._run import Run
     from .searching._search import search as run
 
     metrics = []
@@ -243,23 +244,16 @@ def search(
         from .nn.supernet._supernet import Supernet
 
         metrics.append(coded_size(Supernet.load(weights, space), bits))
-    close = _numbers("--tolerance", tolerance, "score=0.005") if tolerance else None
-    scored = verify and (close is None or "score" in close)
     result = run(
         space,
+        algorithm,
         device=device,
         predictor=predictor,
         metrics=metrics,
         limits=_numbers("--limit", limit or [], "latency_ms=1.5"),
         seed=seed,
-        algorithm=algorithm,
-        steps=steps,
-        state=state,
-        verify=verify,
-        supernet=weights if scored else None,
-        data=_data(data, data_dir) if scored else None,
-        tolerance=close,
-        progress=not quiet,
+        verify=_verify(verify, tolerance, weights, _data(data, data_dir)),
+        run=Run(steps=steps, state=state, progress=not quiet),
     )
     result.save(out)
     console.print(_terminal.file(out))
@@ -296,18 +290,23 @@ def compress(
     """Make the largest network of SPACE smaller for one device, beside uniform widths and a search by MACs alone."""
     from .interop import ofa_resnet50_score
     from .searching._compress import compress as run
+    from .searching._run import Run
     from .spaces._load import load_space
 
     where = load_space(space)
+    targets = _given(macs=macs, params=params, latency_ms=latency_ms)
     found = run(
-        where,
+        where.restrict(_frozen(freeze, where)) if freeze else where,
+        targets,
         device=device,
         predictor=ofa_resnet50_score(predictor, where, reach=0.05) if predictor.suffix == ".pth" else predictor,
-        freeze=_frozen(freeze or [], where),
         edges=edges,
-        measure=measure,
-        **_given(macs=macs, params=params, latency_ms=latency_ms, score=score, precision=precision, steps=steps, seed=seed),
+        score=score,
+        precision=precision,
+        seed=seed,
+        run=Run(steps=steps),
     )
+    found = found.measured(seed=seed) if measure else found
     path = found.save(out)
     console.print(_terminal.compression(found))
     console.print(f"Written to {path.parent}. {found.best.name!r} is the network to train, and to export.", highlight=False, soft_wrap=True)
@@ -483,6 +482,26 @@ def main() -> None:
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given; the library knows the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _verify(networks: int, tolerance: list[str] | None, weights: Path, data: Any) -> Any:
+    """What a search verifies: scores in the supernet and latencies on this machine, as far as the tolerance names them.
+
+    Raises:
+        InvalidInput: a tolerance is given, and no network is to be verified.
+    """
+    if not networks:
+        if tolerance:
+            raise InvalidInput("--tolerance needs --verify, the number of networks to verify a round.")
+        return None
+    from .searching.verify._verifier import DeviceVerifier, Verify
+
+    close = _numbers("--tolerance", tolerance, "score=0.005") if tolerance else None
+    if close is not None and "score" not in close:
+        return Verify(DeviceVerifier(), networks, tolerance=close)
+    from .nn._verifier import SupernetVerifier
+
+    return Verify(SupernetVerifier(weights, data), networks, tolerance=close)
 
 
 def _data(name: str, folder: Path | None) -> str | tuple[str, Path]:

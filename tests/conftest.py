@@ -67,11 +67,11 @@ def roofline_table(digits: hwsearch.SearchSpace, toy: hwsearch.SearchSpace) -> h
     return make_table((*digits.unique_blocks, *toy.unique_blocks))
 
 
-def make_table(blocks: tuple[hwsearch.Block, ...]) -> hwsearch.LatencyTable:
+def make_table(blocks: tuple[hwsearch.networks.Block, ...]) -> hwsearch.LatencyTable:
     """Measure blocks on the analytic device."""
     from hwsearch.devices import Protocol, Row
 
-    device = hwsearch.Roofline()
+    device = hwsearch.backends.Roofline()
     rows = {}
     for block in dict.fromkeys(blocks):
         session = device.open([block])

@@ -36,7 +36,7 @@ from hwsearch.profiling._rounds import Rounds
 from hwsearch.profiling.remote import _board
 from hwsearch.reports import _terminal
 from hwsearch.scores import Predictor, load_predictor
-from hwsearch.searching import Finished, advance, conclude, load_finished, load_result, load_state, save_state, start
+from hwsearch.searching import Finished, load_finished, load_result, load_state, save_state
 from hwsearch.searching.verify._loop import _Memory
 from hwsearch.spaces import Chain, Stage
 
@@ -148,7 +148,9 @@ def _result(folder: Path) -> Format:
     from hwsearch.searching import Checked, Round, Verification
 
     posed = problem()
-    found = hwsearch.search(space(), predictor=posed.score, device=make_table(space().unique_blocks), limits={"latency_ms": 1e3}, steps=2)
+    found = hwsearch.search(
+        space(), predictor=posed.score, device=make_table(space().unique_blocks), limits={"latency_ms": 1e3}, run=hwsearch.Run(steps=2)
+    )
     one = Checked(tuple(map(int, found.best.genes)), {"score": 0.5, "latency_ms": 0.1}, {"score": 0.4, "latency_ms": 0.2})
     verified = Verification({"score": 0.005, "latency_ms": 0.1}, (Round((one,), agreed=True),))
     cut = slice(0, 3)
@@ -198,7 +200,7 @@ def _protocol() -> Protocol:
 
 
 def _header() -> dict[str, Any]:
-    return _journal.make_header(hwsearch.Roofline().describe(), _protocol(), "tiny", space().fingerprint, 0)
+    return _journal.make_header(hwsearch.backends.Roofline().describe(), _protocol(), "tiny", space().fingerprint, 0)
 
 
 def _round(number: int) -> dict[str, Any]:
@@ -244,7 +246,7 @@ def _returned() -> Format:
     from hwsearch.profiling import collect
     from hwsearch.profiling._profile import plan, protocol_of
 
-    backend, blocks = hwsearch.Roofline(), [space().unique_blocks[1]]
+    backend, blocks = hwsearch.backends.Roofline(), [space().unique_blocks[1]]
     protocol = protocol_of(backend, 0.01, 2)
     run = plan(space(), backend, hwsearch.LatencyTable(backend.describe(), protocol, {}), blocks=blocks)
     header = run.header | {"backend": "roofline", "options": {}, "energy": "estimated", "checks": 12, "fits": 0, "blocks": [blocks[0].key]}
@@ -260,7 +262,7 @@ def _recording(folder: Path) -> Format:
     block = space().unique_blocks[1]
 
     def record(path: Path) -> None:
-        recorder = Recording(hwsearch.Roofline(), path)
+        recorder = Recording(hwsearch.backends.Roofline(), path)
         recorder.framed(block)
         with recorder.open((block,)) as session:
             session.times(2)
@@ -301,15 +303,15 @@ def _states(folder: Path) -> Iterator[Format]:
     for name in ("memetic", "evolution", "nsga2", "random", "local"):
         posed = problem()
         method = load_algorithm(name, posed)
-        state = start(posed, method, 3)
+        state = hwsearch.init(posed, method, 3)
         for _ in range(2):
-            state = advance(posed, method, state)
+            state = hwsearch.step(state)
 
         def use(path: Path, method: Any = method, posed: Problem = posed) -> None:
             found = load_state(path, posed, method, 3)
             if not method.done(found.algorithm):
-                found = advance(posed, method, found)
-            conclude(posed, method, found)
+                found = hwsearch.step(found)
+            hwsearch.result(found)
 
         whole = _content(folder, lambda path, s=state, p=posed, m=method: save_state(s, path, p, m), "s.npz")  # type: ignore[misc]
         yield Format(f"state {name}", "npz", "state.npz", whole, use)
@@ -319,7 +321,7 @@ def _loadgen() -> Format:
     entries = {"result_90.00_percentile_latency_ns": 5e6, "result_validity": "VALID", "result_query_count": 10, "early_stopping_met": True}
     lines = [f":::MLLOG {json.dumps({'key': key, 'value': value})}" for key, value in entries.items()]
     text = "\n".join(lines).encode()
-    device = hwsearch.Roofline().describe()
+    device = hwsearch.backends.Roofline().describe()
 
     def use(path: Path) -> None:
         repr(loadgen._read(path.parent, "a.onnx", "SingleStream", True, device))

@@ -97,7 +97,7 @@ def test_exact_takes_a_linear_predictor(digits: SearchSpace, roofline_table: hws
 def test_hybrid_proves_additive_scores_and_solves_others(seed: int) -> None:
     space = example_space(seed)
     limits = {"time": 6.0}
-    worth = hwsearch.search(space, predictor=metric("worth", space), limits=limits, algorithm="hybrid", steps=1)
+    worth = hwsearch.search(space, predictor=metric("worth", space), limits=limits, algorithm="hybrid", run=hwsearch.Run(steps=1))
     assert worth.status is Status.OPTIMAL
     score = rugged(space, seed)
     result = hwsearch.search(space, predictor=score, limits=limits, algorithm=Hybrid(population=128, refits=(1, 3)), seed=seed)
@@ -109,7 +109,7 @@ def test_hybrid_proves_additive_scores_and_solves_others(seed: int) -> None:
 def test_local_search_ends_where_no_two_genes_help() -> None:
     space = example_space()
     score = rugged(space)
-    result = hwsearch.search(space, predictor=score, limits={"time": 6.0}, algorithm=Local(samples=20), polish=False)
+    result = hwsearch.search(space, predictor=score, limits={"time": 6.0}, algorithm=Local(samples=20), run=hwsearch.Run(polish=False))
     assert result.status is Status.CONVERGED
     row = result.best.genes
     everything = np.concatenate(list(space.enumerate()))
@@ -122,7 +122,7 @@ def test_local_search_ends_where_no_two_genes_help() -> None:
 def test_every_search_is_finished_in_its_neighbourhood_unless_told_otherwise() -> None:
     space = example_space()
     few = RandomSearch(population=30, steps=2)
-    rough = hwsearch.search(space, predictor=rugged(space), algorithm=few, polish=False)
+    rough = hwsearch.search(space, predictor=rugged(space), algorithm=few, run=hwsearch.Run(polish=False))
     fine = hwsearch.search(space, predictor=rugged(space), algorithm=few)
     assert len(rough.history) == 2
     assert fine.best_score > rough.best_score
@@ -136,7 +136,7 @@ def test_nsga2_spreads_along_the_true_front() -> None:
     for names in (("time",), ("time", "size")):
         points = np.column_stack([-np.asarray(score(everything)), *(metric(name, space)(everything) for name in names)])
         algorithm = NSGA2(population=64, metrics=names)
-        result = hwsearch.search(space, predictor=score, algorithm=algorithm, steps=12)
+        result = hwsearch.search(space, predictor=score, algorithm=algorithm, run=hwsearch.Run(steps=12))
         found = np.column_stack([-result.front.scores, *(result.front.values[name] for name in names)])
         worst = points.max(axis=0)
         assert hypervolume(found, worst) >= 0.97 * hypervolume(points, worst)
@@ -217,7 +217,9 @@ def test_exact_proves_the_pruning_of_a_deep_network() -> None:
     assert result.gap is not None
     assert result.gap <= 1e-4
     assert result.values["latency_ms"] <= 0.3 * full
-    other = hwsearch.search(space, predictor=worth, limits={"latency_ms": 0.3 * full}, algorithm=Evolution(population=256), steps=40)
+    other = hwsearch.search(
+        space, predictor=worth, limits={"latency_ms": 0.3 * full}, algorithm=Evolution(population=256), run=hwsearch.Run(steps=40)
+    )
     assert other.best_score <= result.best_score
     with pytest.raises(Infeasible, match="faster than"):
         hwsearch.search(space, predictor=worth, limits={"latency_ms": 0.001 * full}, algorithm="exact")

@@ -32,7 +32,9 @@ def score(X: np.ndarray) -> np.ndarray:
 def test_weights_of_devices_are_finite_numbers(weights: list, table: hwsearch.LatencyTable, digits: hwsearch.SearchSpace) -> None:
     other = replace(table, device=replace(table.device, name="other"))
     with pytest.raises(InvalidInput, match="weights must hold a finite number"):
-        hwsearch.search(digits, predictor=score, device=[table, other], weights=weights, limits={"latency_ms": 1.0}, steps=1)
+        hwsearch.search(
+            digits, predictor=score, device=[table, other], weights=weights, limits={"latency_ms": 1.0}, run=hwsearch.Run(steps=1)
+        )
 
 
 @pytest.mark.parametrize("option", ["threads", "batch"])
@@ -53,9 +55,9 @@ def test_numpys_whole_numbers_will_do() -> None:
 def test_names_that_no_file_can_have_are_told_by_every_reader(name: str, digits: hwsearch.SearchSpace) -> None:
     for use in (
         hwsearch.load_table,
-        lambda path: hwsearch.search(digits, predictor=score, device=path, limits={"latency_ms": 1.0}, steps=1),
-        lambda path: hwsearch.search(digits, predictor=path, steps=1),
-        lambda path: hwsearch.search(digits, predictor=score, steps=1, state=path),
+        lambda path: hwsearch.search(digits, predictor=score, device=path, limits={"latency_ms": 1.0}, run=hwsearch.Run(steps=1)),
+        lambda path: hwsearch.search(digits, predictor=path, run=hwsearch.Run(steps=1)),
+        lambda path: hwsearch.search(digits, predictor=score, run=hwsearch.Run(steps=1, state=path)),
         lambda path: load_data(("cifar10", path)),
         lambda path: load_data(("imagefolder", path)),
         lambda path: load_backend("replay", path=path),

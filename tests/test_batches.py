@@ -13,7 +13,7 @@ HOW = {"backend": "roofline", "progress": False, "max_rounds": 3, "checks": 12, 
 
 
 def test_each_batch_size_has_a_table_of_its_own(tmp_path):
-    tables = hwsearch.profile_batches(SMALL, (8, 1, 8), out=tmp_path / "t-{batch}.json", **HOW)
+    tables = hwsearch.profiling.profile_batches(SMALL, (8, 1, 8), out=tmp_path / "t-{batch}.json", **HOW)
     assert list(tables) == [1, 8]
     assert {path.name for path in tmp_path.iterdir()} == {"t-1.json", "t-8.json"}
     for size, table in tables.items():
@@ -25,10 +25,10 @@ def test_each_batch_size_has_a_table_of_its_own(tmp_path):
 
 
 def test_a_killed_run_goes_on_with_the_sizes_that_are_left(tmp_path, monkeypatch):
-    first = hwsearch.profile_batches(SMALL, (1,), out=tmp_path / "t-{batch}.json", **HOW)
+    first = hwsearch.profiling.profile_batches(SMALL, (1,), out=tmp_path / "t-{batch}.json", **HOW)
     opened = []
     monkeypatch.setattr(Roofline, "open", lambda self, network, real=Roofline.open: opened.append(self.batch) or real(self, network))
-    tables = hwsearch.profile_batches(SMALL, (1, 4), out=tmp_path / "t-{batch}.json", **HOW)
+    tables = hwsearch.profiling.profile_batches(SMALL, (1, 4), out=tmp_path / "t-{batch}.json", **HOW)
     assert set(opened) == {4}
     assert tables[1].rows == first[1].rows
 
@@ -38,7 +38,7 @@ def test_a_backend_keeps_its_other_options(tmp_path):
         name = "roofline"
         options = {"bandwidth_gbs": 5.0, "batch": 2}  # noqa: RUF012
 
-    tables = hwsearch.profile_batches(SMALL, (1, 4), out=tmp_path / "{batch}.json", **{**HOW, "backend": Mine()})
+    tables = hwsearch.profiling.profile_batches(SMALL, (1, 4), out=tmp_path / "{batch}.json", **{**HOW, "backend": Mine()})
     assert [("5 GB/s" in table.device.hardware, table.device.batch) for table in tables.values()] == [(True, 1), (True, 4)]
 
 
@@ -48,5 +48,5 @@ def test_a_backend_keeps_its_other_options(tmp_path):
 )
 def test_what_makes_no_sense_is_refused(tmp_path, batches, out, words):
     with pytest.raises(InvalidInput, match=words):
-        hwsearch.profile_batches(SMALL, batches, out=tmp_path / out, **HOW)
+        hwsearch.profiling.profile_batches(SMALL, batches, out=tmp_path / out, **HOW)
     assert list(tmp_path.iterdir()) == []

@@ -81,7 +81,7 @@ def test_network_computes_what_its_weights_say(state: State, file: Path, tmp_pat
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.allclose(net.extract(net.largest)(x), logits(state, x), atol=1e-3)
-        floats = [hwsearch.Block.parse(block.key.replace("int8", "fp32")) for block in net.space.blocks(net.largest)]
+        floats = [hwsearch.networks.Block.parse(block.key.replace("int8", "fp32")) for block in net.space.blocks(net.largest)]
         assert torch.allclose(deploy(net.extract(net.largest), floats, x)(x), logits(state, x), atol=1e-3)
     torch.save({"state_dict": {f"module.{name}": torch.from_numpy(array) for name, array in state.items()}}, tmp_path / "resnet14.th")
     assert cifar_resnet(tmp_path / "resnet14.th").digest == net.digest

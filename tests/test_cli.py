@@ -73,7 +73,7 @@ def test_search_writes_what_the_library_finds(folder: Path, result: Path) -> Non
         device=folder / "roofline.json",
         predictor=folder / "predictor.npz",
         limits={"latency_ms": 0.1, "size_mb": 0.05},
-        steps=5,
+        run=hwsearch.Run(steps=5),
     )
     found = hwsearch.load_result(result)
     assert found.best == expected.best

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import hwsearch
 from hwsearch.cli import app
 from hwsearch.errors import Infeasible, InvalidInput
-from hwsearch.searching import InPlace, compress, least, quantized_in_place, revert_slower
+from hwsearch.searching import InPlace, compress, quantized_in_place, revert_slower
 from hwsearch.spaces import Architecture
 
 
@@ -28,12 +28,12 @@ def everything(toy):
 def test_least_is_the_cheapest_network_that_keeps_the_score(toy, scored, roofline_table, everything):
     latency = hwsearch.metric("latency_ms", toy, roofline_table)
     floor = float(np.quantile(scored(everything), 0.7))
-    found = least("latency_ms", toy, score=floor, predictor=scored, device=roofline_table)
+    found = hwsearch.cheapest(toy, "latency_ms", floor, predictor=scored, device=roofline_table)
     assert found.best_score >= floor
     best = float(latency(everything)[scored(everything) >= floor].min())
     assert found.values["latency_ms"] == pytest.approx(best, rel=0.01)
     assert found.limits["latency_ms"] == found.values["latency_ms"]
-    macs = least("macs", toy, score=floor, predictor=scored, limits={"params": 1e9})
+    macs = hwsearch.cheapest(toy, "macs", floor, predictor=scored, limits={"params": 1e9})
     assert macs.values["macs"] == hwsearch.metric("macs", toy)(everything)[scored(everything) >= floor].min()
 
 
@@ -44,23 +44,23 @@ def test_least_leaves_out_networks_of_infinite_cost():
         "other": [(["g0"], [1, 2, 3])],
     }
     space = hwsearch.SearchSpace.from_tables(genes, tables)
-    found = least("cost", space, score=3.0, predictor=lambda X: X.sum(axis=1).astype(float))
+    found = hwsearch.cheapest(space, "cost", 3.0, predictor=lambda X: X.sum(axis=1).astype(float))
     assert found.values["cost"] == 6.0
     assert found.limits["cost"] == 6.0
     with pytest.raises(Infeasible):
-        least("cost", space, score=0.0, predictor=lambda X: X.sum(axis=1).astype(float), limits={"other": 1.0})
+        hwsearch.cheapest(space, "cost", 0.0, predictor=lambda X: X.sum(axis=1).astype(float), limits={"other": 1.0})
 
 
 def test_least_says_what_cannot_be_had(toy, scored, roofline_table):
     with pytest.raises(Infeasible, match="score of at least 1e\\+06"):
-        least("macs", toy, score=1e6, predictor=scored)
+        hwsearch.cheapest(toy, "macs", 1e6, predictor=scored)
     with pytest.raises(InvalidInput, match="'latency_ms' is not known here"):
-        least("latency_ms", toy, score=1.0, predictor=scored)
+        hwsearch.cheapest(toy, "latency_ms", 1.0, predictor=scored)
 
 
 @pytest.fixture(scope="module")
 def compressed(toy, scored, roofline_table):
-    return compress(toy, device=roofline_table, predictor=scored, macs=0.4, params=0.6, steps=60)
+    return compress(toy, device=roofline_table, predictor=scored, macs=0.4, params=0.6, run=hwsearch.Run(steps=60))
 
 
 def test_the_searched_networks_meet_the_targets_and_keep_the_score(toy, compressed):
@@ -77,7 +77,7 @@ def test_the_searched_networks_meet_the_targets_and_keep_the_score(toy, compress
 
 
 def test_searches_keep_to_the_edges_of_the_stairs(toy, scored, roofline_table):
-    found = compress(toy, device=roofline_table, predictor=scored, macs=0.4, params=0.6, edges=True, steps=60)
+    found = compress(toy, device=roofline_table, predictor=scored, macs=0.4, params=0.6, edges=True, run=hwsearch.Run(steps=60))
     inside = toy.restrict(roofline_table)
     for name in ("two stages", "joint"):
         genes = found[name].architecture.genes
@@ -96,7 +96,12 @@ def test_rows_are_ratios_to_the_dense_network(compressed):
 
 def test_what_is_frozen_stays(toy, scored, roofline_table):
     found = compress(
-        toy, device=roofline_table, predictor=scored, macs=0.6, steps=20, freeze={"stage1.*": [16, 8, 2, "int8"], "resolution": [12]}
+        toy,
+        device=roofline_table,
+        predictor=scored,
+        macs=0.6,
+        freeze={"stage1.*": [16, 8, 2, "int8"], "resolution": [12]},
+        run=hwsearch.Run(steps=20),
     )
     for network in found.networks:
         assert network.architecture.values()["resolution"] == 12
@@ -123,12 +128,12 @@ def test_the_command_writes_the_comparison_and_the_networks(digits, tmp_path, ro
 
 
 def test_int8_parts_are_judged_in_place_and_reverted_where_slower(toy):
-    whole = hwsearch.dense(toy, "int8")
-    found = quantized_in_place(whole, backend=hwsearch.Roofline(), rounds=2)
+    whole = hwsearch.searching.dense(toy, "int8")
+    found = quantized_in_place(whole, backend=hwsearch.backends.Roofline(), rounds=2)
     assert [one.gene for one in found] == [name for name in whole.values() if name.endswith("precision")]
     assert not any(one.slower for one in found)
     assert revert_slower(whole, found) == whole
-    slow = hwsearch.Roofline(peak_gmacs={"fp32": 20.0, "int8": 2.0})
+    slow = hwsearch.backends.Roofline(peak_gmacs={"fp32": 20.0, "int8": 2.0})
     found = quantized_in_place(whole, backend=slow, rounds=2)
     assert any(one.slower for one in found)
     reverted = revert_slower(whole, found)

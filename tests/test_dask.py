@@ -65,11 +65,13 @@ def test_a_dask_cluster_scores_a_search_and_outlives_a_worker(cluster: str, tmp_
     space, algorithm = example_space(), RandomSearch(population=20, steps=2)
     alive, flag = tmp_path / "alive", tmp_path / "died"
     alive.touch()
-    plain = hwsearch.search(space, predictor=Mortal(alive), algorithm=algorithm, polish=False)
+    plain = hwsearch.search(space, predictor=Mortal(alive), algorithm=algorithm, run=hwsearch.Run(polish=False))
     with distributed.Client(scheduler_file=cluster, timeout=60) as client:
         client.wait_for_workers(2, timeout=60)
         assert len({details["pid"] for details in client.run(lambda: {"pid": os.getpid()}).values()}) == 2
-        result = hwsearch.search(space, predictor=Mortal(flag), algorithm=algorithm, polish=False, executor=client.get_executor())
+        result = hwsearch.search(
+            space, predictor=Mortal(flag), algorithm=algorithm, run=hwsearch.Run(polish=False, executor=client.get_executor())
+        )
     assert flag.exists()
     assert result.best == plain.best
     assert result.history == plain.history

@@ -183,7 +183,7 @@ def test_a_cpu_that_shows_its_counters_has_measured_energies(tmp_path, monkeypat
     backend = load_backend("onnxruntime")
     assert "RAPL" in backend.describe().facts["energy"]
     check_backend(backend)
-    with backend.open((hwsearch.Block("conv", 3, 8, 8, (), 3),)) as session:
+    with backend.open((hwsearch.networks.Block("conv", 3, 8, 8, (), 3),)) as session:
         assert session.energy_mj > 0
     monkeypatch.setattr("hwsearch.backends._cpu.cpu_meter", lambda: None)
     without = load_backend("onnxruntime")
@@ -197,13 +197,17 @@ def test_energy_is_limited_as_any_other_metric(toy):
     def score(X):
         return np.log(params(X))
 
-    free = hwsearch.search(toy, device=table, predictor=score, limits={"latency_ms": 1e9}, seed=0, progress=False)
+    free = hwsearch.search(toy, device=table, predictor=score, limits={"latency_ms": 1e9}, seed=0, run=hwsearch.Run(progress=False))
     limit = 0.7 * free.values["energy_mj"]
-    found = hwsearch.search(toy, device=table, predictor=score, limits={"energy_mj": limit}, seed=0, progress=False)
+    found = hwsearch.search(toy, device=table, predictor=score, limits={"energy_mj": limit}, seed=0, run=hwsearch.Run(progress=False))
     assert found.values["energy_mj"] <= limit
     assert found.best_score < free.best_score
     rows = {key: Row(row.latency_ms) for key, row in table.rows.items()}
     with pytest.raises(InvalidInput, match="energy on 'roofline' is unavailable"):
         hwsearch.search(
-            toy, device=replace(table, rows=rows, energy="unavailable"), predictor=score, limits={"energy_mj": limit}, progress=False
+            toy,
+            device=replace(table, rows=rows, energy="unavailable"),
+            predictor=score,
+            limits={"energy_mj": limit},
+            run=hwsearch.Run(progress=False),
         )

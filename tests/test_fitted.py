@@ -32,9 +32,9 @@ def test_it_limits_a_search(digits: SearchSpace, rng: np.random.Generator) -> No
     X = digits.sample(120, rng)
     fitted, _ = fit_metric("latency_ms", digits, X, 0.05 + macs(X) * 2e-7)
     most = float(np.median(fitted(X)))
-    result = hwsearch.search(digits, predictor=params, metrics=[fitted], limits={"latency_ms": most}, steps=8)
+    result = hwsearch.search(digits, predictor=params, metrics=[fitted], limits={"latency_ms": most}, run=hwsearch.Run(steps=8))
     assert result.values["latency_ms"] == fitted(result.best.genes[None])[0] <= most
-    swept = hwsearch.sweep(digits, predictor=params, metrics=[fitted], limits={"latency_ms": [most, 1.2 * most]}, steps=8)
+    swept = hwsearch.sweep(digits, predictor=params, metrics=[fitted], limits={"latency_ms": [most, 1.2 * most]}, run=hwsearch.Run(steps=8))
     assert swept[0].best_score <= swept[1].best_score
     with pytest.raises(WrongSpace, match="latency_ms"):
         hwsearch.search("resnet_cifar", predictor=lambda X: np.zeros(len(X)), metrics=[fitted], limits={"latency_ms": most})

@@ -63,7 +63,7 @@ def convolution(saturating: bool):
 
 def probe(bits: int) -> onnx.ModelProto:
     """A convolution of the largest inputs and the largest weights of this many bits; right is 200 everywhere inside."""
-    block = hwsearch.Block("conv", 32, 32, 8, (), 3, precision="int8")
+    block = hwsearch.networks.Block("conv", 32, 32, 8, (), 3, precision="int8")
     layer = LayerWeights(np.ones((32, 32, 3, 3), np.float32), np.zeros(32, np.float32), 288 / 200, 0)
     return build([block], weights=[BlockWeights((layer,))], flavour=ONNXRUNTIME.carried(bits), input_scale=1 / 255)
 

@@ -93,7 +93,7 @@ def test_blocks_that_an_imported_table_lacks_are_estimated(mobile: SearchSpace, 
 
 def test_an_impossible_latency_on_note10_is_refused(mobile: SearchSpace, note10: LatencyTable) -> None:
     with pytest.raises(Infeasible, match=r"9\.89035 ms"):
-        hwsearch.problem(mobile, predictor=lambda X: np.zeros(len(X)), device=note10, limits={"latency_ms": 9})
+        hwsearch.Problem.of(mobile, predictor=lambda X: np.zeros(len(X)), device=note10, limits={"latency_ms": 9})
 
 
 @pytest.mark.parametrize(("space", "file"), [("ofa_mobilenetv3", "mbv3_acc_predictor.pth"), ("ofa_resnet50", "resnet50_acc_predictor.pth")])
@@ -191,7 +191,7 @@ def test_doubtful_measurements_are_reported(tmp_path: Path) -> None:
     with pytest.warns(ForeignDataWarning, match=r"left out 2 entries .*kernel:3.*kernel:5.* 1 entry .*kernel:7.* measured only once"):
         table = interop.ofa_latency(tmp_path)
     assert len(interop.problems(table)) == 2
-    kernels = {hwsearch.Block.parse(key).kernel for key in table.rows if key.startswith("mbconv")}
+    kernels = {hwsearch.networks.Block.parse(key).kernel for key in table.rows if key.startswith("mbconv")}
     assert kernels == {7}
     with pytest.raises(MissingBlocks):
         metric("latency_ms", load_space("ofa_mobilenetv3", resolutions=(160,)), table)
@@ -378,10 +378,10 @@ def test_tfnas_widths_that_were_never_measured_are_left_out(data_folder: Path, d
     negative = sum(value <= 0 for key, widths in document.items() if key != "base" for value in widths.values())
     assert negative > 0
     assert interop.problems(table)[0].startswith(f"left out {negative} entries")
-    blocks = [hwsearch.Block.parse(key) for key in table.rows]
+    blocks = [hwsearch.networks.Block.parse(key) for key in table.rows]
     assert all(row.latency_ms > 0 for row in table.rows.values())
     assert np.mean([block.mids[0] % 8 == 0 for block in blocks]) > 0.95
-    block = hwsearch.Block("mbconv", 16, 24, 112, (48, 16), 3, 2)
+    block = hwsearch.networks.Block("mbconv", 16, 24, 112, (48, 16), 3, 2)
     assert table.lookup(block).latency_ms == document["MBInvertedResBlock_112_16_16_24_k3_s2_relu"]["48"]
     assert table.network_ms == document["base"]
 

@@ -196,11 +196,11 @@ def test_two_searches_with_one_state(digits: hwsearch.SearchSpace, tmp_path: Pat
         return score(X)
 
     def search(by) -> hwsearch.SearchResult:
-        return hwsearch.search(digits, predictor=by, algorithm="evolution", steps=3, state=tmp_path / "state.npz")
+        return hwsearch.search(digits, predictor=by, algorithm="evolution", run=hwsearch.Run(steps=3, state=tmp_path / "state.npz"))
 
     found = search(first)
     assert isinstance(told[0], InUse)
-    assert found.best == hwsearch.search(digits, predictor=score, algorithm="evolution", steps=3).best
+    assert found.best == hwsearch.search(digits, predictor=score, algorithm="evolution", run=hwsearch.Run(steps=3)).best
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 

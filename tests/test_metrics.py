@@ -94,7 +94,7 @@ def test_the_search_is_offered_only_precisions_that_the_device_has(digits: Searc
     table = LatencyTable(roofline_table.device, roofline_table.protocol, rows)
     with pytest.raises(MissingBlocks, match=r"blocks of 'resnet_digits' are not in .*: hwsearch profile resnet_digits --backend"):
         metric("latency_ms", digits, table)
-    result = hwsearch.search(digits, predictor=lambda X: X.sum(axis=1), device=table, steps=2)
+    result = hwsearch.search(digits, predictor=lambda X: X.sum(axis=1), device=table, run=hwsearch.Run(steps=2))
     assert {value for name, value in result.best.values().items() if name.endswith("precision")} == {"fp32"}
 
 

@@ -235,7 +235,12 @@ def test_search_keeps_to_the_coded_size(supernet: Supernet, roofline_table: hwse
     def search(at_most: float) -> hwsearch.SearchResult:
         predictor = hwsearch.metric("params", supernet.space)
         return hwsearch.search(
-            supernet.space, device=roofline_table, predictor=predictor, metrics=[size], limits={"size_mb": at_most}, steps=5
+            supernet.space,
+            device=roofline_table,
+            predictor=predictor,
+            metrics=[size],
+            limits={"size_mb": at_most},
+            run=hwsearch.Run(steps=5),
         )
 
     found = search(limit)

@@ -30,7 +30,7 @@ FINE = Recipe(epochs=2, batch=32, learning_rate=0.02, label_smoothing=0.0)
 def network(precision: str, folder: Path) -> tuple[hwsearch.Architecture, Supernet]:
     """A small network trained on scanned digits, alone at a precision."""
     space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", precision), channels=1).space()
-    architecture = hwsearch.dense(space, precision)
+    architecture = hwsearch.searching.dense(space, precision)
     recipe = Recipe(epochs=6, batch=32, learning_rate=0.2)
     out = folder / "float.safetensors"
     return architecture, train(space.alone(architecture.genes), data=load_data("digits"), out=out, recipe=recipe, progress=False)
@@ -97,7 +97,7 @@ def test_tuning_learns_steps_that_are_shipped(three_bits: tuple[hwsearch.Archite
     assert torch.equal(deployed(read, architecture.genes)(images), after(images))
     assert read.digest == tuned.digest
     # Steps of three bits mean nothing at another precision.
-    blocks = [hwsearch.Block.parse(block.key.replace("int3", "int8")) for block in architecture.blocks()]
+    blocks = [hwsearch.networks.Block.parse(block.key.replace("int3", "int8")) for block in architecture.blocks()]
     assert {quantizer.bits for quantizer in deploy(read.extract(architecture.genes), blocks, images).quantizers.values()} == {8}
 
 

@@ -172,7 +172,7 @@ def test_tuning_at_two_bits_repairs_what_rounding_broke(trained: Path, toy: hwse
     from hwsearch.spaces import Chain, Stage
 
     space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", "int2"), channels=1).space()
-    architecture = hwsearch.dense(space, "int2")
+    architecture = hwsearch.searching.dense(space, "int2")
     data = load_data("digits")
     recipe = Recipe(epochs=8, batch=32, learning_rate=0.2)
     floating = train(space.alone(architecture.genes), data=data, out=tmp_path / "float.safetensors", recipe=recipe, progress=False)

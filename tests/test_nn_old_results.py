@@ -170,7 +170,7 @@ def test_predictor_and_finished_network_say_which_images_they_come_from(trained:
 def test_verified_scores_are_not_gone_on_with_on_corrected_labels(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     def verify(data: str | Data) -> hwsearch.SearchResult:
         how = {"steps": 2, "algorithm": "random", "verify": 1, "rounds": 1, "tolerance": {"score": 1.0}}
-        return hwsearch.search(toy, predictor=Wide(), supernet=trained, data=data, state=tmp_path / "state", **how)
+        return hwsearch.search(toy, predictor=Wide(), supernet=trained, data=data, run=hwsearch.Run(state=tmp_path / "state"), **how)
 
     verify("digits")
     with pytest.raises(InvalidInput, match=rf"state.verified.jsonl holds .*digits {corrected().fingerprint}.*Use another state file"):

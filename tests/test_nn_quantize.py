@@ -84,7 +84,7 @@ def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
     supernet = train(space, data=data, out=tmp_path / "bits.safetensors", recipe=recipe, progress=False)
     score = {}
     for name in names:
-        score[name] = evaluate(hwsearch.dense(space, name), weights=supernet, data=data)
+        score[name] = evaluate(hwsearch.searching.dense(space, name), weights=supernet, data=data)
     assert score["fp32"] > 0.8
     assert score["int8"] == pytest.approx(score["fp32"], abs=0.015)
     assert score["fp32"] - 0.1 < score["w4a8"]
@@ -95,7 +95,7 @@ def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
 def test_sixteen_bit_floats_round_a_little_and_eight_bit_ones_are_refused() -> None:
     def network(*precisions: str) -> tuple[Supernet, hwsearch.Architecture]:
         space = Chain("half", (8,), (8,), (Stage((1,), (8,), (8,)),), 10, precisions, channels=1).space()
-        return Supernet(space), hwsearch.dense(space, precisions[-1])
+        return Supernet(space), hwsearch.searching.dense(space, precisions[-1])
 
     images = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     errors = []

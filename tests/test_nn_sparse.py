@@ -27,7 +27,7 @@ def make_space() -> hwsearch.SearchSpace:
 
 
 def row(space: hwsearch.SearchSpace, precision: str) -> hwsearch.Architecture:
-    return hwsearch.dense(space, precision)
+    return hwsearch.searching.dense(space, precision)
 
 
 @settings(max_examples=30, deadline=None)
@@ -116,9 +116,11 @@ def test_a_processor_without_sparse_kernels_refuses(tmp_path: Path) -> None:
     space = make_space()
     with pytest.raises(Unsupported, match="its precisions are fp32, int8"):
         OnnxRuntime().open(row(space, "int8-2:4").blocks())
-    table = hwsearch.profile(space, backend=hwsearch.Roofline(), out=tmp_path / "table.json", progress=False)
+    table = hwsearch.profile(space, backend=hwsearch.backends.Roofline(), out=tmp_path / "table.json", progress=False)
     assert not [key for key in table.rows if "2:4" in key]
-    found = hwsearch.search(space, device=table, predictor=lambda X: X.sum(axis=1) + np.zeros(len(X)), steps=3, progress=False).best
+    found = hwsearch.search(
+        space, device=table, predictor=lambda X: X.sum(axis=1) + np.zeros(len(X)), run=hwsearch.Run(steps=3, progress=False)
+    ).best
     assert not [value for value in found.values().values() if value == "int8-2:4"]
 
 

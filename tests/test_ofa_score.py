@@ -67,7 +67,7 @@ def test_published_widths_get_the_published_prediction(file, space, score, rng):
 
 
 def test_between_published_widths_the_prediction_moves_in_small_steps(space, score):
-    whole = hwsearch.dense(space, "int8").values()
+    whole = hwsearch.searching.dense(space, "int8").values()
     outs = [width for width in space.choices[space.position["stage3.out"]].values if 832 <= width <= 1024]
     rows = np.stack([space.encode({**whole, "stage3.out": width}) for width in outs])
     found = score(rows)
@@ -77,7 +77,7 @@ def test_between_published_widths_the_prediction_moves_in_small_steps(space, sco
 
 
 def test_an_uneven_pair_of_inner_widths_has_no_advantage(space, score):
-    whole = hwsearch.dense(space, "int8").values()
+    whole = hwsearch.searching.dense(space, "int8").values()
     even = {**whole, "stage4.block2.mid1": 448, "stage4.block2.mid2": 448}
     uneven = {**whole, "stage4.block2.mid1": 424, "stage4.block2.mid2": 472}
     rows = np.stack([space.encode(even), space.encode(uneven)])
@@ -90,7 +90,7 @@ def test_outside_of_what_was_trained_a_search_walks_back_in(file, rng):
     narrow = space.restrict({"stage1.out": [64], "stage2.out": [128]}).sample(5, rng)
     assert score.outside(narrow).all()
     assert (score(narrow) < 0).all()
-    found = hwsearch.search(space.restrict(score.values), predictor=score, steps=15)
+    found = hwsearch.search(space.restrict(score.values), predictor=score, run=hwsearch.Run(steps=15))
     assert not score.outside(found.best.genes[None])[0]
     assert 0.7 < found.best_score < 0.9
     far = ofa_resnet50_score(file, space, reach=0.2)

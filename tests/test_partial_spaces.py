@@ -47,9 +47,9 @@ def test_a_space_of_one_precision_is_profiled_and_nothing_else_is(precision: str
     assert len(met) < len(SMALL.unique_blocks)
     assert set(table.error()) & {"mean_abs_fp32", "mean_abs_int8", "mean_abs_mixed"} == {f"mean_abs_{precision}"}
     assert table.precisions == (precision,)
-    whole = hwsearch.search(SMALL, device=table, predictor=widest, steps=2, progress=False)
+    whole = hwsearch.search(SMALL, device=table, predictor=widest, run=hwsearch.Run(steps=2, progress=False))
     assert set(whole.best.values().values()) & {"fp32", "int8"} == {precision}, "a search of the whole space keeps to what was measured"
-    found = hwsearch.search(part, device=table, predictor=widest, steps=2, progress=False)
+    found = hwsearch.search(part, device=table, predictor=widest, run=hwsearch.Run(steps=2, progress=False))
     assert found.values["latency_ms"] == pytest.approx(table.predict(found.best.blocks()))
 
 
@@ -91,12 +91,12 @@ def test_rows_without_energy_take_no_search_by_latency_away(budget: float | None
     without = [key for key, row in table.rows.items() if row.energy_mj is None]
     assert 0 < len(without) < len(table.rows)
     most = 0.9 * table.predict(SMALL.blocks(SMALL.sample(1, np.random.default_rng(0))[0]))
-    found = hwsearch.search(SMALL, device=table, predictor=widest, limits={"latency_ms": most}, steps=2, progress=False)
+    found = hwsearch.search(SMALL, device=table, predictor=widest, limits={"latency_ms": most}, run=hwsearch.Run(steps=2, progress=False))
     assert found.values["latency_ms"] <= most
     if budget is None:
         assert "energy_mj" not in found.values
         with pytest.raises(InvalidInput, match=rf"no energy for {len(without)} of .* measure these again with: hwsearch profile small"):
-            hwsearch.search(SMALL, device=table, predictor=widest, limits={"energy_mj": 1.0}, steps=2, progress=False)
+            hwsearch.search(SMALL, device=table, predictor=widest, limits={"energy_mj": 1.0}, run=hwsearch.Run(steps=2, progress=False))
     else:
         assert found.values["energy_mj"] > 0, "a sampled table estimates it"
 

@@ -225,10 +225,10 @@ def test_a_search_cautions_against_scores_that_cannot_be_trusted(digits: SearchS
     low = digits.restrict({"resolution": [8, 12]})
     X = low.sample(60, np.random.default_rng(6))
     predictor = Predictor.fit(digits, X, accuracy(digits, X))
-    beyond = hwsearch.search(digits.restrict({"resolution": [16]}), predictor=predictor, steps=2)
+    beyond = hwsearch.search(digits.restrict({"resolution": [16]}), predictor=predictor, run=hwsearch.Run(steps=2))
     assert any("no network had" in caution for caution in beyond.cautions)
-    assert not any("no network had" in caution for caution in hwsearch.search(low, predictor=predictor, steps=2).cautions)
-    stuck = hwsearch.search(digits, predictor=lambda X: np.minimum(X.sum(axis=1), 20), steps=2)
+    assert not any("no network had" in caution for caution in hwsearch.search(low, predictor=predictor, run=hwsearch.Run(steps=2)).cautions)
+    stuck = hwsearch.search(digits, predictor=lambda X: np.minimum(X.sum(axis=1), 20), run=hwsearch.Run(steps=2))
     assert any("saturated" in caution for caution in stuck.cautions)
     assert "Caution" in stuck._repr_html_()
 

@@ -43,7 +43,7 @@ def test_a_program_is_not_taken_for_that_of_another_score_or_space() -> None:
         {"a": (0, 1, 2), "b": (0, 1, 2)}, {"cost": [(["a"], [0.0, 1.0, 2.0]), (["b"], [0.0, 1.0, 2.0])], "loss": [(["a"], [0.0, 1.0, 2.0])]}
     )
     cost, loss = metric("cost", space), metric("loss", space)
-    problem = hwsearch.problem(space, predictor=-loss, limits={"cost": 3.0})
+    problem = hwsearch.Problem.of(space, predictor=-loss, limits={"cost": 3.0})
     assert solve(problem, Exact()).best_score == 0.0
     other = solve(replace(problem, score=cost), Exact())
     assert other.best_score == 3.0
@@ -78,7 +78,7 @@ def test_a_tighter_limit_that_cannot_be_met_proves_nothing_of_the_limit() -> Non
     tables = {"one": [(["a"], [1.0, 2.0])], "two": [(["a"], [2.0, 1.0])]}
     space = SearchSpace.from_tables(genes, tables)
     algorithm = Hybrid(population=64, parents=40, alone=2, together=1, refits=(1, 2))
-    found = hwsearch.search(space, predictor=rugged(space), limits={"one": 2.0, "two": 2.0}, algorithm=algorithm, steps=4)
+    found = hwsearch.search(space, predictor=rugged(space), limits={"one": 2.0, "two": 2.0}, algorithm=algorithm, run=hwsearch.Run(steps=4))
     assert found.values == {"one": 2.0, "two": 1.0} or found.values == {"one": 1.0, "two": 2.0}
 
 
@@ -91,7 +91,7 @@ def test_exact_and_evolution_agree_where_inactive_genes_have_entries_of_their_ow
         def __call__(self, X: np.ndarray) -> np.ndarray:
             return np.asarray(sum(array[X[:, genes[0]]] for genes, array in self.tables))
 
-    space = SearchSpace("own", (hwsearch.Choice("on", (0, 1)), hwsearch.Choice("extra", (0, 1), needs=("on", (1,)))), ())
+    space = SearchSpace("own", (hwsearch.spaces.Choice("on", (0, 1)), hwsearch.spaces.Choice("extra", (0, 1), needs=("on", (1,)))), ())
     found = hwsearch.search(space, predictor=Own(), algorithm="exact")
     assert (found.best_score, found.bound) == (5.0, 5.0)
     off = hwsearch.search(space.restrict({"on": [0]}), predictor=Own(), algorithm=Exact())

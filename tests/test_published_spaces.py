@@ -216,7 +216,9 @@ def test_spaces_are_found_by_their_own_names(published: SearchSpace) -> None:
 
 def test_published_spaces_are_searched_like_any_other() -> None:
     space = load_space("ofa_mobilenetv3")
-    result = hwsearch.search(space, predictor=lambda X: X.sum(axis=1).astype(float), limits={"macs": 3e8}, seed=0, steps=5)
+    result = hwsearch.search(
+        space, predictor=lambda X: X.sum(axis=1).astype(float), limits={"macs": 3e8}, seed=0, run=hwsearch.Run(steps=5)
+    )
     assert result.best is not None
     assert result.values["macs"] <= 3e8
 

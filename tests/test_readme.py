@@ -22,7 +22,7 @@ class Rehearsal(OnnxRuntime):
     """This machine under ONNX Runtime, by name only: the latencies are those of the analytic device, and take no time."""
 
     def _open(self, network: Network) -> Session:
-        return hwsearch.Roofline().open(network)
+        return hwsearch.backends.Roofline().open(network)
 
 
 @pytest.fixture

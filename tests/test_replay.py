@@ -55,10 +55,12 @@ def test_the_same_recording_makes_the_same_table(table, tmp_path):
 
 
 def test_from_the_recording_to_the_searched_network_and_its_measurement(table):
-    dense = hwsearch.dense(SPACE, "fp32")
+    dense = hwsearch.searching.dense(SPACE, "fp32")
     limit = 0.9 * table.predict(dense.blocks())
     params = hwsearch.metric("params", SPACE)
-    found = hwsearch.search(SPACE, device=table, predictor=lambda X: np.log(params(X)), limits={"latency_ms": limit}, progress=False)
+    found = hwsearch.search(
+        SPACE, device=table, predictor=lambda X: np.log(params(X)), limits={"latency_ms": limit}, run=hwsearch.Run(progress=False)
+    )
     assert found.values["latency_ms"] <= limit
     slow, fast = measure_many([dense.blocks(), found.best.blocks()], backend=Replay(PATH), rounds=4)
     assert fast.latency_ms < slow.latency_ms

@@ -42,7 +42,9 @@ def table() -> hwsearch.LatencyTable:
 def result(tmp_path_factory: pytest.TempPathFactory) -> hwsearch.SearchResult:
     space = hwsearch.load_space("resnet_digits")
     table = hwsearch.profile(space, backend="roofline", out=tmp_path_factory.mktemp("report") / "table.json", progress=False)
-    return hwsearch.search(space, device=table, predictor=lambda X: 0.9 + 0.001 * X.sum(axis=1), limits={"latency_ms": 0.1}, steps=5)
+    return hwsearch.search(
+        space, device=table, predictor=lambda X: 0.9 + 0.001 * X.sum(axis=1), limits={"latency_ms": 0.1}, run=hwsearch.Run(steps=5)
+    )
 
 
 def lines(figure: object) -> dict[str, np.ndarray]:
@@ -68,14 +70,14 @@ def test_front_shows_every_network_and_the_limit(result: hwsearch.SearchResult) 
 
 
 def test_front_without_a_latency_limit_names_another_cost(result: hwsearch.SearchResult) -> None:
-    found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1) / 100.0, limits={"size_mb": 0.05}, steps=2)
+    found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1) / 100.0, limits={"size_mb": 0.05}, run=hwsearch.Run(steps=2))
     (axes,) = front_figure(found, COMPARISON).axes
     assert axes.get_xlabel() == "size (MB)"
     assert front_figure(found).axes[0].get_xlabel() == "size (MB)"
 
 
 def test_scores_that_are_no_accuracy_are_drawn_as_they_are() -> None:
-    found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1) - 60.0, limits={"size_mb": 0.05}, steps=2)
+    found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1) - 60.0, limits={"size_mb": 0.05}, run=hwsearch.Run(steps=2))
     (axes,) = front_figure(found).axes
     assert axes.get_ylabel() == "score"
     front = next(points for label, points in lines(front_figure(found)).items() if label.startswith("front"))

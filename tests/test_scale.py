@@ -42,9 +42,11 @@ class Failing:
 
 def test_a_killed_worker_costs_a_retry_and_not_the_search(tmp_path: Path) -> None:
     space, algorithm = example_space(), RandomSearch(population=20, steps=2)
-    plain = hwsearch.search(space, predictor=Deadly(Path(__file__)), algorithm=algorithm, polish=False)
+    plain = hwsearch.search(space, predictor=Deadly(Path(__file__)), algorithm=algorithm, run=hwsearch.Run(polish=False))
     with ProcessPoolExecutor(2, mp_context=SPAWN) as pool:
-        result = hwsearch.search(space, predictor=Deadly(tmp_path / "died"), algorithm=algorithm, polish=False, executor=pool)
+        result = hwsearch.search(
+            space, predictor=Deadly(tmp_path / "died"), algorithm=algorithm, run=hwsearch.Run(polish=False, executor=pool)
+        )
     assert (tmp_path / "died").exists()
     assert result.best == plain.best
     assert result.history == plain.history
@@ -56,13 +58,13 @@ def test_a_row_that_always_kills_ends_the_search_with_a_reason() -> None:
             example_space(),
             predictor=Deadly(None),
             algorithm=RandomSearch(population=8, steps=1),
-            executor=lambda: ProcessPoolExecutor(1, mp_context=SPAWN),
+            run=hwsearch.Run(executor=lambda: ProcessPoolExecutor(1, mp_context=SPAWN)),
         )
 
 
 def test_a_failing_score_is_not_taken_for_a_lost_worker() -> None:
     with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError, match="score itself"):
-        hwsearch.search(example_space(), predictor=Failing(), executor=pool)
+        hwsearch.search(example_space(), predictor=Failing(), run=hwsearch.Run(executor=pool))
 
 
 def test_threads_give_the_same_search() -> None:
@@ -70,7 +72,7 @@ def test_threads_give_the_same_search() -> None:
     algorithm = Evolution(population=64, steps=6)
     plain = hwsearch.search(space, predictor=rugged(space), limits={"time": 6.0}, algorithm=algorithm)
     with ThreadPoolExecutor(2) as pool:
-        spread = hwsearch.search(space, predictor=rugged(space), limits={"time": 6.0}, algorithm=algorithm, executor=pool)
+        spread = hwsearch.search(space, predictor=rugged(space), limits={"time": 6.0}, algorithm=algorithm, run=hwsearch.Run(executor=pool))
     assert spread.best == plain.best
 
 
@@ -86,7 +88,7 @@ def test_an_executor_changes_nothing_of_a_search(fitted: hwsearch.Predictor) -> 
     for options in ({}, {"algorithm": "memetic"}):
         plain = hwsearch.search(fitted.space, predictor=fitted, limits={"time": 6.0}, **options)  # type: ignore[arg-type]
         with ThreadPoolExecutor(3) as pool:
-            spread = hwsearch.search(fitted.space, predictor=fitted, limits={"time": 6.0}, executor=pool, **options)  # type: ignore[arg-type]
+            spread = hwsearch.search(fitted.space, predictor=fitted, limits={"time": 6.0}, run=hwsearch.Run(executor=pool), **options)  # type: ignore[arg-type]
         assert "Memetic" in str(spread.provenance["algorithm"])
         assert (spread.best, spread.best_score) == (plain.best, plain.best_score)
         assert (spread.history, spread.cautions, spread.provenance) == (plain.history, plain.cautions, plain.provenance)
@@ -96,7 +98,7 @@ def test_an_executor_changes_nothing_of_a_search(fitted: hwsearch.Predictor) -> 
 def test_an_executor_keeps_the_tables_of_a_score_and_the_proof() -> None:
     space = SearchSpace.from_tables({"a": (0, 1, 2)}, {"cost": [(["a"], [2.0, 1.0, 3.0])]})
     with ThreadPoolExecutor(2) as pool:
-        found = hwsearch.search(space, predictor=-metric("cost", space), executor=pool, algorithm="exact")
+        found = hwsearch.search(space, predictor=-metric("cost", space), algorithm="exact", run=hwsearch.Run(executor=pool))
     assert found.bound == found.best_score == -1.0
 
 
@@ -111,7 +113,12 @@ def test_tasks_do_not_depend_on_the_number_of_workers() -> None:
             return X.sum(axis=1).astype(float)
 
         with ThreadPoolExecutor(workers) as pool:
-            hwsearch.search(example_space(), predictor=score, algorithm=RandomSearch(population=37, steps=2), polish=False, executor=pool)
+            hwsearch.search(
+                example_space(),
+                predictor=score,
+                algorithm=RandomSearch(population=37, steps=2),
+                run=hwsearch.Run(polish=False, executor=pool),
+            )
         told.append(sorted(lengths))
     assert told[0] == told[1]
 
@@ -196,13 +203,13 @@ def test_any_lookup_table_problem_is_a_space(tmp_path: Path) -> None:
     ],
 )
 def test_tables_that_make_no_sense_are_refused(table: tuple[list[str], np.ndarray], error: type[Exception], match: str) -> None:
-    choices = [hwsearch.Choice("a", (1, 2, 3)), hwsearch.Choice("c", (0, 1), ("a", (2, 3)))]
+    choices = [hwsearch.spaces.Choice("a", (1, 2, 3)), hwsearch.spaces.Choice("c", (0, 1), ("a", (2, 3)))]
     with pytest.raises(error, match=match):
         SearchSpace.from_tables(choices, {"cost": [table]})
 
 
 def test_inactive_genes_cost_nothing_of_their_own() -> None:
-    choices = [hwsearch.Choice("a", (1, 2)), hwsearch.Choice("c", (0, 1), ("a", (2,)))]
+    choices = [hwsearch.spaces.Choice("a", (1, 2)), hwsearch.spaces.Choice("c", (0, 1), ("a", (2,)))]
     space = SearchSpace.from_tables(choices, {"cost": [(["a", "c"], [[1.0, 99.0], [2.0, 3.0]])]})
     assert list(metric("cost", space)(np.array([[0, 0], [0, 1], [1, 1]]))) == [1.0, 1.0, 3.0]
 
@@ -210,4 +217,4 @@ def test_inactive_genes_cost_nothing_of_their_own() -> None:
 @pytest.mark.parametrize("most", [float("nan"), [6.0, float("nan")], -1.0, [6.0, -1.0], "6", ["6"], 10**400, [10**400], None, [[6.0]]])
 def test_a_sweep_refuses_limits_that_are_none(most: object) -> None:
     with pytest.raises(InvalidLimit):
-        sweep(example_space(), predictor=rugged(example_space()), limits={"time": most}, steps=1)  # type: ignore[dict-item]
+        sweep(example_space(), predictor=rugged(example_space()), limits={"time": most}, run=hwsearch.Run(steps=1))  # type: ignore[dict-item]

@@ -19,7 +19,7 @@ from hwsearch.algorithms._pareto import nondominated, pareto
 from hwsearch.costs import evaluate, metric
 from hwsearch.devices import LatencyTable
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, InvalidLimit, UnknownName, WrongSpace
-from hwsearch.searching import Status, advance, load_result, load_state, save_state, start
+from hwsearch.searching import Status, load_result, load_state, save_state
 from hwsearch.spaces import SearchSpace
 
 
@@ -66,7 +66,7 @@ def test_limits_are_kept_and_the_predictor_sees_only_feasible_unseen_rows(digits
     sample = evaluate(metrics, digits.sample(2000, np.random.default_rng(0)))
     limits = dict(zip(names, map(float, np.quantile(sample, 0.4, axis=0)), strict=True))
     score = Rugged(digits)
-    result = hwsearch.search(digits, predictor=score, device=roofline_table, limits=limits, seed=1, steps=15)
+    result = hwsearch.search(digits, predictor=score, device=roofline_table, limits=limits, seed=1, run=hwsearch.Run(steps=15))
     assert len(score.asked) == len(set(score.asked)) == result.history[-1]["feasible"]
     asked = np.array([list(row) for row in score.asked], dtype=np.uint8)
     assert np.array_equal(asked, digits.canonical(asked))
@@ -77,7 +77,9 @@ def test_limits_are_kept_and_the_predictor_sees_only_feasible_unseen_rows(digits
 
 def test_a_seed_gives_the_same_answer_bit_for_bit_and_another_seed_another_path(digits: SearchSpace, roofline_table: LatencyTable) -> None:
     def run(seed: int) -> hwsearch.SearchResult:
-        return hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.2}, seed=seed, steps=8)
+        return hwsearch.search(
+            digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.2}, seed=seed, run=hwsearch.Run(steps=8)
+        )
 
     one, two, other = run(3), run(3), run(4)
     assert one.best == two.best
@@ -91,18 +93,18 @@ def test_a_seed_gives_the_same_answer_bit_for_bit_and_another_seed_another_path(
 def test_ten_steps_a_file_and_ten_more_are_twenty_steps(
     algorithm: Evolution | RandomSearch, digits: SearchSpace, roofline_table: LatencyTable, tmp_path: Path
 ) -> None:
-    problem = hwsearch.problem(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.2, "size_mb": 0.05})
-    whole = start(problem, algorithm, seed=5)
+    problem = hwsearch.Problem.of(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.2, "size_mb": 0.05})
+    whole = hwsearch.init(problem, algorithm, seed=5)
     for _ in range(20):
-        whole = advance(problem, algorithm, whole)
-    half = start(problem, algorithm, seed=5)
+        whole = hwsearch.step(whole)
+    half = hwsearch.init(problem, algorithm, seed=5)
     for _ in range(10):
-        half = advance(problem, algorithm, half)
+        half = hwsearch.step(half)
     path = tmp_path / "state.npz"
     save_state(half, path, problem, algorithm)
     half = load_state(path, problem, algorithm, seed=5)
     for _ in range(10):
-        half = advance(problem, algorithm, half)
+        half = hwsearch.step(half)
     assert (half.step, half.seed) == (20, 5)
     for name in ("X", "scores", "costs", "seen", "history"):
         np.testing.assert_array_equal(getattr(half, name), getattr(whole, name))
@@ -127,7 +129,9 @@ def test_search_goes_on_from_its_state_file(digits: SearchSpace, roofline_table:
     with pytest.raises(InvalidInput, match="algorithm"):
         run(steps=9, state=path, algorithm=Evolution(population=10))
     with pytest.raises(InvalidInput, match="another score"):
-        hwsearch.search(digits, predictor=Rugged(digits, 9), device=roofline_table, limits={"latency_ms": 0.2}, seed=2, state=path)
+        hwsearch.search(
+            digits, predictor=Rugged(digits, 9), device=roofline_table, limits={"latency_ms": 0.2}, seed=2, run=hwsearch.Run(state=path)
+        )
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CorruptFile, match="not a whole search state"):
         run(steps=9, state=path)
@@ -182,7 +186,7 @@ def test_kill_9_ten_times_loses_at_most_the_step_in_flight(tmp_path: Path) -> No
 def test_a_state_file_costs_no_scores_but_a_few_when_the_search_goes_on(digits: SearchSpace, tmp_path: Path) -> None:
     def scored(steps: int, **options: Path) -> int:
         score = Rugged(digits)
-        hwsearch.search(digits, predictor=score, algorithm=RandomSearch(population=32), steps=steps, **options)  # type: ignore[arg-type]
+        hwsearch.search(digits, predictor=score, algorithm=RandomSearch(population=32), run=hwsearch.Run(steps=steps), **options)  # type: ignore[arg-type]
         return len(score.asked)
 
     first = scored(5, state=tmp_path / "state.npz")
@@ -192,7 +196,7 @@ def test_a_state_file_costs_no_scores_but_a_few_when_the_search_goes_on(digits: 
 
 def test_ask_and_tell_are_public(toy: SearchSpace, roofline_table: LatencyTable) -> None:
     """A notebook can own the loop."""
-    problem = hwsearch.problem(toy, predictor=Rugged(toy), device=roofline_table, limits={"latency_ms": 0.15})
+    problem = hwsearch.Problem.of(toy, predictor=Rugged(toy), device=roofline_table, limits={"latency_ms": 0.15})
     algorithm = Evolution(population=40)
     state = algorithm.init(problem)
     best = -np.inf
@@ -210,7 +214,13 @@ def test_evolution_beats_random_search_on_a_large_space(digits: SearchSpace, roo
     def best(algorithm: Evolution | RandomSearch, seed: int) -> float:
         limits = {"latency_ms": 0.15}
         result = hwsearch.search(
-            digits, predictor=Rugged(digits), device=roofline_table, limits=limits, algorithm=algorithm, seed=seed, polish=False
+            digits,
+            predictor=Rugged(digits),
+            device=roofline_table,
+            limits=limits,
+            algorithm=algorithm,
+            seed=seed,
+            run=hwsearch.Run(polish=False),
         )
         return result.best_score
 
@@ -220,20 +230,22 @@ def test_evolution_beats_random_search_on_a_large_space(digits: SearchSpace, roo
 
 def test_an_exhausted_space_is_said_to_be(toy: SearchSpace) -> None:
     tiny = toy.restrict({"*.precision": ["fp32"], "*.mid*": [8], "resolution": [8]})
-    result = hwsearch.search(tiny, predictor=lambda X: X.sum(axis=1), steps=500, algorithm=Evolution(patience=500))
+    result = hwsearch.search(tiny, predictor=lambda X: X.sum(axis=1), algorithm=Evolution(patience=500), run=hwsearch.Run(steps=500))
     assert result.status is Status.EXHAUSTED
     assert "Every architecture" in result.status.value
     assert result.history[-1]["evaluated"] == tiny.size
 
 
 def test_statuses_say_what_to_do(digits: SearchSpace) -> None:
-    result = hwsearch.search(digits, predictor=Rugged(digits), steps=2)
+    result = hwsearch.search(digits, predictor=Rugged(digits), run=hwsearch.Run(steps=2))
     assert result.status is Status.BUDGET_SPENT
     assert "more steps" in result.status.value
 
 
 def test_the_front_is_what_nothing_else_beats(digits: SearchSpace, roofline_table: LatencyTable, rng: np.random.Generator) -> None:
-    result = hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.3}, steps=10)
+    result = hwsearch.search(
+        digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.3}, run=hwsearch.Run(steps=10)
+    )
     scores, latency = result.front.scores, result.front.values["latency_ms"]
     assert scores[0] == result.best_score
     assert result.front[0] == result.best
@@ -264,7 +276,7 @@ def test_the_front_of_three_costs_is_found_among_very_many(rng: np.random.Genera
 
 
 def test_results_survive_a_file(digits: SearchSpace, toy: SearchSpace, roofline_table: LatencyTable, tmp_path: Path) -> None:
-    result = hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.3}, steps=3)
+    result = hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, limits={"latency_ms": 0.3}, run=hwsearch.Run(steps=3))
     path = result.save(tmp_path / "result.json")
     loaded = load_result(path)
     assert loaded.best == result.best
@@ -301,13 +313,13 @@ def test_infeasible_limits_are_answered_before_anything_is_evaluated(digits: Sea
 
 def test_limits_that_nothing_was_found_for_name_the_nearest(digits: SearchSpace) -> None:
     least = metric("macs", digits).lower_bound
-    problem = hwsearch.problem(digits, predictor=Rugged(digits), limits={"macs": least})
+    problem = hwsearch.Problem.of(digits, predictor=Rugged(digits), limits={"macs": least})
     unlucky, algorithm = replace(problem, seeds=problem.seeds[:0]), RandomSearch(population=4)
-    state = advance(unlucky, algorithm, start(unlucky, algorithm))
+    state = hwsearch.step(hwsearch.init(unlucky, algorithm))
     with pytest.raises(Infeasible, match=r"None of 4 architectures tried meets macs <= .* The nearest has macs .*% over"):
-        hwsearch.conclude(unlucky, algorithm, state)
+        hwsearch.result(state)
     with pytest.raises(Infeasible, match="take at least one step"):
-        hwsearch.conclude(unlucky, algorithm, start(unlucky, algorithm))
+        hwsearch.result(hwsearch.init(unlucky, algorithm))
 
 
 @pytest.mark.parametrize(
@@ -339,24 +351,24 @@ def test_bad_input_is_refused_with_the_reason(options: dict[str, object], error:
 
 
 def test_the_uniform_baseline_has_equal_fractions_and_meets_the_limits(digits: SearchSpace, roofline_table: LatencyTable) -> None:
-    dense = hwsearch.dense(digits)
+    dense = hwsearch.searching.dense(digits)
     latency = metric("latency_ms", digits, roofline_table)
     most = float(latency(dense.genes[None])[0])
     for share in (1.0, 0.6, 0.3):
         limits = {"latency_ms": most * share}
-        network = hwsearch.uniform(digits, limits=limits, predictor=lambda X: X.sum(axis=1), device=roofline_table)
+        network = hwsearch.searching.uniform(digits, limits=limits, predictor=lambda X: X.sum(axis=1), device=roofline_table)
         values = network.values()
         assert latency(network.genes[None])[0] <= most * share
         assert len({value for name, value in values.items() if name.endswith("precision")}) == 1
         searched = hwsearch.search(digits, predictor=lambda X: X.sum(axis=1), device=roofline_table, limits=limits)
         assert searched.best_score >= network.genes.sum()
-    assert hwsearch.dense(digits).values()["stage3.out"] == 48
+    assert hwsearch.searching.dense(digits).values()["stage3.out"] == 48
     with pytest.raises(Infeasible):
-        hwsearch.uniform(digits, limits={"latency_ms": 1e-6}, predictor=lambda X: X.sum(axis=1), device=roofline_table)
+        hwsearch.searching.uniform(digits, limits={"latency_ms": 1e-6}, predictor=lambda X: X.sum(axis=1), device=roofline_table)
 
 
 def test_seeds_of_numpy_are_seeds(digits: SearchSpace, tmp_path: Path) -> None:
-    plain, same = (hwsearch.search(digits, predictor=Rugged(digits), seed=seed, steps=2) for seed in (3, np.int64(3)))
+    plain, same = (hwsearch.search(digits, predictor=Rugged(digits), seed=seed, run=hwsearch.Run(steps=2)) for seed in (3, np.int64(3)))
     assert plain.best == same.best
     assert load_result(same.save(tmp_path / "r.json"), digits).seed == 3
 
@@ -365,14 +377,14 @@ def test_every_verb_refuses_what_is_no_seed(digits: SearchSpace, rng: np.random.
     X = digits.sample(40, rng)
     score = Rugged(digits)
     verbs = (
-        lambda seed: hwsearch.search(digits, predictor=score, steps=1, seed=seed),
-        lambda seed: hwsearch.sweep(digits, predictor=score, limits={"macs": [1e9]}, steps=1, seed=seed),
-        lambda seed: start(hwsearch.problem(digits, predictor=score), RandomSearch(), seed),
-        lambda seed: hwsearch.least("macs", digits, score=0.0, predictor=score, steps=1, seed=seed),
-        lambda seed: hwsearch.measure_many([digits.blocks(X[0])], backend="roofline", rounds=1, seed=seed),
+        lambda seed: hwsearch.search(digits, predictor=score, seed=seed, run=hwsearch.Run(steps=1)),
+        lambda seed: hwsearch.sweep(digits, predictor=score, limits={"macs": [1e9]}, seed=seed, run=hwsearch.Run(steps=1)),
+        lambda seed: hwsearch.init(hwsearch.Problem.of(digits, predictor=score), RandomSearch(), seed),
+        lambda seed: hwsearch.cheapest(digits, "macs", 0.0, predictor=score, seed=seed, run=hwsearch.Run(steps=1)),
+        lambda seed: hwsearch.profiling.measure_many([digits.blocks(X[0])], backend="roofline", rounds=1, seed=seed),
         lambda seed: hwsearch.profile(digits, backend="roofline", out="no.json", seed=seed),
         lambda seed: hwsearch.Predictor.fit(digits, X, score(X), seed=seed),
-        lambda seed: hwsearch.fit_metric("ms", digits, X, np.ones(len(X)), seed=seed),
+        lambda seed: hwsearch.costs.fit_metric("ms", digits, X, np.ones(len(X)), seed=seed),
     )
     for verb in verbs:
         for seed in (-1, np.int64(-1), 0.5, "3", True, None):

@@ -232,7 +232,7 @@ def test_no_change_of_a_restricted_row_leaves_what_is_allowed(toy: SearchSpace, 
 def test_a_search_finds_only_what_a_restricted_space_allows(toy: SearchSpace) -> None:
     space = toy.restrict({"*precision": ["int8"]})
     most = float(hwsearch.metric("macs", space)(space.sample(1, np.random.default_rng(0)))[0])
-    found = hwsearch.search(space, predictor=lambda X: X.sum(axis=1), limits={"macs": most}, steps=3, progress=False)
+    found = hwsearch.search(space, predictor=lambda X: X.sum(axis=1), limits={"macs": most}, run=hwsearch.Run(steps=3, progress=False))
     for row in found.front.X:
         assert {value for name, value in space.decode(row).items() if name.endswith("precision")} == {"int8"}
 
@@ -258,11 +258,11 @@ def test_network_at_another_precision_is_the_same_but_for_it(toy: SearchSpace, r
 
 
 def test_a_space_may_have_more_networks_than_a_float_can_count() -> None:
-    huge = SearchSpace("huge", tuple(hwsearch.Choice(f"g{index}", tuple(range(255))) for index in range(140)), ())
+    huge = SearchSpace("huge", tuple(hwsearch.spaces.Choice(f"g{index}", tuple(range(255))) for index in range(140)), ())
     assert huge.size == 255**140
     assert "8.23e+336 architectures" in repr(huge)
-    found = hwsearch.search(huge, predictor=lambda X: X.sum(axis=1, dtype=float), steps=2, polish=False)
-    assert found.status is hwsearch.Status.BUDGET_SPENT
+    found = hwsearch.search(huge, predictor=lambda X: X.sum(axis=1, dtype=float), run=hwsearch.Run(steps=2, polish=False))
+    assert found.status is hwsearch.searching.Status.BUDGET_SPENT
     assert "huge" in repr(found.best)
 
 

@@ -185,13 +185,13 @@ def test_nothing_is_measured_twice_and_a_stopped_call_ends_as_an_uninterrupted_o
                 raise Stopped
             return super().score(X)
 
-    whole = world.search(verify=8, verifier=world, steps=10)
+    whole = world.search(verify=8, verifier=world, run=hwsearch.Run(steps=10))
     mortal = Mortal(world.space, make_table(tuple(world.space.unique_blocks)))
     resumed = None
     for _ in range(20):
         mortal.lives = 9
         try:
-            resumed = mortal.search(verify=8, verifier=mortal, steps=10, state=tmp_path / "state")
+            resumed = mortal.search(verify=8, verifier=mortal, run=hwsearch.Run(steps=10, state=tmp_path / "state"))
             break
         except Stopped:
             continue
@@ -200,12 +200,12 @@ def test_nothing_is_measured_twice_and_a_stopped_call_ends_as_an_uninterrupted_o
     assert resumed.best == whole.best
     assert len(mortal.asked) == len(set(mortal.asked))
     mortal.asked.clear()
-    again = mortal.search(verify=8, verifier=mortal, steps=10, state=tmp_path / "state")
+    again = mortal.search(verify=8, verifier=mortal, run=hwsearch.Run(steps=10, state=tmp_path / "state"))
     assert not mortal.asked
     assert again.verification == whole.verification
     mortal.name = "another"
     with pytest.raises(InvalidInput, match="with verifier 'the truth', and this search has 'another'"):
-        mortal.search(verify=8, verifier=mortal, steps=10, state=tmp_path / "state")
+        mortal.search(verify=8, verifier=mortal, run=hwsearch.Run(steps=10, state=tmp_path / "state"))
 
 
 KILLED = """
@@ -396,7 +396,15 @@ def test_a_small_supernet_is_verified_on_validation_images(toy: SearchSpace, tra
     table = hwsearch.profile(toy, backend="roofline", out=tmp_path / "table.json", progress=False)
     limits = {"latency_ms": 0.06}
     result = hwsearch.search(
-        toy, predictor=predictor, device=table, limits=limits, verify=4, rounds=2, supernet=trained, data="digits", state=tmp_path / "s"
+        toy,
+        predictor=predictor,
+        device=table,
+        limits=limits,
+        verify=4,
+        rounds=2,
+        supernet=trained,
+        data="digits",
+        run=hwsearch.Run(state=tmp_path / "s"),
     )
     assert result.best_score == hwsearch.evaluate(result.best, weights=trained, data="digits", split="val")
     assert result.values["latency_ms"] <= 0.06

@@ -36,7 +36,6 @@ from hwsearch import SearchSpace
 from hwsearch._files._writing import write_atomic
 from hwsearch.backends import Backend, load_backend
 from hwsearch.errors import HwsearchError
-from hwsearch.searching import least
 from hwsearch.spaces import Chain, Stage
 from hwsearch.spaces.library import resnet50, resnet_cifar
 
@@ -163,14 +162,18 @@ class Run:
         table = hwsearch.load_table(self.table_path("resnet50", label, batch))
         space = self.space("resnet50", [name for name in ("fp32", "fp16", "int8") if name in table.precisions])
         macs = hwsearch.metric("macs", space)
-        whole = hwsearch.dense(space, table.precisions[0])
+        whole = hwsearch.searching.dense(space, table.precisions[0])
         most = MACS_RATIO * macs(whole.genes[None])[0]
         kept = {choice.name: choice.values[-1:] for choice in space.choices if choice.name.endswith(("resolution", ".depth"))}
-        networks = {f"dense {name}": hwsearch.dense(space, name).blocks() for name in space_precisions(space)}
+        networks = {f"dense {name}": hwsearch.searching.dense(space, name).blocks() for name in space_precisions(space)}
         for name, where in (("searched, its depths and resolution kept", space.restrict(kept)), ("searched", space)):
-            found = least("latency_ms", where, score=self.scale.share * most, predictor=macs, device=table, limits={"macs": most}, seed=0)
+            found = hwsearch.cheapest(
+                where, "latency_ms", self.scale.share * most, predictor=macs, device=table, limits={"macs": most}, seed=0
+            )
             networks[name] = found.best.blocks()
-        measured = hwsearch.measure_many(list(networks.values()), backend=self.backend(label, batch), rounds=self.scale.rounds, table=table)
+        measured = hwsearch.profiling.measure_many(
+            list(networks.values()), backend=self.backend(label, batch), rounds=self.scale.rounds, table=table
+        )
         rows = [
             {
                 "network": name,
@@ -214,19 +217,19 @@ class Run:
         table = hwsearch.load_table(self.table_path("resnet_cifar", label, self.scale.batches[0]))
         predictor = hwsearch.load_predictor(self.out / "predictor.npz", space)
         usable = space.restrict({"*precision": table.precisions})
-        largest = min(table.predict(hwsearch.dense(usable, name).blocks(), interpolate=True) for name in space_precisions(usable))
+        largest = min(table.predict(hwsearch.searching.dense(usable, name).blocks(), interpolate=True) for name in space_precisions(usable))
         networks = {}
         for level in (0.8, 0.6):
             limits = {"latency_ms": level * largest}
             try:
-                networks[f"uniform {level}"] = hwsearch.uniform(usable, limits=limits, device=table, predictor=predictor)
-                found = hwsearch.search(usable, device=table, predictor=predictor, limits=limits, progress=False)
+                networks[f"uniform {level}"] = hwsearch.searching.uniform(usable, limits=limits, device=table, predictor=predictor)
+                found = hwsearch.search(usable, device=table, predictor=predictor, limits=limits, run=hwsearch.Run(progress=False))
                 networks[f"searched {level}"] = found.best
             except hwsearch.Infeasible as error:
                 print(error)
         blocks = [network.blocks() for network in networks.values()]
         backend = self.backend(label, self.scale.batches[0])
-        measured = hwsearch.measure_many(blocks, backend=backend, rounds=self.scale.rounds, table=table) if blocks else []
+        measured = hwsearch.profiling.measure_many(blocks, backend=backend, rounds=self.scale.rounds, table=table) if blocks else []
         rows = [
             {
                 "network": name,

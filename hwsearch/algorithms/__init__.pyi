@@ -3,7 +3,6 @@ from ._pareto import hypervolume as hypervolume
 from ._pareto import nondominated as nondominated
 from ._problem import Problem as Problem
 from ._problem import Score as Score
-from ._problem import problem as problem
 from .base import Algorithm as Algorithm
 from .base import RandomSearch as RandomSearch
 from .base import RandomState as RandomState

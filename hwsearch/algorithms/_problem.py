@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,21 @@ Devices = LatencyTable | PathLike | Sequence[LatencyTable | PathLike]
 """A latency table, its path, or its name in ``latency_tables/``; or several of them."""
 
 
+class Parts(TypedDict, total=False):
+    """The arguments of :meth:`Problem.of` but for the limits, for verbs that have limits of their own."""
+
+    predictor: Predictor | PathLike | Score
+    device: Devices | None
+    weights: Sequence[float] | None
+    metrics: Sequence[Metric]
+
+
+class Posing(Parts, total=False):
+    """The arguments of :meth:`Problem.of`, which every verb that takes a problem takes in its place."""
+
+    limits: Mapping[str, float] | None
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What to maximise, and within which limits.
@@ -40,6 +55,8 @@ class Problem:
         metrics: everything that is reported of a network, limited or not.
         seen: keys of the rows that the search has evaluated so far, ascending (see :func:`hwsearch.spaces.row_keys`), shape ``(m,)``.
         shared: what algorithms have worked out and may find again, here or in a problem that differs in how tight its limits are.
+        tables: of the devices that it was posed for.
+        sources: where its predictor and its devices came from, for the record.
     """
 
     space: SearchSpace
@@ -49,6 +66,95 @@ class Problem:
     metrics: tuple[Metric, ...] = field(repr=False)
     seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64), repr=False)
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
+    tables: tuple[LatencyTable, ...] = field(default=(), repr=False)
+    sources: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        space: Problem | str | SearchSpace,
+        *,
+        predictor: Predictor | PathLike | Score | None = None,
+        device: Devices | None = None,
+        weights: Sequence[float] | None = None,
+        metrics: Sequence[Metric] = (),
+        limits: Mapping[str, float] | None = None,
+    ) -> Problem:
+        """Pose a problem: load its parts and check them against each other.
+
+        Args:
+            space: a space or its name; a problem that is posed already is handed back as it is.
+            predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``.
+            device: a latency table, its path, or its name in ``latency_tables/``. The search offers only the precisions that it holds. Of
+                several devices a limit on ``latency_ms`` or ``energy_mj`` holds on each: the metrics are then called
+                ``latency_ms[device]`` and so on, and may also be limited by these names.
+            weights: of several devices, each at least 0: what is limited and reported is then the weighted sum over the devices.
+            metrics: further costs to limit and to report, such as that of :func:`hwsearch.costs.fit_metric`; they come before others of
+                their names.
+            limits: metric name -> the most it may be, any number of them.
+
+        Raises:
+            UnknownName: of a space or a metric.
+            InvalidLimit: a limit that is negative, NaN, infinite or no number.
+            Infeasible: limits that, provably, no architecture meets.
+            InvalidInput: a measured metric is limited, and no device is named; or devices and weights do not fit together.
+            WrongSpace: the predictor or one of the metrics belongs to another space.
+            MissingBlocks: the device's table lacks blocks of the space.
+        """
+        if isinstance(space, Problem):
+            if any(given is not None for given in (predictor, device, weights, limits)) or len(metrics):
+                raise InvalidInput("The problem is posed already; predictor, device, weights, metrics and limits go with a space.")
+            return space
+        where = load_space(space)
+        score = _score(predictor, where)
+        tables = _tables(device)
+        if any(choice.is_precision for choice in where.choices):
+            for table in tables:
+                where = where.restrict({"*precision": table.precisions})
+        for entry in metrics:
+            if entry.space.fingerprint != where.fingerprint:
+                raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {where.name!r}.")
+        own = [replace(entry, space=where) for entry in metrics]
+        others = [entry for entry in _metrics(where, tables, weights) if entry.name not in {mine.name for mine in own}]
+        posed = cls(
+            where,
+            score,
+            limits=(),
+            seeds=np.empty((0, len(where.choices)), dtype=np.uint8),
+            metrics=(*own, *others),
+            tables=tuple(tables),
+            sources={"predictor": _told(predictor), "device": _told(device)},
+        )
+        return posed.within(limits or {})
+
+    def within(self, limits: Mapping[str, float]) -> Problem:
+        """The same problem with these limits in the place of those on the same metrics; the others stay.
+
+        Args:
+            limits: metric name -> the most it may be.
+
+        Raises:
+            HwsearchError: as :meth:`Problem.of`.
+        """
+        new = _limits(self.space, self.tables, self.metrics, limits)
+        names = {limit.metric.name for limit in new}
+        bounds = (*(limit for limit in self.limits if limit.metric.name not in names), *new)
+        seeds = prove_feasible(bounds).reshape(-1, len(self.space.choices))
+        limited = {limit.metric.name for limit in bounds}
+        metrics = tuple(sorted(self.metrics, key=lambda entry: entry.name not in limited))
+        return replace(self, limits=bounds, seeds=seeds, metrics=metrics)
+
+    def having(self, score: Score, metrics: Sequence[Metric] = ()) -> Problem:
+        """The same problem with another score, and with other metrics in the place of those of the same names.
+
+        Raises:
+            Infeasible: limits that, provably, no architecture meets by the new metrics.
+        """
+        new = {entry.name: replace(entry, space=self.space) for entry in metrics}
+        limits = tuple(replace(limit, metric=new.get(limit.metric.name, limit.metric)) for limit in self.limits)
+        seeds = prove_feasible(limits).reshape(-1, len(self.space.choices)) if new else self.seeds
+        known = tuple(new.get(entry.name, entry) for entry in self.metrics)
+        return replace(self, score=score, limits=limits, seeds=seeds, metrics=known, shared={})
 
     def costs(self, X: Rows) -> Values:
         """The limited metrics of rows as fractions of their limits (at most 1: met), shape ``(n, limits)``."""
@@ -129,69 +235,52 @@ class Problem:
         return tuple(found)
 
 
-def problem(
-    space: str | SearchSpace,
-    *,
-    predictor: Predictor | PathLike | Score,
-    device: Devices | None = None,
-    weights: Sequence[float] | None = None,
-    metrics: Sequence[Metric] = (),
-    limits: Mapping[str, float] | None = None,
-) -> Problem:
-    """Load the parts of a search and check them against each other.
-
-    Args:
-        space: a space or its name.
-        predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``.
-        device: a latency table, its path, or its name in ``latency_tables/``. The search offers only the precisions that it holds. Of
-            several devices a limit on ``latency_ms`` or ``energy_mj`` holds on each: the metrics are then called
-            ``latency_ms[device]`` and so on, and may also be limited by these names.
-        weights: of several devices, each at least 0: what is limited and reported is then the weighted sum over the devices.
-        metrics: further costs to limit and to report, such as that of :func:`hwsearch.fit_metric`; they come before others of their names.
-        limits: metric name -> the most it may be, any number of them.
+def _score(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -> Score:
+    """What scores the rows of a space.
 
     Raises:
-        UnknownName: of a space or a metric.
-        InvalidLimit: a limit that is negative, NaN, infinite or no number.
-        Infeasible: limits that, provably, no architecture meets.
-        InvalidInput: a measured metric is limited, and no device is named; or devices and weights do not fit together.
-        WrongSpace: the predictor or one of the metrics belongs to another space.
+        InvalidInput: it is neither a predictor nor callable.
+        WrongSpace: it belongs to another space.
+    """
+    found = load_predictor(predictor, space) if isinstance(predictor, str | Path) else predictor
+    if not callable(found):
+        raise InvalidInput(f"predictor must be a Predictor, the path of one, or a callable from rows to scores, not {predictor!r}.")
+    if isinstance(found, Predictor) and found.fingerprint != space.fingerprint:
+        raise WrongSpace(
+            f"The predictor is of space {found.space.name!r} ({found.fingerprint}), not of {space.name!r} ({space.fingerprint})."
+        )
+    return found
+
+
+def _tables(device: Devices | None) -> list[LatencyTable]:
+    if device is None:
+        return []
+    return [find_table(each) for each in (device if isinstance(device, Sequence) and not isinstance(device, str) else [device])]
+
+
+def _limits(space: SearchSpace, tables: Sequence[LatencyTable], known: Sequence[Metric], limits: Mapping[str, float]) -> tuple[Limit, ...]:
+    """The limits on metrics that are known, which may be named without their device.
+
+    Raises:
+        UnknownName, InvalidLimit: of a limit.
+        InvalidInput: a measured metric is limited, and no device is named.
         MissingBlocks: the device's table lacks blocks of the space.
     """
-    where = load_space(space)
-    if isinstance(predictor, str | Path):
-        predictor = load_predictor(predictor, where)
-    if not callable(predictor):
-        raise InvalidInput(f"predictor must be a Predictor, the path of one, or a callable from rows to scores, not {predictor!r}.")
-    if isinstance(predictor, Predictor) and predictor.fingerprint != where.fingerprint:
-        raise WrongSpace(
-            f"The predictor is of space {predictor.space.name!r} ({predictor.fingerprint}), not of {where.name!r} ({where.fingerprint})."
-        )
-    if device is None:
-        tables = []
-    elif isinstance(device, Sequence) and not isinstance(device, str):
-        tables = [find_table(each) for each in device]
-    else:
-        tables = [find_table(device)]
-    if any(choice.is_precision for choice in where.choices):
-        for table in tables:
-            where = where.restrict({"*precision": table.precisions})
-    for entry in metrics:
-        if entry.space.fingerprint != where.fingerprint:
-            raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {where.name!r}.")
-    own = {entry.name for entry in metrics}
-    known = [*(replace(entry, space=where) for entry in metrics), *(e for e in _metrics(where, tables, weights) if e.name not in own)]
-    checked = check_limits(limits or {}, [*METRICS, *(entry.name for entry in known)])
+    checked = check_limits(limits, [*METRICS, *(entry.name for entry in known)])
     for name in checked:
-        for table in [] if name in own or name not in QUANTITIES else tables:
-            if name not in available(where, table):
-                metric(name, where, table)  # raises, and says for which blocks there is none
+        if name in QUANTITIES and all(name != entry.name for entry in known):
+            for table in tables:
+                if name not in available(space, table):
+                    metric(name, space, table)  # raises, and says for which blocks there is none
         if not any(name in (entry.name, _plain(entry)) for entry in known):
             raise InvalidInput(f"{name} is measured: name a device's latency table (device=...).")
     most = {entry.name: checked.get(entry.name, checked.get(_plain(entry))) for entry in known}
-    bounds = tuple(Limit(entry, value) for entry in known if (value := most[entry.name]) is not None)
-    seeds = prove_feasible(bounds).reshape(-1, len(where.choices))
-    return Problem(where, predictor, bounds, seeds, tuple(sorted(known, key=lambda entry: most[entry.name] is None)))
+    return tuple(Limit(entry, value) for entry in known if (value := most[entry.name]) is not None)
+
+
+def _told(source: object) -> str | None:
+    """Where a part came from: a path as it was given, anything else as it shows itself."""
+    return source if source is None or isinstance(source, str) else str(source) if isinstance(source, Path) else repr(source)
 
 
 def _numbers(found: object) -> Values:

@@ -36,7 +36,7 @@ class ExactState:
 class Exact:
     """The best row within the limits and the proof that there is no better one, in a single step.
 
-    The score must be a sum of tables: a :class:`~hwsearch.Metric` (importance, or ``-metric("sensitivity", space)``), a linear
+    The score must be a sum of tables: a :class:`~hwsearch.costs.Metric` (importance, or ``-metric("sensitivity", space)``), a linear
     :class:`~hwsearch.Predictor`, or any callable with an attribute ``tables``. Genes are folded away as far as that makes the problem
     smaller, and what is left is solved as a mixed integer program.
 

@@ -5,6 +5,7 @@ from ._finish import finish as finish
 from ._samples import fit_predictor as fit_predictor
 from ._samples import score_networks as score_networks
 from ._samples import score_samples as score_samples
+from ._verifier import SupernetVerifier as SupernetVerifier
 from .data._arrays import ArrayData as ArrayData
 from .data._arrays import make_data as make_data
 from .data._folder import DamagedWarning as DamagedWarning

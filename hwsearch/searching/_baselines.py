@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Unpack
 
 import numpy as np
 
-from .._files._writing import PathLike
-from ..algorithms._problem import Problem, Score, problem
-from ..devices._table import LatencyTable
+from ..algorithms._problem import Posing, Problem
 from ..errors import Infeasible
-from ..scores._predictor import Predictor
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, Rows, SearchSpace
 
@@ -26,13 +24,7 @@ def dense(space: str | SearchSpace, precision: str = "fp32") -> Architecture:
     return where.architecture(row).at_precision(precision)
 
 
-def uniform(
-    space: str | SearchSpace,
-    *,
-    limits: Mapping[str, float],
-    predictor: Predictor | PathLike | Score,
-    device: LatencyTable | PathLike | None = None,
-) -> Architecture:
+def uniform(problem: Problem | str | SearchSpace, **posing: Unpack[Posing]) -> Architecture:
     """The best uniform-width network within limits: what people do without a search.
 
     Every width is the same fraction of the largest, every block has the same precision, and depth and resolution are full; where no
@@ -40,15 +32,12 @@ def uniform(
     kept, and of these the one with the best predicted score is returned.
 
     Args:
-        space: a space or its name.
-        limits: metric name -> the most it may be.
-        predictor: as in :func:`hwsearch.search`.
-        device: as in :func:`hwsearch.search`.
+        problem: as in :func:`hwsearch.search`.
 
     Raises:
         Infeasible: no uniform-width network meets the limits.
     """
-    posed = problem(space, predictor=predictor, device=device, limits=limits)
+    posed = Problem.of(problem, **posing)
     for rows in _ladder(posed.space):
         found = _widest(posed, rows)
         if len(found):

@@ -1,20 +1,17 @@
 """Exploration: the steps of a search, and its result.
 
-A :class:`SearchState` is everything a search has seen; :func:`start` makes the first one and :func:`advance` takes one step, so
+A :class:`SearchState` is everything a search has seen; :func:`init` makes the first one and :func:`step` takes one step, so
 that a notebook can own the loop, and a saved state goes on exactly as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .._files import _writing
 from .._files._lock import claim
 from .._progress import progress as progress_bar
 from ..algorithms._pareto import hypervolume, nondominated
@@ -22,10 +19,11 @@ from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
 from ..costs._metrics import evaluate
-from ..errors import Infeasible, check_count, check_seed
+from ..errors import Infeasible, check_count
 from ..spaces._space import contains, row_keys
 from ._result import Front, SearchResult, Status
-from ._state import SearchState, finish, load_state, save_state, start
+from ._run import ONCE, Run
+from ._state import SearchState, finish, init, load_state, save_state
 
 Values = npt.NDArray[np.float64]
 
@@ -34,10 +32,11 @@ _MANY = 256
 """Points of a front in three dimensions whose volume is worth waiting for, after each step anew."""
 
 
-def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> SearchState:
-    """One step: ask -> canonical, unseen rows -> limits -> predictor -> tell."""
+def step(state: SearchState) -> SearchState:
+    """Take one step: ask -> canonical, unseen rows -> limits -> predictor -> tell."""
+    problem, algorithm = state.problem, Local() if state.finishing else state.algorithm
     rng = np.random.default_rng([state.seed, state.step])
-    asked, own = algorithm.ask(state.algorithm, replace(problem, seen=state.seen), rng)
+    asked, memory = algorithm.ask(state.memory, replace(problem, seen=state.seen), rng)
     X = problem.space.canonical(asked)
     keys, first = np.unique(row_keys(X), return_index=True)
     new = ~contains(state.seen, keys)
@@ -49,91 +48,71 @@ def advance(problem: Problem, algorithm: Algorithm, state: SearchState) -> Searc
     before = state.history[-1] if len(state.history) else (0, 0, np.nan)
     met = scores[~np.isnan(scores)]
     line = [len(all_scores), before[1] + len(met), np.fmax(before[2], met.max() if len(met) else np.nan)]
-    return SearchState(
-        seed=state.seed,
+    return replace(
+        state,
         step=state.step + 1,
-        algorithm=algorithm.tell(own, X, scores, costs),
+        memory=algorithm.tell(memory, X, scores, costs),
         X=np.concatenate([state.X, X]),
         scores=all_scores,
         costs=np.concatenate([state.costs, costs]),
         seen=seen,
         history=np.concatenate([state.history, [line]]),
-        finishing=state.finishing,
-        bound=min(state.bound, float(getattr(own, "bound", np.inf))),
-        surrogate_bound=float(getattr(own, "surrogate_bound", state.surrogate_bound)),
-        slack=float(getattr(own, "slack", state.slack)),
+        bound=min(state.bound, float(getattr(memory, "bound", np.inf))),
+        surrogate_bound=float(getattr(memory, "surrogate_bound", state.surrogate_bound)),
+        slack=float(getattr(memory, "slack", state.slack)),
     )
 
 
-def solve(
-    posed: Problem,
-    method: Algorithm,
-    *,
-    seed: int = 0,
-    steps: int | None = None,
-    polish: bool | None = None,
-    state: _writing.PathLike | None = None,
-    progress: bool = False,
-    sources: Mapping[str, object] | None = None,
-) -> SearchResult:
-    """Search a problem that is posed already; everything else is as in :func:`hwsearch.search`."""
-    now = explore(posed, method, seed=seed, steps=steps, polish=polish, state=state, progress=progress)
-    return conclude(posed, method, now, **(sources or {}))
+def is_done(state: SearchState) -> bool:
+    """Whether no further step can find anything: the algorithm has ended, or every row was evaluated."""
+    algorithm = Local() if state.finishing else state.algorithm
+    return algorithm.done(state.memory) or len(state.X) >= state.problem.space.size
 
 
-def explore(
-    posed: Problem,
-    method: Algorithm,
-    *,
-    seed: int = 0,
-    steps: int | None = None,
-    polish: bool | None = None,
-    state: _writing.PathLike | None = None,
-    progress: bool = False,
-) -> SearchState:
+def explore(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run = ONCE) -> SearchState:
     """Take the steps of a search (arguments as of :func:`hwsearch.search`), and hand back all that it has seen."""
-    total = method.steps if steps is None else steps
+    total = algorithm.steps if run.steps is None else run.steps
     check_count("steps", total, least=1)
-    seed = check_seed(seed)
-    now = start(posed, method, seed)
-    with claim(state):
-        if state is not None and os.path.exists(state):
-            now = load_state(state, posed, method, seed)
-        with progress_bar("searching", total, enabled=progress) as shown:
+    now = init(problem, algorithm, seed)
+    with claim(run.state):
+        if run.state is not None and os.path.exists(run.state):
+            now = load_state(run.state, problem, algorithm, now.seed)
+        with progress_bar("searching", total, enabled=run.progress) as shown:
             shown(now.step)
 
-            def go(by: Algorithm, until: float) -> None:
+            def go(until: float) -> None:
                 nonlocal now
-                while now.step < until and not by.done(now.algorithm) and len(now.X) < posed.space.size:
-                    now = advance(posed, by, now)
-                    if state is not None:
-                        save_state(now, state, posed, method)
+                while now.step < until and not is_done(now):
+                    now = step(now)
+                    if run.state is not None:
+                        save_state(now, run.state)
                     shown(1)
 
             if not now.finishing:
-                go(method, total)
-                if (steps is None if polish is None else polish) and not np.isnan(now.scores).all() and not _proven(now):
-                    now = finish(posed, now)
+                go(total)
+                polish = run.steps is None if run.polish is None else run.polish
+                if polish and not np.isnan(now.scores).all() and not _proven(now):
+                    now = finish(now)
             if now.finishing:
-                go(Local(), np.inf)
+                go(np.inf)
     return now
 
 
-def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sources: object) -> SearchResult:
-    """The result of a search at its present state.
+def solve(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run = ONCE) -> SearchResult:
+    """Search a problem by an algorithm, and hand back the result (arguments as of :func:`hwsearch.search`)."""
+    return result(explore(problem, algorithm, seed=seed, run=run))
 
-    Args:
-        problem: what was searched.
-        algorithm: by what.
-        state: how far it got.
-        **sources: where the parts came from, for the record; paths are kept as they were given.
+
+def result(state: SearchState) -> SearchResult:
+    """The result of a search at its present state.
 
     Raises:
         Infeasible: nothing that was evaluated meets the limits.
     """
+    problem, algorithm = state.problem, state.algorithm
     feasible = np.flatnonzero(~np.isnan(state.scores))
     if not len(feasible):
-        raise Infeasible(_nothing(problem, state))
+        raise Infeasible(_nothing(state))
     scores = state.scores[feasible]
     names = tuple(entry.name for entry in problem.metrics)
     wanted = getattr(algorithm, "metrics", ()) or [limit.metric.name for limit in problem.limits] or names[:1]
@@ -145,7 +124,7 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
     values = evaluate(problem.metrics, state.X[feasible][kept])
     front = Front(problem.space, state.X[feasible][kept], scores[kept], dict(zip(names, values.T.copy(), strict=True)))
     exhausted = len(state.X) >= problem.space.size
-    done = state.finishing or algorithm.done(state.algorithm)
+    done = state.finishing or algorithm.done(state.memory)
     status = Status.EXHAUSTED if exhausted else Status.OPTIMAL if _proven(state) else Status.CONVERGED if done else Status.BUDGET_SPENT
     return SearchResult(
         best=front[0],
@@ -156,16 +135,16 @@ def conclude(problem: Problem, algorithm: Algorithm, state: SearchState, **sourc
         front=front,
         history=tuple(
             {
-                "step": step + 1,
+                "step": number + 1,
                 "evaluated": int(line[0]),
                 "feasible": int(line[1]),
                 "best_score": None if np.isnan(line[2]) else float(line[2]),
-                "hypervolume": None if volumes is None else volumes[step],
+                "hypervolume": None if volumes is None else volumes[number],
             }
-            for step, line in enumerate(state.history)
+            for number, line in enumerate(state.history)
         ),
         seed=state.seed,
-        provenance={"algorithm": repr(algorithm), **{name: _source(value) for name, value in sources.items()}},
+        provenance={"algorithm": repr(algorithm), **problem.sources},
         bound=state.bound if np.isfinite(state.bound) else None,
         surrogate_bound=state.surrogate_bound if np.isfinite(state.surrogate_bound) else None,
         cautions=problem.cautions(state.X[feasible][best], equals=int((scores == scores[best]).sum()) - 1),
@@ -198,7 +177,8 @@ def _proven(state: SearchState) -> bool:
     return len(known) > 0 and bool(state.bound - known.max() <= state.slack)
 
 
-def _nothing(problem: Problem, state: SearchState) -> str:
+def _nothing(state: SearchState) -> str:
+    problem = state.problem
     together = " and ".join(map(str, problem.limits)) or "no limits"
     if not len(state.X):
         return f"Nothing was evaluated under {together}; take at least one step."
@@ -210,9 +190,3 @@ def _nothing(problem: Problem, state: SearchState) -> str:
         f"None of {len(state.X)} architectures tried meets {together} (each can be met alone; together this is not proven impossible). "
         f"The nearest has {reached}, {worst[nearest] - 1:.1%} over. Raise a limit, or search with more steps."
     )
-
-
-def _source(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, Path) else repr(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import _reading, _writing
+from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
@@ -36,12 +37,14 @@ _TOGETHER = (
 
 @dataclass(frozen=True, eq=False)
 class SearchState:
-    """Everything that a search has seen.
+    """Everything that a search has seen, and all it takes to go on.
 
     Attributes:
+        problem: what is searched.
+        algorithm: what chooses the rows of the next step.
         seed: of the search; step ``t`` draws from a generator seeded by ``(seed, t)``.
         step: steps taken.
-        algorithm: the state of the algorithm, or of the local search that finishes its work.
+        memory: what the algorithm remembers, or the local search that finishes its work.
         finishing: whether it is the latter.
         bound: a score that no architecture within the limits beats, as far as the algorithm has proven one; infinite otherwise.
         surrogate_bound: the same of the algorithm's surrogate of the score.
@@ -53,9 +56,11 @@ class SearchState:
         history: for each step the rows evaluated so far, those of them that met the limits, and the best score, shape ``(step, 3)``.
     """
 
+    problem: Problem = field(repr=False)
+    algorithm: Algorithm
     seed: int
     step: int
-    algorithm: Any
+    memory: Any = field(repr=False)
     X: Rows
     scores: Values
     costs: Values
@@ -67,12 +72,21 @@ class SearchState:
     slack: float = 0.0
 
 
-def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
-    """The state before the first step."""
+def init(problem: Problem, algorithm: Algorithm | str | None = None, seed: int = 0) -> SearchState:
+    """The state of a search before its first step.
+
+    Args:
+        problem: what to search.
+        algorithm: an algorithm or its name; if omitted, the one that suits the problem (see :func:`hwsearch.search`).
+        seed: the same seed gives the same search, bit for bit.
+    """
+    method = load_algorithm(algorithm, problem)
     return SearchState(
+        problem=problem,
+        algorithm=method,
         seed=check_seed(seed),
         step=0,
-        algorithm=algorithm.init(problem),
+        memory=method.init(problem),
         X=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
         scores=np.empty(0),
         costs=np.empty((0, len(problem.limits))),
@@ -81,17 +95,17 @@ def start(problem: Problem, algorithm: Algorithm, seed: int = 0) -> SearchState:
     )
 
 
-def finish(problem: Problem, state: SearchState) -> SearchState:
-    """Hand the best rows to :class:`~hwsearch.algorithms.local.Local`, with which :func:`advance` is to go on from here."""
+def finish(state: SearchState) -> SearchState:
+    """Hand the best rows to :class:`~hwsearch.algorithms.local.Local`, with which :func:`step` is to go on from here."""
     local = Local()
-    return replace(state, algorithm=local.stand(local.init(problem), state.X, state.scores), finishing=True)
+    return replace(state, memory=local.stand(local.init(state.problem), state.X, state.scores), finishing=True)
 
 
-def save_state(state: SearchState, path: _writing.PathLike, problem: Problem, algorithm: Algorithm) -> None:
+def save_state(state: SearchState, path: _writing.PathLike) -> None:
     """Keep a search in an npz file, written whole or not at all."""
     arrays = {name: np.asarray(getattr(state, name)) for name in _KEPT}
-    arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.algorithm, entry.name)) for entry in fields(state.algorithm)}
-    header = _identity(problem, algorithm, state.seed)
+    arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.memory, entry.name)) for entry in fields(state.memory)}
+    header = _identity(state.problem, state.algorithm, state.seed)
     _writing.write_arrays(path, header, arrays)
 
 
@@ -115,11 +129,11 @@ def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, 
     with _reading.guarded(path, "search state"):
         known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in arrays.items()}
         own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
-        first = start(problem, algorithm, seed)
-        first = finish(problem, first) if known["finishing"] else first
-        found = replace(first, algorithm=replace(first.algorithm, **own), **{name: known[name] for name in _KEPT})
-        _check(found, first, problem)
-    _check_score(found, problem, path)
+        first = init(problem, algorithm, seed)
+        first = finish(first) if known["finishing"] else first
+        found = replace(first, memory=replace(first.memory, **own), **{name: known[name] for name in _KEPT})
+        _check(found, first)
+    _check_score(found, path)
     return found
 
 
@@ -138,7 +152,7 @@ def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, An
     }
 
 
-def _check_score(state: SearchState, problem: Problem, path: _writing.PathLike) -> None:
+def _check_score(state: SearchState, path: _writing.PathLike) -> None:
     """Refuse a state whose scores, as far as a few of them tell, are not those of the problem.
 
     Raises:
@@ -146,7 +160,7 @@ def _check_score(state: SearchState, problem: Problem, path: _writing.PathLike) 
     """
     some = np.flatnonzero(~np.isnan(state.scores))[:_PROBED]
     if len(some):
-        now = np.asarray(problem.score(state.X[some]), dtype=np.float64)
+        now = np.asarray(state.problem.score(state.X[some]), dtype=np.float64)
         if now.shape != some.shape or not np.allclose(now, state.scores[some], rtol=1e-5, atol=1e-8):
             raise InvalidInput(
                 f"{path} is a search by another score: what has {state.scores[some[0]]:.6g} there has {now.flat[0]:.6g} here. Use another "
@@ -154,7 +168,7 @@ def _check_score(state: SearchState, problem: Problem, path: _writing.PathLike) 
             )
 
 
-def _check(found: SearchState, first: SearchState, problem: Problem) -> None:
+def _check(found: SearchState, first: SearchState) -> None:
     """Check that a state could have come of the first one.
 
     Raises:
@@ -162,8 +176,8 @@ def _check(found: SearchState, first: SearchState, problem: Problem) -> None:
     """
     own: Any
     usual: Any
-    rows = len(problem.space.check(found.X))
-    wanted = {"scores": (rows,), "costs": (rows, len(problem.limits)), "history": (found.step, 3)}
+    rows = len(found.problem.space.check(found.X))
+    wanted = {"scores": (rows,), "costs": (rows, len(found.problem.limits)), "history": (found.step, 3)}
     for name, shape in wanted.items():
         array = getattr(found, name)
         if array.shape != shape or array.dtype != np.float64:
@@ -182,16 +196,16 @@ def _check(found: SearchState, first: SearchState, problem: Problem) -> None:
         or np.isinf(found.history).any()
     ):
         raise InvalidInput("its history is impossible.")
-    for entry in fields(found.algorithm):
-        own, usual = np.asarray(getattr(found.algorithm, entry.name)), np.asarray(getattr(first.algorithm, entry.name))
+    for entry in fields(found.memory):
+        own, usual = np.asarray(getattr(found.memory, entry.name)), np.asarray(getattr(first.memory, entry.name))
         texts = own.dtype.kind == usual.dtype.kind == "U"  # of which each length is a type of its own
         if own.ndim != usual.ndim or (own.dtype != usual.dtype and not texts):
             raise InvalidInput(f"its algorithm's {entry.name} has {own.ndim} dimensions of {own.dtype}.")
         if own.dtype == np.uint8 and own.ndim == 2 and own.size:
-            problem.space.check(own, entry.name)
+            found.problem.space.check(own, entry.name)
         if own.dtype.kind == "i" and own.ndim == 0 and own < 0:
             raise InvalidInput(f"its algorithm's {entry.name} is {own}.")
-    held = {entry.name: np.asarray(getattr(found.algorithm, entry.name)) for entry in fields(found.algorithm)}
+    held = {entry.name: np.asarray(getattr(found.memory, entry.name)) for entry in fields(found.memory)}
     for names in _TOGETHER:
         if len({len(held[name]) for name in names if name in held}) > 1:
             raise InvalidInput(f"its algorithm's {', '.join(names)} have different lengths.")

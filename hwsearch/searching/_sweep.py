@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from .._files._writing import PathLike
 from ..algorithms._load import load_algorithm
-from ..algorithms._problem import Devices, Score, problem
+from ..algorithms._problem import Parts, Problem
 from ..algorithms.base import Algorithm
-from ..costs._metrics import Limit, Metric, check_limits, prove_feasible
+from ..costs._metrics import check_limits
 from ..errors import Infeasible, InvalidInput, require
-from ..scores._predictor import Predictor
 from ..spaces._space import SearchSpace
 from ._loop import solve
 from ._result import SearchResult
+from ._run import ONCE, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,16 +66,13 @@ class Sweep:
 
 
 def sweep(
-    space: str | SearchSpace,
-    *,
-    predictor: Predictor | PathLike | Score,
+    problem: Problem | str | SearchSpace,
     limits: Mapping[str, float | Sequence[float]],
-    device: Devices | None = None,
-    weights: Sequence[float] | None = None,
-    metrics: Sequence[Metric] = (),
     algorithm: str | Algorithm | None = None,
+    *,
     seed: int = 0,
-    steps: int | None = None,
+    run: Run = ONCE,
+    **parts: Unpack[Parts],
 ) -> Sweep:
     """Search at many limits at once: every combination of the values given.
 
@@ -84,39 +80,42 @@ def sweep(
     of later ones, so a looser point is never worse than a tighter one. An exact algorithm reduces the problem once for all of them.
 
     Args:
-        space: a space or its name.
-        predictor: as in :func:`hwsearch.search`.
+        problem: as in :func:`hwsearch.search`; limits that it has already hold at every point.
         limits: metric name -> the most it may be: a number, or several.
-        device, weights, metrics: as in :func:`hwsearch.search`.
         algorithm: as in :func:`hwsearch.search`; with ``"exact"`` the front is certified.
         seed: of every point.
-        steps: of every point.
+        run: of every point; a sweep keeps no state.
 
     Raises:
         InvalidInput: no metric has several values, or a metric has none.
         Infeasible: none of the points can be met.
         HwsearchError: as :func:`hwsearch.search`.
+
+    Example:
+        >>> import hwsearch
+        >>> points = {"macs": [5e5, 1e6]}
+        >>> front = hwsearch.sweep("resnet_digits", points, predictor=lambda X: X.sum(axis=1), run=hwsearch.Run(steps=3))
+        >>> [result.limits["macs"] for result in front]
+        [500000.0, 1000000.0]
     """
     if not isinstance(limits, Mapping):
         raise InvalidInput(f"limits must map metric names to one number or several, not {limits!r}.")
+    if run.state is not None:
+        raise InvalidInput("A sweep is not kept in a state file; search its points one by one (hwsearch.search) to keep them.")
     axes = {name: [check_limits({name: one}, [name])[name] for one in _several(most)] for name, most in limits.items()}
     if not axes or not all(axes.values()):
         raise InvalidInput(f"limits must hold at least one value a metric, such as {{'latency_ms': [15, 20, 25]}}, not {limits!r}.")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*(sorted(axis) for axis in axes.values()))]
-    base = problem(space, predictor=predictor, device=device, weights=weights, metrics=metrics, limits=points[-1])
-    method = load_algorithm(algorithm, base)
+    base = Problem.of(problem, **parts)
     results: list[SearchResult] = []
     infeasible: list[tuple[Mapping[str, float], str]] = []
+    loosest = base.within(points[-1])
+    method = load_algorithm(algorithm, loosest)
     for point in points:
-        named = {limit.metric.name: limit.metric.name.partition("[")[0] for limit in base.limits}  # without the device
-        bounds = tuple(
-            Limit(limit.metric, float(point.get(limit.metric.name, point.get(named[limit.metric.name], 0.0)))) for limit in base.limits
-        )
         try:
-            seeds = prove_feasible(bounds).reshape(-1, len(base.space.choices))
+            posed = loosest.within(point)
             earlier = [result.front.X[:8] for result in results[-4:]]
-            posed = replace(base, limits=bounds, seeds=np.concatenate([seeds, *earlier]))
-            results.append(solve(posed, method, seed=seed, steps=steps, sources={"predictor": predictor, "device": device}))
+            results.append(solve(replace(posed, seeds=np.concatenate([posed.seeds, *earlier])), method, seed=seed, run=run))
         except Infeasible as error:
             infeasible.append((point, str(error)))
     if not results:

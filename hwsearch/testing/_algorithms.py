@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..algorithms._problem import Problem, problem
+from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..costs._metrics import metric
 from ..errors import Infeasible
-from ..searching._loop import advance, conclude
-from ..searching._state import SearchState, load_state, save_state, start
+from ..searching._loop import result, step
+from ..searching._state import SearchState, init, load_state, save_state
 from ..searching.verify._verifier import Verifier
 from ..spaces._space import Choice, Rows, SearchSpace, row_keys
 from ._backends import check_backend as check_backend
@@ -47,10 +47,10 @@ def check_algorithm(make: Callable[[], Algorithm], *, steps: int = 4, additive: 
             _same(once, _resumed(posed, make, steps)), f"a search goes on from its file as if it had never stopped ({posed.space.name})"
         )
         _check_rows(posed, once)
-        result = conclude(posed, algorithm, once)
+        found = result(once)
         for limit in posed.limits:
-            _promise(result.values[limit.metric.name] <= limit.at_most, f"the answer meets {limit}")
-        _promise(result.bound is None or result.bound >= result.best_score - 1e-9, "no score is above the bound")
+            _promise(found.values[limit.metric.name] <= limit.at_most, f"the answer meets {limit}")
+        _promise(found.bound is None or found.bound >= found.best_score - 1e-9, "no score is above the bound")
     _check_deaf(make, additive)
 
 
@@ -78,12 +78,12 @@ def problems(*, additive: bool = False) -> Iterator[Problem]:
     space = example_space()
     score = metric("worth", space) if additive else rugged(space)
     for limits in ({}, {"time": 9.0}, {"time": 9.0, "size": 12.0, "peak_memory_mb": 0.95}):
-        yield problem(space, predictor=score, limits=limits)
+        yield Problem.of(space, predictor=score, limits=limits)
     narrow = space.restrict({"depth": [2], "width1": [16, 32], "kernel*": [3, 7]})
-    yield problem(narrow, predictor=metric("worth", narrow) if additive else rugged(narrow), limits={"time": 12.0})
+    yield Problem.of(narrow, predictor=metric("worth", narrow) if additive else rugged(narrow), limits={"time": 12.0})
     for values in ((1, 2), (1,)):
         tiny = SearchSpace.from_tables({"only": values}, {"worth": [(["only"], np.arange(len(values)))]}, name=f"tiny{len(values)}")
-        yield problem(tiny, predictor=metric("worth", tiny) if additive else rugged(tiny))
+        yield Problem.of(tiny, predictor=metric("worth", tiny) if additive else rugged(tiny))
 
 
 def example_space(seed: int = 0) -> SearchSpace:
@@ -140,21 +140,21 @@ def best_of(space: SearchSpace, score: Score, limits: Mapping[str, float]) -> fl
     return float(np.max(np.asarray(score(X))))
 
 
-def _run(posed: Problem, algorithm: Algorithm, steps: int, seed: int = 3) -> SearchState:
-    state = start(posed, algorithm, seed)
-    while state.step < steps and not algorithm.done(state.algorithm):
-        state = advance(posed, algorithm, state)
+def _run(problem: Problem, algorithm: Algorithm, steps: int, seed: int = 3) -> SearchState:
+    state = init(problem, algorithm, seed)
+    while state.step < steps and not algorithm.done(state.memory):
+        state = step(state)
     return state
 
 
-def _resumed(posed: Problem, make: Callable[[], Algorithm], steps: int, seed: int = 3) -> SearchState:
+def _resumed(problem: Problem, make: Callable[[], Algorithm], steps: int, seed: int = 3) -> SearchState:
     """The same, with every step in what could be a process of its own."""
-    state = start(posed, make(), seed)
+    state = init(problem, make(), seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "state.npz")
-        while state.step < steps and not make().done(state.algorithm):
-            save_state(advance(posed, make(), state), path, posed, make())
-            state = load_state(path, posed, make(), seed)
+        while state.step < steps and not make().done(state.memory):
+            save_state(step(state), path)
+            state = load_state(path, problem, make(), seed)
     return state
 
 
@@ -162,7 +162,7 @@ def _same(one: SearchState, two: SearchState) -> bool:
     def equal(a: object, b: object) -> bool:
         return np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind == "f")
 
-    own = all(equal(getattr(one.algorithm, f.name), getattr(two.algorithm, f.name)) for f in fields(one.algorithm))
+    own = all(equal(getattr(one.memory, f.name), getattr(two.memory, f.name)) for f in fields(one.memory))
     return own and all(equal(getattr(one, name), getattr(two, name)) for name in ("X", "scores", "costs", "history", "step"))
 
 
@@ -181,13 +181,13 @@ def _check_rows(posed: Problem, state: SearchState) -> None:
 def _check_deaf(make: Callable[[], Algorithm], additive: bool) -> None:
     """An algorithm is told about fewer rows than it asked for, or about none, and goes on."""
     space = example_space()
-    posed = problem(space, predictor=metric("worth", space) if additive else rugged(space), limits={"time": 9.0})
+    posed = Problem.of(space, predictor=metric("worth", space) if additive else rugged(space), limits={"time": 9.0})
     algorithm, rng = make(), np.random.default_rng(0)
     state = algorithm.init(posed)
-    for step in range(3):
+    for turn in range(3):
         asked, state = algorithm.ask(state, posed, rng)
         _promise(asked.ndim == 2 and asked.shape[1] == len(space.choices) and asked.dtype == np.uint8, "ask returns rows, uint8 (n, genes)")
-        X = space.canonical(asked)[: len(asked) // 2 if step else 0]
+        X = space.canonical(asked)[: len(asked) // 2 if turn else 0]
         state = algorithm.tell(state, X, *posed.evaluate(X))
 
 

@@ -27,7 +27,7 @@ def main() -> None:
         table = hwsearch.profile(SPACE, backend=backend, out=Path(folder) / "table.json", **OPTIONS)
         print(table)
         networks = list(dict.fromkeys(SPACE.blocks(row) for rows in SPACE.enumerate() for row in rows))
-        for network, found in zip(networks, hwsearch.measure_many(networks, backend=backend, rounds=4), strict=True):
+        for network, found in zip(networks, hwsearch.profiling.measure_many(networks, backend=backend, rounds=4), strict=True):
             print(f"{found.latency_ms:.4f} ms", *(block.key for block in network))
 
 

@@ -1,14 +1,13 @@
 """Verification: a search whose best networks are evaluated and measured, and which learns from what it sees.
 
 A search finds what its predictor and its table overrate. So its most hopeful networks are verified, the predictions are corrected
-by what they turned out to be, and the search runs again, until its answer is what it was foretold to be.
+by what they turned out to be, and the search runs again, until its answer is what was predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,23 +16,20 @@ from ..._files import _reading, _writing
 from ..._progress import Advance
 from ..._progress import progress as progress_bar
 from ...algorithms._load import load_algorithm
-from ...algorithms._problem import Devices, Problem, Score, find_table
+from ...algorithms._problem import Problem
 from ...algorithms.base import Algorithm
 from ...algorithms.exact import Exact, additive
-from ...costs._metrics import Metric, evaluate
+from ...costs._metrics import evaluate
 from ...devices._table import LatencyTable
 from ...errors import Infeasible, InvalidInput, UnknownName, check_count
 from ...spaces._space import Rows, SearchSpace, row_of_hex
-from .._loop import conclude, explore
+from .._loop import explore, result
 from .._result import SearchResult, Status
+from .._run import ONCE, Run
 from .._state import SearchState
 from ._corrections import Corrected, corrected_latency, corrected_score
 from ._records import QUANTITIES, Checked, Round, Verification
-from ._verifier import OnHand, Verifier
-
-if TYPE_CHECKING:
-    from ...nn.data._images import Data
-    from ...nn.supernet._supernet import Supernet
+from ._verifier import Measured, Verifier, Verify
 
 Values = npt.NDArray[np.float64]
 
@@ -124,139 +120,117 @@ class Checks:
     """What is verified, by what, and how closely.
 
     Attributes:
-        count: networks a round, at most.
+        networks: of a round, at most.
         rounds: of searching and verifying, at most.
         tolerance: how far prediction and measurement of the answer may be apart.
         verifier: what evaluates and measures.
         table: of the device whose latencies are verified; ``None`` where they are not.
     """
 
-    count: int
+    networks: int
     rounds: int
     tolerance: Mapping[str, float]
     verifier: Verifier
     table: LatencyTable | None
 
 
-def asked(
-    posed: Problem,
-    device: Devices | None,
-    count: int,
-    *,
-    supernet: _writing.PathLike | Supernet | None,
-    data: _writing.PathLike | tuple[str, _writing.PathLike] | Data | None,
-    tolerance: Mapping[str, float] | None,
-    rounds: int,
-    verifier: Verifier | None,
-) -> Checks:
-    """What a search was asked to verify, checked before anything is searched (arguments as of :func:`hwsearch.search`).
+def what_to_check(problem: Problem, verify: Verify) -> Checks:
+    """What a search shall verify, checked before anything is searched.
 
     Raises:
         InvalidInput, UnknownName: what was asked for makes no sense.
-        HwsearchError: as :class:`OnHand`.
+        HwsearchError: as the verifier.
     """
-    check_count("verify, the number of networks to verify a round,", count, least=1)
-    check_count("rounds", rounds, least=1)
-    table = None if device is None or (isinstance(device, Sequence) and not isinstance(device, str)) else find_table(device)
-    measured = table is not None and any(entry.name == "latency_ms" and entry.device == table.device.name for entry in posed.metrics)
-    wanted = {name: most for name, most in QUANTITIES.items() if name == "score" or measured} if tolerance is None else dict(tolerance)
-    for name, most in wanted.items():
+    check_count("Verify(networks=), the number of networks to verify a round,", verify.networks, least=1)
+    check_count("rounds", verify.rounds, least=1)
+    table = problem.tables[0] if len(problem.tables) == 1 else None
+    measured = table is not None and any(entry.name == "latency_ms" and entry.device == table.device.name for entry in problem.metrics)
+    usual = {name: most for name, most in QUANTITIES.items() if name == "score" or measured}
+    tolerance = usual if verify.tolerance is None else dict(verify.tolerance)
+    for name, most in tolerance.items():
         if name not in QUANTITIES:
             raise UnknownName("quantity in tolerance", name, QUANTITIES)
         if not 0 < most < np.inf:
             raise InvalidInput(f"tolerance[{name!r}] must be a positive number, not {most!r}.")
-    if not wanted:
+    if not tolerance:
         raise InvalidInput("tolerance is empty, so there is nothing to verify; name score, latency_ms, or both.")
-    if "latency_ms" not in wanted:
+    if "latency_ms" not in tolerance:
         table = None
     elif not measured:
         raise InvalidInput(
             "Latencies are verified on one device, whose table limits the search (device=...); leave latency_ms out of tolerance."
         )
-    if verifier is None:
-        if "score" in wanted and (supernet is None or data is None):
-            raise InvalidInput(
-                "To verify scores, give the trained weights and the images (supernet=..., data=...) or a verifier of your own; to verify "
-                "latencies alone, tolerance={'latency_ms': 0.03}."
-            )
-        scored = "score" in wanted
-        verifier = OnHand(posed.space, supernet=supernet if scored else None, data=data if scored else None, table=table)
-    return Checks(count, rounds, wanted, verifier, table)
+    verifier = verify.verifier if isinstance(verify.verifier, Verifier) else verify.verifier(problem.space, table)
+    if "score" in tolerance and isinstance(verifier, Measured):
+        verifier.score(np.empty((0, len(problem.space.choices)), dtype=np.uint8))  # raises, and says what to do
+    return Checks(verify.networks, verify.rounds, tolerance, verifier, table)
 
 
 def verified_search(
-    posed: Problem,
-    pose: Callable[[Score, Sequence[Metric]], Problem],
-    checks: Checks,
-    *,
-    algorithm: str | Algorithm | None = None,
-    state: _writing.PathLike | None = None,
-    progress: bool = False,
-    sources: Mapping[str, object],
-    **options: Any,
+    problem: Problem, checks: Checks, algorithm: str | Algorithm | None = None, *, seed: int = 0, run: Run = ONCE
 ) -> SearchResult:
     """Search, verify, correct, and search again.
 
     Args:
-        posed: what is searched.
-        pose: the same problem with another score, and with metrics in place of its own of their names.
+        problem: what is searched.
         checks: what is verified.
-        algorithm: as in :func:`hwsearch.search`.
-        state: what was measured is kept in ``<state>.verified.jsonl``, to go on after a stop, and for other limits and seeds.
-        progress: show bars.
-        sources: where the parts came from, for the record.
-        **options: of :func:`hwsearch.searching.explore`.
+        algorithm, seed, run: as in :func:`hwsearch.search`. What was measured is kept in ``<run.state>.verified.jsonl``, to go on after a
+            stop, and for other limits and seeds.
 
     Raises:
         Infeasible: as in :func:`hwsearch.search`, or no network that was measured is within the limits.
-        InvalidInput: the verifier's answers make no sense, or ``state`` holds measurements of another one.
+        InvalidInput: the verifier's answers make no sense, or the journal holds measurements of another one.
     """
-    tolerance, verifier = checks.tolerance, checks.verifier
-    memory = _Memory(verifier, posed.space, state)
-    most = next((limit.at_most for limit in posed.limits if limit.metric.name == "latency_ms"), np.inf)
+    memory = _Memory(checks.verifier, problem.space, run.state)
+    most = next((limit.at_most for limit in problem.limits if limit.metric.name == "latency_ms"), np.inf)
     turns: list[Round] = []
     checked: dict[bytes, Checked] = {}
+    once = replace(run, state=None)
     while len(turns) < checks.rounds:
         try:
-            now = _corrected(posed, pose, list(checked.values()), checks) if turns else posed
-            method = _method(algorithm, now)
-            explored = explore(now, method, progress=progress, **options)
-            found = conclude(now, method, explored, **sources)
+            now = _corrected(problem, list(checked.values()), checks) if turns else problem
+            explored = explore(now, _method(algorithm, now), seed=seed, run=once)
+            found = result(explored)
         except Infeasible:
             if _best(checked.values(), most) is None:
                 raise
             break
-        X = promising(now, found, explored, set(checked), checks.count)
-        with progress_bar(f"verifying, round {len(turns) + 1}", len(tolerance) * len(X), progress) as advance:
-            for name in tolerance:
+        X = promising(now, found, explored, set(checked), checks.networks)
+        with progress_bar(f"verifying, round {len(turns) + 1}", len(checks.tolerance) * len(X), run.progress) as advance:
+            for name in checks.tolerance:
                 memory.learn(name, X, advance)
-        networks = _compared(now, X, memory, tolerance)
+        networks = _compared(now, X, memory, checks.tolerance)
         fresh = {bytes(row): one for row, one in zip(X, networks, strict=True) if bytes(row) not in checked}
         checked |= fresh
         best = _best(checked.values(), most)
-        turns.append(Round(networks, best is not None and _agrees(networks[0], best, tolerance)))
+        turns.append(Round(networks, best is not None and _agrees(networks[0], best, checks.tolerance)))
         if turns[-1].agreed or not fresh:
             break
     best = _best(checked.values(), most)
     if best is None:
         nearest = min(one.value("latency_ms") for one in checked.values())
         raise Infeasible(
-            f"None of {len(checked)} networks that were measured keeps latency_ms <= {most:g}; the nearest takes {nearest:.6g} ms. Raise "
+            f"None of the {len(checked)} measured networks meets latency_ms <= {most:g}; the nearest takes {nearest:.6g} ms. Raise "
             "the limit, verify more networks a round, or allow more rounds."
         )
+    return _answer(now, found, best, Verification(dict(checks.tolerance), tuple(turns)), checks.verifier.name)
+
+
+def _answer(problem: Problem, found: SearchResult, best: Checked, verification: Verification, verifier: str) -> SearchResult:
+    """The result of a search whose best network is one that was measured."""
     row = np.array(best.genes, dtype=np.uint8)
-    values = dict(zip((entry.name for entry in now.metrics), evaluate(now.metrics, row[None])[0].tolist(), strict=True))
+    values = dict(zip((entry.name for entry in problem.metrics), evaluate(problem.metrics, row[None])[0].tolist(), strict=True))
     return replace(
         found,
-        best=posed.space.architecture(row),
+        best=problem.space.architecture(row),
         best_score=best.value("score"),
         values=values | {name: value for name, value in best.measured.items() if name != "score"},
-        status=Status.VERIFIED if turns[-1].agreed else Status.ROUNDS_SPENT,
-        provenance={**found.provenance, "verifier": verifier.name},
+        status=Status.VERIFIED if verification.agreed else Status.ROUNDS_SPENT,
+        provenance={**found.provenance, "verifier": verifier},
         bound=None,
         surrogate_bound=None,
         cautions=(),
-        verification=Verification(dict(tolerance), tuple(turns)),
+        verification=verification,
     )
 
 
@@ -267,30 +241,25 @@ def _method(algorithm: str | Algorithm | None, now: Problem) -> Algorithm:
     return load_algorithm("hybrid") if learnt and isinstance(method, Exact) else method
 
 
-def _corrected(
-    posed: Problem,
-    pose: Callable[[Score, Sequence[Metric]], Problem],
-    checked: Sequence[Checked],
-    checks: Checks,
-) -> Problem:
+def _corrected(problem: Problem, checked: Sequence[Checked], checks: Checks) -> Problem:
     """The problem as it looks after what was measured."""
     X = np.array([one.genes for one in checked], dtype=np.uint8)
     measured = {name: np.array([one.measured[name] for one in checked]) for name in checks.tolerance}
-    score = corrected_score(posed.score, posed.space, X, measured["score"]) if "score" in measured else posed.score
+    score = corrected_score(problem.score, problem.space, X, measured["score"]) if "score" in measured else problem.score
     if checks.table is None:
-        return pose(score, ())
-    latency = next(entry for entry in posed.metrics if entry.name == "latency_ms")
-    return pose(score, [corrected_latency(latency, checks.table, X, measured["latency_ms"])])
+        return problem.having(score)
+    latency = next(entry for entry in problem.metrics if entry.name == "latency_ms")
+    return problem.having(score, [corrected_latency(latency, checks.table, X, measured["latency_ms"])])
 
 
 def _compared(now: Problem, X: Rows, memory: _Memory, tolerance: Mapping[str, float]) -> tuple[Checked, ...]:
-    """Networks as they are foretold, and as they turned out to be."""
-    foretold = {"score": np.asarray(now.score(X), dtype=np.float64)}
-    foretold |= {entry.name: entry(X) for entry in now.metrics if entry.name in QUANTITIES}
+    """Networks as they are predicted, and as they turned out to be."""
+    predicted = {"score": np.asarray(now.score(X), dtype=np.float64)}
+    predicted |= {entry.name: entry(X) for entry in now.metrics if entry.name in QUANTITIES}
     return tuple(
         Checked(
             tuple(map(int, row)),
-            {name: float(values[index]) for name, values in foretold.items()},
+            {name: float(values[index]) for name, values in predicted.items()},
             {name: memory.known[name][bytes(row)] for name in tolerance},
         )
         for index, row in enumerate(X)
@@ -304,6 +273,6 @@ def _best(checked: Iterable[Checked], most: float) -> Checked | None:
 
 
 def _agrees(answer: Checked, best: Checked, tolerance: Mapping[str, float]) -> bool:
-    """Whether the answer is what it was foretold to be, and so is the best network that was measured within the limits."""
+    """Whether the answer is what was predicted, and so is the best network that was measured within the limits."""
     reached = abs(best.value("score") - answer.predicted["score"]) <= tolerance.get("score", QUANTITIES["score"])
     return reached and all(abs(answer.error(name)) <= most for name, most in tolerance.items())

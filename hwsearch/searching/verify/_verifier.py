@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from ..._files._writing import PathLike
 from ...backends._load import load_backend
 from ...backends.base import Backend
 from ...devices._table import LatencyTable
-from ...errors import FileError, MissingDependency, UnknownName, Unsupported, WrongDevice
+from ...errors import FileError, InvalidInput, MissingDependency, UnknownName, Unsupported, WrongDevice
 from ...profiling._profile import measure_many
 from ...spaces._space import Rows, SearchSpace
-
-if TYPE_CHECKING:
-    from ...nn.data._images import Data
-    from ...nn.supernet._supernet import Supernet
 
 Values = npt.NDArray[np.float64]
 
 
+@runtime_checkable
 class Verifier(Protocol):
     """What evaluates and measures networks for real.
 
@@ -38,68 +36,86 @@ class Verifier(Protocol):
         """Milliseconds of canonical rows ``(n, genes)``, measured beside each other, positive, shape ``(n,)``."""
 
 
-class OnHand:
-    """Accuracy of networks on all validation images, and their latency on this machine.
+MakesVerifier = Callable[[SearchSpace, LatencyTable | None], Verifier]
+"""Makes the verifier for a space and the table of the device; ``None`` where latencies are not verified."""
 
-    Accuracy is that of the exported files, run in the runtime of the table where that can be done; otherwise as evaluated in torch.
+
+@dataclass(frozen=True)
+class Verify:
+    """What a search verifies, by what, and how closely.
+
+    Attributes:
+        verifier: what evaluates and measures: :class:`hwsearch.nn.SupernetVerifier`, :class:`hwsearch.searching.DeviceVerifier` for
+            latencies alone, or a :class:`Verifier` of your own.
+        networks: how many of the best networks are verified in each round.
+        rounds: of searching and verifying, at most.
+        tolerance: what is verified, and how far prediction and measurement of the answer may be apart: ``"score"`` by its value,
+            ``"latency_ms"`` by a share of the prediction. If omitted, 0.005 and, on one device, 0.03. Latency is measured on this machine,
+            which must be the device; ``{"score": 0.005}`` goes without.
+    """
+
+    verifier: Verifier | MakesVerifier
+    networks: int = 8
+    rounds: int = 4
+    tolerance: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class DeviceVerifier:
+    """Measures networks on this machine, which must be the device of the table.
+
+    Attributes:
+        backend: to measure with; if omitted, the one that the table names.
+    """
+
+    backend: Backend | None = None
+
+    def __call__(self, space: SearchSpace, table: LatencyTable | None) -> Measured:
+        """For a space and the table of this machine (see :data:`MakesVerifier`).
+
+        Raises:
+            InvalidInput: there is no table.
+            WrongDevice: the table was measured elsewhere, or its runtime is not here.
+        """
+        if table is None:
+            raise InvalidInput("DeviceVerifier measures latencies; to verify scores alone, use hwsearch.nn.SupernetVerifier.")
+        return Measured(space, table, self.backend)
+
+
+class Measured:
+    """Latencies of networks by the protocol of the tables, in proportion to the sentinel of this device's table.
 
     Args:
         space: of the rows.
-        supernet: the trained weights, or their file; needed for scores.
-        data: the images (:func:`hwsearch.nn.load_data`); needed for scores.
-        table: of this device: latencies are measured with its backend and put in proportion to its sentinel; needed for latencies.
+        table: of this machine.
         backend: instead of the one that the table names.
 
     Raises:
-        FileError: the weights cannot be used; WrongSpace where they are of another space.
         WrongDevice: the table was measured elsewhere, or its runtime is not here.
-        MissingDependency: torch is not installed.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        supernet: PathLike | Supernet | None = None,
-        data: PathLike | tuple[str, PathLike] | Data | None = None,
-        table: LatencyTable | None = None,
-        backend: Backend | None = None,
-    ) -> None:
+    def __init__(self, space: SearchSpace, table: LatencyTable, backend: Backend | None = None) -> None:
         self._space, self._table = space, table
-        names = []
-        self._files: Backend | None = None
-        if supernet is not None and data is not None:
-            from ...nn.data._load import load_data
-            from ...nn.supernet._supernet import load_supernet
-
-            self._supernet, self._data = load_supernet(supernet, space), load_data(data)
-            names.append(f"supernet {self._supernet.digest} on {self._data.label}")
-        if table is not None:
-            self._backend = backend or _backend_of(table)
-            if change := self._backend.describe().difference(table.device):
-                raise _elsewhere(table, change)
-            if names and self._backend.runs_files:
-                self._files = self._backend
-                names.append(f"run as files with int8 weights of {self._backend.weight_bits} bits")
-            names.append(f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms")
-        self.name = "; ".join(names)
+        self.backend = backend or _backend_of(table)
+        if change := self.backend.describe().difference(table.device):
+            raise _elsewhere(table, change)
+        self.name = f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms"
 
     def score(self, X: Rows) -> Values:
-        """Shares of the validation images that the networks get right, shape ``(n,)``."""
-        from ...nn._evaluate import evaluate
-        from ...nn._files import evaluate_exported
+        """Scores cannot be measured without weights.
 
-        networks = list(map(self._space.architecture, X))
-        if self._files is None:
-            return np.array([evaluate(one, weights=self._supernet, data=self._data, split="val") for one in networks])
-        return np.array(
-            [evaluate_exported(one, weights=self._supernet, data=self._data, backend=self._files, split="val") for one in networks]
+        Raises:
+            InvalidInput: always.
+        """
+        raise InvalidInput(
+            "To verify scores, give trained weights and images: Verify(hwsearch.nn.SupernetVerifier(weights, data)); to verify latencies "
+            "alone, tolerance={'latency_ms': 0.03}."
         )
 
     def latency_ms(self, X: Rows) -> Values:
-        """Milliseconds, by the protocol of the tables, in turns, shape ``(n,)``."""
+        """Milliseconds, shape ``(n,)``."""
         networks = [self._space.blocks(row) for row in X]
-        return np.array([one.latency_ms for one in measure_many(networks, backend=self._backend, table=self._table)])
+        return np.array([one.latency_ms for one in measure_many(networks, backend=self.backend, table=self._table)])
 
 
 def _backend_of(table: LatencyTable) -> Backend:
@@ -115,6 +131,6 @@ def _backend_of(table: LatencyTable) -> Backend:
 def _elsewhere(table: LatencyTable, why: str) -> WrongDevice:
     return WrongDevice(
         f"{table.source} was measured elsewhere, or otherwise: {why.rstrip('.')}. Latencies are verified on the device itself, or by a "
-        "verifier of your own (hwsearch.searching.OnHand takes a backend). To verify the score alone, leave latency_ms out of the "
+        "verifier of your own (hwsearch.searching.DeviceVerifier takes a backend). To verify the score alone, leave latency_ms out of the "
         "tolerances: tolerance={'score': 0.005}, or --tolerance score=0.005."
     )

@@ -1,0 +1,80 @@
+"""The verifier of searches in trained supernets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .._files._writing import PathLike
+from ..backends.base import Backend
+from ..devices._table import LatencyTable
+from ..errors import InvalidInput
+from ..searching.verify._verifier import Measured
+from ..spaces._space import Rows, SearchSpace
+from ._evaluate import evaluate
+from ._files import evaluate_exported
+from .data._images import Data
+from .data._load import load_data
+from .supernet._supernet import Supernet, load_supernet
+
+
+@dataclass(frozen=True)
+class SupernetVerifier:
+    """Evaluates networks in a trained supernet on all validation images, and measures them on this machine.
+
+    Accuracy is that of the exported files, run in the runtime of the table where latencies are verified too and the runtime can run
+    files; otherwise as evaluated in torch.
+
+    Attributes:
+        supernet: the trained weights, or their file.
+        data: the images (:func:`hwsearch.nn.load_data`).
+        backend: to measure with; if omitted, the one that the table names.
+    """
+
+    supernet: PathLike | Supernet
+    data: PathLike | tuple[str, PathLike] | Data
+    backend: Backend | None = None
+
+    def __call__(self, space: SearchSpace, table: LatencyTable | None) -> _InSupernet:
+        """For a space and the table of this machine, ``None`` where latencies are not verified.
+
+        Raises:
+            FileError: the weights cannot be used; WrongSpace where they are of another space.
+            WrongDevice: the table was measured elsewhere, or its runtime is not here.
+        """
+        measured = None if table is None else Measured(space, table, self.backend)
+        return _InSupernet(space, load_supernet(self.supernet, space), load_data(self.data), measured)
+
+
+class _InSupernet:
+    """What :class:`SupernetVerifier` makes."""
+
+    def __init__(self, space: SearchSpace, supernet: Supernet, data: Data, measured: Measured | None) -> None:
+        self._space, self._supernet, self._data, self._measured = space, supernet, data, measured
+        self._files = measured.backend if measured is not None and measured.backend.runs_files else None
+        names = [f"supernet {supernet.digest} on {data.label}"]
+        if self._files is not None:
+            names.append(f"run as files with int8 weights of {self._files.weight_bits} bits")
+        if measured is not None:
+            names.append(measured.name)
+        self.name = "; ".join(names)
+
+    def score(self, X: Rows) -> npt.NDArray[np.float64]:
+        """Shares of the validation images that the networks get right, shape ``(n,)``."""
+        weights, data = self._supernet, self._data
+        networks = list(map(self._space.architecture, X))
+        if self._files is None:
+            return np.array([evaluate(one, weights=weights, data=data, split="val") for one in networks])
+        return np.array([evaluate_exported(one, weights=weights, data=data, backend=self._files, split="val") for one in networks])
+
+    def latency_ms(self, X: Rows) -> npt.NDArray[np.float64]:
+        """Milliseconds, by the protocol of the tables, in turns, shape ``(n,)``.
+
+        Raises:
+            InvalidInput: it was made without a table.
+        """
+        if self._measured is None:
+            raise InvalidInput("This verifier was made without the table of a device, so it cannot measure.")
+        return self._measured.latency_ms(X)

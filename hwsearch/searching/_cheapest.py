@@ -1,0 +1,107 @@
+"""cheapest(): the least of a cost at a score, which is search() turned round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from ..algorithms._load import load_algorithm
+from ..algorithms._problem import Posing, Problem, Score
+from ..algorithms.base import Algorithm
+from ..costs._metrics import Limit, Metric, evaluate, prove_feasible
+from ..errors import Infeasible, InvalidInput
+from ..spaces._space import Rows, SearchSpace
+from ._loop import solve
+from ._result import Front, SearchResult
+from ._run import ONCE, Run
+
+Values = npt.NDArray[np.float64]
+
+
+def cheapest(
+    problem: Problem | str | SearchSpace,
+    cost: str,
+    score: float,
+    algorithm: str | Algorithm | None = None,
+    *,
+    seed: int = 0,
+    run: Run = ONCE,
+    **posing: Unpack[Posing],
+) -> SearchResult:
+    """Find the network that costs least among those with a score of at least ``score``: :func:`hwsearch.search` turned round.
+
+    Args:
+        problem: as in :func:`hwsearch.search`.
+        cost: the name of what shall be least, such as ``"latency_ms"``.
+        score: the least predicted score.
+        algorithm, seed, run: as in :func:`hwsearch.search`.
+
+    Returns:
+        As of :func:`hwsearch.search`, the cost limited to what was reached; its front is the network alone.
+
+    Raises:
+        Infeasible: no network that the search came across has such a score within the limits; the message holds the best one.
+        HwsearchError: as :func:`hwsearch.search`.
+
+    Example:
+        >>> import hwsearch
+        >>> result = hwsearch.cheapest("resnet_digits", "macs", 9.0, predictor=lambda X: X.sum(axis=1), run=hwsearch.Run(steps=3))
+        >>> result.best_score >= 9.0
+        True
+    """
+    posed = Problem.of(problem, **posing)
+    by = named(posed, cost)
+    turned = replace(_possible(posed, by), score=_Cheap(posed.score, by, score), sources={**posed.sources, "cheapest": cost})
+    found = solve(turned, load_algorithm(algorithm, turned), seed=seed, run=run)
+    row = found.best.genes[None]
+    reached = float(np.asarray(posed.score(row))[0])
+    if reached < score:
+        raise Infeasible(
+            f"No network with a score of at least {score:g} was found; the best has {reached:g}. Ask for less, or raise limits."
+        )
+    values = costs_of(posed, row)
+    front = Front(posed.space, row, np.array([reached]), {name: np.array([value]) for name, value in values.items()})
+    return replace(found, best_score=reached, values=values, limits={**found.limits, cost: values[cost]}, front=front)
+
+
+@dataclass(frozen=True)
+class _Cheap:
+    """-cost if the score suffices; otherwise a penalty below every -cost that grows with the shortfall."""
+
+    score: Score
+    cost: Metric
+    enough: float
+
+    def __call__(self, X: Rows) -> Values:
+        missing = np.maximum(self.enough - np.asarray(self.score(X), dtype=np.float64), 0.0)
+        worst = sum(float(array[np.isfinite(array)].max(initial=0.0)) for _, array in self.cost.tables)
+        return np.where(missing > 0, -worst * (1 + missing), -self.cost(X))
+
+
+def _possible(problem: Problem, cost: Metric) -> Problem:
+    """The problem with a limit that keeps out networks of infinite cost, where there are any.
+
+    Raises:
+        Infeasible: there are no others within the limits.
+    """
+    if all(np.isfinite(array).all() for _, array in cost.tables):
+        return problem
+    finite = [np.abs(array[np.isfinite(array)]).max(initial=0.0) for _, array in cost.tables]
+    limits = (*problem.limits, Limit(cost, float(sum(finite))))
+    return replace(problem, limits=limits, seeds=prove_feasible(limits).reshape(-1, len(problem.space.choices)))
+
+
+def named(problem: Problem, metric: str) -> Metric:
+    for entry in problem.metrics:
+        if entry.name == metric:
+            return entry
+    known = ", ".join(entry.name for entry in problem.metrics)
+    raise InvalidInput(f"{metric!r} is not known here: {known} are. For what is measured, name a device's latency table.")
+
+
+def costs_of(problem: Problem, row: Rows) -> dict[str, float]:
+    """All metrics of one row, shape ``(1, genes)``."""
+    return dict(zip((entry.name for entry in problem.metrics), evaluate(problem.metrics, row)[0].tolist(), strict=True))

@@ -1,0 +1,35 @@
+"""Run: how long a search takes, where it is kept, and who works for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from .._files._writing import PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How a search is run, whatever it searches.
+
+    Attributes:
+        steps: steps in all; if omitted, the algorithm's own number.
+        polish: whether to finish with the exhaustive neighbourhoods of the best rows (see :class:`hwsearch.algorithms.Local`); if omitted,
+            whenever ``steps`` is omitted too and the optimum is not proven.
+        state: a file that keeps the search after every step; if it exists, the search goes on from it. A search that verifies keeps what
+            was measured instead, in ``<state>.verified.jsonl``, and searches again, which gives the same networks.
+        executor: scores rows on its workers, for costly scores: any :class:`concurrent.futures.Executor` (a process pool, or that of a
+            Dask, MPI or Ray cluster), or a function that makes one. Rows whose worker died are scored again.
+        progress: whether to show progress bars.
+    """
+
+    steps: int | None = None
+    polish: bool | None = None
+    state: PathLike | None = None
+    executor: Executor | Callable[[], Executor] | None = None
+    progress: bool = False
+
+
+ONCE = Run()
+"""A run with everything as the algorithm has it, kept nowhere."""

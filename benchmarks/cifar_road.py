@@ -29,7 +29,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import Data, load_data, resize, score_samples
+from hwsearch.nn import Data, SupernetVerifier, load_data, resize, score_samples
 
 LEVELS = (0.6, 0.4, 0.25)
 """Latency levels, as shares of the largest network's latency at its fastest precision."""
@@ -73,9 +73,7 @@ def road(
                 predictor=predictor,
                 limits={"latency_ms": limit},
                 seed=seed,
-                verify=8,
-                supernet=supernet,
-                data=data,
+                verify=hwsearch.Verify(SupernetVerifier(supernet, data)),
                 run=hwsearch.Run(state=out / "search"),
             )
             hwsearch.export(result.best, weights=supernet, out=files[1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hwsearch import Choice, SearchSpace
+from hwsearch import SearchSpace
+from hwsearch.spaces import Choice
 
 Values = npt.NDArray[np.float64]
 Group = tuple[str | None, Values]

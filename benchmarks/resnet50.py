@@ -30,10 +30,11 @@ from pathlib import Path
 import numpy as np
 
 import hwsearch
-from hwsearch import Architecture, Block, LatencyTable, SearchSpace
+from hwsearch import Architecture, LatencyTable, SearchSpace
 from hwsearch.backends import load_backend
 from hwsearch.backends._onnx import _graph as onnx_graph
 from hwsearch.interop import OfaScore, ofa_predictor, ofa_resnet50_score
+from hwsearch.networks import Block
 from hwsearch.searching import quantized_in_place
 from hwsearch.spaces import Chain, Stage
 from hwsearch.spaces.library import ofa_resnet50, resnet50
@@ -155,7 +156,7 @@ def terms(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[s
     plain = uniform(MACS)
     floor = score_of(plain, options.predictor)
     paper = hwsearch.search(kept, predictor=window, limits=bounds, seed=options.seed, run=hwsearch.Run(steps=options.steps))
-    known = {"device": table, "seed": options.seed, "steps": options.steps}
+    known = {"device": table, "seed": options.seed, "run": hwsearch.Run(steps=options.steps)}
     same = hwsearch.cheapest(kept, "latency_ms", floor, predictor=window, limits=bounds, **known)
     high = hwsearch.cheapest(kept, "latency_ms", paper.best_score - 1e-4, predictor=window, limits=bounds, **known)
     free = hwsearch.cheapest(space, "latency_ms", same.best_score, predictor=score, limits={"macs": MACS}, **known)
@@ -175,9 +176,9 @@ def record(tables: Sequence[LatencyTable], options: argparse.Namespace) -> dict[
     (table,) = tables
     space = SPACES["ofa"]()
     score = ofa_predictor(options.predictor, space)
-    known = {"score": RECORD, "predictor": score, "seed": options.seed, "steps": options.steps}
-    fast = hwsearch.cheapest(space, "latency_ms", SCORE, device=table, **known)
-    small = hwsearch.cheapest(space, "macs", SCORE, **known)
+    known = {"predictor": score, "seed": options.seed, "run": hwsearch.Run(steps=options.steps)}
+    fast = hwsearch.cheapest(space, "latency_ms", RECORD, device=table, **known)
+    small = hwsearch.cheapest(space, "macs", RECORD, **known)
     whole = scaled(1.0)
     return {
         "dense": entry(whole, score_of(whole, options.predictor), []),

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch.nn import Data, load_data, resize
+from hwsearch.nn import Data, SupernetVerifier, load_data, resize
 from hwsearch.reports import Compared, front_figure, write_report
 
 SPACES = {"digits": "resnet_digits", "cifar10": "resnet_cifar"}
@@ -88,9 +88,7 @@ def main() -> None:
         predictor=predictor,
         limits={"latency_ms": limit},
         seed=seed,
-        verify=16,
-        supernet=weights,
-        data=data,
+        verify=hwsearch.Verify(SupernetVerifier(weights, data), networks=16),
         run=hwsearch.Run(progress=True),
     )
     result.save(out / "result.json")

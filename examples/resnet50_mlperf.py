@@ -86,13 +86,8 @@ def main() -> None:
     console.rule("2  two stages, one joint search, and two baselines")
     targets = {"macs": options.macs, "params": options.params}
     found = hwsearch.compress(
-        space,
-        device=table,
-        predictor=score_of(space, options),
-        measure=True,
-        run=hwsearch.Run(steps=20 if options.toy else None),
-        **targets,
-    )
+        space, targets, device=table, predictor=score_of(space, options), run=hwsearch.Run(steps=20 if options.toy else None)
+    ).measured()
     found.save(out)
     show_compression(found)
     winner, dense = found.best.architecture, found["dense"].architecture

@@ -24,7 +24,6 @@ from rich.console import Console
 import hwsearch
 from hwsearch import interop
 from hwsearch.algorithms import Problem, load_algorithm
-from hwsearch.algorithms import problem as pose
 from hwsearch.backends._nvidia._build import Target, load_engine, save_engine
 from hwsearch.backends.replay import Recording, Replay
 from hwsearch.devices import Check, Protocol
@@ -83,7 +82,7 @@ def space() -> hwsearch.SearchSpace:
 def problem() -> Problem:
     """What the searches here search."""
     predictor = Predictor.fit(space(), _rows(14), _scores_of(_rows(14)), kind="linear")
-    return pose(space(), predictor=predictor, device=make_table(space().unique_blocks), limits={"latency_ms": 1e3})
+    return Problem.of(space(), predictor=predictor, device=make_table(space().unique_blocks), limits={"latency_ms": 1e3})
 
 
 def _scores_of(X: Any) -> Any:

@@ -60,7 +60,7 @@ def test_least_says_what_cannot_be_had(toy, scored, roofline_table):
 
 @pytest.fixture(scope="module")
 def compressed(toy, scored, roofline_table):
-    return compress(toy, device=roofline_table, predictor=scored, macs=0.4, params=0.6, run=hwsearch.Run(steps=60))
+    return compress(toy, device=roofline_table, predictor=scored, limits={"macs": 0.4, "params": 0.6}, run=hwsearch.Run(steps=60))
 
 
 def test_the_searched_networks_meet_the_targets_and_keep_the_score(toy, compressed):
@@ -77,7 +77,9 @@ def test_the_searched_networks_meet_the_targets_and_keep_the_score(toy, compress
 
 
 def test_searches_keep_to_the_edges_of_the_stairs(toy, scored, roofline_table):
-    found = compress(toy, device=roofline_table, predictor=scored, macs=0.4, params=0.6, edges=True, run=hwsearch.Run(steps=60))
+    found = compress(
+        toy, device=roofline_table, predictor=scored, limits={"macs": 0.4, "params": 0.6}, edges=True, run=hwsearch.Run(steps=60)
+    )
     inside = toy.restrict(roofline_table)
     for name in ("two stages", "joint"):
         genes = found[name].architecture.genes
@@ -95,20 +97,14 @@ def test_rows_are_ratios_to_the_dense_network(compressed):
 
 
 def test_what_is_frozen_stays(toy, scored, roofline_table):
-    found = compress(
-        toy,
-        device=roofline_table,
-        predictor=scored,
-        macs=0.6,
-        freeze={"stage1.*": [16, 8, 2, "int8"], "resolution": [12]},
-        run=hwsearch.Run(steps=20),
-    )
+    frozen = toy.restrict({"stage1.*": [16, 8, 2, "int8"], "resolution": [12]})
+    found = compress(frozen, {"macs": 0.6}, device=roofline_table, predictor=scored, run=hwsearch.Run(steps=20))
     for network in found.networks:
         assert network.architecture.values()["resolution"] == 12
     with pytest.raises(InvalidInput, match="Name a target"):
         compress(toy, device=roofline_table, predictor=scored)
     with pytest.raises(InvalidInput, match="macs must be positive"):
-        compress(toy, device=roofline_table, predictor=scored, macs=-1.0)
+        compress(toy, {"macs": -1.0}, device=roofline_table, predictor=scored)
 
 
 def test_the_command_writes_the_comparison_and_the_networks(digits, tmp_path, roofline_table):

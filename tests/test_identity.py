@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch import LatencyTable, load_table, measure_many, profile
+from hwsearch import LatencyTable, load_table, profile
 from hwsearch.backends import Network, Roofline, Session
 from hwsearch.backends import _cpu as cpu_module
 from hwsearch.devices import Device
 from hwsearch.errors import WrongDevice
-from hwsearch.profiling import BusyWarning
+from hwsearch.profiling import BusyWarning, measure_many
 from hwsearch.profiling import _rounds as rounds_module
 from hwsearch.profiling.remote._jobs import Elsewhere
 from hwsearch.spaces import Chain, Stage

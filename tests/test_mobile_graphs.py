@@ -11,10 +11,11 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 onnx = pytest.importorskip("onnx", reason="needs the onnxruntime extra")
 pytest.importorskip("onnxruntime", reason="needs the onnxruntime extra")
 
-from hwsearch import Block, load_space  # noqa: E402
+from hwsearch import load_space  # noqa: E402
 from hwsearch.backends import load_backend  # noqa: E402
 from hwsearch.backends._onnx._graph import build  # noqa: E402
 from hwsearch.backends._torch_blocks import GraphBlock, block_weights  # noqa: E402
+from hwsearch.networks import Block  # noqa: E402
 from hwsearch.nn.published._ofa import OfaSupernet  # noqa: E402
 
 BACKEND = load_backend("onnxruntime")

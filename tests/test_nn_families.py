@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import hwsearch
-from hwsearch import Block, SearchSpace
+from hwsearch import SearchSpace
 from hwsearch.backends import load_backend
+from hwsearch.networks import Block
 from hwsearch.nn import Quantization, Recipe, Supernet, deploy, evaluate, export, load_data, score_samples, trace, train
 from hwsearch.nn.supernet._elastic import ElasticBlock, ElasticLayer
 from hwsearch.spaces import Chain, Stage

@@ -19,7 +19,20 @@ import hwsearch
 from hwsearch._files._reading import read_arrays
 from hwsearch._files._writing import write_arrays
 from hwsearch.errors import InvalidInput
-from hwsearch.nn import ArrayData, Data, FolderData, Recipe, Supernet, finish, fit_predictor, folder_data, load_data, score_networks, train
+from hwsearch.nn import (
+    ArrayData,
+    Data,
+    FolderData,
+    Recipe,
+    Supernet,
+    SupernetVerifier,
+    finish,
+    fit_predictor,
+    folder_data,
+    load_data,
+    score_networks,
+    train,
+)
 from hwsearch.searching import load_finished
 
 torch.set_num_threads(1)
@@ -169,8 +182,8 @@ def test_predictor_and_finished_network_say_which_images_they_come_from(trained:
 
 def test_verified_scores_are_not_gone_on_with_on_corrected_labels(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     def verify(data: str | Data) -> hwsearch.SearchResult:
-        how = {"steps": 2, "algorithm": "random", "verify": 1, "rounds": 1, "tolerance": {"score": 1.0}}
-        return hwsearch.search(toy, predictor=Wide(), supernet=trained, data=data, run=hwsearch.Run(state=tmp_path / "state"), **how)
+        verify = hwsearch.Verify(SupernetVerifier(trained, data), networks=1, rounds=1, tolerance={"score": 1.0})
+        return hwsearch.search(toy, "random", predictor=Wide(), verify=verify, run=hwsearch.Run(steps=2, state=tmp_path / "state"))
 
     verify("digits")
     with pytest.raises(InvalidInput, match=rf"state.verified.jsonl holds .*digits {corrected().fingerprint}.*Use another state file"):

@@ -13,11 +13,12 @@ from safetensors.torch import load, save, save_file
 from torch import nn
 
 import hwsearch
-from hwsearch import Block, Choice, SearchSpace, Slot
+from hwsearch import SearchSpace
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, WrongSpace
+from hwsearch.networks import Block
 from hwsearch.nn import Recipe, Supernet, evaluate, trace, train
 from hwsearch.nn.supernet._supernet import load_supernet
-from hwsearch.spaces import Chain, Stage
+from hwsearch.spaces import Chain, Choice, Slot, Stage
 
 torch.set_num_threads(1)
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import hwsearch
-from hwsearch import Block, SearchSpace, load_space, metric
+from hwsearch import SearchSpace, load_space, metric
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.interop import ofa_architecture
+from hwsearch.networks import Block
 from hwsearch.spaces._chain import Chain, Stage, divisible
 
 PUBLISHED = ("apq", "bootstrapnas_resnet50", "nasbench201", "nasbench_macro", "ofa_mobilenetv3", "ofa_resnet50")

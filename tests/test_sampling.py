@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch import Block, LatencyTable, Roofline, SearchSpace, load_space, load_table, metric, profile
-from hwsearch.backends import Session
+from hwsearch import LatencyTable, SearchSpace, load_space, load_table, metric, profile
+from hwsearch.backends import Roofline, Session
 from hwsearch.errors import BuildFailed, InvalidInput
+from hwsearch.networks import Block
 from hwsearch.profiling import LeftOutWarning
 from hwsearch.profiling._sampling import Sampler, seconds
 from hwsearch.reports import families, staircase_figure

@@ -1,4 +1,4 @@
-"""search(..., verify=k): the best networks are measured, and the search learns from what it sees."""
+"""search(..., verify=Verify(...)): the best networks are measured, and the search learns from what it sees."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ import hwsearch
 from hwsearch.costs import metric
 from hwsearch.devices import LatencyTable
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName, WrongDevice
+from hwsearch.nn import SupernetVerifier
 from hwsearch.reports import verification_figure, write_report
 from hwsearch.scores._models import fit_model
-from hwsearch.searching import OnHand, Status, load_result
+from hwsearch.searching import DeviceVerifier, Status, load_result
 from hwsearch.searching.verify._corrections import Corrected, corrected_latency, corrected_score
 from hwsearch.spaces import SearchSpace
 from hwsearch.testing import check_verifier
@@ -80,8 +81,8 @@ class World:
             fits &= metric(name, self.space)(self.everything) <= most
         return float(self.true_score(self.everything[fits]).max())
 
-    def search(self, **options: object) -> hwsearch.SearchResult:
-        given = {"limits": {"latency_ms": self.limit}, "algorithm": "evolution", "predictor": self.predictor, **options}
+    def search(self, verify: hwsearch.Verify | None = None, **options: object) -> hwsearch.SearchResult:
+        given = {"limits": {"latency_ms": self.limit}, "algorithm": "evolution", "predictor": self.predictor, "verify": verify, **options}
         return hwsearch.search(self.space, device=self.table, **given)  # type: ignore[arg-type]
 
 
@@ -93,7 +94,7 @@ def world(toy: SearchSpace, roofline_table: LatencyTable) -> World:
 @pytest.fixture(scope="module")
 def verified(toy: SearchSpace) -> hwsearch.SearchResult:
     world = World(toy, make_table(tuple(toy.unique_blocks)))
-    return world.search(verify=8, verifier=world)
+    return world.search(verify=hwsearch.Verify(world, 8))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -102,7 +103,7 @@ def test_verifying_finds_the_best_network_where_the_predictor_and_the_table_are_
     best = world.best()
     plain = world.search().best.genes[None]
     assert world.latency(plain)[0] > world.limit or world.true_score(plain)[0] < best - 0.01
-    result = world.search(verify=8, verifier=world)
+    result = world.search(verify=hwsearch.Verify(world, 8))
     row = result.best.genes[None]
     assert world.true_score(row)[0] == pytest.approx(best, abs=1e-12)
     assert result.status is Status.VERIFIED
@@ -130,7 +131,7 @@ def test_predictions_come_nearer_round_by_round_and_the_history_says_so(verified
 def test_several_limits_hold_by_measurement(world: World) -> None:
     size = metric("size_mb", world.space)
     most = float(np.quantile(size(world.everything), 0.3))
-    result = world.search(limits={"latency_ms": world.limit, "size_mb": most}, verify=8, verifier=world, rounds=6)
+    result = world.search(limits={"latency_ms": world.limit, "size_mb": most}, verify=hwsearch.Verify(world, 8, rounds=6))
     row = result.best.genes[None]
     assert world.latency(row)[0] <= world.limit
     assert size(row)[0] <= most
@@ -138,13 +139,13 @@ def test_several_limits_hold_by_measurement(world: World) -> None:
 
 
 def test_scores_or_latencies_alone(world: World) -> None:
-    scored = world.search(verify=6, verifier=world, tolerance={"score": 0.005})
+    scored = world.search(verify=hwsearch.Verify(world, 6, tolerance={"score": 0.005}))
     assert {name for name, _ in world.asked} == {"score"}
     assert scored.values["latency_ms"] <= world.limit
     assert scored.verification is not None
     assert set(scored.verification.tolerance) == {"score"}
     world.asked.clear()
-    timed = world.search(verify=6, verifier=world, tolerance={"latency_ms": 0.03})
+    timed = world.search(verify=hwsearch.Verify(world, 6, tolerance={"latency_ms": 0.03}))
     assert {name for name, _ in world.asked} == {"latency_ms"}
     assert timed.values["latency_ms"] == world.latency(timed.best.genes[None])[0] <= world.limit
     assert timed.best_score == pytest.approx(world.predictor(timed.best.genes[None])[0])
@@ -166,7 +167,7 @@ def test_exact_goes_on_after_it_learnt_that_the_score_is_no_sum_of_tables(world:
         def __call__(self, X: np.ndarray) -> np.ndarray:
             return np.asarray(0.9 - scale * metric("params", world.space)(X))
 
-    found = world.search(verify=6, verifier=world, algorithm="exact", predictor=Small(), tolerance={"score": 0.005})
+    found = world.search(verify=hwsearch.Verify(world, 6, tolerance={"score": 0.005}), algorithm="exact", predictor=Small())
     assert found.verification is not None
     assert len(found.verification.rounds) > 1
     assert found.best_score == pytest.approx(world.true_score(found.best.genes[None])[0])
@@ -185,13 +186,13 @@ def test_nothing_is_measured_twice_and_a_stopped_call_ends_as_an_uninterrupted_o
                 raise Stopped
             return super().score(X)
 
-    whole = world.search(verify=8, verifier=world, run=hwsearch.Run(steps=10))
+    whole = world.search(verify=hwsearch.Verify(world, 8), run=hwsearch.Run(steps=10))
     mortal = Mortal(world.space, make_table(tuple(world.space.unique_blocks)))
     resumed = None
     for _ in range(20):
         mortal.lives = 9
         try:
-            resumed = mortal.search(verify=8, verifier=mortal, run=hwsearch.Run(steps=10, state=tmp_path / "state"))
+            resumed = mortal.search(verify=hwsearch.Verify(mortal, 8), run=hwsearch.Run(steps=10, state=tmp_path / "state"))
             break
         except Stopped:
             continue
@@ -200,12 +201,12 @@ def test_nothing_is_measured_twice_and_a_stopped_call_ends_as_an_uninterrupted_o
     assert resumed.best == whole.best
     assert len(mortal.asked) == len(set(mortal.asked))
     mortal.asked.clear()
-    again = mortal.search(verify=8, verifier=mortal, run=hwsearch.Run(steps=10, state=tmp_path / "state"))
+    again = mortal.search(verify=hwsearch.Verify(mortal, 8), run=hwsearch.Run(steps=10, state=tmp_path / "state"))
     assert not mortal.asked
     assert again.verification == whole.verification
     mortal.name = "another"
     with pytest.raises(InvalidInput, match="with verifier 'the truth', and this search has 'another'"):
-        mortal.search(verify=8, verifier=mortal, run=hwsearch.Run(steps=10, state=tmp_path / "state"))
+        mortal.search(verify=hwsearch.Verify(mortal, 8), run=hwsearch.Run(steps=10, state=tmp_path / "state"))
 
 
 KILLED = """
@@ -219,8 +220,9 @@ class Slow:
     def score(self, X):
         time.sleep(0.05)
         return space.features(X) @ (0.8 * weights + 0.2 * others) / 40
-result = hwsearch.search(space, predictor=lambda X: space.features(X) @ weights / 40, limits={"macs": 2.0e6}, steps=8,
-                         algorithm="evolution", verify=8, verifier=Slow(), rounds=3, tolerance={"score": 1e-6}, state=sys.argv[1])
+result = hwsearch.search(space, predictor=lambda X: space.features(X) @ weights / 40, limits={"macs": 2.0e6},
+                         algorithm="evolution", verify=hwsearch.Verify(Slow(), 8, rounds=3, tolerance={"score": 1e-6}),
+                         run=hwsearch.Run(steps=8, state=sys.argv[1]))
 result.save(sys.argv[2])
 """
 
@@ -252,30 +254,31 @@ def test_a_limit_that_no_measured_network_keeps_is_said_so(world: World) -> None
 
     slow = Slow(world.space, make_table(tuple(world.space.unique_blocks)))
     with pytest.raises(Infeasible):
-        slow.search(verify=4, verifier=slow)
+        slow.search(verify=hwsearch.Verify(slow, 4))
 
 
 def test_what_makes_no_sense_is_refused_before_anything_is_searched(world: World, toy: SearchSpace) -> None:
     with pytest.raises(InvalidInput, match="networks to verify a round, must be a whole number of at least 1, not 0"):
-        world.search(tolerance={"score": 0.01})
-    with pytest.raises(InvalidInput, match="supernet=..., data=..."):
-        world.search(verify=8)
+        world.search(verify=hwsearch.Verify(world, 0, tolerance={"score": 0.01}))
+    with pytest.raises(InvalidInput, match="SupernetVerifier"):
+        world.search(verify=hwsearch.Verify(DeviceVerifier()))
     with pytest.raises(UnknownName, match="latency_ms"):
-        world.search(verify=8, verifier=world, tolerance={"latency": 0.1})
+        world.search(verify=hwsearch.Verify(world, 8, tolerance={"latency": 0.1}))
     with pytest.raises(InvalidInput, match="positive"):
-        world.search(verify=8, verifier=world, tolerance={"score": 0.0})
+        world.search(verify=hwsearch.Verify(world, 8, tolerance={"score": 0.0}))
     with pytest.raises(InvalidInput, match="nothing to verify"):
-        world.search(verify=8, verifier=world, tolerance={})
+        world.search(verify=hwsearch.Verify(world, 8, tolerance={}))
     with pytest.raises(InvalidInput, match="rounds"):
-        world.search(verify=8, verifier=world, rounds=0)
+        world.search(verify=hwsearch.Verify(world, 8, rounds=0))
     with pytest.raises(InvalidInput, match="one device"):
-        hwsearch.search(toy, predictor=world.predictor, verify=8, verifier=world, tolerance={"latency_ms": 0.1})
+        hwsearch.search(toy, predictor=world.predictor, verify=hwsearch.Verify(world, 8, tolerance={"latency_ms": 0.1}))
+    latency = hwsearch.Verify(DeviceVerifier(), tolerance={"latency_ms": 0.1})
     elsewhere = dataclasses.replace(world.table, device=dataclasses.replace(world.table.device, hardware="a board"))
     with pytest.raises(WrongDevice, match=r"hardware is .* and not .*--tolerance score=0.005"):
-        hwsearch.search(toy, predictor=world.predictor, device=elsewhere, verify=8, tolerance={"latency_ms": 0.1})
+        hwsearch.search(toy, predictor=world.predictor, device=elsewhere, verify=latency)
     unknown = dataclasses.replace(world.table, device=dataclasses.replace(world.table.device, runtime="my-runtime"))
     with pytest.raises(WrongDevice, match=r"Unknown backend 'my-runtime'.*verifier of your own"):
-        hwsearch.search(toy, predictor=world.predictor, device=unknown, verify=8, tolerance={"latency_ms": 0.1})
+        hwsearch.search(toy, predictor=world.predictor, device=unknown, verify=latency)
     assert not world.asked
 
     class Broken(World):
@@ -284,7 +287,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_searched(world: World
 
     broken = Broken(toy, make_table(tuple(toy.unique_blocks)))
     with pytest.raises(InvalidInput, match="The verifier's score of 1 network"):
-        broken.search(verify=8, verifier=broken)
+        broken.search(verify=hwsearch.Verify(broken, 8))
 
 
 def test_the_history_is_in_the_file_the_notebook_and_the_report(verified: hwsearch.SearchResult, tmp_path: Path) -> None:
@@ -296,10 +299,10 @@ def test_the_history_is_in_the_file_the_notebook_and_the_report(verified: hwsear
     found = verified.verification
     assert found is not None
     assert "Best measured score" in verified._repr_html_()
-    assert verified._repr_html_().count("foretold best") == len(found.rounds)
+    assert verified._repr_html_().count("predicted best") == len(found.rounds)
     page = write_report(verified, out=tmp_path / "report.html").read_text()
     assert "What was verified" in page
-    assert page.count("foretold best") >= len(found.rounds)
+    assert page.count("predicted best") >= len(found.rounds)
     assert f"{found.rounds[0].networks[0].measured['score']:.4f}" in page
     for name in ("score", "latency_ms"):
         (axes,) = verification_figure(verified, name).axes
@@ -376,14 +379,18 @@ def test_verifiers_keep_their_promises(world: World) -> None:
         check_verifier(world, world.space)  # type: ignore[arg-type]
 
 
-def test_on_hand_measures_with_the_backend_of_the_table(toy: SearchSpace, tmp_path: Path) -> None:
+def test_device_verifiers_measure_with_the_backend_of_the_table(toy: SearchSpace, tmp_path: Path) -> None:
     table = hwsearch.profile(toy, backend="roofline", out=tmp_path / "table.json", progress=False)
     X = toy.sample(3, np.random.default_rng(0))
-    measured = OnHand(toy, table=table).latency_ms(X)
+    measured = DeviceVerifier()(toy, table).latency_ms(X)
     np.testing.assert_allclose(measured, [table.predict(toy.blocks(row)) for row in X], rtol=0.02)
     limit = 0.05
     result = hwsearch.search(
-        toy, predictor=lambda X: X.sum(axis=1) / 100, device=table, limits={"latency_ms": limit}, verify=3, tolerance={"latency_ms": 0.03}
+        toy,
+        predictor=lambda X: X.sum(axis=1) / 100,
+        device=table,
+        limits={"latency_ms": limit},
+        verify=hwsearch.Verify(DeviceVerifier(), 3, tolerance={"latency_ms": 0.03}),
     )
     assert result.status is Status.VERIFIED
     assert result.values["latency_ms"] <= limit
@@ -400,10 +407,7 @@ def test_a_small_supernet_is_verified_on_validation_images(toy: SearchSpace, tra
         predictor=predictor,
         device=table,
         limits=limits,
-        verify=4,
-        rounds=2,
-        supernet=trained,
-        data="digits",
+        verify=hwsearch.Verify(SupernetVerifier(trained, "digits"), 4, rounds=2),
         run=hwsearch.Run(state=tmp_path / "s"),
     )
     assert result.best_score == hwsearch.evaluate(result.best, weights=trained, data="digits", split="val")

@@ -17,7 +17,7 @@ demo: $(STAMP)
 
 test: export OMP_NUM_THREADS = 1
 test: lint types
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -62,7 +62,7 @@ class Slow(Roofline):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for name in ("hwsearch.profile", "hwsearch.profiling._rounds"):
+    for name in ("hwsearch.profiling._profile", "hwsearch.profiling._rounds"):
         monkeypatch.setattr(importlib.import_module(name), "time", SimpleNamespace(monotonic=clock.monotonic, sleep=clock.sleep))
     return clock
 

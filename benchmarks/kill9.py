@@ -28,7 +28,7 @@ _BEGIN = """
 import sys
 import numpy as np
 import hwsearch
-from hwsearch.chain import Chain, Stage
+from hwsearch.spaces import Chain, Stage
 def stage(*, stride=1, kind="basic"):
     return Stage(depths=(1, 2), outs=(8, 16), mids=(4, 8), stride=stride, kind=kind)
 space = Chain("small", (8,), (8,), (stage(), stage(stride=2, kind="bottleneck")), 10, ("fp32", "int8"), channels=1).space()
@@ -93,8 +93,8 @@ VERBS = {
     "search": Verb(
         "table = hwsearch.load_table(f'{given}/t.json')\n"
         "score = hwsearch.load_predictor(f'{given}/p.npz', space)\n"
-        f"{_READY}hwsearch.search(space, device=table, predictor=score, limits={{'latency_ms': 0.03}}, algorithm='evolution', steps=40, "
-        "state=f'{folder}/state.npz', **quiet).save(f'{folder}/r.json')",
+        f"{_READY}hwsearch.search(space, device=table, predictor=score, limits={{'latency_ms': 0.03}}, algorithm='evolution', "
+        "run=hwsearch.Run(steps=40, state=f'{folder}/state.npz')).save(f'{folder}/r.json')",
         "state.npz",
         _json("r.json", "provenance"),
     ),

@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch.backends import load_backend
-from hwsearch.backends._onnx._check import differences
+from hwsearch.backends import differences, load_backend
 from hwsearch.errors import MissingDependency
 from hwsearch.searching import quantized_in_place, revert_slower
 

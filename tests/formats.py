@@ -308,11 +308,11 @@ def _states(folder: Path) -> Iterator[Format]:
 
         def use(path: Path, method: Any = method, posed: Problem = posed) -> None:
             found = load_state(path, posed, method, 3)
-            if not method.done(found.algorithm):
+            if not method.done(found.memory):
                 found = hwsearch.step(found)
             hwsearch.result(found)
 
-        whole = _content(folder, lambda path, s=state, p=posed, m=method: save_state(s, path, p, m), "s.npz")  # type: ignore[misc]
+        whole = _content(folder, lambda path, s=state: save_state(s, path), "s.npz")  # type: ignore[misc]
         yield Format(f"state {name}", "npz", "state.npz", whole, use)
 
 

@@ -24,7 +24,7 @@ from hwsearch.errors import FileError, InUse
 
 HOLDER = """
 import sys, time
-from hwsearch._lock import claim
+from hwsearch._files._lock import claim
 with claim(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -96,7 +96,7 @@ def test_threads_exclude_each_other_and_a_thread_may_claim_twice(tmp_path: Path)
 def test_a_forked_child_that_outlives_its_parent_holds_nothing(tmp_path: Path) -> None:
     script = """
 import os, sys, time
-from hwsearch._lock import claim
+from hwsearch._files._lock import claim
 with claim(sys.argv[1]):
     if not os.fork():
         print("held", flush=True)

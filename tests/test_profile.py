@@ -175,7 +175,7 @@ import numpy as np
 from hwsearch.backends import Roofline
 from hwsearch.backends.base import Session
 from tests_small import SMALL
-from hwsearch.profile import profile
+from hwsearch.profiling import profile
 
 rng = np.random.default_rng(0)
 

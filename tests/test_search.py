@@ -101,7 +101,7 @@ def test_ten_steps_a_file_and_ten_more_are_twenty_steps(
     for _ in range(10):
         half = hwsearch.step(half)
     path = tmp_path / "state.npz"
-    save_state(half, path, problem, algorithm)
+    save_state(half, path)
     half = load_state(path, problem, algorithm, seed=5)
     for _ in range(10):
         half = hwsearch.step(half)
@@ -113,28 +113,27 @@ def test_ten_steps_a_file_and_ten_more_are_twenty_steps(
 def test_search_goes_on_from_its_state_file(digits: SearchSpace, roofline_table: LatencyTable, tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
 
-    def run(**options: object) -> hwsearch.SearchResult:
-        return hwsearch.search(
-            digits, predictor=Rugged(digits), device=roofline_table, **{"limits": {"latency_ms": 0.2}, "seed": 2, **options}
-        )
+    def run(steps: int, state: Path | None = None, **options: object) -> hwsearch.SearchResult:
+        given = {"limits": {"latency_ms": 0.2}, "seed": 2, "run": hwsearch.Run(steps=steps, state=state), **options}
+        return hwsearch.search(digits, predictor=Rugged(digits), device=roofline_table, **given)
 
-    run(steps=4, state=path)
-    resumed, straight = run(steps=9, state=path), run(steps=9)
+    run(4, path)
+    resumed, straight = run(9, path), run(9)
     assert resumed.history == straight.history
     assert resumed.best == straight.best
     with pytest.raises(InvalidInput, match="with seed 2, and this one has 3"):
-        run(steps=9, state=path, seed=3)
+        run(9, path, seed=3)
     with pytest.raises(InvalidInput, match="limits"):
-        run(steps=9, state=path, limits={"latency_ms": 0.3})
+        run(9, path, limits={"latency_ms": 0.3})
     with pytest.raises(InvalidInput, match="algorithm"):
-        run(steps=9, state=path, algorithm=Evolution(population=10))
+        run(9, path, algorithm=Evolution(population=10))
     with pytest.raises(InvalidInput, match="another score"):
         hwsearch.search(
             digits, predictor=Rugged(digits, 9), device=roofline_table, limits={"latency_ms": 0.2}, seed=2, run=hwsearch.Run(state=path)
         )
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CorruptFile, match="not a whole search state"):
-        run(steps=9, state=path)
+        run(9, path)
 
 
 KILLED = """
@@ -146,7 +145,7 @@ weights = np.random.default_rng(0).normal(size=sum(space.sizes))
 def score(X):
     time.sleep(0.05)
     return space.features(X) @ weights
-result = hwsearch.search(space, predictor=score, limits={"macs": 2.0e6}, seed=7, steps=40, state=sys.argv[1])
+result = hwsearch.search(space, predictor=score, limits={"macs": 2.0e6}, seed=7, run=hwsearch.Run(steps=40, state=sys.argv[1]))
 result.save(sys.argv[2])
 """
 
@@ -184,9 +183,9 @@ def test_kill_9_ten_times_loses_at_most_the_step_in_flight(tmp_path: Path) -> No
 
 
 def test_a_state_file_costs_no_scores_but_a_few_when_the_search_goes_on(digits: SearchSpace, tmp_path: Path) -> None:
-    def scored(steps: int, **options: Path) -> int:
+    def scored(steps: int, state: Path | None = None) -> int:
         score = Rugged(digits)
-        hwsearch.search(digits, predictor=score, algorithm=RandomSearch(population=32), run=hwsearch.Run(steps=steps), **options)  # type: ignore[arg-type]
+        hwsearch.search(digits, RandomSearch(population=32), predictor=score, run=hwsearch.Run(steps=steps, state=state))
         return len(score.asked)
 
     first = scored(5, state=tmp_path / "state.npz")

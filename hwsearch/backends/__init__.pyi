@@ -1,4 +1,5 @@
 from ._load import load_backend as load_backend
+from ._onnx._check import differences as differences
 from .base import Backend as Backend
 from .base import Network as Network
 from .base import Roofline as Roofline

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
 
+from ..errors import require
 from ..networks._blocks import Block, Layer
+
+require("torch", feature="Running blocks in PyTorch", extra="torch")
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
 
 if TYPE_CHECKING:
     from ._onnx._graph import BlockWeights

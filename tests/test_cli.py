@@ -156,16 +156,17 @@ def test_negative_seeds_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_whole_road(folder: Path, tmp_path: Path) -> None:
+def test_the_whole_road(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train, fit, search, export and measure, each from the files of the ones before."""
-    weights, predictor, model = tmp_path / "supernet.safetensors", tmp_path / "predictor.npz", tmp_path / "best.onnx"
+    monkeypatch.chdir(tmp_path)
+    weights, predictor, model = Path("supernet.safetensors"), Path("predictor.npz"), Path("best.onnx")
     output = run("train", SPACE, "--data", "digits", "--epochs", 1, "--batch", 512, "-o", weights, "-q").output
     assert f"supernet of {SPACE}" in output
     output = run("fit-predictor", SPACE, "-w", weights, "--data", "digits", "--samples", 10, "-o", predictor, "-q").output
     assert "Kendall tau" in output
     table = ("-d", folder / "roofline.json")
-    run("search", SPACE, *table, "-p", predictor, "-l", "latency_ms=0.1", "--steps", 2, "-o", tmp_path / "result.json", "-q")
-    output = run("export", tmp_path / "result.json", "-w", weights, "-o", model).output
+    run("search", SPACE, *table, "-p", predictor, "-l", "latency_ms=0.1", "--steps", 2, "-o", "result.json", "-q")
+    output = run("export", "result.json", "-w", weights, "-o", model).output
     assert f"{model.stat().st_size:,} bytes" in " ".join(output.split())
     assert "best.onnx" in run("measure", model, "--rounds", 2).output
 

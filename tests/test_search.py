@@ -324,13 +324,13 @@ def test_limits_that_nothing_was_found_for_name_the_nearest(digits: SearchSpace)
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"space": "resnet_cifra"}, UnknownName, "Did you mean 'resnet_cifar'"),
+        ({"problem": "resnet_cifra"}, UnknownName, "Did you mean 'resnet_cifar'"),
         ({"algorithm": "evolutoin"}, UnknownName, "Did you mean 'evolution'"),
         ({"predictor": 3}, InvalidInput, "predictor must be"),
         ({"predictor": "absent.npz"}, FileError, "Cannot read predictor absent.npz"),
         ({"predictor": lambda X: np.zeros((len(X), 2))}, InvalidInput, "one score a row"),
         ({"predictor": lambda X: np.full(len(X), np.nan)}, InvalidInput, "not finite"),
-        ({"steps": 0}, InvalidInput, "at least 1"),
+        ({"run": hwsearch.Run(steps=0)}, InvalidInput, "at least 1"),
         ({"seed": -1}, InvalidInput, "at least 0"),
         ({"seed": 1.0}, InvalidInput, "at least 0"),
         ({"seed": 10**400}, InvalidInput, "at most"),
@@ -344,7 +344,7 @@ def test_limits_that_nothing_was_found_for_name_the_nearest(digits: SearchSpace)
     ],
 )
 def test_bad_input_is_refused_with_the_reason(options: dict[str, object], error: type[Exception], words: str) -> None:
-    arguments = {"space": "resnet_digits", "predictor": lambda X: X.sum(axis=1), "steps": 1, **options}
+    arguments = {"problem": "resnet_digits", "predictor": lambda X: X.sum(axis=1), "run": hwsearch.Run(steps=1), **options}
     with pytest.raises(error, match=words):
         hwsearch.search(**arguments)  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ from .._run import ONCE, Run
 from .._state import SearchState
 from ._corrections import Corrected, corrected_latency, corrected_score
 from ._records import QUANTITIES, Checked, Round, Verification
-from ._verifier import Measured, Verifier, Verify
+from ._verifier import Measured, Verifier, Verify, verifier_for
 
 Values = npt.NDArray[np.float64]
 
@@ -160,7 +160,7 @@ def what_to_check(problem: Problem, verify: Verify) -> Checks:
         raise InvalidInput(
             "Latencies are verified on one device, whose table limits the search (device=...); leave latency_ms out of tolerance."
         )
-    verifier = verify.verifier if isinstance(verify.verifier, Verifier) else verify.verifier(problem.space, table)
+    verifier = verifier_for(verify, problem.space, table)
     if "score" in tolerance and isinstance(verifier, Measured):
         verifier.score(np.empty((0, len(problem.space.choices)), dtype=np.uint8))  # raises, and says what to do
     return Checks(verify.networks, verify.rounds, tolerance, verifier, table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from ...spaces._space import Rows, SearchSpace
 Values = npt.NDArray[np.float64]
 
 
-@runtime_checkable
 class Verifier(Protocol):
     """What evaluates and measures networks for real.
 
@@ -58,6 +57,21 @@ class Verify:
     networks: int = 8
     rounds: int = 4
     tolerance: Mapping[str, float] | None = None
+
+
+def verifier_for(verify: Verify, space: SearchSpace, table: LatencyTable | None) -> Verifier:
+    """The verifier of a search, made for its space and its device if it is not ready.
+
+    Raises:
+        InvalidInput: what was given neither verifies nor makes what does.
+        HwsearchError: as what makes it.
+    """
+    given = verify.verifier
+    if hasattr(given, "score") or hasattr(given, "latency_ms"):
+        return cast(Verifier, given)
+    if not callable(given):
+        raise InvalidInput(f"Verify(verifier=) must have the methods of hwsearch.searching.Verifier, or make what has, not {given!r}.")
+    return given(space, table)
 
 
 @dataclass(frozen=True)

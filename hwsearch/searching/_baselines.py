@@ -37,13 +37,13 @@ def uniform(problem: Problem | str | SearchSpace, **posing: Unpack[Posing]) -> A
     Raises:
         Infeasible: no uniform-width network meets the limits.
     """
-    posed = Problem.of(problem, **posing)
-    for rows in _ladder(posed.space):
-        found = _widest(posed, rows)
+    task = Problem.of(problem, **posing)
+    for rows in _ladder(task.space):
+        found = _widest(task, rows)
         if len(found):
-            scores, _ = posed.evaluate(found)
-            return posed.space.architecture(found[int(np.argmax(scores))])
-    raise Infeasible(f"No uniform-width network of {posed.space.name!r} meets {' and '.join(map(str, posed.limits))}. Raise the limits.")
+            scores, _ = task.evaluate(found)
+            return task.space.architecture(found[int(np.argmax(scores))])
+    raise Infeasible(f"No uniform-width network of {task.space.name!r} meets {' and '.join(map(str, task.limits))}. Raise the limits.")
 
 
 def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int = 0) -> Rows:
@@ -77,13 +77,13 @@ def _ladder(space: SearchSpace) -> Iterator[dict[str, Rows]]:
         yield ladder
 
 
-def _widest(posed: Problem, ladder: Mapping[str, Rows]) -> Rows:
+def _widest(task: Problem, ladder: Mapping[str, Rows]) -> Rows:
     kept = []
     for rows in ladder.values():
-        scores, _ = posed.evaluate(rows)
+        scores, _ = task.evaluate(rows)
         feasible = np.flatnonzero(~np.isnan(scores))
         kept += [rows[feasible[0]]] if len(feasible) else []
-    return np.array(kept, dtype=np.uint8).reshape(-1, len(posed.space.choices))
+    return np.array(kept, dtype=np.uint8).reshape(-1, len(task.space.choices))
 
 
 def _precisions(space: SearchSpace) -> tuple[str, ...]:

@@ -52,18 +52,18 @@ def cheapest(
         >>> result.best_score >= 9.0
         True
     """
-    posed = Problem.of(problem, **posing)
-    by = named(posed, cost)
-    turned = replace(_possible(posed, by), score=_Cheap(posed.score, by, score), sources={**posed.sources, "cheapest": cost})
+    task = Problem.of(problem, **posing)
+    by = named(task, cost)
+    turned = replace(_possible(task, by), score=_Cheap(task.score, by, score), sources={**task.sources, "cheapest": cost})
     found = solve(turned, load_algorithm(algorithm, turned), seed=seed, run=run)
     row = found.best.genes[None]
-    reached = float(np.asarray(posed.score(row))[0])
+    reached = float(np.asarray(task.score(row))[0])
     if reached < score:
         raise Infeasible(
             f"No network with a score of at least {score:g} was found; the best has {reached:g}. Ask for less, or raise limits."
         )
-    values = costs_of(posed, row)
-    front = Front(posed.space, row, np.array([reached]), {name: np.array([value]) for name, value in values.items()})
+    values = costs_of(task, row)
+    front = Front(task.space, row, np.array([reached]), {name: np.array([value]) for name, value in values.items()})
     return replace(found, best_score=reached, values=values, limits={**found.limits, cost: values[cost]}, front=front)
 
 

@@ -75,7 +75,7 @@ def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
 
     Args:
         path: the JSON file.
-        space: the space it must belong to; found by its name where left out.
+        space: the space it must belong to; found by its name if omitted.
 
     Raises:
         FileError: the file cannot be read.

@@ -38,7 +38,7 @@ class Status(enum.Enum):
     CONVERGED = "The algorithm found nothing better for a while. Another seed is a cheap check; verify the answer by measuring it."
     BUDGET_SPENT = "All steps were taken and the score may still rise. Allow more steps, or go on from the saved state."
     VERIFIED = (
-        "Prediction and measurement agree: no network was foretold to be better than this one, as measured, by more than the tolerance."
+        "Prediction and measurement agree: no network is predicted to be better than this one, as measured, by more than the tolerance."
     )
     ROUNDS_SPENT = (
         "The best network that was measured; prediction and measurement do not agree yet. Allow more rounds, or verify more networks, "
@@ -103,9 +103,9 @@ class SearchResult:
         provenance: the algorithm with its hyper-parameters, the predictor and the device.
         bound: a score that, proven, no architecture within the limits beats; ``None`` where nothing was proven.
         surrogate_bound: the same of an additive surrogate of the score, by algorithms that search through one.
-        cautions: why the best score should not be taken at its word: saturated, outside of what the predictor was fitted on, or unsure.
+        cautions: reasons to distrust the best score: the prediction is saturated, extrapolates, or is unsure.
         verification: what became of the predictions, round by round; ``None`` where the search was not verified. Front and history are
-            those of the last round, as foretold.
+            those of the last round, as predicted.
     """
 
     best: Architecture
@@ -187,7 +187,7 @@ class SearchResult:
         """The front as an Optuna study, for its storages, dashboard and visualisation: a trial a network, metrics as its attributes.
 
         Args:
-            storage: an Optuna storage or its address, such as ``"sqlite:///study.db"``; in memory where left out.
+            storage: an Optuna storage or its address, such as ``"sqlite:///study.db"``; in memory if omitted.
             name: of the study.
 
         Raises:
@@ -235,7 +235,7 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
 
     Args:
         path: a JSON file written by :meth:`SearchResult.save`.
-        space: the space it must belong to; found by its name where left out.
+        space: the space it must belong to; found by its name if omitted.
 
     Raises:
         FileError: the file cannot be read.

@@ -58,9 +58,9 @@ def search(
         >>> result.values["macs"] <= 1e6
         True
     """
-    posed = Problem.of(problem, **posing)
-    checks = None if verify is None else what_to_check(posed, verify)
-    with _on_workers(posed, run) as spread:
+    task = Problem.of(problem, **posing)
+    checks = None if verify is None else what_to_check(task, verify)
+    with _on_workers(task, run) as spread:
         if checks is None:
             return solve(spread, load_algorithm(algorithm, spread), seed=seed, run=run)
         with claim(None if run.state is None else f"{os.fspath(run.state)}.verified.jsonl"):

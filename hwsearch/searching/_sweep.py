@@ -113,9 +113,9 @@ def sweep(
     method = load_algorithm(algorithm, loosest)
     for point in points:
         try:
-            posed = loosest.within(point)
+            task = loosest.within(point)
             earlier = [result.front.X[:8] for result in results[-4:]]
-            results.append(solve(replace(posed, seeds=np.concatenate([posed.seeds, *earlier])), method, seed=seed, run=run))
+            results.append(solve(replace(task, seeds=np.concatenate([task.seeds, *earlier])), method, seed=seed, run=run))
         except Infeasible as error:
             infeasible.append((point, str(error)))
     if not results:

@@ -1,6 +1,6 @@
-"""Corrections: a score and a latency that know what some networks really have.
+"""A predicted score and a predicted latency, corrected by what was measured of some networks.
 
-Both are models of what the predictions leave, so that predictors and tables stay as they are.
+The errors of the predictions are modelled, so predictors and tables stay as they are.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Values = npt.NDArray[np.float64]
 _CHUNK = 1024
 """Rows at a time, since each is compared with all that were measured."""
 _SHARED, _OWN, _ONCE, _NOISE = 0.1, 0.1, 0.05, 0.01
-"""How wrong a table is taken to be before anything is measured: the blocks of a class alike, each block, a network once (all as shares of
-what they cost), and how repeatable measuring is."""
+"""Prior standard deviations of the errors of a table, as shares of what a block costs: common to the blocks of a class, of each block, of a
+network measured once; and the noise of a measurement."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """A score, and a Gaussian process of what it leaves of the scores that were measured.
+    """A score plus a Gaussian process that models its errors, fitted to measured scores.
 
     Attributes:
         score: what is corrected.
@@ -50,7 +50,7 @@ class Corrected:
         return corrected
 
     def doubt(self, X: Rows) -> Values:
-        """How unsure the correction is of each row, in units of the score, shape ``(n,)``."""
+        """Standard deviation of the correction of each row, in units of the score, shape ``(n,)``."""
         unsure: Values = self.scale * self._each(X)[1]
         return unsure
 
@@ -64,7 +64,7 @@ class Corrected:
         return found
 
     def slopes(self, X: Rows) -> npt.NDArray[np.float32] | None:
-        """Derivatives by the features, shape ``(n, features)``; ``None`` where those of the score are not known."""
+        """Derivatives by the features, shape ``(n, features)``; ``None`` if those of the score are not known."""
         known = getattr(self.score, "slopes", None)
         own = None if known is None else known(X)
         if own is None:
@@ -84,7 +84,9 @@ def _slopes(process: GaussianProcess, features: npt.NDArray[np.float32]) -> Valu
 
 
 def corrected_score(score: Score, space: SearchSpace, X: Rows, measured: Values, seed: int = 0) -> Corrected:
-    """A score that knows what some networks really have: near them nearly that, far from them as before, but for what all had in common.
+    """Correct a score by the measured scores of some networks.
+
+    Near these networks the result is close to what was measured; far from them it is the old score plus the errors' common part.
 
     Args:
         score: rows ``(n, genes)`` -> scores ``(n,)``.
@@ -104,10 +106,10 @@ def corrected_score(score: Score, space: SearchSpace, X: Rows, measured: Values,
 
 
 def corrected_latency(latency: Metric, table: LatencyTable, X: Rows, measured: Values) -> Metric:
-    """A latency that knows what some networks really take, and is a sum over blocks as before.
+    """Correct a latency by measured latencies of some networks; it remains a sum over blocks.
 
-    Every block is taken to be wrong by a share that has a part in common with its class (precision, head, boundary) and one of its own,
-    both normally distributed; what is most likely after the measurements is added (Bayesian linear regression).
+    The relative error of a block has a part that its class shares (precision, head, boundary) and a part of its own, both normally
+    distributed; their most likely values given the measurements are added (Bayesian linear regression).
 
     Args:
         latency: by the table.

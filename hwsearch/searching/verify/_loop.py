@@ -267,7 +267,7 @@ def _compared(now: Problem, X: Rows, memory: _Memory, tolerance: Mapping[str, fl
 
 
 def _best(checked: Iterable[Checked], most: float) -> Checked | None:
-    """The best network that takes at most so many milliseconds; ``None`` where none does."""
+    """The best network that takes at most ``most`` milliseconds, ``None`` if there is none."""
     within = [one for one in checked if most == np.inf or one.value("latency_ms") <= most]
     return max(within, key=lambda one: one.value("score"), default=None)
 

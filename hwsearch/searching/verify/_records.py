@@ -1,4 +1,4 @@
-"""Verified: what a search foretold of its best networks, round by round, beside what they turned out to be."""
+"""What a search predicted of its best networks, round by round, beside what was measured."""
 
 from __future__ import annotations
 

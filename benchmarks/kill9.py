@@ -142,6 +142,7 @@ def killed(verb: Verb, place: Path, given: Path, kills: int, rng: np.random.Gene
                 process.kill()
                 process.communicate()
                 done += 1
+                print(f"{done} kills in {runs} runs", file=sys.stderr, flush=True)
                 continue
             break
         if process.returncode:

@@ -107,6 +107,8 @@ def profile(
 
     Only what the table does not hold yet is measured, so a stopped run goes on where it was.
     """
+    from .backends._load import load_backend
+
     options = _given(precision=precision, max_rounds=max_rounds, checks=checks)
     if sum(where is not None for where in (remote, emit, collect)) > 1:
         raise InvalidInput("Give one of --remote, --emit and --collect.")
@@ -122,7 +124,7 @@ def profile(
         from .profiling.remote._jobs import emit as write
 
         known = load_table(out) if out is not None and os.path.exists(out) else None
-        folder = write(space, emit, backend=_backend(backend, told), table=known, seed=seed, progress=not quiet, **options)
+        folder = write(space, emit, backend=load_backend(backend, **told), table=known, seed=seed, progress=not quiet, **options)
         console.print(_terminal.jobs(folder, space) if folder else f"{out} lacks nothing: no jobs to do.", highlight=False, soft_wrap=True)
         return
     if out is None:
@@ -134,14 +136,15 @@ def profile(
     elif remote is not None:
         from .profiling.remote._ssh import profile_remote
 
-        device = _backend(backend, told)
+        device = load_backend(backend, **told)
         options |= _given(budget=budget, error=error, timeout_s=timeout)
         table = profile_remote(space, remote, out=out, python=python, backend=device, seed=seed, progress=not quiet, **options)
     else:
         from .profiling._batches import profile_batches
 
         options |= _given(budget=budget, error=error)
-        tables = profile_batches(space, batch or (1,), backend=_backend(backend, told), out=out, seed=seed, progress=not quiet, **options)
+        runtime = load_backend(backend, **told)
+        tables = profile_batches(space, batch or (1,), backend=runtime, out=out, seed=seed, progress=not quiet, **options)
         for size, table in tables.items():
             console.print(_terminal.latency_table(table, str(out).replace("{batch}", str(size))))
         return
@@ -182,6 +185,10 @@ def fit_predictor(
     tuning: Annotated[
         int, typer.Option(min=0, help="Steps of fine-tuning that each network at its precisions gets first; 60 or more.")
     ] = 0,
+    device: Annotated[
+        Path | None,
+        typer.Option("--device", "-d", help="The latency table of the device: int8 weights as it carries them.", show_default=False),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="After the first of so many rounds, evaluate where the predictor is in doubt.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate.")] = 1,
     seed: Seed = 0,
@@ -191,12 +198,15 @@ def fit_predictor(
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
+    from .algorithms._problem import find_table
     from .nn._samples import fit_predictor as run
+    from .nn.quantization._quantize import Quantization
 
     where = _data(data, data_dir)
     pool = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
-    how: dict[str, Any] = {"samples": samples, "floating": floating, "tuning": tuning, "rounds": rounds, "seed": seed, "executor": pool}
-    run(space, weights=weights, data=where, out=out, progress=not quiet, **how)
+    how = None if device is None else Quantization().on(find_table(device).device)
+    options: dict[str, Any] = {"samples": samples, "floating": floating, "tuning": tuning, "rounds": rounds, "seed": seed, "executor": pool}
+    run(space, weights=weights, data=where, out=out, how=how, progress=not quiet, **options)
     console.print(_terminal.file(out))
 
 
@@ -545,20 +555,6 @@ def _is(kind: type, text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _backend(name: str, told: dict[str, Any]) -> Any:
-    """A backend, told what ``--set`` says.
-
-    Raises:
-        InvalidInput: it does not know of one of these.
-    """
-    from .backends._load import load_backend
-
-    try:
-        return load_backend(name, **told)
-    except TypeError as error:
-        raise InvalidInput(f"--set: backend {name!r} takes something else ({error}).") from error
 
 
 def _numbers(option: str, texts: list[str], example: str) -> dict[str, float]:

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from math import inf
+from numbers import Real
 from operator import index
 from types import ModuleType
 
@@ -147,7 +149,8 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
 
 
 class SaturationWarning(UserWarning):
-    """A model file holds int8 weights that the integer products of this machine cannot carry, so it is less accurate here."""
+    """Int8 weights have other bits than the integer products of a device carry: a model file is less accurate here, or a predictor was
+    fitted to networks as another device computes them."""
 
 
 def check_count(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
@@ -170,6 +173,22 @@ def check_count(name: str, value: object, least: int, most: int = 2**63 - 1) -> 
         raise InvalidInput(f"{name} must be a whole number of at least {least}, not {value!r}.")
     if number > most:
         raise InvalidInput(f"{name} must be at most {most}, and it has {number.bit_length()} bits.")
+    return number
+
+
+def check_positive(name: str, value: object) -> float:
+    """A positive number, of Python or of numpy, as one of Python.
+
+    Args:
+        name: what the caller calls it, for the message.
+        value: what was given.
+
+    Raises:
+        InvalidInput: it is no number, or not finite, or not above 0.
+    """
+    number = 0.0 if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    if not 0 < number < inf:
+        raise InvalidInput(f"{name} must be a positive number, not {value!r}.")
     return number
 
 

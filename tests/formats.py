@@ -234,7 +234,6 @@ def _plan() -> Format:
     document = {"format": _board.FORMAT, "version": _board.VERSION, "run": run, "sentinel": "a.onnx.gz", "things": {"one": "b.onnx.gz"}}
 
     def use(path: Path) -> None:
-        _board.load_backend_of(_board.read_plan(path.parent)["run"], path)
         with suppress(FileError), redirect_stdout(None):  # its models are not there
             _board.run(path.parent)
 

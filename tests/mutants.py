@@ -114,7 +114,8 @@ def _tweaked(value: Any, rng: Random) -> Any:
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int | float):
-        return (-value, value * 10**6, value + 0.5, str(value), value + 1, value - 1, [value])[int(rng.integers(7))]
+        more = value + 0.5 if abs(value) < 2**63 else value  # no float is as large as the whole numbers that JSON may hold
+        return (-value, value * 10**6, more, str(value), value + 1, value - 1, [value])[int(rng.integers(7))]
     if isinstance(value, str):
         at = int(rng.integers(len(value) + 1))
         return (value[:at], value[:at] + "9" * 30 + value[at:], value[:at] + "-" + value[at + 1 :], value + value, [value])[
@@ -315,7 +316,9 @@ def _torch_changed(data: bytes, rng: Random) -> bytes:
             warnings.simplefilter("ignore")  # PyTorch is about to give up tensors of this kind
             state[name] = odd[int(rng.integers(len(odd)))]()
     elif way == 6 and isinstance(value, torch.Tensor):
-        state[name] = torch.from_numpy(np.array(_array_changed(np.zeros(value.shape, np.float32), rng).astype(np.float32)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # complex numbers lose a part
+            state[name] = torch.from_numpy(np.array(_array_changed(np.zeros(value.shape, np.float32), rng).astype(np.float32)))
     else:
         state[name] = _VALUES[len(_RAW) + int(rng.integers(len(_VALUES) - len(_RAW)))]
     buffer = io.BytesIO()

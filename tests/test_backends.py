@@ -77,6 +77,9 @@ def test_roofline_refuses_impossible_numbers():
     for bad in ({"bandwidth_gbs": 0.0}, {"peak_gmacs": {"fp32": -1.0}}, {"block_us": float("nan")}):
         with pytest.raises(InvalidInput, match="positive"):
             Roofline(**bad)
+    for bad in ({"call_us": "10"}, {"call_us": True}, {"batch": "1"}, {"batch": 0.5}, {"tile": 4}, {"peak_gmacs": [1]}):
+        with pytest.raises(InvalidInput, match=f"{next(iter(bad))}.* must (be|map)"):
+            Roofline(**bad)
 
 
 def test_a_different_roofline_is_a_different_device():

@@ -162,6 +162,7 @@ def test_the_whole_road(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     weights, predictor, model = Path("supernet.safetensors"), Path("predictor.npz"), Path("best.onnx")
     output = run("train", SPACE, "--data", "digits", "--epochs", 1, "--batch", 512, "-o", weights, "-q").output
     assert f"supernet of {SPACE}" in output
+    assert hwsearch.load_space(SPACE).fingerprint in output
     output = run("fit-predictor", SPACE, "-w", weights, "--data", "digits", "--samples", 10, "-o", predictor, "-q").output
     assert "Kendall tau" in output
     table = ("-d", folder / "roofline.json")

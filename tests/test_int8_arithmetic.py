@@ -20,7 +20,7 @@ from hwsearch.backends._onnx._check import input_shape, metadata
 from hwsearch.backends._onnx._flavours import ONNXRUNTIME
 from hwsearch.backends._onnx._graph import BlockWeights, LayerWeights, build
 from hwsearch.errors import BuildFailed, InvalidInput, SaturationWarning
-from hwsearch.nn import Data, Quantization, Supernet, evaluate, evaluate_file, export
+from hwsearch.nn import Data, Quantization, Supernet, SupernetVerifier, evaluate, evaluate_file, export, fit_predictor, score_networks
 from hwsearch.nn._evaluate import deployed
 from hwsearch.nn.quantization._quantize import quantize_weight
 
@@ -72,6 +72,12 @@ def test_the_probe_tells_saturating_products_from_exact_ones() -> None:
     assert onnx.load_from_string(zlib.decompress(base64.b64decode(_cpu.PROBE))).graph == probe(8).graph
     assert [_cpu.exact(convolution(saturating=False)(probe(bits))) for bits in (7, 8)] == [True, True]
     assert [_cpu.exact(convolution(saturating=True)(probe(bits))) for bits in (7, 8)] == [True, False]
+
+
+def test_a_graph_as_it_is_written_is_exact_on_every_machine() -> None:
+    pytest.importorskip("onnxruntime")
+    for bits in (7, 8):
+        assert _cpu.exact(load_backend("onnxruntime").as_written(probe(bits)))
 
 
 def test_a_device_says_what_its_products_carry(backend: Backend) -> None:
@@ -173,3 +179,70 @@ def test_weights_tuned_with_eight_bits_are_rounded_again_where_seven_are_carried
                 assert float(integers.max()) < 63.5
     with pytest.raises(InvalidInput, match="weight_bits"):
         Quantization(weight_bits=9)
+
+
+# -- scores are simulated with the arithmetic of the device that they are for --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saturating(toy: hwsearch.SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> hwsearch.LatencyTable:
+    """A table of a device whose products carry weights of 7 bits."""
+    out = tmp_path_factory.mktemp("table") / "saturating.json"
+    table = hwsearch.profile(toy, backend="roofline", out=out, progress=False)
+    facts = {**table.device.facts, "int8": "saturates in 16 bits: weights of 7 bits"}
+    replace(table, device=replace(table.device, facts=facts)).save(out)
+    return hwsearch.load_table(out)
+
+
+def test_a_table_says_how_many_bits_its_device_carries(saturating: hwsearch.LatencyTable, backend: Backend) -> None:
+    assert saturating.device.weight_bits == 7
+    assert replace(saturating.device, facts={}).weight_bits == replace(saturating.device, facts={"int8": "exact"}).weight_bits == 8
+    assert backend.describe().weight_bits == backend.weight_bits
+    assert Quantization().on(saturating.device) == Quantization(weight_bits=7)
+    assert Quantization().on(replace(saturating.device, runtime="tensorrt")).symmetric
+
+
+def test_scores_are_simulated_as_they_are_told_and_never_joined_with_others(
+    supernet: Supernet, data: Data, int8: hwsearch.Architecture, tmp_path: Path
+) -> None:
+    few, out = Quantization(weight_bits=2), tmp_path / "scores.npz"
+    options = {"weights": supernet, "data": data, "progress": False}
+    (score,) = score_networks(int8.space, int8.genes[None], out=out, how=few, **options)
+    assert score == evaluate(int8, weights=supernet, data=data, split="val", how=few)
+    assert score < evaluate(int8, weights=supernet, data=data, split="val")
+    with pytest.raises(InvalidInput, match=r"other arguments: quantization .*'weight_bits': 2.*'weight_bits': 8"):
+        score_networks(int8.space, int8.genes[None], out=out, **options)
+    assert score_networks(int8.space, int8.genes[None], out=out, how=few, **options) == [score]
+
+
+def test_a_predictor_of_other_arithmetic_than_the_devices_is_warned_of(
+    trained: Path, toy: hwsearch.SearchSpace, saturating: hwsearch.LatencyTable, tmp_path: Path
+) -> None:
+    predictors = {bits: tmp_path / f"{bits}.npz" for bits in (7, 8)}
+    options = {"weights": trained, "data": "digits", "samples": 10, "images": 100, "progress": False}
+    fit_predictor(toy, out=predictors[7], how=Quantization().on(saturating.device), **options)
+    fit_predictor(toy, out=predictors[8], **options)
+    assert [hwsearch.load_predictor(predictors[bits], toy).weight_bits for bits in (7, 8)] == [7, 8]
+    exact = replace(saturating, device=replace(saturating.device, facts={}))
+    for bits, table in ((7, saturating), (8, exact)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            hwsearch.Problem.of(toy, predictor=predictors[bits], device=table)
+    for bits, table in ((8, saturating), (7, exact)):
+        with pytest.warns(SaturationWarning, match=rf"int8 weights of {bits} bits, and .* carry {15 - bits}.*--device"):
+            hwsearch.Problem.of(toy, predictor=predictors[bits], device=table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hwsearch.Problem.of(toy.restrict({"*precision": ["fp32"]}), predictor=predictors[8], device=saturating)
+
+
+def test_scores_that_no_file_is_run_for_are_verified_in_the_devices_arithmetic(
+    supernet: Supernet, data: Data, int8: hwsearch.Architecture, saturating: hwsearch.LatencyTable
+) -> None:
+    facts = {"int8": "saturates in 16 bits: weights of 2 bits"}
+    make = SupernetVerifier(supernet, data)
+    device = replace(saturating, device=replace(saturating.device, facts=facts))
+    verifier = make(hwsearch.Problem.of(int8.space, predictor=lambda X: X.sum(axis=1), device=device), None)
+    assert verifier.score(int8.genes[None]) == [evaluate(int8, weights=supernet, data=data, split="val", how=Quantization(weight_bits=2))]
+    assert verifier.name.endswith("int8 weights of 2 bits")
+    assert make(hwsearch.Problem.of(int8.space, predictor=lambda X: X.sum(axis=1)), None).name != verifier.name

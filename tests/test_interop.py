@@ -386,6 +386,16 @@ def test_tfnas_widths_that_were_never_measured_are_left_out(data_folder: Path, d
     assert table.network_ms == document["base"]
 
 
+def test_tfnas_numbers_that_cannot_be_are_refused_or_left_out(tmp_path: Path) -> None:
+    path, key = tmp_path / "latency.json", "MBInvertedResBlock_112_16_0_24_k3_s2_relu"
+    path.write_text(json.dumps({"base": 1.0, key: {"16": 1e300, "24": 0.3}}))
+    with pytest.warns(ForeignDataWarning, match=f"left out 1 entry .{key} at width 16"):
+        assert len(interop.tfnas_table(path).rows) == 1
+    path.write_text(json.dumps({"base": 1.0, key: {"8": 0.1, "9" * 400: 0.2, "9" * 401: 0.4}}))
+    with pytest.raises(CorruptFile, match="is not a whole table of TF-NAS: int too large"):
+        interop.tfnas_table(path)
+
+
 def test_nasbench201_rows_are_its_cells(data_folder: Path) -> None:
     path = data_folder / "nb201" / "nb201.csv.gz"
     with pytest.warns(ForeignDataWarning, match="does not depend on the input"):

@@ -73,8 +73,10 @@ def first(line: dict[str, Any]) -> str:
     [
         ([float("nan"), 0.1], "line 4 is not valid JSON: it holds NaN"),
         ([float("inf"), 0.1], "line 4 is not valid JSON: it holds Infinity"),
-        ([0.0, 0.1], r"line 4: latency_ms of '\w+' is 0.0; a number above 0 was expected"),
+        ([0.0, 0.1], r"line 4: latency_ms of '\w+' is 0.0; a number above 0 \(1e-12 to 1e\+12\) was expected"),
         ([1.0, 0], r"line 4: sentinel_ms of '\w+' is 0; a number above 0"),
+        ([1e300, 0.1], r"line 4: latency_ms of '\w+' is 1e\+300"),
+        ([1.0, 1e-320], r"line 4: sentinel_ms of '\w+' is 1e-320"),
         ([-1.0, 0.1], r"line 4: latency_ms of '\w+' is -1.0"),
         ([1.0, 0.1, -5], r"line 4: energy_mj of '\w+' is -5"),
         (["1.0", 0.1], r"line 4: latency_ms of '\w+' is '1.0'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -60,6 +61,29 @@ def test_an_output_in_use_is_refused_and_the_loser_told_by_whom(tmp_path: Path, 
     with claim(tmp_path / "out"):
         pass
     assert not (tmp_path / "out.lock").exists()
+
+
+def test_a_loser_that_comes_before_the_winner_has_said_who_it_is_is_told_too(tmp_path: Path) -> None:
+    lock = tmp_path / "out.lock"
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": dead_pid(), "since": "of a killed process"}))
+    with open(lock, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def say() -> None:
+            file.truncate(0)
+            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getppid(), "since": "now"}).encode())
+            file.flush()
+
+        later = threading.Timer(0.2, say)
+        later.start()
+        assert f"is being written by process {os.getppid()} on " in refusal(tmp_path / "out")
+        later.join()
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 def test_a_killed_holder_holds_nobody_up(tmp_path: Path, holder: subprocess.Popen) -> None:

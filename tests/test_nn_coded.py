@@ -68,6 +68,8 @@ def test_codes_are_never_too_long() -> None:
 def test_lengths_of_no_code_are_refused() -> None:
     with pytest.raises(CorruptFile, match="no prefix code"):
         huffman.decode(b"abc", np.array([1, 1, 1], dtype=np.uint8), 3)
+    with pytest.raises(CorruptFile, match="no whole numbers"):
+        huffman.decode(b"abc", np.array([1.0, np.nan]), 3)
 
 
 # -- codebooks ---------------------------------------------------------------------------------------------------------

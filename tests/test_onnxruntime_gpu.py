@@ -119,5 +119,6 @@ def test_without_the_provider_it_is_said_what_to_install(tmp_path):
         load_backend("onnxruntime-tensorrt").open(NETWORK)
     jobs = emit(SPACE, tmp_path / "jobs", backend="onnxruntime-cuda", checks=12, fits=2, progress=False)
     assert (jobs / "plan.json").exists(), "jobs for a board with a GPU are written on machines without"
-    with pytest.raises(InvalidInput, match="batch must be at least 1"):
-        load_backend("onnxruntime-tensorrt", batch=0)
+    for bad in ({"batch": 0}, {"batch": "8"}, {"gpu": -1}, {"gpu": 0.0}):
+        with pytest.raises(InvalidInput, match=f"{next(iter(bad))} must be a whole number of at least"):
+            load_backend("onnxruntime-tensorrt", **bad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,20 @@ def test_sums_of_a_metric_are_the_same_in_any_order(rng: np.random.Generator) ->
     assert len(sums) == 1
     whole = [((0,), np.array([3e8 + 1, 17.0, np.inf]))]
     assert np.array_equal(exact(whole)[0][1], whole[0][1])
+
+
+def test_exact_prints_nothing_whatever_the_problem() -> None:
+    """HiGHS prints a line of its own where a solution has to be repaired, whatever it is told, as in some of these problems it does."""
+    program = """
+import sys
+from proofs import false_word, instance
+for seed in range(int(sys.argv[1]), int(sys.argv[2])):
+    false_word(instance(seed), fold=False)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program, "0", "200"], capture_output=True, text=True, cwd=Path(__file__).parent.parent / "benchmarks"
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
 def test_what_the_solver_prints_stays_off_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,9 @@ def test_what_makes_no_sense_is_refused():
         load_backend("torch", device="cpu", mode="graph")
     with pytest.raises(Unsupported, match="no device 'mps'"):
         load_backend("torch", device="mps")
+    for device in ("toaster", ["cpu"]):
+        with pytest.raises(Unsupported, match="knows no device"):
+            load_backend("torch", device=device)
     with pytest.raises(Unsupported, match="has no model files"):
         load_backend("torch", device="cpu").model(some_networks()[0])
 

@@ -382,7 +382,8 @@ def test_verifiers_keep_their_promises(world: World) -> None:
 def test_device_verifiers_measure_with_the_backend_of_the_table(toy: SearchSpace, tmp_path: Path) -> None:
     table = hwsearch.profile(toy, backend="roofline", out=tmp_path / "table.json", progress=False)
     X = toy.sample(3, np.random.default_rng(0))
-    measured = DeviceVerifier()(toy, table).latency_ms(X)
+    problem = hwsearch.Problem.of(toy, predictor=lambda X: X.sum(axis=1), device=table)
+    measured = DeviceVerifier()(problem, table).latency_ms(X)
     np.testing.assert_allclose(measured, [table.predict(toy.blocks(row)) for row in X], rtol=0.02)
     limit = 0.05
     result = hwsearch.search(

@@ -36,6 +36,8 @@ except ImportError:  # a system without: what lock files say decides, as on a fi
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What a file system without locks answers."""
 _NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_TRIES = 20
+"""A lock that does not say who holds it is read this often, twenty times a second."""
 _held: dict[tuple[int, str], IO[bytes]] = {}
 """The locks of this process: thread and file."""
 
@@ -119,8 +121,8 @@ def _take(path: PathLike, lock: str, waiting: Callable[[str], object] | None) ->
                 return None
             raise
         try:
-            if not _locked(file):
-                why = _who(file, path, lock)
+            if (holder := _lock_or_holder(file)) is not None:
+                why = _who(holder, path, lock)
                 if waiting is None:
                     raise InUse(f"{why} Wait until it has ended, or name another file.")
                 waiting(why)
@@ -135,6 +137,18 @@ def _take(path: PathLike, lock: str, waiting: Callable[[str], object] | None) ->
             file.close()
             raise
         file.close()  # its holder has ended, and removed it, meanwhile
+
+
+def _lock_or_holder(file: IO[bytes]) -> dict[str, object] | None:
+    """Lock a file, or read who holds it: ``None`` if it is locked now, and nothing in the mapping if its holder does not say."""
+    for _ in range(_TRIES):  # whoever has just locked it has yet to write who that is
+        if _locked(file):
+            return None
+        holder = _holder(file)
+        if _lives(holder) or holder.get("pid") == os.getpid():
+            return holder
+        time.sleep(0.05)
+    return holder
 
 
 def _locked(file: IO[bytes]) -> bool:
@@ -178,9 +192,8 @@ def _lives(holder: dict[str, object]) -> bool:
     return pid != os.getpid()
 
 
-def _who(file: IO[bytes], path: PathLike, lock: str) -> str:
+def _who(holder: dict[str, object], path: PathLike, lock: str) -> str:
     """Who writes a file, as a sentence."""
-    holder = _holder(file)
     if not holder:
         return f"{os.fspath(path)} is being written by another process."
     told = f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -182,6 +182,34 @@ def read_yaml(path: PathLike, what: str, *, feature: str) -> Any:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
+# -- numbers ---------------------------------------------------------------------------------------------------------------
+
+LARGEST = 1e12
+"""No measurement in milliseconds or millijoules is above this (30 years, or a gigajoule), and no positive one is below its inverse."""
+RANGE = f"({1 / LARGEST:g} to {LARGEST:g})"
+"""The same in words."""
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether decoded JSON is a number; truth values, which Python counts among the whole numbers, are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether decoded JSON is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_amount(value: object, *, zero: bool = False) -> TypeGuard[int | float]:
+    """Whether decoded JSON is a latency or an energy that some device may have.
+
+    Args:
+        value: the decoded JSON.
+        zero: whether it may be zero, or next to nothing.
+    """
+    return is_number(value) and (0 if zero else 1 / LARGEST) <= value <= LARGEST
+
+
 # -- headers ---------------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +225,7 @@ def check_header(document: object, *, format: str, version: int, path: PathLike)
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise CorruptFile(f"{name} is not a {format} file (its format is {found!r}).")
     found = document.get("version")
-    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+    if not is_whole(found) or found < 1:
         raise CorruptFile(f"{name}: its version is {found!r}; a positive whole number was expected.")
     if found > version:
         raise NewerVersion(

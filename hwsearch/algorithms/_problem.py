@@ -6,6 +6,7 @@ A problem scores rows: cheap compiled metrics first, the predictor last and only
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from .._files._writing import PathLike
 from ..costs._metrics import METRICS, Limit, Metric, available, check_limits, evaluate, metric, prove_feasible
 from ..devices._table import QUANTITIES, LatencyTable, load_table
-from ..errors import InvalidInput, WrongSpace
+from ..errors import InvalidInput, SaturationWarning, WrongSpace
 from ..scores._predictor import Predictor, load_predictor
 from ..spaces._load import load_space
 from ..spaces._space import Rows, SearchSpace
@@ -111,6 +112,7 @@ class Problem:
         if any(choice.is_precision for choice in where.choices):
             for table in tables:
                 where = where.restrict({"*precision": table.precisions})
+            _compare_arithmetic(score, where, tables)
         for entry in metrics:
             if entry.space.fingerprint != where.fingerprint:
                 raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {where.name!r}.")
@@ -281,6 +283,22 @@ def _limits(space: SearchSpace, tables: Sequence[LatencyTable], known: Sequence[
 def _told(source: object) -> str | None:
     """Where a part came from: a path as it was given, anything else as it shows itself."""
     return source if source is None or isinstance(source, str) else str(source) if isinstance(source, Path) else repr(source)
+
+
+def _compare_arithmetic(predictor: object, space: SearchSpace, tables: Sequence[LatencyTable]) -> None:
+    """Warn if a predictor was fitted to int8 networks with weights of other bits than a device carries."""
+    bits = getattr(predictor, "weight_bits", None)
+    choices = zip(space.choices, space.allowed, strict=True)
+    offered = {choice.values[index] for choice, allowed in choices if choice.is_precision for index in allowed}
+    for table in tables if bits is not None and "int8" in offered else ():
+        if table.device.weight_bits != bits:
+            warnings.warn(
+                f"The predictor was fitted to networks with int8 weights of {bits} bits, and the products of {table.device.name!r} carry "
+                f"{table.device.weight_bits}, which is what files for it have. Fit a predictor for this device with: "
+                f"hwsearch fit-predictor --device {table.source}, or fit_predictor(..., how=Quantization().on(table.device)).",
+                SaturationWarning,
+                stacklevel=4,
+            )
 
 
 def _numbers(found: object) -> Values:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .._files._writing import Journal, PathLike
 from .._progress import Advance
 from ..devices._device import Device
-from ..errors import InvalidInput, Unsupported
+from ..errors import InvalidInput, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
 
 Times = npt.NDArray[np.float64]
@@ -257,13 +257,17 @@ class Roofline(Backend):
         byte_pj: float = 20.0,
         batch: int = 1,
     ) -> None:
-        self.peak_gmacs = dict(peak_gmacs or {"fp32": 20.0, "fp16": 40.0, "int8": 60.0, "int4": 100.0})
-        self.tile = dict(tile or {"fp32": 16, "fp16": 16, "int8": 4, "int4": 8})
-        self.bandwidth_gbs, self.block_us, self.call_us = bandwidth_gbs, block_us, call_us
-        self.mac_pj, self.byte_pj, self.batch = mac_pj, byte_pj, batch
-        numbers = [*self.peak_gmacs.values(), *self.tile.values(), bandwidth_gbs, block_us, call_us, mac_pj, byte_pj, batch]
-        if not all(np.isfinite(number) and number > 0 for number in numbers):
-            raise InvalidInput("Every number of a Roofline must be positive.")
+        for name, given in (("peak_gmacs", peak_gmacs), ("tile", tile)):
+            if given is not None and not isinstance(given, Mapping):
+                raise InvalidInput(f"{name} must map precisions to numbers, not {given!r}.")
+        peaks = peak_gmacs or {"fp32": 20.0, "fp16": 40.0, "int8": 60.0, "int4": 100.0}
+        tiles = tile or {"fp32": 16, "fp16": 16, "int8": 4, "int4": 8}
+        self.peak_gmacs = {precision: check_positive(f"peak_gmacs[{precision!r}]", peak) for precision, peak in peaks.items()}
+        self.tile = {precision: check_count(f"tile[{precision!r}]", size, least=1) for precision, size in tiles.items()}
+        self.bandwidth_gbs = check_positive("bandwidth_gbs", bandwidth_gbs)
+        self.block_us, self.call_us = check_positive("block_us", block_us), check_positive("call_us", call_us)
+        self.mac_pj, self.byte_pj = check_positive("mac_pj", mac_pj), check_positive("byte_pj", byte_pj)
+        self.batch = check_count("batch", batch, least=1)
 
     @property
     def precisions(self) -> tuple[str, ...]:

@@ -36,18 +36,29 @@ class OnnxRuntime(CpuBackend):
         session = self.session(model)
         return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
-    def session(self, model: ModelProto | str | bytes, optimized: PathLike | None = None) -> Any:
+    def as_written(self, model: ModelProto | str | bytes) -> Run:
+        """A function from an input array to the output array, computed node by node as the graph says.
+
+        Integers are products of floats between quantisers then, which are exact on every machine. It is how graphs for another runtime
+        are checked, whose arithmetic is not that of this CPU.
+        """
+        session = self.session(model, optimize=False)
+        return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
+
+    def session(self, model: ModelProto | str | bytes, optimized: PathLike | None = None, *, optimize: bool = True) -> Any:
         """An ``onnxruntime.InferenceSession`` with the settings that are profiled.
 
         Args:
             model: the model, its bytes, or the path of its file.
             optimized: where to write the graph that ONNX Runtime made of it, to see what was fused.
+            optimize: whether ONNX Runtime may change the graph, as it does for what is profiled.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         if optimized is not None:

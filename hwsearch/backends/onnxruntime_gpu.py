@@ -11,7 +11,7 @@ import numpy as np
 
 from .._files._writing import PathLike
 from ..devices._device import Device
-from ..errors import BuildFailed, FileError, HwsearchError, InvalidInput, Unsupported, require
+from ..errors import BuildFailed, FileError, HwsearchError, InvalidInput, Unsupported, check_count, require
 from ..networks._blocks import Block
 from ._energy import gpu_meter, metered
 from ._nvidia import _nvml
@@ -46,9 +46,7 @@ class OnnxRuntimeCuda(Backend):
     settings: ClassVar[dict[str, str]] = {"enable_cuda_graph": "1", "use_tf32": "1", "cudnn_conv_algo_search": "EXHAUSTIVE"}
 
     def __init__(self, batch: int = 1, gpu: int = 0) -> None:
-        if batch < 1 or gpu < 0:
-            raise InvalidInput(f"batch must be at least 1 and gpu at least 0, not {batch} and {gpu}.")
-        self.batch, self.gpu = batch, gpu
+        self.batch, self.gpu = check_count("batch", batch, least=1), check_count("gpu", gpu, least=0)
         self._meter = None if self._handle is None else gpu_meter(self._handle)
         self.energy = "unavailable" if self._meter is None else "measured"
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .._files._reading import PathLike, read_bytes
 from ..devices._device import Device
-from ..errors import BuildFailed, InvalidInput, Unsupported
+from ..errors import BuildFailed, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
 from . import _energy
 from ._nvidia import _cuda, _nvml, _trt
@@ -61,11 +61,9 @@ class TensorRT(Backend):
         flush_l2: bool = False,
         cache: PathLike | None = None,
     ) -> None:
-        if batch < 1 or gpu < 0 or timeout_s <= 0 or (workspace_mib is not None and workspace_mib < 1):
-            raise InvalidInput(
-                f"batch, timeout_s and workspace_mib must be positive and gpu at least 0, not {batch}, {timeout_s}, {workspace_mib}, {gpu}."
-            )
-        self.batch, self.gpu, self.flush_l2, self._timeout_s = batch, gpu, flush_l2, timeout_s
+        self.batch, self.gpu, self.flush_l2 = check_count("batch", batch, least=1), check_count("gpu", gpu, least=0), flush_l2
+        self._timeout_s = check_positive("timeout_s", timeout_s)
+        workspace_mib = None if workspace_mib is None else check_count("workspace_mib", workspace_mib, least=1)
         self._given = {"sm": sm, "workspace_mib": workspace_mib}
         self.cache = _cache_folder() if cache is None else Path(cache)
         self._module = _trt.find()
@@ -73,12 +71,12 @@ class TensorRT(Backend):
             here: str | None = self._device.sm()
         except (Unsupported, ImportError):  # no GPU, or nothing to reach it by
             here = None
-        targets = ((here,) if here else _trt.PORTABLE) if sm is None else (sm,) if isinstance(sm, str) else tuple(sm)
-        _trt.check_targets(self._module, targets, here)
+        asked = ((here,) if here else _trt.PORTABLE) if sm is None else tuple(sm) if isinstance(sm, list | tuple) else (sm,)
+        targets = _trt.check_targets(self._module, asked, here)
         # TensorRT tunes its engines on one GPU; TensorRT-RTX finishes them on the GPU that they run on.
         tuned = "" if _trt.is_rtx(self._module) else self._facts["gpu"]
         self.target = Target(_trt.version(self._module), targets, tuned, workspace_mib)
-        self.engines = Engines(self.cache, self.target, here, gpu, timeout_s)
+        self.engines = Engines(self.cache, self.target, here, self.gpu, self._timeout_s)
         self._here = here
         self._meter = None if here is None or self._watched is None else _energy.gpu_meter(self._watched)
         self.energy = "unavailable" if self._meter is None else "measured"

@@ -57,7 +57,10 @@ class Torch(Backend):
         if mode not in MODES:
             raise InvalidInput(f"mode must be one of {', '.join(MODES)}, not {mode!r}.")
         found = torch.cuda.is_available()
-        self.device = torch.device(device or ("cuda" if found else "cpu"))
+        try:
+            self.device = torch.device(device or ("cuda" if found else "cpu"))
+        except (RuntimeError, TypeError) as error:
+            raise Unsupported(f"PyTorch knows no device {device!r}: {str(error).strip()}") from error
         if self.device.type not in ("cpu", "cuda") or (self.device.type == "cuda" and not found):
             raise Unsupported(f"PyTorch finds no device {str(self.device)!r} here. A GPU needs its driver and a build of PyTorch for it.")
         if mode == "graph" and not self._gpu:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from .._files._reading import is_number, is_whole
 from ..errors import InvalidInput
 
 NOISY = 0.03
@@ -38,8 +40,8 @@ class _FromFile:
         if not isinstance(document, dict) or not set(document) <= set(known):
             raise InvalidInput(f"a {cls.__name__.lower()} must be an object with the fields {', '.join(known)}.")
         for name, value in document.items():
-            kinds = known[name]
-            if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            is_kind = known[name]
+            if is_kind is not None and not is_kind(value):
                 raise InvalidInput(f"the {cls.__name__.lower()}'s {name} must not be {value!r}.")
             if isinstance(value, str) and any(unicodedata.category(character) == "Cc" for character in value):
                 raise InvalidInput(f"the {cls.__name__.lower()}'s {name} holds control characters: {value!r}.")
@@ -49,7 +51,7 @@ class _FromFile:
             raise InvalidInput(f"the {cls.__name__.lower()} lacks a field: {error}.") from error
 
 
-_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+_KINDS: dict[str, Callable[[object], bool]] = {"str": lambda value: isinstance(value, str), "int": is_whole, "float": is_number}
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,12 @@ class Device(_FromFile):
         if not isinstance(found.facts, dict) or not all(isinstance(value, str) for value in found.facts.values()):
             raise InvalidInput("the device's facts must map names to text.")
         return found
+
+    @property
+    def weight_bits(self) -> int:
+        """How many bits of ``int8`` weights its integer products carry without saturating: 8, unless its facts say otherwise."""
+        told = re.search(r"weights of (\d) bits", self._fact("int8"))
+        return int(told[1]) if told else 8
 
     def same_as(self, other: Device) -> bool:
         """Whether measurements on both can be put together: nothing tells them apart, and both tell the same facts of their identity."""

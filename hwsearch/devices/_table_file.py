@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import typing
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from .._files._reading import read_document
+from .._files._reading import LARGEST, RANGE, is_amount, read_document
 from .._files._writing import PathLike, write_atomic
 from ..errors import CorruptFile, InvalidInput, WrongUnit
 from ..networks._blocks import Block
@@ -206,8 +205,8 @@ def _checked(file: _TableFile, name: str) -> None:
     _at_least_zero(name, "calibration.call_ms", file.calibration.call_ms)
     _at_least_zero(name, "calibration.network_ms", file.calibration.network_ms)
     for key, terms in file.calibration.classes.items():
-        if not all(map(math.isfinite, (terms.scale, terms.block_ms, terms.value_ns, terms.weight_ns))):
-            raise CorruptFile(f"{name}: calibration class {key!r} holds a value that is not finite.")
+        if not all(abs(term) <= LARGEST for term in (terms.scale, terms.block_ms, terms.value_ns, terms.weight_ns)):
+            raise CorruptFile(f"{name}: calibration class {key!r} holds a value that is not finite, or too large.")
 
 
 def _parse(key: str, where: str) -> None:
@@ -218,13 +217,13 @@ def _parse(key: str, where: str) -> None:
 
 
 def _positive(where: str, what: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise CorruptFile(f"{where}: {what} must be a positive number, not {value}.")
+    if not is_amount(value):
+        raise CorruptFile(f"{where}: {what} must be a positive number {RANGE}, not {value}.")
 
 
 def _at_least_zero(where: str, what: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise CorruptFile(f"{where}: {what} must be a number of at least 0, not {value}.")
+    if not is_amount(value, zero=True):
+        raise CorruptFile(f"{where}: {what} must be a number of at least 0 (and at most {LARGEST:g}), not {value}.")
 
 
 def _order(key: str) -> tuple[Any, ...]:

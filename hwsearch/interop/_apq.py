@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable
 from functools import cache
 
-from .._files._reading import PathLike, read_json
+from .._files._reading import PathLike, is_amount, read_json
 from ..devices._calibration import Calibration
 from ..devices._table import Device, LatencyTable, Protocol, Row
 from ..errors import CorruptFile
@@ -69,7 +68,7 @@ def _wanted() -> tuple[str, ...]:
 
 def _row(entry: object) -> Row | None:
     match entry:
-        case {"latency": float(latency), "energy": float(energy)} if math.isfinite(latency + energy) and min(latency, energy) > 0:
+        case {"latency": float(latency), "energy": float(energy)} if is_amount(latency) and is_amount(energy):
             return Row(latency, energy_mj=energy)
     return None
 

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._files._reading import PathLike, read_yaml
+from .._files._reading import PathLike, is_amount, read_yaml
 from ..devices._table import Device, LatencyTable, Protocol, Row
 from ..errors import CorruptFile, FileError
 from ..networks._blocks import Block
@@ -102,11 +101,10 @@ def _row(entry: object) -> Row | None:
     """The measurement of one entry; ``None`` where it makes no sense."""
     if not isinstance(entry, dict):
         return None
-    numbers = [entry.get("mean"), entry.get("std", 0.0), entry.get("count", 1)]
-    if not all(isinstance(number, int | float) and abs(number) <= sys.float_info.max for number in numbers):
-        return None
-    mean, std, count = map(float, numbers)
-    return Row(mean, std, int(count)) if mean > 0 and std >= 0 and count >= 1 else None
+    mean, std, count = entry.get("mean"), entry.get("std", 0.0), entry.get("count", 1)
+    if is_amount(mean) and is_amount(std, zero=True) and is_amount(count) and count >= 1:
+        return Row(float(mean), float(std), int(count))
+    return None
 
 
 def _block(what: str, numbers: Mapping[str, int], context: str) -> Block | None:

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import replace
 
-from .._files._reading import PathLike, guarded, read_json
+from .._files._reading import PathLike, guarded, is_amount, is_number, read_json
 from ..devices._calibration import Calibration
 from ..devices._table import Device, LatencyTable, Protocol, Row
 from ..errors import CorruptFile
@@ -50,11 +50,11 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
             raise CorruptFile(f"{name}: {key!r} is no block of TF-NAS's tables.")
         size, cin, excited, cout, kernel, stride = map(int, match.groups()[:6])
         with guarded(name, "table of TF-NAS"):
-            values = {int(width): value if isinstance(value, int | float) else math.nan for width, value in widths.items()}
-        measured = _measured(values)
+            values = {int(width): value if is_number(value) else math.nan for width, value in widths.items()}
+            measured = _measured(values)
         for width, value in values.items():
             where = f"{key} at width {width}"
-            if not 0 < value < math.inf:
+            if not is_amount(value):
                 wrong.append(where)
                 continue
             if width not in measured:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._files._writing import PathLike, write_atomic
-from ..backends._load import load_backend
 from ..errors import BuildFailed
 from ._agreement import compare, outputs, samples, tolerance
 from .supernet._deploy import Deployed
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images: torch.Tensor, out: PathLike) -> Path:
     """Build the engine of a graph and write it, and the graph beside it; neither where they do not compute what was evaluated.
 
-    The graph is run in ONNX Runtime, unless it holds bf16, which that does not run on CPUs; the engine where there is a GPU. Both have to
-    give the logits of the evaluation, within :data:`hwsearch.backends._onnx._flavours.TOLERANCES`.
+    The graph is run in ONNX Runtime as it is written, without integer products, which saturate on some CPUs and on no GPU; not if it holds
+    bf16, which that does not run on CPUs. The engine is run where there is a GPU. Both have to give the logits of the evaluation, within
+    :data:`hwsearch.backends._onnx._flavours.TOLERANCES`.
 
     Args:
         runtime: what builds it.
@@ -43,8 +43,9 @@ def write_engine(runtime: TensorRT, model: ModelProto, network: Deployed, images
     x, expected = samples(network, images, runtime.batch)
     allowed, facts = tolerance(network), {}
     if "bf16" not in precisions:
-        checker = load_backend("onnxruntime")
-        facts["onnxruntime"] = compare("graph", outputs(checker.runner(model), x, runtime.batch), expected, allowed)
+        from ..backends.onnxruntime import OnnxRuntime
+
+        facts["onnxruntime"] = compare("graph", outputs(OnnxRuntime().as_written(model), x, runtime.batch), expected, allowed)
     data = model.SerializeToString()
     source = Path(out).with_suffix(".onnx")
     write_atomic(source, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._lock import claim
-from .._files._reading import check_header, check_same, guarded, read_arrays
+from .._files._reading import check_header, check_same, guarded, is_number, read_arrays
 from .._files._writing import Journal, PathLike, write_arrays
 from .._progress import progress as show_progress
 from ..errors import InvalidInput, check_count, check_seed
@@ -23,6 +23,7 @@ from ..spaces._space import Rows, SearchSpace, row_of_hex
 from ._evaluate import accuracy, deployed
 from .data._images import Data, same_data
 from .data._load import load_data
+from .quantization._quantize import Quantization
 from .quantization._tune import tuned
 from .supernet._deploy import Deployed
 from .supernet._supernet import Supernet, load_supernet
@@ -30,7 +31,8 @@ from .training._phases import ordered
 
 FORMAT = "hwsearch-scores"
 VERSION = 1
-_OLDEST: dict[str, Any] = {"floating": False, "tuning": 0}
+_USUAL = Quantization()
+_OLDEST: dict[str, Any] = {"floating": False, "tuning": 0, "quantization": asdict(_USUAL)}
 """What the first files did not say."""
 _DRAWN = 64
 """Random networks are drawn so many at a time, so that more samples begin with the same ones."""
@@ -52,6 +54,7 @@ class Scoring:
         images: how many at most.
         floating: whether all is evaluated in fp32, whatever the precisions of the row.
         tuning: steps of quantisation-aware fine-tuning that each network gets first.
+        how: how the networks are quantised.
         stamp: tells the content of weights and images apart, so that a worker opens files again that have changed.
     """
 
@@ -61,6 +64,7 @@ class Scoring:
     images: int
     floating: bool = False
     tuning: int = 0
+    how: Quantization = _USUAL
     stamp: str = ""
     chunk: ClassVar[int] = 1
     """Networks of a task: they are evaluated one by one anyway."""
@@ -73,8 +77,8 @@ class Scoring:
 
     def _network(self, supernet: Supernet, data: Data, row: Rows) -> Deployed:
         if self.tuning:
-            return tuned(supernet, row, data, self.tuning)
-        return deployed(supernet, row, floating=self.floating)
+            return tuned(supernet, row, data, self.tuning, self.how)
+        return deployed(supernet, row, floating=self.floating, how=self.how)
 
     @property
     def _opened(self) -> tuple[Supernet, Data]:
@@ -99,6 +103,7 @@ class Scoring:
             "images": self.images,
             "floating": self.floating,
             "tuning": self.tuning,
+            "quantization": asdict(_USUAL if self.floating else self.how),
         }
 
 
@@ -116,6 +121,7 @@ def score_networks(
     images: int = 2000,
     floating: bool = False,
     tuning: int = 0,
+    how: Quantization | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
     progress: bool = True,
 ) -> Scores:
@@ -133,6 +139,8 @@ def score_networks(
         images: how many validation images at most.
         floating: evaluate all in fp32 instead, where precisions make no difference: :func:`floats` of the rows are kept.
         tuning: steps of quantisation-aware fine-tuning that each network gets first; 0 for calibration alone.
+        how: how the networks are quantised, as of :func:`hwsearch.nn.deploy`. ``Quantization().on(table.device)`` gives ``int8`` weights as
+            many bits as the arithmetic of the device carries for which they are scored; without it they have 8.
         executor: spreads the networks over its workers (or a function that makes one); give it files and not objects. Workers that die
             are replaced as far as the executor can.
         progress: show a bar with the time left.
@@ -148,8 +156,9 @@ def score_networks(
     space = load_space(space)
     if images < 1 or tuning < 0 or (floating and tuning):
         raise InvalidInput(f"images must be at least 1, and tuning at least 0 (and 0 in floating point), not {images} and {tuning}.")
-    scoring, supernet, opened = Scoring(space, weights, data, images, floating, tuning), load_supernet(weights, space), load_data(data)
-    header, target = scoring.header(supernet, opened), Path(out)
+    supernet, opened, target = load_supernet(weights, space), load_data(data), Path(out)
+    scoring = Scoring(space, weights, data, images, floating, tuning, how or _USUAL)
+    header = scoring.header(supernet, opened)
     if executor is None:
         scoring = replace(scoring, weights=supernet, data=opened)
     else:
@@ -194,6 +203,7 @@ def score_samples(
     seed: int = 0,
     floating: bool = False,
     tuning: int = 0,
+    how: Quantization | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
     progress: bool = True,
 ) -> tuple[Rows, Scores]:
@@ -205,7 +215,7 @@ def score_samples(
     Args:
         samples: how many networks.
         seed: of the random networks.
-        space, weights, data, out, images, floating, tuning, executor, progress: as for :func:`score_networks`.
+        space, weights, data, out, images, floating, tuning, how, executor, progress: as for :func:`score_networks`.
 
     Returns:
         The rows, shape ``(n, genes)``, and their accuracies, shape ``(n,)``; ``n`` is below ``samples`` where the space is smaller.
@@ -217,8 +227,8 @@ def score_samples(
     space = load_space(space)
     samples, seed = check_count("samples", samples, least=1), check_seed(seed)
     rows = sampled(space, samples, seed, floating)
-    how: dict[str, Any] = {"images": images, "floating": floating, "tuning": tuning, "executor": executor, "progress": progress}
-    return rows, score_networks(space, rows, weights=weights, data=data, out=out, **how)
+    options: dict[str, Any] = {"images": images, "floating": floating, "tuning": tuning, "executor": executor, "progress": progress}
+    return rows, score_networks(space, rows, weights=weights, data=data, out=out, how=how, **options)
 
 
 def precisions(space: SearchSpace) -> npt.NDArray[np.bool_]:
@@ -258,6 +268,7 @@ def fit_predictor(
     seed: int = 0,
     floating: int = 0,
     tuning: int = 0,
+    how: Quantization | None = None,
     rounds: int = 1,
     executor: Executor | Callable[[], Executor] | None = None,
     progress: bool = True,
@@ -278,6 +289,7 @@ def fit_predictor(
         floating: how many to evaluate in floating point besides, for a predictor upon which that of quantised networks is fitted. They are
             cheaper, and those at their precisions can be fewer (APQ, CVPR'20, section 3.3).
         tuning: steps of quantisation-aware fine-tuning that each network at its precisions gets first.
+        how: how they are quantised, as for :func:`score_networks`; ``Quantization().on(table.device)`` for the device that is searched for.
         rounds: after the first of so many rounds, each asks for the networks that the predictor so far doubts most
             (:meth:`hwsearch.Predictor.choose`); with one, all are random.
         executor: as for :func:`score_networks`.
@@ -297,15 +309,15 @@ def fit_predictor(
             f"more (0 for none), not {floating}."
         )
     opened = load_data(data)
-    how: dict[str, Any] = {"weights": weights, "data": data if executor else opened, "images": images}
-    how |= {"executor": executor, "progress": progress}
+    options: dict[str, Any] = {"weights": weights, "data": data if executor else opened, "images": images}
+    options |= {"executor": executor, "progress": progress}
     base = None
     if floating:
-        X, y = score_samples(space, out=Path(out).with_suffix(".floating.npz"), samples=floating, seed=seed, floating=True, **how)
+        X, y = score_samples(space, out=Path(out).with_suffix(".floating.npz"), samples=floating, seed=seed, floating=True, **options)
         base = Predictor.fit(space, X, y, seed=seed)
     X, y = sampled(space, -(-samples // rounds), seed), np.empty(0)
     for number in range(1, rounds + 1):
-        y = score_networks(space, X, out=Path(out).with_suffix(".scores.npz"), tuning=tuning, **how)
+        y = score_networks(space, X, out=Path(out).with_suffix(".scores.npz"), tuning=tuning, how=how, **options)
         predictor = Predictor.fit(space, X, y, seed=seed, base=base)
         if number < rounds:
             known = {bytes(row) for row in X}
@@ -314,7 +326,7 @@ def fit_predictor(
                 break
             wanted = -(-samples * (number + 1) // rounds) - len(X)
             X = np.concatenate([X, pool[predictor.choose(pool, wanted, X)]])
-    predictor = replace(predictor, data=opened.label)
+    predictor = replace(predictor, data=opened.label, weight_bits=(how or _USUAL).weight_bits)
     predictor.save(out)
     return predictor
 
@@ -356,6 +368,6 @@ def known_scores(path: Path, journal: Journal, wanted: dict[str, Any], space: Se
 
 def _accuracy(value: object) -> float:
     """A share of images, checked."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise InvalidInput(f"an accuracy must be from 0 to 1, not {value!r}.")
     return float(value)

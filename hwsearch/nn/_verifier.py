@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._writing import PathLike
+from ..algorithms._problem import Problem
 from ..backends.base import Backend
+from ..devices._device import Device
 from ..devices._table import LatencyTable
 from ..errors import InvalidInput
 from ..searching.verify._verifier import Measured
@@ -17,6 +19,7 @@ from ._evaluate import evaluate
 from ._files import evaluate_exported
 from .data._images import Data
 from .data._load import load_data
+from .quantization._quantize import Quantization
 from .supernet._supernet import Supernet, load_supernet
 
 
@@ -25,7 +28,7 @@ class SupernetVerifier:
     """Evaluates networks in a trained supernet on all validation images, and measures them on this machine.
 
     Accuracy is that of the exported files, run in the runtime of the table where latencies are verified too and the runtime can run
-    files; otherwise as evaluated in torch.
+    files; otherwise as evaluated in torch, in the int8 arithmetic of the problem's device if it names one.
 
     Attributes:
         supernet: the trained weights, or their file.
@@ -37,28 +40,33 @@ class SupernetVerifier:
     data: PathLike | tuple[str, PathLike] | Data
     backend: Backend | None = None
 
-    def __call__(self, space: SearchSpace, table: LatencyTable | None) -> _InSupernet:
-        """For a space and the table of this machine, ``None`` where latencies are not verified.
+    def __call__(self, problem: Problem, table: LatencyTable | None) -> _InSupernet:
+        """For a problem and the table of this machine, ``None`` if latencies are not verified.
 
         Raises:
             FileError: the weights cannot be used; WrongSpace where they are of another space.
             WrongDevice: the table was measured elsewhere, or its runtime is not here.
         """
+        space = problem.space
         measured = None if table is None else Measured(space, table, self.backend)
-        return _InSupernet(space, load_supernet(self.supernet, space), load_data(self.data), measured)
+        device = problem.tables[0].device if len(problem.tables) == 1 else None
+        return _InSupernet(space, load_supernet(self.supernet, space), load_data(self.data), measured, device)
 
 
 class _InSupernet:
     """What :class:`SupernetVerifier` makes."""
 
-    def __init__(self, space: SearchSpace, supernet: Supernet, data: Data, measured: Measured | None) -> None:
+    def __init__(self, space: SearchSpace, supernet: Supernet, data: Data, measured: Measured | None, device: Device | None) -> None:
         self._space, self._supernet, self._data, self._measured = space, supernet, data, measured
+        self._how = Quantization() if device is None else Quantization().on(device)
         self._files = measured.backend if measured is not None and measured.backend.runs_files else None
         names = [f"supernet {supernet.digest} on {data.label}"]
         if self._files is not None:
             names.append(f"run as files with int8 weights of {self._files.weight_bits} bits")
         if measured is not None:
             names.append(measured.name)
+        if self._files is None and device is not None and device.weight_bits < 8:
+            names.append(f"int8 weights of {device.weight_bits} bits")
         self.name = "; ".join(names)
 
     def score(self, X: Rows) -> npt.NDArray[np.float64]:
@@ -66,7 +74,7 @@ class _InSupernet:
         weights, data = self._supernet, self._data
         networks = list(map(self._space.architecture, X))
         if self._files is None:
-            return np.array([evaluate(one, weights=weights, data=data, split="val") for one in networks])
+            return np.array([evaluate(one, weights=weights, data=data, split="val", how=self._how) for one in networks])
         return np.array([evaluate_exported(one, weights=weights, data=data, backend=self._files, split="val") for one in networks])
 
     def latency_ms(self, X: Rows) -> npt.NDArray[np.float64]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from .._files._reading import PathLike, check_header, guarded
+from .._files._reading import LARGEST, RANGE, PathLike, check_header, guarded, is_amount, is_number, is_whole
 from .._files._writing import Journal
 from ..devices._device import Device, Protocol
 from ..errors import CorruptFile, WrongDevice, WrongSpace
@@ -78,7 +78,7 @@ def check_round(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("times"), dict):
         raise CorruptFile(f'{where} is not a round: {{"round": 1, "times": {{"NAME": [latency_ms, sentinel_ms], ...}}}} was expected.')
     number = record.get("round")
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    if not is_whole(number) or number < 1:
         raise CorruptFile(f"{where}: its round is {number!r}; a whole number of at least 1 was expected.")
     for name, reading in record["times"].items():
         if not isinstance(reading, list) or len(reading) not in (2, 3):
@@ -87,14 +87,14 @@ def check_round(record: Any, where: str) -> dict[str, Any]:
             )
         for value, what in zip(reading, ("latency_ms", "sentinel_ms", "energy_mj"), strict=False):
             energy = what == "energy_mj"  # of which an empty network may take none
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or (value == 0 and not energy):
-                wanted = "at least" if energy else "above"
-                raise CorruptFile(f"{where}: {what} of {name!r} is {value!r}; a number {wanted} 0 was expected.")
+            if not is_amount(value, zero=energy):
+                wanted = f"of at least 0 (and at most {LARGEST:g})" if energy else f"above 0 {RANGE}"
+                raise CorruptFile(f"{where}: {what} of {name!r} is {value!r}; a number {wanted} was expected.")
     failed = record.get("failed", {})
     if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
         raise CorruptFile(f"{where}: what failed is {failed!r}; names and why they failed were expected.")
     seconds = record.get("seconds", 0.0)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+    if not is_number(seconds) or seconds < 0:
         raise CorruptFile(f"{where}: its seconds are {seconds!r}; a number of at least 0 was expected.")
     return record
 

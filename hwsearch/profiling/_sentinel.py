@@ -101,9 +101,11 @@ def check_sentinel(readings_ms: Sequence[float], table: LatencyTable, *, facts_s
             f"This is another device, or its clocks are set otherwise, or something slows it all the time: {words}. Profile into another "
             "file, or measure without the table."
         )
-    busy = f"This machine is busy: {words}, and its readings scatter (half of them are {usual / now - 1:.0%} slower than undisturbed)."
-    if not scattered:
-        busy = f"This machine is busy, or was when the table was measured, or its clocks are set otherwise: {words}."
+    if scattered:
+        why, more = "", f", and its readings scatter (half of them are {usual / now - 1:.0%} slower than undisturbed)"
+    else:
+        why, more = ", or was when the table was measured, or its clocks are set otherwise", ""
+    busy = f"This machine is busy{why}: {words}{more}."
     if not facts_suffice:
         raise WrongDevice(f"{busy} So it cannot be told whether the table is of this device. Try again while the machine is calm.")
     warnings.warn(f"{busy} Latencies are put in proportion, but say little. Measure again while it is calm.", BusyWarning, stacklevel=3)

@@ -167,7 +167,8 @@ def supernet(data: bytes, path: PathLike) -> RenderableType:
         facts = {name: training[name] for name in ("data", "train_images", "seed") if name in training}
         said = {name: len(value) if name == "phases" else value for name, value in (training.get("recipe") or {}).items()}
         recipe = ", ".join(f"{name} {value}" for name, value in said.items())
-        grid = _grid({"format": header.get("format"), **facts, "recipe": recipe, "weights": f"{values:,}"})
+        fingerprint = {"fingerprint of the space": header.get("fingerprint")}
+        grid = _grid({"format": header.get("format"), **fingerprint, **facts, "recipe": recipe, "weights": f"{values:,}"})
         return Group(*_heading(f"supernet of {header.get('space')}"), grid)
 
 

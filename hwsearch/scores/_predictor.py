@@ -76,6 +76,8 @@ class Predictor:
         report: quality on held-out networks; ``None`` where it was not measured.
         seen: which values of genes the networks that it was fitted on had, shape ``(features,)``; ``None`` where that is not known.
         data: name and fingerprint of the images that the scores were found on; ``None`` where that is not known.
+        weight_bits: the most bits that quantised weights had when the scores were found, 8 or what a device without exact products of 8
+            bits carries; ``None`` where that is not known.
     """
 
     space: SearchSpace
@@ -85,6 +87,7 @@ class Predictor:
     report: Report | None = None
     seen: Flags | None = field(default=None, repr=False)
     data: str | None = None
+    weight_bits: int | None = None
 
     @property
     def chunk(self) -> int:
@@ -302,6 +305,7 @@ class Predictor:
             "scale": self.scale,
             "report": self.report,
             "data": self.data,
+            "weight_bits": self.weight_bits,
         }
         arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
         if self.seen is not None:
@@ -351,8 +355,8 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
             raise CorruptFile(f"its mean is {mean} and its scale is {scale}, where a finite number and a positive one were expected")
         if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
             raise CorruptFile(f"its list of values seen has the shape {seen.shape}, where {features} were expected")
-        data = msgspec.convert(header.get("data"), str | None)
-        predictor = Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data)
+        data, bits = msgspec.convert((header.get("data"), header.get("weight_bits")), tuple[str | None, int | None])
+        predictor = Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data, bits)
         with np.errstate(over="raise", invalid="raise", divide="raise"):
             predictor.doubt(space.sample(8, np.random.default_rng(0)))  # weights that overflow show here
         return predictor

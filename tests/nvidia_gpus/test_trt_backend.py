@@ -190,14 +190,14 @@ def test_tensorrt_rtx_builds_without_a_gpu_and_runs_with_one_only(no_gpu, monkey
         device.describe()
     with pytest.raises(Unsupported, match="builds for SM 75, 80, 86, 89, 120, not for 90"):
         TensorRT(sm="90")
-    for bad in ("sm_89", ()):
+    for bad in ("sm_89", (), 89, [89]):
         with pytest.raises(InvalidInput, match="compute capabilities such as '89'"):
             TensorRT(sm=bad)
 
 
-@pytest.mark.parametrize("bad", [{"batch": 0}, {"gpu": -1}, {"timeout_s": 0}, {"workspace_mib": 0}])
+@pytest.mark.parametrize("bad", [{"batch": 0}, {"batch": "8"}, {"gpu": -1}, {"timeout_s": 0}, {"timeout_s": "1"}, {"workspace_mib": 0.5}])
 def test_impossible_numbers_are_refused(cuda, tensorrt, bad):
-    with pytest.raises(InvalidInput, match="must be positive"):
+    with pytest.raises(InvalidInput, match=f"{next(iter(bad))} must be a (positive number|whole number of at least)"):
         TensorRT(**bad)
 
 

@@ -74,22 +74,23 @@ def precisions(module: ModuleType, targets: Sequence[str]) -> tuple[str, ...]:
     return (*dense, *(f"{name}-2:4" for name in _SPARSE if sparse and name in dense))
 
 
-def check_targets(module: ModuleType, targets: Sequence[str], here: str | None) -> None:
-    """Check that engines for these compute capabilities can be built on this machine.
+def check_targets(module: ModuleType, asked: Sequence[object], here: str | None) -> tuple[str, ...]:
+    """Check that engines for these compute capabilities can be built on this machine, and return them.
 
     Args:
         module: from :func:`find`.
-        targets: such as ``("86", "89")``.
+        asked: such as ``("86", "89")``.
         here: that of this machine's GPU, or ``None``.
 
     Raises:
         InvalidInput: no target, or none that is one.
         Unsupported: TensorRT builds for the GPU that is there only, or this TensorRT-RTX does not know the target.
     """
-    if not targets or not all(target.isdecimal() for target in targets):
-        raise InvalidInput(f"sm must be compute capabilities such as '89', not {', '.join(map(repr, targets)) or 'nothing'}.")
+    targets = tuple(target for target in asked if isinstance(target, str) and target.isdecimal())
+    if not targets or len(targets) < len(asked):
+        raise InvalidInput(f"sm must be compute capabilities such as '89', not {', '.join(map(repr, asked)) or 'nothing'}.")
     if set(targets) == {here}:
-        return
+        return targets
     if not hasattr(module, "ComputeCapability"):
         found = "there is none" if here is None else f"it has SM {here}"
         raise Unsupported(
@@ -99,6 +100,7 @@ def check_targets(module: ModuleType, targets: Sequence[str], here: str | None) 
     known = tuple(name[2:] for name in module.ComputeCapability.__members__ if name.startswith("SM"))
     if unknown := [target for target in targets if target not in known]:
         raise Unsupported(f"TensorRT-RTX {module.__version__} builds for SM {', '.join(known)}, not for {', '.join(unknown)}.")
+    return targets
 
 
 def network_flags(module: ModuleType) -> int:

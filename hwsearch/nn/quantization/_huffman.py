@@ -66,6 +66,8 @@ def decode(data: bytes, length: Symbols, count: int) -> Symbols:
     Raises:
         CorruptFile: the lengths are no prefix code, or the data end early.
     """
+    if length.dtype.kind not in "iu":
+        raise CorruptFile("its code lengths are no whole numbers")
     used = length[length > 0].astype(np.int64)
     if len(used) == 0 or used.max() > LONGEST or (2.0**-used).sum() > 1:
         raise CorruptFile("its code lengths are those of no prefix code")

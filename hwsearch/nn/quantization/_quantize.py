@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...backends.base import Backend
+from ...devices._device import Device
 from ...errors import InvalidInput, UnknownName
 from ._clipping import RANGES, SHARES
 
@@ -44,9 +45,14 @@ class Quantization:
             if name not in known:
                 raise UnknownName(what, name, known)
 
-    def on(self, backend: Backend) -> Quantization:
-        """The same, as the files of a backend have it: with its zero points, and with weights that its arithmetic carries."""
-        return replace(self, symmetric=backend.name == "tensorrt", weight_bits=min(self.weight_bits, backend.weight_bits))
+    def on(self, device: Backend | Device) -> Quantization:
+        """The same, as the files for a device have it: with zero points or without, and with weights that its arithmetic carries.
+
+        Args:
+            device: a backend, or the device of a latency table (``table.device``).
+        """
+        runtime = device.name if isinstance(device, Backend) else device.runtime
+        return replace(self, symmetric=runtime == "tensorrt", weight_bits=min(self.weight_bits, device.weight_bits))
 
 
 @dataclass(frozen=True)

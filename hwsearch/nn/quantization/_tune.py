@@ -144,7 +144,7 @@ class _Learning(Visit):
         return getattr(*self.owners[place], None)
 
 
-def tuned(supernet: Supernet, row: Rows, data: Data, steps: int) -> Deployed:
+def tuned(supernet: Supernet, row: Rows, data: Data, steps: int, how: Quantization | None = None) -> Deployed:
     """The network of a row as it is shipped after a short fine-tuning at its precisions: what a predictor is taught in earnest.
 
     Args:
@@ -153,10 +153,12 @@ def tuned(supernet: Supernet, row: Rows, data: Data, steps: int) -> Deployed:
         data: the images.
         steps: at a fiftieth of the learning rate of the data's recipe, falling to zero. Nothing in them is left to chance. Take 60 or more:
             what is learned begins without the correction of channels that calibration alone makes, and has to catch up with it first.
+        how: how its quantisers are chosen, as of :func:`hwsearch.nn.supernet._deploy`.
     """
+    how = how or Quantization()
     recipe, data = recipe_for(data.name, {"warm_up": 0.0, "label_smoothing": 0.0}), data.normalized(supernet.normalize)
     (network, images), blocks = extracted(supernet, row), supernet.space.blocks(row)
-    lesson = Tuning(supernet.space, network, blocks, images, recipe, None, "lsq", Quantization())
+    lesson = Tuning(supernet.space, network, blocks, images, recipe, None, "lsq", how)
     optimizer = SGD(network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
     order = np.random.default_rng(0).permutation(data.count("train"))
     shares = ((step, 0, order[np.arange(step * recipe.batch, (step + 1) * recipe.batch) % len(order)]) for step in range(steps))
@@ -167,4 +169,4 @@ def tuned(supernet: Supernet, row: Rows, data: Data, steps: int) -> Deployed:
             torch.autograd.backward(loss)
         if all(bool(torch.isfinite(parameter.grad).all()) for parameter in network.parameters() if parameter.grad is not None):
             optimizer.step()
-    return deploy(network, blocks, images)
+    return deploy(network, blocks, images, how)

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..._files._lock import claim
 from ..._files._reading import guarded, read_bytes, read_document
-from ..._files._writing import Journal, PathLike
+from ..._files._writing import Journal
 from ...backends._load import load_backend
 from ...backends.base import Backend, Session
 from ...devices._device import Protocol
@@ -78,19 +78,6 @@ def check_run(run: dict[str, Any]) -> None:
             raise InvalidInput(f"'run' has {name} {run[name]!r}.")
 
 
-def load_backend_of(run: dict[str, Any], path: PathLike) -> Backend:
-    """The backend of a run that was checked.
-
-    Raises:
-        UnknownName: there is no such backend.
-        CorruptFile: it has no such options.
-    """
-    try:
-        return load_backend(run["backend"], **run["options"])
-    except TypeError as error:
-        raise CorruptFile(f"{path}: the backend {run['backend']!r} does not take the options {run['options']}: {error}.") from error
-
-
 def run(folder: Path) -> None:
     """Measure everything that is not measured yet; each round is on disk before the next begins.
 
@@ -104,7 +91,7 @@ def run(folder: Path) -> None:
     """
     plan = read_plan(folder)
     header = plan["run"]
-    backend = load_backend_of(header, folder / PLAN)
+    backend = load_backend(header["backend"], **header["options"])
     header |= {"device": asdict(backend.describe()), "energy": backend.energy}
     protocol = Protocol.from_document(header["protocol"])
     journal = Journal(folder / JOURNAL)

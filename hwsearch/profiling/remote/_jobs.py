@@ -243,7 +243,7 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
             raise FileError(f"{ours} is an unfinished run of something else. Finish it, or name another table.")
         with guarded(path, "journal of a board"):
             _board.check_run(header)
-            runtime = _board.load_backend_of(header, path)
+            runtime = load_backend(header["backend"], **header["options"])
             asked = {key: check_count(key, header[key], least=0) for key in ("checks", "fits", "seed")}
             blocks = None if header["blocks"] is None else [Block.parse(key) for key in header["blocks"]]
         board = Elsewhere(runtime, device, header["energy"], runtime.precisions)

@@ -86,8 +86,10 @@ class _Memory:
 
 def _measured(name: str, value: object) -> float:
     """A measurement that a journal holds, checked."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or (name != "score" and value <= 0):
-        raise InvalidInput(f"{name} must be a {'number' if name == 'score' else 'positive number'}, not {value!r}.")
+    if not _reading.is_number(value):
+        raise InvalidInput(f"{name} must be a number, not {value!r}.")
+    if name != "score" and not _reading.is_amount(value):
+        raise InvalidInput(f"{name} must be a positive number {_reading.RANGE}, not {value!r}.")
     return float(value)
 
 
@@ -160,7 +162,7 @@ def what_to_check(problem: Problem, verify: Verify) -> Checks:
         raise InvalidInput(
             "Latencies are verified on one device, whose table limits the search (device=...); leave latency_ms out of tolerance."
         )
-    verifier = verifier_for(verify, problem.space, table)
+    verifier = verifier_for(verify, problem, table)
     if "score" in tolerance and isinstance(verifier, Measured):
         verifier.score(np.empty((0, len(problem.space.choices)), dtype=np.uint8))  # raises, and says what to do
     return Checks(verify.networks, verify.rounds, tolerance, verifier, table)

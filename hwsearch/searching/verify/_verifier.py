@@ -9,10 +9,11 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from ...algorithms._problem import Problem
 from ...backends._load import load_backend
 from ...backends.base import Backend
 from ...devices._table import LatencyTable
-from ...errors import FileError, InvalidInput, MissingDependency, UnknownName, Unsupported, WrongDevice
+from ...errors import FileError, InvalidInput, MissingDependency, Unsupported, WrongDevice
 from ...profiling._profile import measure_many
 from ...spaces._space import Rows, SearchSpace
 
@@ -35,8 +36,8 @@ class Verifier(Protocol):
         """Milliseconds of canonical rows ``(n, genes)``, measured beside each other, positive, shape ``(n,)``."""
 
 
-MakesVerifier = Callable[[SearchSpace, LatencyTable | None], Verifier]
-"""Makes the verifier for a space and the table of the device; ``None`` where latencies are not verified."""
+MakesVerifier = Callable[[Problem, LatencyTable | None], Verifier]
+"""Makes the verifier for a problem and the table of the device whose latencies are verified, ``None`` if they are not."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Verify:
     tolerance: Mapping[str, float] | None = None
 
 
-def verifier_for(verify: Verify, space: SearchSpace, table: LatencyTable | None) -> Verifier:
-    """The verifier of a search, made for its space and its device if it is not ready.
+def verifier_for(verify: Verify, problem: Problem, table: LatencyTable | None) -> Verifier:
+    """The verifier of a search, made for its problem if it is not ready.
 
     Raises:
         InvalidInput: what was given neither verifies nor makes what does.
@@ -71,7 +72,7 @@ def verifier_for(verify: Verify, space: SearchSpace, table: LatencyTable | None)
         return cast(Verifier, given)
     if not callable(given):
         raise InvalidInput(f"Verify(verifier=) must have the methods of hwsearch.searching.Verifier, or make what has, not {given!r}.")
-    return given(space, table)
+    return given(problem, table)
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class DeviceVerifier:
 
     backend: Backend | None = None
 
-    def __call__(self, space: SearchSpace, table: LatencyTable | None) -> Measured:
-        """For a space and the table of this machine (see :data:`MakesVerifier`).
+    def __call__(self, problem: Problem, table: LatencyTable | None) -> Measured:
+        """For a problem and the table of this machine (see :data:`MakesVerifier`).
 
         Raises:
             InvalidInput: there is no table.
@@ -93,7 +94,7 @@ class DeviceVerifier:
         """
         if table is None:
             raise InvalidInput("DeviceVerifier measures latencies; to verify scores alone, use hwsearch.nn.SupernetVerifier.")
-        return Measured(space, table, self.backend)
+        return Measured(problem.space, table, self.backend)
 
 
 class Measured:
@@ -138,7 +139,7 @@ def _backend_of(table: LatencyTable) -> Backend:
     threads = {"threads": device.threads} if device.kind == "cpu" else {}
     try:
         return load_backend(device.runtime, batch=device.batch, **threads)
-    except (UnknownName, MissingDependency, Unsupported, FileError, TypeError) as error:
+    except (InvalidInput, MissingDependency, Unsupported, FileError) as error:
         raise _elsewhere(table, str(error)) from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache, partial
 
+from ...errors import check_count
 from ...networks._blocks import Block
 from .._builder import Draft, Knob, Needs
 from .._space import SearchSpace
@@ -18,8 +19,16 @@ BITS = (4, 6, 8)
 _FIXED = "w8a8"
 
 
-def build() -> SearchSpace:
-    """The space ``apq``."""
+def build(classes: int = 1000) -> SearchSpace:
+    """The space ``apq``.
+
+    Args:
+        classes: of the images; APQ's table is of 1,000.
+
+    Raises:
+        InvalidInput: no whole number of at least 1.
+    """
+    classes = check_count("classes", classes, least=1)
     draft = Draft()
     stem = Block("conv", 3, 32, 224, (), 3, 2, precision=_FIXED)
     draft.fixed("stem", stem, Block("separable", 32, 16, 112, (), 3, precision=_FIXED))
@@ -31,7 +40,7 @@ def build() -> SearchSpace:
             needs = (depth.gene, deep) if depth.gene and len(deep) < len(depth.values) else None
             _block(draft, f"stage{number}.block{block}", cin, cout, size, stride if block == 1 else 1, needs)
             cin, size = cout, -(-size // stride) if block == 1 else size
-    draft.fixed("final", Block("conv", 320, 1280, 7, precision=_FIXED), Block("head", 1280, 1000, 7, precision=_FIXED))
+    draft.fixed("final", Block("conv", 320, 1280, 7, precision=_FIXED), Block("head", 1280, classes, 7, precision=_FIXED))
     return draft.space("apq")
 
 

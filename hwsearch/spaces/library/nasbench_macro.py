@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...errors import check_count
 from ...networks._blocks import Block
 from .._builder import Draft
 from .._space import SearchSpace
@@ -13,8 +14,16 @@ STAGES = (2, 3, 3)
 """Layers of each stage; the first one halves the feature map and doubles the width."""
 
 
-def build() -> SearchSpace:
-    """The space ``nasbench_macro``."""
+def build(classes: int = 10) -> SearchSpace:
+    """The space ``nasbench_macro``.
+
+    Args:
+        classes: of the images; the published accuracies are of 10.
+
+    Raises:
+        InvalidInput: no whole number of at least 1.
+    """
+    classes = check_count("classes", classes, least=1)
     draft = Draft()
     width, size = 32, 32
     draft.fixed("stem", Block("conv", 3, 32, 32, (), 3))
@@ -23,7 +32,7 @@ def build() -> SearchSpace:
         cout, stride = (2 * width, 2) if first else (width, 1)
         draft.slot(name, {"operation": draft.knob(name, OPERATIONS)}, partial(_layer, width, cout, size, stride))
         width, size = cout, size // stride
-    draft.fixed("head", Block("conv", width, 1280, size), Block("head", 1280, 10, size))
+    draft.fixed("head", Block("conv", width, 1280, size), Block("head", 1280, classes, size))
     return draft.space("nasbench_macro")
 
 

@@ -20,7 +20,8 @@ from .errors import HwsearchError, InvalidInput, InvalidLimit
 from .reports import _terminal
 
 if TYPE_CHECKING:
-    from .spaces._space import SearchSpace, Value
+    from .spaces._genes import Value
+    from .spaces._space import SearchSpace
 
 console = Console()
 _complaints = Console(stderr=True)

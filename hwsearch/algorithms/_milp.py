@@ -21,7 +21,9 @@ import numpy.typing as npt
 
 from ..costs._metrics import Limit
 from ..errors import Infeasible
-from ..spaces._space import Rows, SearchSpace, only
+from ..spaces._genes import Rows, only
+from ..spaces._lowering import canonical_table
+from ..spaces._space import SearchSpace
 from ..spaces._tables import Table, exact
 from ._factors import Factor, factors, reduce
 from ._quiet import quiet
@@ -89,7 +91,7 @@ class Program:
         """
         summed = [limit for limit in limits if not limit.metric.peak]
         excluded = [(genes, array > limit.at_most) for limit in limits if limit.metric.peak for genes, array in limit.metric.tables]
-        tables: list[Sequence[Table]] = [[(genes, -array) for genes, array in exact([space.canonical_table(entry) for entry in score])]]
+        tables: list[Sequence[Table]] = [[(genes, -array) for genes, array in exact([canonical_table(space, entry) for entry in score])]]
         tables += [limit.metric.tables for limit in summed]
         sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)}
         parts = reduce(factors(tables, excluded, space.allowed), sizes)

@@ -20,8 +20,9 @@ from ..costs._metrics import METRICS, Limit, Metric, available, check_limits, ev
 from ..devices._table import QUANTITIES, LatencyTable, load_table
 from ..errors import InvalidInput, SaturationWarning, WrongSpace
 from ..scores._predictor import Predictor, load_predictor
+from ..spaces._genes import Rows
 from ..spaces._load import load_space
-from ..spaces._space import Rows, SearchSpace
+from ..spaces._space import SearchSpace
 
 Values = npt.NDArray[np.float64]
 Score = Callable[[Rows], npt.ArrayLike]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces._space import Rows
+from ..spaces._genes import Rows
 
 if TYPE_CHECKING:
     from ._problem import Problem

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces._space import Rows, contains, row_keys
+from ..spaces._genes import Rows
+from ..spaces._keys import contains, row_keys
 from .base import Values, mutation_rates
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..errors import InvalidInput
-from ..spaces._space import Rows, SearchSpace
+from ..spaces._genes import Rows
+from ..spaces._space import SearchSpace
 from ..spaces._tables import Table
 from ._milp import Program
 from .base import Values

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..errors import Infeasible
-from ..spaces._space import Rows, SearchSpace, contains, row_keys
-from ..spaces._tables import Table, table
+from ..spaces._genes import Rows
+from ..spaces._keys import contains, row_keys
+from ..spaces._space import SearchSpace
+from ..spaces._tables import Table
 from ._milp import Program
 from .base import Values
 from .evolution import Evolution, EvolutionState
@@ -154,15 +156,11 @@ def _tables(space: SearchSpace, pairs: Sequence[tuple[int, int]], weights: Value
         shape = tuple(space.sizes[gene] for gene in genes)
         own = weights[start : start + int(np.prod(shape))].reshape(shape)
         start += own.size
-        scope = list(genes)
-        for gene in scope:  # grows while it is walked: the needs of needs
-            need = space.needs[gene]
-            if need is not None and need[0] not in scope:
-                scope.append(need[0])
+        scope = space.with_needs(genes)
         lengths = tuple(space.sizes[gene] for gene in scope)
         cells = np.zeros((int(np.prod(lengths)), len(space.sizes)), dtype=np.uint8)
-        cells[:, scope] = np.indices(lengths).reshape(len(lengths), -1).T
+        cells[:, scope] = space.cells(scope)
         shown = np.asarray(space.active(cells)[:, list(genes)].all(axis=1))
         values = np.where(shown, own[tuple(cells[:, gene] for gene in genes)], 0.0)
-        made.append(table(scope, values.reshape(lengths)))
+        made.append((scope, values.reshape(lengths)))
     return made

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidInput
-from ..spaces._space import Rows, row_keys
+from ..spaces._genes import Rows
+from ..spaces._keys import row_keys
 from .base import Values
 from .evolution import founders
 

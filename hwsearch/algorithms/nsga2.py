@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..costs._metrics import Metric, evaluate
 from ..errors import UnknownName
-from ..spaces._space import Rows
+from ..spaces._genes import Rows
 from ._pareto import nondominated
 from .base import Values, mutation_rates
 

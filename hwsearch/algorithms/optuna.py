@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnknownName, require
-from ..spaces._space import Rows, SearchSpace, row_keys
+from ..spaces._genes import Rows
+from ..spaces._keys import row_keys
+from ..spaces._space import SearchSpace
 from .base import Values
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from ..devices._table import LatencyTable, load_table
 from ..errors import Infeasible, InvalidInput, InvalidLimit, UnknownName
 from ..networks._blocks import Block
 from ..spaces import _tables
-from ..spaces._space import Rows, SearchSpace, only
+from ..spaces._genes import Rows, only
+from ..spaces._space import SearchSpace
 
 Values = npt.NDArray[np.float64]
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ..errors import InvalidInput
 from ..networks._blocks import Block
-from ..spaces._space import Rows, SearchSpace, Value
+from ..spaces._genes import Rows, Value
+from ..spaces._space import SearchSpace
 
 Costs = Callable[[Sequence[Block]], npt.NDArray[np.float64]]
 """Blocks -> their milliseconds, shape ``(n,)``."""

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from .._files._writing import PathLike
 from ..errors import InvalidInput, MissingBlocks, WrongDevice
 from ..networks._blocks import Block
-from ..spaces._space import SearchSpace, Value
+from ..spaces._genes import Value
+from ..spaces._space import SearchSpace
 from ._calibration import Calibration, networks_error
 from ._device import NOISY, Check, Device, Protocol, Row, standard_error
 from ._interpolation import Guesses, Interpolator, Process, family_of

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from .._files._reading import PathLike, guarded, parse_text, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
 from ..spaces import _tables
-from ..spaces._space import Rows, SearchSpace
+from ..spaces._genes import Rows
+from ..spaces._space import SearchSpace
 from ..spaces.library import nasbench201 as _nb201
 from ..spaces.library import nasbench_macro as _macro
 from ._checks import report, some

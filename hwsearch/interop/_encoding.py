@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidInput
-from ..spaces._space import SearchSpace, Value
+from ..spaces._genes import Value
+from ..spaces._space import SearchSpace
 
 _MOBILE_SIZES = tuple(range(112, 225, 16))
 _RESNET_SIZES = (128, 144, 160, 176, 192, 224, 240, 256)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from .._files._reading import PathLike, guarded, parse_array, read_bytes, read_json
 from ..errors import CorruptFile, InvalidInput, UnknownName
-from ..spaces._space import Choice, SearchSpace
+from ..spaces._genes import Choice
+from ..spaces._space import SearchSpace
 from ._checks import report, some
 
 Floats = npt.NDArray[np.float64]

@@ -10,7 +10,8 @@ from .._files._reading import PathLike, read_json
 from ..errors import CorruptFile, HwsearchError, InvalidInput
 from ..networks._blocks import Block
 from ..spaces._chain import divisible
-from ..spaces._space import Architecture, SearchSpace, Value
+from ..spaces._genes import Value
+from ..spaces._space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from ..nn.published._ofa import OfaSupernet

@@ -14,7 +14,8 @@ from .._files._writing import PathLike
 from ..errors import InvalidInput
 from ..scores._predictor import Predictor
 from ..spaces._chain import divisible
-from ..spaces._space import Rows, SearchSpace, Value
+from ..spaces._genes import Rows, Value
+from ..spaces._space import SearchSpace
 from ..spaces.library.ofa_resnet50 import EXPANDS, RESOLUTIONS, SCALES
 from ..spaces.library.ofa_resnet50 import build as ofa_resnet50
 from ._ofa import ofa_predictor

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from .._files._writing import PathLike
-from ..spaces._space import Architecture, Rows
+from ..spaces._genes import Rows
+from ..spaces._space import Architecture
 from .data._images import Data
 from .data._load import load_data
 from .quantization._quantize import Quantization

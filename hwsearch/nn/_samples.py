@@ -18,8 +18,10 @@ from .._progress import progress as show_progress
 from ..errors import InvalidInput, check_count, check_seed
 from ..scores._executor import Spread
 from ..scores._predictor import LEAST, Predictor
+from ..spaces._genes import Rows
+from ..spaces._keys import row_of_hex
 from ..spaces._load import load_space
-from ..spaces._space import Rows, SearchSpace, row_of_hex
+from ..spaces._space import SearchSpace
 from ._evaluate import accuracy, deployed
 from .data._images import Data, same_data
 from .data._load import load_data

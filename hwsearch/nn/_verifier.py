@@ -14,7 +14,8 @@ from ..devices._device import Device
 from ..devices._table import LatencyTable
 from ..errors import InvalidInput
 from ..searching.verify._verifier import Measured
-from ..spaces._space import Rows, SearchSpace
+from ..spaces._genes import Rows
+from ..spaces._space import SearchSpace
 from ._evaluate import evaluate
 from ._files import evaluate_exported
 from .data._images import Data

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import WorkersLost
-from ..spaces._space import Rows
+from ..spaces._genes import Rows
 
 Score = Callable[[Rows], npt.ArrayLike]
 

@@ -6,6 +6,7 @@ It is stored as npz with the fingerprint of its space, and refuses rows of anoth
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .._files._reading import guarded, read_arrays
 from .._files._writing import PathLike, write_arrays
 from ..errors import CorruptFile, InvalidInput, UnknownName, WrongSpace, check_seed
 from ..spaces._space import SearchSpace
-from ..spaces._tables import Table, table
+from ..spaces._tables import Table
 from ._models import MODELS, Model, fit_model
 from ._perceptrons import Features, Perceptrons
 from ._transfer import interplay, rounding, sources
@@ -190,15 +191,11 @@ class Predictor:
         made: list[Table] = [((), np.asarray(self.mean + weights[-1]))]
         for gene, size in enumerate(self.space.sizes):
             line = weights[offsets[gene] : offsets[gene] + size]
-            genes, need = [gene], self.space.needs[gene]
-            while need is not None:
-                genes.append(need[0])
-                need = self.space.needs[need[0]]
-            shape = tuple(self.space.sizes[other] for other in genes)
-            cells = np.zeros((int(np.prod(shape)), len(self.space.sizes)), dtype=np.uint8)
-            cells[:, genes] = np.indices(shape).reshape(len(shape), -1).T
+            genes = self.space.with_needs([gene])
+            cells = np.zeros((math.prod(self.space.sizes[other] for other in genes), len(self.space.sizes)), dtype=np.uint8)
+            cells[:, genes] = self.space.cells(genes)
             values = np.where(self.space.active(cells)[:, gene], line[cells[:, gene]], 0.0)
-            made.append(table(genes, values.reshape(shape)))
+            made.append((genes, values.reshape([self.space.sizes[other] for other in genes])))
         return tuple(made)
 
     def score(self, X: npt.ArrayLike, y: npt.ArrayLike, fitted: int = 0) -> Report:

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..algorithms._problem import Posing, Problem
 from ..errors import Infeasible
+from ..spaces._genes import Rows
 from ..spaces._load import load_space
-from ..spaces._space import Architecture, Rows, SearchSpace
+from ..spaces._space import Architecture, SearchSpace
 
 
 def dense(space: str | SearchSpace, precision: str = "fp32") -> Architecture:

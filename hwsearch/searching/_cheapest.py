@@ -13,7 +13,8 @@ from ..algorithms._problem import Posing, Problem, Score
 from ..algorithms.base import Algorithm
 from ..costs._metrics import Limit, Metric, evaluate, prove_feasible
 from ..errors import Infeasible, InvalidInput
-from ..spaces._space import Rows, SearchSpace
+from ..spaces._genes import Rows
+from ..spaces._space import SearchSpace
 from ._loop import solve
 from ._result import Front, SearchResult
 from ._run import ONCE, Run

@@ -22,8 +22,9 @@ from ..backends._load import load_backend
 from ..devices._table import LatencyTable
 from ..errors import Infeasible, InvalidInput, UnknownName
 from ..profiling._profile import Measurement, measure_many
+from ..spaces._genes import Rows
 from ..spaces._load import load_space
-from ..spaces._space import Architecture, Rows, SearchSpace
+from ..spaces._space import Architecture, SearchSpace
 from ._baselines import dense, uniform
 from ._cheapest import cheapest, costs_of, named
 from ._loop import explore

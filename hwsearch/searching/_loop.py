@@ -20,7 +20,7 @@ from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
 from ..costs._metrics import evaluate
 from ..errors import Infeasible, check_count
-from ..spaces._space import contains, row_keys
+from ..spaces._keys import contains, row_keys
 from ._result import Front, SearchResult, Status
 from ._run import ONCE, Run
 from ._state import SearchState, finish, init, load_state, save_state

@@ -16,8 +16,9 @@ from .._files._reading import guarded, read_document
 from .._files._writing import PathLike, write_atomic
 from .._html import table, text
 from ..errors import CorruptFile, require
+from ..spaces._genes import Rows
 from ..spaces._load import load_space
-from ..spaces._space import Architecture, Rows, SearchSpace
+from ..spaces._space import Architecture, SearchSpace
 from .verify._records import TextRows, Verification
 
 if TYPE_CHECKING:

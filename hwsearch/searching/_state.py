@@ -16,7 +16,8 @@ from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
 from ..costs._metrics import evaluate
 from ..errors import InvalidInput, WrongSpace, check_seed
-from ..spaces._space import Rows, row_keys
+from ..spaces._genes import Rows
+from ..spaces._keys import row_keys
 
 Values = npt.NDArray[np.float64]
 

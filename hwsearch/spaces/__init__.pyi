@@ -3,11 +3,11 @@ from ._builder import Knob as Knob
 from ._builder import Needs as Needs
 from ._chain import Chain as Chain
 from ._chain import Stage as Stage
+from ._genes import Choice as Choice
+from ._genes import Rows as Rows
+from ._genes import Value as Value
+from ._keys import row_keys as row_keys
 from ._load import load_space as load_space
+from ._lowering import Slot as Slot
 from ._space import Architecture as Architecture
-from ._space import Choice as Choice
-from ._space import Rows as Rows
 from ._space import SearchSpace as SearchSpace
-from ._space import Slot as Slot
-from ._space import Value as Value
-from ._space import row_keys as row_keys

@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from ..networks._blocks import Block
-from ._space import Choice, SearchSpace, Slot, Value
+from ._genes import Choice, Value
+from ._lowering import Slot
+from ._space import SearchSpace
 
 Needs = tuple[str, tuple[Value, ...]]
 """A gene, and those of its values that something is present for."""

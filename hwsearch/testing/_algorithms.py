@@ -17,7 +17,9 @@ from ..errors import Infeasible
 from ..searching._loop import result, step
 from ..searching._state import SearchState, init, load_state, save_state
 from ..searching.verify._verifier import Verifier
-from ..spaces._space import Choice, Rows, SearchSpace, row_keys
+from ..spaces._genes import Choice, Rows
+from ..spaces._keys import row_keys
+from ..spaces._space import SearchSpace
 from ._backends import check_backend as check_backend
 
 Score = Callable[[Rows], npt.ArrayLike]

@@ -14,7 +14,8 @@ from torch.optim import SGD
 from ..._files._writing import PathLike
 from ...errors import InvalidInput, UnknownName, check_seed
 from ...networks._blocks import Block
-from ...spaces._space import Rows, SearchSpace
+from ...spaces._genes import Rows
+from ...spaces._space import SearchSpace
 from .._evaluate import extracted
 from ..data._images import Data
 from ..supernet._deploy import Deployed, deploy

@@ -19,8 +19,10 @@ from ..._files._writing import PathLike
 from ...backends._torch_blocks import Step
 from ...errors import CorruptFile, InvalidInput, check_seed
 from ...networks._blocks import Block
+from ...spaces._genes import Rows, only
 from ...spaces._load import load_space
-from ...spaces._space import Rows, SearchSpace, Slot, only
+from ...spaces._lowering import Slot
+from ...spaces._space import SearchSpace
 from ..data._images import Normalize
 from ..quantization._learned import learned, teach
 from ..training._phases import corner

@@ -10,7 +10,8 @@ import numpy as np
 
 from ...errors import InvalidInput
 from ...networks._blocks import Block, Precision
-from ...spaces._space import Choice, Rows, SearchSpace, only
+from ...spaces._genes import Choice, Rows, only
+from ...spaces._space import SearchSpace
 
 KINDS = ("resolution", "kernel", "depth", "width")
 """What genes may change of a network, in the order in which progressive shrinking frees it."""

@@ -16,7 +16,8 @@ from ...devices._calibration import class_of
 from ...devices._table import LatencyTable
 from ...scores._models import GaussianProcess, fit_model
 from ...spaces import _tables
-from ...spaces._space import Rows, SearchSpace
+from ...spaces._genes import Rows
+from ...spaces._space import SearchSpace
 
 Values = npt.NDArray[np.float64]
 

@@ -22,7 +22,9 @@ from ...algorithms.exact import Exact, additive
 from ...costs._metrics import evaluate
 from ...devices._table import LatencyTable
 from ...errors import Infeasible, InvalidInput, UnknownName, check_count
-from ...spaces._space import Rows, SearchSpace, row_of_hex
+from ...spaces._genes import Rows
+from ...spaces._keys import row_of_hex
+from ...spaces._space import SearchSpace
 from .._loop import explore, result
 from .._result import SearchResult, Status
 from .._run import ONCE, Run

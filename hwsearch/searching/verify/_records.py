@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InvalidInput
-from ...spaces._space import Rows, SearchSpace
+from ...spaces._genes import Rows
+from ...spaces._space import SearchSpace
 
 Values = npt.NDArray[np.float64]
 

@@ -15,7 +15,8 @@ from ...backends.base import Backend
 from ...devices._table import LatencyTable
 from ...errors import FileError, InvalidInput, MissingDependency, Unsupported, WrongDevice
 from ...profiling._profile import measure_many
-from ...spaces._space import Rows, SearchSpace
+from ...spaces._genes import Rows
+from ...spaces._space import SearchSpace
 
 Values = npt.NDArray[np.float64]
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import InvalidInput
 from .._chain import Chain, Stage
-from .._space import SearchSpace, Value
+from .._genes import Value
+from .._space import SearchSpace
 
 STAGES = (((2, 3), 64, 1), ((2, 3, 4), 128, 2), ((3, 4, 5, 6), 256, 2), ((2, 3), 512, 2))
 """Depths, inner width and stride of the first block of each stage; four times the inner width comes out."""

@@ -1,0 +1,136 @@
+"""Lowering: slots as dense arrays of blocks, and tables of costs that users bring, checked."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidInput, UnknownName
+from ..networks._blocks import Block
+from . import _tables
+from ._genes import Genes
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in the network whose blocks depend on a few genes only.
+
+    Attributes:
+        name: the place, such as ``"stage1.block1"``; a supernet's weights carry the same name.
+        genes: names of the genes it depends on, among them the gene that each of them needs.
+        lower: the values of those genes, in that order -> the blocks that the device runs there (none where it is left out).
+    """
+
+    name: str
+    genes: tuple[str, ...]
+    lower: Callable[..., tuple[Block, ...]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SlotBlocks:
+    """A slot lowered for every combination of its genes.
+
+    Attributes:
+        genes: gene indices, shape ``(k,)``.
+        blocks: indices into :attr:`SearchSpace.unique_blocks`, shape ``(*gene sizes, most blocks)``, padded with -1.
+    """
+
+    genes: tuple[int, ...]
+    blocks: npt.NDArray[np.int32]
+
+
+def check_slots(genes: Genes, slots: Sequence[Slot]) -> None:
+    """Check that the genes of slots exist, and come with those that they need.
+
+    Raises:
+        UnknownName: a slot names a gene that does not exist.
+        InvalidInput: a slot lacks a gene that one of its genes needs, or the numbers that a gene may take do not ascend.
+    """
+    for choice in genes.choices if slots else ():
+        sizes = [value for value in choice.values if not isinstance(value, str)]
+        if len(sizes) == len(choice.values) and sizes != sorted(sizes):
+            raise InvalidInput(
+                f"Gene {choice.name!r} must list its values from small to large, not as {choice.values}: the largest network of a "
+                "space has the last value of every gene."
+            )
+    for slot in slots:
+        _check_needs(genes, slot.genes, f"slot {slot.name!r}", f"Slot {slot.name!r}")
+
+
+def _check_needs(genes: Genes, names: Sequence[str], of: str, subject: str) -> None:
+    for name in names:
+        if name not in genes.position:
+            raise UnknownName(f"gene of {of}", name, genes.position)
+        needs = genes.choices[genes.position[name]].needs
+        if needs is not None and needs[0] not in names:
+            raise InvalidInput(f"{subject} uses {name!r} and must also name {needs[0]!r}, which that gene needs.")
+
+
+def lowered(genes: Genes, slots: Sequence[Slot]) -> tuple[tuple[Block, ...], tuple[SlotBlocks, ...]]:
+    """Every block that slots have for any values of their genes, without repeats, and the slots as arrays of indices into them."""
+    ids: dict[Block, int] = {}
+    arrays = []
+    collecting = gc.isenabled()
+    gc.disable()  # hundreds of thousands of blocks are made here, and all are kept: looking for garbage among them takes longer
+    try:
+        for slot in slots:
+            arrays.append(_lower(genes, slot, ids))
+    finally:
+        if collecting:
+            gc.enable()
+    return tuple(ids), tuple(arrays)
+
+
+def _lower(genes: Genes, slot: Slot, ids: dict[Block, int]) -> SlotBlocks:
+    """One slot as an array; ``ids`` numbers the blocks."""
+    columns = tuple(genes.position[gene] for gene in slot.genes)
+    values = [genes.choices[gene].values for gene in columns]
+    cells = [
+        [ids.setdefault(block, len(ids)) for block in slot.lower(*(v[i] for v, i in zip(values, index, strict=True)))]
+        for index in genes.cells(columns).tolist()
+    ]
+    most = max(map(len, cells), default=0)
+    table = np.array([cell + [-1] * (most - len(cell)) for cell in cells], dtype=np.int32)
+    return SlotBlocks(columns, table.reshape((*(genes.sizes[gene] for gene in columns), most)))
+
+
+def checked_table(space: Genes, cost: str, names: Sequence[str], values: npt.ArrayLike) -> _tables.Table:
+    """A table of a cost that a user brings, its cells of inactive genes repeating those at index zero.
+
+    Args:
+        space: whose genes it is over.
+        cost: its name, for messages.
+        names: of its genes.
+        values: an array with one axis a gene.
+
+    Raises:
+        UnknownName: it names a gene that does not exist.
+        InvalidInput: the array has the wrong shape or holds NaN, a gene stands there twice, or one that another needs is missing.
+    """
+    _check_needs(space, names, f"a table of {cost!r}", f"A table of {cost!r}")
+    if len(set(names)) != len(names):
+        raise InvalidInput(f"A table of {cost!r} names a gene twice: {list(names)}.")
+    columns = tuple(space.position[gene] for gene in names)
+    shape = tuple(space.sizes[gene] for gene in columns)
+    array = np.array(values, dtype=np.float64)
+    if array.shape != shape:
+        raise InvalidInput(f"The table of {cost!r} over {list(names)} must have the shape {shape}, not {array.shape}.")
+    if np.isnan(array).any():
+        raise InvalidInput(f"The table of {cost!r} over {list(names)} holds NaN; infinity marks what is impossible.")
+    own, ordered = canonical_table(space, _tables.table(columns, array))
+    ordered.flags.writeable = False
+    return own, ordered
+
+
+def canonical_table(space: Genes, entry: _tables.Table) -> _tables.Table:
+    """The table, with cells of inactive genes that repeat those at index zero, over its genes and those that they need."""
+    if all(space.needs[gene] is None for gene in entry[0]):
+        return entry
+    own = tuple(sorted(space.with_needs(entry[0])))
+    shape = tuple(space.sizes[gene] for gene in own)
+    wide = np.broadcast_to(_tables.expand(entry, own), shape)
+    return own, wide[tuple(space.cells(own).T)].reshape(shape)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import hwsearch
 from hwsearch import SearchSpace, metric
@@ -205,7 +206,7 @@ def test_exact_reproduces_or_beats_the_published_bits(network: str, kind: str, d
 
 def test_exact_proves_the_pruning_of_a_deep_network() -> None:
     """71 channel groups, 34 removable blocks, 10^54 networks, bilinear latency; evolution comes near but proves nothing."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     from instances import pruned_resnet
 
     space = pruned_resnet()

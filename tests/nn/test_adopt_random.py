@@ -1,6 +1,6 @@
 """Random networks: whatever is joined, parted, shuffled, shared or reshaped, a cut computes what the masked module computes.
 
-``HWSEARCH_GRAPHS=300 pytest tests/test_adopt_random.py`` draws more of them.
+``HWSEARCH_GRAPHS=300 pytest tests/nn/test_adopt_random.py`` draws more of them.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 import hwsearch
@@ -204,7 +205,7 @@ def test_data_without_a_whole_batch_are_used_whole(toy: hwsearch.SearchSpace, tm
 
 
 def run(command: list[str]) -> subprocess.Popen[bytes]:
-    paths = [str(Path(__file__).parent.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     return subprocess.Popen(command, env=environment)
 

@@ -125,7 +125,7 @@ def test_what_the_parser_refuses_is_told_with_its_reason(backends) -> None:
 
 def test_resnet50_at_int8_becomes_an_engine_searched_and_dense(backends) -> None:
     """The networks of docs/resnet50-mlperf.md, as the search found them, with made-up weights."""
-    results = json.loads((Path(__file__).parents[2] / "benchmarks/results/resnet50-terms-onnxruntime-b1.json").read_text())
+    results = json.loads((Path(__file__).parents[3] / "benchmarks/results/resnet50-terms-onnxruntime-b1.json").read_text())
     for name, macs in (("b: searched, free", 1_252_049_920), ("dense", 4_089_184_256)):
         network = [Block.parse(key) for key in results["networks"][name]["blocks"]]
         assert {block.precision for block in network} == {"int8"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from hwsearch._files._writing import Journal
 from hwsearch.backends import Roofline, Session, load_backend
@@ -200,7 +201,7 @@ def test_kill_9_ten_times_loses_at_most_the_round_in_flight(tmp_path):
     (tmp_path / "tests_small.py").write_text(f"from hwsearch.spaces._chain import Chain, Stage\n{small}\n")
     (tmp_path / "killed.py").write_text(KILLED)
     out, journal = tmp_path / "t.json", Path(f"{tmp_path / 't.json'}.partial.jsonl")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, str(tmp_path / "killed.py"), str(out)]
     rng, before, within = random.Random(0), [], 0
     for kill in range(10):

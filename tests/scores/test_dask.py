@@ -26,7 +26,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     """The address of a scheduler with two workers on the loopback interface."""
     file = tmp_path / "scheduler.json"
     here = Path(__file__).resolve()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here.parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here.parents[2], here.parents[1], here.parent)))}
     scheduler = [*("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"), "--scheduler-file", str(file)]
     worker = [*("worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"), "--scheduler-file", str(file)]
     worker += ["--local-directory", str(tmp_path)]

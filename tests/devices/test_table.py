@@ -1,10 +1,10 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import hwsearch
 from hwsearch.backends import Roofline
@@ -12,7 +12,7 @@ from hwsearch.devices._table import Calibration, Check, Device, LatencyTable, Pr
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, MissingBlocks, NewerVersion, WrongDevice, WrongUnit
 from hwsearch.networks import Block
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "table-format.md"
+DOCUMENT = ROOT / "docs" / "table-format.md"
 ROOFLINE = Roofline()
 A = Block("basic", 16, 16, 16, (16,), 3)
 B = Block("basic", 16, 16, 16, (32,), 3)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from hwsearch import LatencyTable, load_table, profile
 from hwsearch.backends import Network, Roofline, Session
@@ -19,7 +20,7 @@ from hwsearch.profiling import _rounds as rounds_module
 from hwsearch.profiling.remote._jobs import Elsewhere
 from hwsearch.spaces import Chain, Stage
 
-SHIPPED = Path(__file__).parents[1] / "latency_tables"
+SHIPPED = ROOT / "latency_tables"
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)),), 10, channels=1).space()
 WIDER = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8, 16)),), 10, channels=1).space()
 FACTS = {

@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from safetensors import safe_open
 
 import hwsearch
@@ -61,7 +62,7 @@ def test_training_killed_ten_times_continues_to_exactly_the_same_weights(toy: hw
     rng, steps = random.Random(0), [0]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(out), phases], cwd=Path(__file__).parent, env=_environment(), **pipes
+        [sys.executable, "-c", SCRIPT, str(out), phases], cwd=Path(__file__).parents[1], env=_environment(), **pipes
     ) as nursery:
         assert nursery.stdin
         assert nursery.stdout
@@ -224,7 +225,7 @@ def test_recipe_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 

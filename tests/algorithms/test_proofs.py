@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import hwsearch
 from hwsearch import SearchSpace, metric
@@ -20,7 +20,7 @@ from hwsearch.searching import Status, solve
 from hwsearch.spaces._tables import exact, fold
 from hwsearch.testing import rugged
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "solver"])
@@ -121,9 +121,7 @@ from proofs import false_word, instance
 for seed in range(int(sys.argv[1]), int(sys.argv[2])):
     false_word(instance(seed), fold=False)
 """
-    found = subprocess.run(
-        [sys.executable, "-c", program, "0", "200"], capture_output=True, text=True, cwd=Path(__file__).parent.parent / "benchmarks"
-    )
+    found = subprocess.run([sys.executable, "-c", program, "0", "200"], capture_output=True, text=True, cwd=ROOT / "benchmarks")
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 

@@ -88,7 +88,7 @@ def test_graphs_compute_what_was_evaluated_and_stay_accurate(backend, answer, su
 
 
 def test_the_graph_is_checked_without_the_integer_products_of_this_cpu(
-    backend, supernet: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend, answer, supernet: Supernet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These saturate on some CPUs, and on no GPU: here they are far wrong on any CPU."""
     session, asked = OnnxRuntime.session, []

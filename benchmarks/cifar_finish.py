@@ -63,7 +63,7 @@ def by_macs(
     """The best architecture by MACs alone whose latency happens to keep the limit."""
     found = []
     for precision in table.precisions:
-        where = space.restrict({"*precision": [precision]})
+        where = space.restrict({"precision": [precision]})
         macs = hwsearch.metric("macs", where)
         low, high = macs.lower_bound, float(macs(hwsearch.searching.dense(space, precision).genes[None])[0])
         kept = None

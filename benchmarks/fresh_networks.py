@@ -30,7 +30,7 @@ def main() -> None:
     space, table = load_space(options.space), load_table(options.table)
     rng = np.random.default_rng(options.seed)
     choices = [*([precision] for precision in table.precisions), list(table.precisions)]
-    networks = [space.blocks(row) for keep in choices for row in space.restrict({"*precision": keep}).sample(EACH, rng)]
+    networks = [space.blocks(row) for keep in choices for row in space.restrict({"precision": keep}).sample(EACH, rng)]
     measured = measure_many(networks, table=table, progress=True)
     checks = tuple(
         Check("check", tuple(block.key for block in network), one.latency_ms, one.spread_ms, table.predict(network))

@@ -53,7 +53,7 @@ def mobile(path: Path, data: Data, epochs: int) -> tuple[Supernet, SearchSpace]:
     shape = {"resolution": (32,), "*.depth": (2,), "*.expand": (3,), "*.kernel": (3,), **widths}
     space = load_space("mobilenetv3_cifar").restrict(shape)
     recipe = {"amp": None, "learning_rate": 0.1}
-    return train(space.restrict({"*precision": ("fp32",)}), data=data, out=path, recipe=recipe, epochs=epochs, progress=False), space
+    return train(space.restrict({"precision": ("fp32",)}), data=data, out=path, recipe=recipe, epochs=epochs, progress=False), space
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
         else:
             net = cifar_resnet(arguments.weights / f"{name}.npz", data=data)
             space = net.space
-        for mix, some in (("int8", space.restrict({"*precision": ("int8",)})), ("mixed", space)):
+        for mix, some in (("int8", space.restrict({"precision": ("int8",)})), ("mixed", space)):
             row = some.sample(1, np.random.default_rng(0))[0]
             images = data.normalized(net.normalize)
             batches = list(images.batches("test", BATCH, arguments.images))

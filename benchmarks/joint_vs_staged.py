@@ -102,7 +102,7 @@ class Bench:
         precisions = {choice.name for choice in self.space.choices if choice.is_precision}
         slow, fast = (self.table.predict(hwsearch.searching.dense(self.space, name).blocks()) for name in (self.finest, self.fastest))
         faster = (slow / fast) ** (trust * 2 / 3)
-        values = self.best(self.space.restrict({**widths, "*precision": [self.finest]}), predictor, limit * faster * 1.6**trust)
+        values = self.best(self.space.restrict({**widths, "precision": [self.finest]}), predictor, limit * faster * 1.6**trust)
         architecture = {name: [value] for name, value in values.items() if name not in widths}
         values = self.best(self.space.restrict(architecture), predictor, limit * faster)
         narrowed = {name: [value] for name, value in values.items() if name not in precisions}

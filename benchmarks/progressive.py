@@ -50,7 +50,7 @@ def cost(space: hwsearch.SearchSpace, recipe: Recipe) -> float:
 
 def accuracies(supernet: Supernet, data: Data, split: str) -> dict[str, float]:
     """Of the largest, the smallest, and random networks in floating point."""
-    space = supernet.space.restrict({"*precision": ["fp32"]})
+    space = supernet.space.restrict({"precision": ["fp32"]})
     rows = [corner(space, -1), corner(space, 0), *space.sample(20, np.random.default_rng(1))]
     found = [evaluate(space.architecture(row), weights=supernet, data=data, split=split) for row in rows]
     return dict(zip(COLUMNS, (found[0], found[1], mean(found[2:])), strict=True))

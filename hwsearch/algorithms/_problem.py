@@ -112,7 +112,7 @@ class Problem:
         tables = _tables(device)
         if any(choice.is_precision for choice in where.choices):
             for table in tables:
-                where = where.restrict({"*precision": table.precisions})
+                where = where.restrict({"precision": table.precisions})
             _compare_arithmetic(score, where, tables)
         for entry in metrics:
             if entry.space.fingerprint != where.fingerprint:

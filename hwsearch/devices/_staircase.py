@@ -17,7 +17,6 @@ Costs = Callable[[Sequence[Block]], npt.NDArray[np.float64]]
 TOLERANCE = 0.03
 _SHARE = 0.25
 _ROWS = 12
-_WIDTHS = (".out", ".mid", ".mid1", ".mid2")
 
 
 def right_edges(cost: Mapping[int, float], tolerance: float = TOLERANCE) -> tuple[int, ...]:
@@ -49,16 +48,17 @@ def space_edges(costs: Costs, space: SearchSpace, tolerance: float = TOLERANCE) 
 
     Args:
         costs: of blocks on the device.
-        space: its genes that are called ``out``, ``mid``, ``mid1`` or ``mid2``; within what it is restricted to.
+        space: its genes of the role ``"width"`` whose values are numbers of channels; within what it is restricted to.
         tolerance: as in :func:`right_edges`.
 
     Raises:
         InvalidInput: the space has no such gene with a choice.
         HwsearchError: as ``costs`` does.
     """
-    genes = [g for g, choice in enumerate(space.choices) if choice.name.endswith(_WIDTHS) and len(space.allowed[g]) > 1]
+    widths = [g for g in space.with_role("width") if all(isinstance(value, int) for value in space.choices[g].values)]
+    genes = [g for g in widths if len(space.allowed[g]) > 1]
     if not genes:
-        raise InvalidInput(f"Space {space.name!r} has no widths to choose from: no gene is called {', '.join(_WIDTHS)}.")
+        raise InvalidInput(f"Space {space.name!r} has no widths to choose from: no gene has the role 'width' and several values.")
     base = _networks(space)
     active = space.active(base)
     rows = {gene: _lines(space, base[active[:, gene]], gene) for gene in genes}
@@ -80,8 +80,7 @@ def space_edges(costs: Costs, space: SearchSpace, tolerance: float = TOLERANCE) 
 
 def _networks(space: SearchSpace) -> Rows:
     """Random networks that are as deep as can be, so that all their widths count, shape ``(n, genes)``."""
-    depths = {choice.name: g for g, choice in enumerate(space.choices) if choice.name.endswith("depth")}
-    deep = space.restrict({name: [space.choices[g].values[space.allowed[g][-1]]] for name, g in depths.items()})
+    deep = space.restrict({space.choices[g].name: [space.choices[g].values[space.allowed[g][-1]]] for g in space.with_role("depth")})
     return deep.sample(_ROWS, np.random.default_rng(0))
 
 

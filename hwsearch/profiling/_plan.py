@@ -120,11 +120,11 @@ def _parts(space: SearchSpace, backend: Backend) -> dict[str, SearchSpace]:
     """What networks are drawn of: the space at each precision that all blocks may share, and mixed; or all of it, as ``"any"``."""
     if not any(choice.is_precision for choice in space.choices):
         return {"any": space}
-    mixed = space.restrict({"*precision": backend.precisions})
+    mixed = space.restrict({"precision": backend.precisions})
     names = uniform_precisions(space, backend)
-    if not names or mixed.size == space.restrict({"*precision": names[:1]}).size:
+    if not names or mixed.size == space.restrict({"precision": names[:1]}).size:
         return {"any": mixed}
-    return {**{name: space.restrict({"*precision": [name]}) for name in names}, "mixed": mixed}
+    return {**{name: space.restrict({"precision": [name]}) for name in names}, "mixed": mixed}
 
 
 def _held(space: SearchSpace, table: LatencyTable) -> dict[Network, tuple[str, str]]:

@@ -188,7 +188,7 @@ class Sampler:
         All precisions get the same number, since networks of each shall be foretold.
         """
         rng = np.random.default_rng([self.seed, len(table.rows)])
-        able = [self.space.restrict({"*precision": [name]}) for name in uniform_precisions(self.space, self.backend)] or [self.space]
+        able = [self.space.restrict({"precision": [name]}) for name in uniform_precisions(self.space, self.backend)] or [self.space]
         drawn = (block for space in able for row in space.sample(150, rng) for block in self.space.blocks(row))
         fresh = [block for block in table.missing(drawn) if self.backend.supports(block) and block not in self._lost]
         chosen: list[Block] = []

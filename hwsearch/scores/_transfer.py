@@ -83,8 +83,8 @@ def interplay(space: SearchSpace) -> tuple[Features, Features, Features] | None:
     levels: list[tuple[int, float]] = []
     sums = 0
     for gene, choice in enumerate(space.choices):
-        prefix = choice.name.removesuffix("precision")
-        if prefix in ("", choice.name):
+        prefix = choice.name.rpartition(".")[0] + "."
+        if not choice.is_precision or prefix == ".":
             continue
         here = slice(starts[gene], starts[gene + 1])
         for other, neighbour in enumerate(space.choices):

@@ -58,7 +58,7 @@ def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int =
     """
     row = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
     for gene, choice in enumerate(space.choices):
-        if _is_width(choice.name):
+        if choice.role == "width":
             values = np.array([float(choice.values[index]) for index in space.allowed[gene]])
             row[gene] = space.allowed[gene][int(np.argmin(np.abs(values - fraction * values[-1])))]
         elif shrink and not choice.is_precision:
@@ -69,7 +69,7 @@ def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int =
 def _ladder(space: SearchSpace) -> Iterator[dict[str, Rows]]:
     """Uniform-width rows by precision, widest first; full depth and resolution first, then everything one value smaller, and so on."""
     precisions = _precisions(space)
-    steps = max(len(allowed) for gene, allowed in enumerate(space.allowed) if not _is_width(space.choices[gene].name))
+    steps = max(len(allowed) for gene, allowed in enumerate(space.allowed) if space.choices[gene].role != "width")
     for shrink in range(steps):
         ladder = {}
         for precision in precisions:
@@ -94,8 +94,3 @@ def _precisions(space: SearchSpace) -> tuple[str, ...]:
         return ("fp32",)
     shared = set.intersection(*({str(space.choices[gene].values[index]) for index in space.allowed[gene]} for gene in genes))
     return tuple(sorted(shared))
-
-
-def _is_width(name: str) -> bool:
-    last = name.rpartition(".")[2]
-    return last == "out" or last.startswith("mid")

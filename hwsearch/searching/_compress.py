@@ -169,7 +169,7 @@ def compress(
     """
     where = load_space(space)
     if any(choice.is_precision for choice in where.choices):
-        where = where.restrict({"*precision": [precision]})
+        where = where.restrict({"precision": [precision]})
     whole = dense(where, precision)
     bounds = dict(limits or {})
     latency = {name: bounds.pop(name) for name in ("latency_ms",) if name in bounds}

@@ -1,8 +1,9 @@
-from ._builder import Draft as Draft
 from ._builder import Knob as Knob
 from ._builder import Needs as Needs
+from ._builder import SpaceBuilder as SpaceBuilder
 from ._chain import Chain as Chain
 from ._chain import Stage as Stage
+from ._genes import ROLES as ROLES
 from ._genes import Choice as Choice
 from ._genes import Rows as Rows
 from ._genes import Value as Value

@@ -1,4 +1,4 @@
-"""Draft: a search space while it is being written down."""
+"""SpaceBuilder: a search space while it is being written down, for plug-ins whose networks are no chain of stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._lowering import Slot
 from ._space import SearchSpace
 
 Needs = tuple[str, tuple[Value, ...]]
-"""A gene, and those of its values that something is present for."""
+"""A gene, and those of its values for which something is present."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Knob:
     """A quantity of a network: chosen by a gene, or fixed.
 
     Attributes:
-        gene: the gene's name; ``None`` where the quantity is fixed.
-        fixed: the value where it is.
+        gene: the gene's name; ``None`` if the quantity is fixed.
+        fixed: the value if it is.
         values: of the gene, or the fixed one alone.
-        means: what the gene's values stand for, such as widths for width multipliers; empty where they stand for themselves.
+        means: what the gene's values stand for, such as widths for width multipliers; empty if they stand for themselves.
     """
 
     gene: str | None
@@ -38,7 +38,7 @@ class _Lower:
     """Lowers a slot; an object and not a function, so that spaces travel to the workers of an executor.
 
     Attributes:
-        lower: as of :meth:`Draft.slot`.
+        lower: as of :meth:`SpaceBuilder.slot`.
         fixed: arguments that are not chosen.
         chosen: the others: name, place among the values, and what the values stand for.
         present: the place of the gene that the slot needs, and the values of it for which there is anything.
@@ -56,11 +56,21 @@ class _Lower:
         return self.lower(**self.fixed, **given)
 
 
-class Draft:
+class SpaceBuilder:
     """Collects choices and slots.
 
     Attributes:
         choices, slots: of the space, so far.
+
+    Example:
+        >>> from hwsearch.networks import Block
+        >>> from hwsearch.spaces import SpaceBuilder
+        >>> builder = SpaceBuilder()
+        >>> width = builder.knob("conv.out", (8, 16), role="width")
+        >>> builder.slot("conv", {"cout": width}, lambda cout: (Block("conv", 3, cout, 32, kernel=3),))
+        >>> builder.slot("head", {"cin": width}, lambda cin: (Block("head", cin, 10, 32),))
+        >>> builder.space("tiny").size
+        2
     """
 
     def __init__(self) -> None:
@@ -74,18 +84,20 @@ class Draft:
         needs: Needs | None = None,
         *,
         means: Mapping[Any, Value] | None = None,
+        role: str | None = None,
     ) -> Knob:
-        """Add a gene, where there is a tuple of values to choose from; a single value is fixed.
+        """Add a gene if there is a tuple of values to choose from; a single value is fixed.
 
         Args:
             name: of the gene.
             values: to choose from.
-            needs: while what it counts.
-            means: what the values stand for.
+            needs: another gene and those of its values for which this gene counts.
+            means: what the values stand for, such as widths for multipliers; themselves if omitted.
+            role: of the gene, as of :class:`Choice`.
         """
         if not isinstance(values, tuple):
             return Knob(None, values, (values,))
-        self.choices.append(Choice(name, values, needs))
+        self.choices.append(Choice(name, values, needs, role))
         return Knob(name, values=values, means=means or {})
 
     def slot(self, name: str, knobs: Mapping[str, Knob], lower: Callable[..., tuple[Block, ...]], needs: Needs | None = None) -> None:
@@ -95,7 +107,7 @@ class Draft:
             name: of the slot.
             knobs: the arguments of ``lower``.
             lower: takes a value for each of ``knobs``, by name, and returns the blocks.
-            needs: while what the slot has any blocks.
+            needs: a gene and those of its values for which the slot has any blocks.
         """
         genes = tuple(dict.fromkeys(knob.gene for knob in knobs.values() if knob.gene is not None))
         if needs and needs[0] not in genes:

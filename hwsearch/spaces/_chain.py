@@ -14,7 +14,7 @@ from functools import cache, partial
 
 from ..errors import InvalidInput, check_count
 from ..networks._blocks import Block, Precision
-from ._builder import Draft, Knob, Needs
+from ._builder import Knob, Needs, SpaceBuilder
 from ._space import SearchSpace
 
 _MIDS = {
@@ -123,8 +123,8 @@ class _Lowering:
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
-        self.draft = Draft()
-        self.resolution = self.draft.knob("resolution", chain.resolutions)
+        self.builder = SpaceBuilder()
+        self.resolution = self.builder.knob("resolution", chain.resolutions, role="resolution")
 
     def space(self) -> SearchSpace:
         chain = self.chain
@@ -137,39 +137,39 @@ class _Lowering:
         for index, stage in enumerate(stages):
             number += not stage.name
             ends, width, strides = self._stage(stage, stage.name or f"stage{number}", ends, width, strides, first=index == 0)
-        precision = self.draft.knob("head.precision", chain.head_precisions)
+        precision = self.builder.knob("head.precision", chain.head_precisions, role="precision")
         self._joins("head.input", ends, width, strides, precision)
-        self.draft.slot("head", {"resolution": self.resolution, "cin": width, "precision": precision}, partial(self._head, strides))
-        return self.draft.space(chain.name)
+        self.builder.slot("head", {"resolution": self.resolution, "cin": width, "precision": precision}, partial(self._head, strides))
+        return self.builder.space(chain.name)
 
     def _stage(self, stage: Stage, name: str, ends: list[_End], cin: Knob, strides: int, *, first: bool) -> tuple[list[_End], Knob, int]:
         """Add a stage; returns the places where it may end, its width, and the stride after it."""
         self._check(stage, name)
-        draft = self.draft
-        depth = draft.knob(f"{name}.depth", stage.depths)
+        builder = self.builder
+        depth = builder.knob(f"{name}.depth", stage.depths, role="depth")
         cout = self._width(stage, name, cin)
         precisions = [ends[0][1]]
         for number in range(1, stage.most + 1):
             block = name if stage.name and stage.most == 1 else f"{name}.block{number}"
             deep = tuple(value for value in depth.values if int(value) >= number)
             needs = (depth.gene, deep) if depth.gene and len(deep) < len(depth.values) else None
-            genes = {mid: draft.knob(f"{block}.{mid}", stage.mids, needs) for mid in _MIDS[stage.kind] if stage.mids}
+            genes = {mid: builder.knob(f"{block}.{mid}", stage.mids, needs, role="width") for mid in _MIDS[stage.kind] if stage.mids}
             if stage.expands:
-                genes["expand"] = draft.knob(f"{block}.expand", stage.expands, needs)
-            genes["kernel"] = draft.knob(f"{block}.kernel", stage.kernel, needs)
+                genes["expand"] = builder.knob(f"{block}.expand", stage.expands, needs, role="expand")
+            genes["kernel"] = builder.knob(f"{block}.kernel", stage.kernel, needs, role="kernel")
             before = precisions[-1]
             if stage.kind == "maxpool":  # takes what it is given, where that is one thing
                 precision = before if number > 1 or len(ends) == 1 else _FP32
             else:
                 offered = stage.precisions or self.chain.precisions
-                precision = draft.knob(f"{block}.precision", offered, needs) if offered else _FP32
+                precision = builder.knob(f"{block}.precision", offered, needs, role="precision") if offered else _FP32
             if number == 1:
                 self._joins("input" if first else f"{block}.input", ends, cin, strides, precision)
             else:
                 self._boundary(f"{block}.input", cout, strides, before, precision, needs)
             knobs = {"resolution": self.resolution, "cout": cout, **genes, "precision": precision, "cin": cin if number == 1 else cout}
             stride = stage.stride if number == 1 else 1
-            draft.slot(block, knobs, partial(self._block, stage, strides, stride), needs)
+            builder.slot(block, knobs, partial(self._block, stage, strides, stride), needs)
             strides *= stride
             precisions.append(precision)
         after: list[_End] = [((depth.gene, (value,)) if depth.gene else None, precisions[int(value)]) for value in depth.values]
@@ -189,11 +189,11 @@ class _Lowering:
         if stage.outs is None:
             return cin
         if not stage.scales:
-            return self.draft.knob(f"{name}.out", stage.outs)
+            return self.builder.knob(f"{name}.out", stage.outs, role="width")
         if not isinstance(stage.outs, int):
             raise InvalidInput(f"{name}: scales multiply one width, and outs is {stage.outs}.")
         widths = {scale: divisible(stage.outs * scale) for scale in stage.scales}
-        return self.draft.knob(f"{name}.width", stage.scales, means=widths)
+        return self.builder.knob(f"{name}.width", stage.scales, means=widths, role="width")
 
     # -- blocks --------------------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class _Lowering:
         if before == after or not any(boundary(str(left), str(right), 1, 1) for left in before.values for right in after.values):
             return
         knobs = {"resolution": self.resolution, "width": width, "left": before, "right": after}
-        self.draft.slot(name, knobs, partial(_between, strides), needs)
+        self.builder.slot(name, knobs, partial(_between, strides), needs)
 
 
 def _between(strides: int, *, resolution: int, width: int, left: str, right: str) -> tuple[Block, ...]:

@@ -8,6 +8,7 @@ equal networks are equal rows.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -21,6 +22,14 @@ from ..errors import InvalidInput, UnknownName
 Value = int | float | str
 Rows = npt.NDArray[np.uint8]
 
+ROLES = ("resolution", "depth", "width", "expand", "kernel", "precision", "branch", "operation")
+"""What genes decide: the size of the input image, the number of blocks, a number of channels (or a multiplier of it), a ratio of inner to
+outer channels, the size of a convolution, the name of a number format, whether a branch is there, and which operation is."""
+_OF_NUMBERS = ROLES[:5]
+_NAMED = re.compile(
+    r"(?P<resolution>resolution)|(?P<width>out|mid\d*|width\d*)|(?P<expand>expand)\d*|(?P<kernel>kernel)\d*"
+    r"|.*(?P<depth>depth)|.*(?P<precision>precision)"
+)
 _MOST_CELLS = 4096
 
 
@@ -36,25 +45,47 @@ class Choice:
 
     Attributes:
         name: dotted, as users read it: ``"stage1.block1.mid"``.
-        values: at most 255 different values. Where a gene of a space with slots has numbers, they ascend: its last value makes the largest
-            network. Precisions may come in any order.
+        values: at most 255 different values. Numbers of a space with slots ascend: the last value of a gene makes the largest network.
+            Precisions may come in any order.
         needs: ``None``, or ``(other, values)``: the gene counts only while the gene ``other`` has one of ``values``.
+        role: what the gene decides, one of :data:`ROLES`; ``None`` if it is none of these. If omitted, it is inferred from the last part
+            of the name: ``resolution``, ``out``, ``mid1``, ``width``, ``expand``, ``kernel`` (each perhaps with a number), or whatever ends
+            with ``depth`` or ``precision``. It is no part of a space's fingerprint.
+
+    Raises:
+        InvalidInput: no value, more than 255 or the same one twice; an unknown role, or words as the values of a role that has numbers.
+
+    Example:
+        >>> from hwsearch.spaces import Choice
+        >>> Choice("stage1.block1.mid", (8, 16, 24)).role
+        'width'
+        >>> Choice("bits", (4, 8), role="precision").is_precision
+        True
     """
 
     name: str
     values: tuple[Value, ...]
     needs: tuple[str, tuple[Value, ...]] | None = None
+    role: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.values) <= 255:
             raise InvalidInput(f"Gene {self.name!r} has {len(self.values)} values; 1 to 255 are possible.")
         if len(set(self.values)) != len(self.values):
             raise InvalidInput(f"Gene {self.name!r} has the same value twice: {self.values}.")
+        words = any(isinstance(value, str) for value in self.values)
+        if self.role is None:
+            role = _inferred_role(self.name)
+            object.__setattr__(self, "role", None if words and role in _OF_NUMBERS else role)
+        elif self.role not in ROLES:
+            raise InvalidInput(f"Gene {self.name!r} has the role {self.role!r}; there are {', '.join(ROLES)}.")
+        elif words and self.role in _OF_NUMBERS:
+            raise InvalidInput(f"Gene {self.name!r} has the role {self.role!r}, so its values must be numbers, not {self.values}.")
 
     @property
     def is_precision(self) -> bool:
         """Whether it chooses the precision of a block, and so changes no shape."""
-        return self.name.endswith("precision")
+        return self.role == "precision"
 
     def index(self, value: Value) -> int:
         """The index of ``value``.
@@ -66,6 +97,12 @@ class Choice:
             return self.values.index(value)
         except ValueError:
             raise InvalidInput(f"Gene {self.name!r} cannot be {value!r}; its values are {list(self.values)}.") from None
+
+
+def _inferred_role(name: str) -> str | None:
+    """The role that the last part of a name stands for, if it is one of the names that hwsearch's own spaces have."""
+    match = _NAMED.fullmatch(name.rpartition(".")[2])
+    return match.lastgroup if match else None
 
 
 @dataclass(frozen=True)
@@ -153,6 +190,10 @@ class Genes:
     def rounded_size(self) -> str:
         """The number of different architectures in words of three digits, such as ``"1.2e+21"``; it may be beyond any float."""
         return f"{self.size:.3g}" if self.size < 10**300 else f"{Decimal(self.size):.2e}"
+
+    def with_role(self, role: str) -> tuple[int, ...]:
+        """The columns of the genes of a role, ascending."""
+        return tuple(gene for gene, choice in enumerate(self.choices) if choice.role == role)
 
     # -- rows --------------------------------------------------------------------------------------------------------------
 

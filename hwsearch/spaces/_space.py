@@ -19,7 +19,7 @@ from .._files._writing import PathLike, write_atomic
 from ..errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
 from ..networks._blocks import Block
 from . import _variation
-from ._genes import Choice, Genes, Rows, Value, only
+from ._genes import ROLES, Choice, Genes, Rows, Value, only
 from ._lowering import Slot, SlotBlocks, check_slots, checked_table, lowered
 from ._tables import Table
 
@@ -165,18 +165,25 @@ class SearchSpace(Genes):
         """The same space, searched only where the named genes have one of the given values.
 
         Args:
-            values: gene name, or a pattern such as ``"*.precision"``, -> the values to keep (those that the gene has). A latency table
-                stands for the widths at the right-hand edges of its device's stairs.
+            values: gene name, role of genes (such as ``"precision"``, for all of them) or pattern (such as ``"stage1.*.kernel"``) -> the
+                values to keep (those that the gene has). A latency table stands for the widths at the right-hand edges of its device's
+                stairs.
 
         Raises:
-            UnknownName: no gene has such a name.
+            UnknownName: no gene has such a name or role.
             InvalidInput: a gene would have no value left.
+
+        Example:
+            >>> import hwsearch
+            >>> space = hwsearch.load_space("resnet_digits").restrict({"precision": ["int8"], "stage1.*.mid": [8, 16]})
+            >>> space.size < hwsearch.load_space("resnet_digits").size
+            True
         """
         allowed = list(self.allowed)
-        for pattern, keep in (values if isinstance(values, Mapping) else values.edges(self)).items():
-            genes = [gene for gene, choice in enumerate(self.choices) if fnmatchcase(choice.name, pattern)]
+        for name, keep in (values if isinstance(values, Mapping) else values.edges(self)).items():
+            genes = self._called(name)
             if not genes:
-                raise UnknownName("gene", pattern, self.position)
+                raise UnknownName("gene", name, [*self.position, *ROLES])
             for gene in genes:
                 choice = self.choices[gene]
                 left = tuple(index for index in allowed[gene] if choice.values[index] in keep)
@@ -185,6 +192,12 @@ class SearchSpace(Genes):
                     raise InvalidInput(f"No value of {choice.name!r} is left: it may be one of {may} here, not of {list(keep)}.")
                 allowed[gene] = left
         return self._allowing(allowed)
+
+    def _called(self, name: str) -> Sequence[int]:
+        """The genes of that name, or else of that role, or else whose names match that pattern."""
+        if name in self.position:
+            return [self.position[name]]
+        return self.with_role(name) or [gene for gene, choice in enumerate(self.choices) if fnmatchcase(choice.name, name)]
 
     def _allowing(self, allowed: Iterable[tuple[int, ...]]) -> SearchSpace:
         """The same space, searched elsewhere; what was computed and does not depend on where is kept, since it may have taken seconds."""

@@ -307,3 +307,51 @@ def test_every_space_travels_to_the_workers_of_a_process_pool(name: str) -> None
     row = there.sample(1, np.random.default_rng(0))[0]
     assert there.fingerprint == space.fingerprint
     assert there.blocks(row) == space.blocks(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "role"),
+    [
+        ("stage1.block1.mid2", (8, 16), "width"),
+        ("stage1.out", (8, 16), "width"),
+        ("stem1.width", (0.5, 1.0), "width"),
+        ("stage1.depth", (1, 2), "depth"),
+        ("head.precision", ("fp32", "int8"), "precision"),
+        ("resolution", (24, 32), "resolution"),
+        ("block.kernel", (3, 5), "kernel"),
+        ("block.expand", (3, 4), "expand"),
+        ("size.out", ("small", "large"), None),
+        ("layer3.bits", (4, 8), None),
+        ("outer", (1, 2), None),
+    ],
+)
+def test_roles_of_genes_are_inferred_from_their_names(name: str, values: tuple[hwsearch.spaces.Value, ...], role: str | None) -> None:
+    assert Choice(name, values).role == role
+
+
+def test_roles_of_genes_are_given_checked_and_no_part_of_a_fingerprint() -> None:
+    assert Choice("bits", ("fp32", "int8"), role="precision").is_precision
+    with pytest.raises(InvalidInput, match="has the role 'size'; there are resolution, depth"):
+        Choice("a", (1, 2), role="size")
+    with pytest.raises(InvalidInput, match="its values must be numbers"):
+        Choice("a", ("small", "large"), role="width")
+    plain = SearchSpace("own", (Choice("a", (1, 2)), Choice("b", (1, 2))), ())
+    told = SearchSpace("own", (Choice("a", (1, 2), role="width"), Choice("b", (1, 2), role="depth")), ())
+    assert told.fingerprint == plain.fingerprint
+    assert (told.with_role("width"), told.with_role("depth"), told.with_role("kernel")) == ((0,), (1,), ())
+
+
+def test_every_gene_of_the_library_that_has_one_tells_its_role() -> None:
+    roles = {name: {choice.role for choice in hwsearch.load_space(name).choices} for name in ("resnet_digits", "mobilenetv2_cifar")}
+    assert roles["resnet_digits"] == {"resolution", "depth", "width", "precision"}
+    assert roles["mobilenetv2_cifar"] == {"resolution", "depth", "width", "expand", "kernel", "precision"}
+    assert {choice.role for choice in hwsearch.load_space("nasbench201").choices} == {"operation"}
+
+
+def test_spaces_are_restricted_by_role(digits: SearchSpace) -> None:
+    small = digits.restrict({"precision": ["int8"], "depth": [1], "resolution": [8]})
+    choices = zip(small.choices, small.allowed, strict=True)
+    offered = {(choice.role, choice.values[index]) for choice, allowed in choices for index in allowed if choice.role != "width"}
+    assert offered == {("precision", "int8"), ("depth", 1), ("resolution", 8)}
+    with pytest.raises(UnknownName, match="kernel"):
+        digits.restrict({"kernel": [3]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import check_count
 from ...networks._blocks import Block
-from .._builder import Draft
+from .._builder import SpaceBuilder
 from .._space import SearchSpace
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -31,15 +31,15 @@ def build(classes: int = 10) -> SearchSpace:
         InvalidInput: no whole number of at least 1.
     """
     classes = check_count("classes", classes, least=1)
-    draft = Draft()
-    draft.fixed("stem", Block("conv", 3, 16, 32, (), 3, activation="none"))
+    builder = SpaceBuilder()
+    builder.fixed("stem", Block("conv", 3, 16, 32, (), 3, activation="none"))
     for node, source in EDGES:
         name = gene(node, source)
-        draft.slot(name, {"operation": draft.knob(name, OPERATIONS)}, _edge)
+        builder.slot(name, {"operation": builder.knob(name, OPERATIONS, role="operation")}, _edge)
     for number, width in enumerate((32, 64), start=1):
-        draft.fixed(f"reduction{number}", Block("basic", width // 2, width, 64 // 2**number, (width,), 3, 2))
-    draft.fixed("head", Block("head", 64, classes, 8))
-    return draft.space("nasbench201")
+        builder.fixed(f"reduction{number}", Block("basic", width // 2, width, 64 // 2**number, (width,), 3, 2))
+    builder.fixed("head", Block("head", 64, classes, 8))
+    return builder.space("nasbench201")
 
 
 def _edge(operation: str) -> tuple[Block, ...]:

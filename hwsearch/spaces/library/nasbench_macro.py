@@ -6,7 +6,7 @@ from functools import partial
 
 from ...errors import check_count
 from ...networks._blocks import Block
-from .._builder import Draft
+from .._builder import SpaceBuilder
 from .._space import SearchSpace
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")
@@ -24,16 +24,16 @@ def build(classes: int = 10) -> SearchSpace:
         InvalidInput: no whole number of at least 1.
     """
     classes = check_count("classes", classes, least=1)
-    draft = Draft()
+    builder = SpaceBuilder()
     width, size = 32, 32
-    draft.fixed("stem", Block("conv", 3, 32, 32, (), 3))
+    builder.fixed("stem", Block("conv", 3, 32, 32, (), 3))
     for layer, first in enumerate((index == 0 for layers in STAGES for index in range(layers)), start=1):
         name = f"layer{layer}"
         cout, stride = (2 * width, 2) if first else (width, 1)
-        draft.slot(name, {"operation": draft.knob(name, OPERATIONS)}, partial(_layer, width, cout, size, stride))
+        builder.slot(name, {"operation": builder.knob(name, OPERATIONS, role="operation")}, partial(_layer, width, cout, size, stride))
         width, size = cout, size // stride
-    draft.fixed("head", Block("conv", width, 1280, size), Block("head", 1280, classes, size))
-    return draft.space("nasbench_macro")
+    builder.fixed("head", Block("conv", width, 1280, size), Block("head", 1280, classes, size))
+    return builder.space("nasbench_macro")
 
 
 def _layer(cin: int, cout: int, size: int, stride: int, operation: str) -> tuple[Block, ...]:

@@ -40,6 +40,7 @@ from hwsearch.costs import Metric
 from hwsearch.interop import cifar_resnet
 from hwsearch.nn import Data, Quantization, Recipe, Supernet, load_data, tune
 from hwsearch.nn._evaluate import accuracy, deployed
+from hwsearch.spaces import TableSum
 
 FEW = (3, 4, 5, 6, 8)
 BITS = {
@@ -133,7 +134,8 @@ class Bench:
                 return {"moved": [float((logits(deployed(few, row), images) - base).square().mean()) for row in rows]}
 
             self.once(question, measure)
-        moved = Metric("moved", "", space, tuple(((gene,), np.array(self.results[question]["moved"])) for gene, question in asked.items()))
+        tables = tuple(((gene,), np.array(self.results[question]["moved"])) for gene, question in asked.items())
+        moved = Metric("moved", "", space, TableSum(tables))
         uniform = space.encode(at(space, same))
         limits = {cost: float(hwsearch.metric(cost, space)(uniform[None])[0]) for cost in costs}
         best = hwsearch.search(space, predictor=-moved, limits=limits, algorithm="exact").best

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces._tables import Table
+from ..spaces._tables import TableSum
 from ._pareto import nondominated
 
 Values = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ class Factor:
 
 
 def factors(
-    tables: Sequence[Sequence[Table]],
+    tables: Sequence[TableSum],
     excluded: Sequence[tuple[tuple[int, ...], npt.NDArray[np.bool_]]],
     allowed: Sequence[Sequence[int]],
 ) -> list[Factor]:
@@ -60,7 +60,7 @@ def factors(
         allowed: for each gene the indices that may be used.
     """
     scopes: list[tuple[int, ...]] = []
-    every = {genes for entries in (*tables, excluded) for genes, _ in entries}
+    every = {genes for entries in tables for genes, _ in entries} | {genes for genes, _ in excluded}
     for genes in sorted(every, key=lambda genes: (-len(genes), genes)):
         if not any(set(genes) <= set(scope) for scope in scopes):
             scopes.append(genes)

@@ -6,7 +6,7 @@ and Hall, 2018) through ``scipy.optimize.milp``.
 
 HiGHS meets a constraint within a tolerance, and hwsearch exactly. So HiGHS is given budgets that are a little wider than the limits, which
 keeps its bounds and its proofs true, and a row that it finds beyond a limit is cut off by a cover inequality (Balas, 1975), which has
-whole numbers only. Sums of costs are exact (:func:`hwsearch.spaces._tables.exact`), and so is every comparison with a limit.
+whole numbers only. Sums of costs are exact (:class:`hwsearch.spaces.TableSum`), and so is every comparison with a limit.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..costs._metrics import Limit
+from ..costs._limits import Limit
 from ..errors import Infeasible
 from ..spaces._genes import Rows, only
 from ..spaces._lowering import canonical_table
 from ..spaces._space import SearchSpace
-from ..spaces._tables import Table, exact
+from ..spaces._tables import TableSum
 from ._factors import Factor, factors, reduce
 from ._quiet import quiet
 
@@ -81,18 +81,18 @@ class Program:
         return (gap + 2 * _SLOP) * self.unit
 
     @classmethod
-    def compile(cls, space: SearchSpace, score: Sequence[Table], limits: Sequence[Limit]) -> Program:
+    def compile(cls, space: SearchSpace, score: TableSum, limits: Sequence[Limit]) -> Program:
         """Reduce a problem.
 
         Args:
             space: where to search.
-            score: tables whose sum is to be made large; cells of inactive genes count as those at index zero.
+            score: what is to be made large; cells of inactive genes count as those at index zero.
             limits: the most that metrics may be. Those on maxima (peak memory) exclude cells of their tables.
         """
         summed = [limit for limit in limits if not limit.metric.peak]
         excluded = [(genes, array > limit.at_most) for limit in limits if limit.metric.peak for genes, array in limit.metric.tables]
-        tables: list[Sequence[Table]] = [[(genes, -array) for genes, array in exact([canonical_table(space, entry) for entry in score])]]
-        tables += [limit.metric.tables for limit in summed]
+        objective = -TableSum(tuple(canonical_table(space, entry) for entry in score))
+        tables = [objective, *(limit.metric.tables for limit in summed)]
         sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)}
         parts = reduce(factors(tables, excluded, space.allowed), sizes)
         spans = [float(np.ptp(part.costs[:, 0])) for part in parts if len(part)]

@@ -5,6 +5,8 @@ A problem scores rows: cheap compiled metrics first, the predictor last and only
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._writing import PathLike
-from ..costs._metrics import METRICS, Limit, Metric, available, check_limits, evaluate, metric, prove_feasible
+from ..costs._limits import Limit, check_limits, prove_feasible
+from ..costs._metrics import METRICS, Metric, available, metric, values_of
 from ..devices._table import QUANTITIES, LatencyTable, load_table
 from ..errors import InvalidInput, SaturationWarning, WrongSpace
 from ..scores._predictor import Predictor, load_predictor
@@ -163,7 +166,7 @@ class Problem:
         """The limited metrics of rows as fractions of their limits (at most 1: met), shape ``(n, limits)``."""
         costs = np.zeros((len(X), len(self.limits)))
         if self.limits and len(X):
-            values = evaluate([limit.metric for limit in self.limits], X)
+            values = values_of([limit.metric for limit in self.limits], X)
             for column, limit in enumerate(self.limits):
                 costs[:, column] = limit.ratio(values[:, column])
         return costs
@@ -337,10 +340,8 @@ def _metrics(space: SearchSpace, tables: Sequence[LatencyTable], weights: Sequen
         elif weights is None:
             found += [replace(entry, name=f"{name}[{entry.device}]") for entry in each]
         elif len(each) == len(tables):
-            parts = [(genes, w * array) for entry, w in zip(each, weights, strict=True) for genes, array in entry.tables]
-            found.append(
-                replace(each[0], tables=tuple(parts), device=" + ".join(f"{w:g} {n}" for w, n in zip(weights, names, strict=True)))
-            )
+            total = functools.reduce(operator.add, (entry.tables * weight for entry, weight in zip(each, weights, strict=True)))
+            found.append(replace(each[0], tables=total, device=" + ".join(f"{w:g} {n}" for w, n in zip(weights, names, strict=True))))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InvalidInput
 from ..spaces._genes import Rows
 from ..spaces._space import SearchSpace
-from ..spaces._tables import Table
+from ..spaces._tables import TableSum
 from ._milp import Program
 from .base import Values
 
@@ -102,20 +102,23 @@ def compiled(problem: Problem) -> Program:
     return program
 
 
-def additive(score: Any, space: SearchSpace) -> tuple[Table, ...] | None:
+def additive(score: Any, space: SearchSpace) -> TableSum | None:
     """The tables whose sum a score is, or ``None``.
 
     Raises:
         InvalidInput: the tables do not fit the space, or hold what is no score.
     """
     tables = getattr(score, "tables", None)
-    if tables is None or getattr(score, "peak", False):
+    if tables is None:
         return None
-    for genes, array in tables:
+    total = tables if isinstance(tables, TableSum) else TableSum(tuple(tables))
+    if total.peak:
+        return None
+    for genes, array in total:
         if array.shape != tuple(space.sizes[gene] for gene in genes):
             raise InvalidInput(f"A table of the score has the shape {array.shape}, which does not fit the genes {genes} of {space.name!r}.")
         if np.isnan(array).any() or np.isposinf(array).any():
             raise InvalidInput(
                 f"A table of the score over the genes {genes} holds NaN or infinity; only -inf (impossible) may stand there."
             )
-    return tuple(tables)
+    return total

@@ -13,7 +13,7 @@ from ..errors import Infeasible
 from ..spaces._genes import Rows
 from ..spaces._keys import contains, row_keys
 from ..spaces._space import SearchSpace
-from ..spaces._tables import Table
+from ..spaces._tables import Table, TableSum
 from ._milp import Program
 from .base import Values
 from .evolution import Evolution, EvolutionState
@@ -95,7 +95,7 @@ class Hybrid(Evolution):
         best = np.argsort(-values, kind="stable")[: self.samples]
         return replace(after, samples=pool[best], sample_scores=values[best])
 
-    def _optima(self, problem: Problem, tables: Sequence[Table]) -> tuple[Rows, float, float]:
+    def _optima(self, problem: Problem, tables: TableSum) -> tuple[Rows, float, float]:
         """The optima of a sum of tables at the budgets, shape ``(k, genes)``; its bound at the limits, and the slack of that."""
         program = Program.compile(problem.space, tables, problem.limits)
         most = np.array([limit.at_most for limit in program.summed])
@@ -115,7 +115,7 @@ class Hybrid(Evolution):
         return np.array(found, dtype=np.uint8).reshape(-1, len(problem.space.choices)), bound, program.slack(gap)
 
 
-def surrogate(problem: Problem, X: Rows, scores: Values, most: int = 1500) -> list[Table]:
+def surrogate(problem: Problem, X: Rows, scores: Values, most: int = 1500) -> TableSum:
     """A sum of tables that looks like the score on the given rows, the better ones most of all.
 
     Args:
@@ -148,7 +148,7 @@ def surrogate(problem: Problem, X: Rows, scores: Values, most: int = 1500) -> li
     return _tables(space, pairs, weights, centre)
 
 
-def _tables(space: SearchSpace, pairs: Sequence[tuple[int, int]], weights: Values, centre: float) -> list[Table]:
+def _tables(space: SearchSpace, pairs: Sequence[tuple[int, int]], weights: Values, centre: float) -> TableSum:
     """Weights of single genes and of pairs as tables, zero where a gene is inactive."""
     made: list[Table] = [((), np.asarray(centre))]
     start = 0
@@ -163,4 +163,4 @@ def _tables(space: SearchSpace, pairs: Sequence[tuple[int, int]], weights: Value
         shown = np.asarray(space.active(cells)[:, list(genes)].all(axis=1))
         values = np.where(shown, own[tuple(cells[:, gene] for gene in genes)], 0.0)
         made.append((scope, values.reshape(lengths)))
-    return made
+    return TableSum(tuple(made))

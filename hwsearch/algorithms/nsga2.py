@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..costs._metrics import Metric, evaluate
+from ..costs._metrics import Metric, values_of
 from ..errors import UnknownName
 from ..spaces._genes import Rows
 from ._pareto import nondominated
@@ -73,7 +73,7 @@ class NSGA2:
         space = problem.space
         if not len(state.X):
             return np.concatenate([problem.seeds, space.sample(self.population, rng)]), state
-        costs = np.column_stack([-state.scores, evaluate(self.traded(problem), state.X)])
+        costs = np.column_stack([-state.scores, values_of(self.traded(problem), state.X)])
         order = self._survivors(costs, state.excess)
         X = state.X[order]
         kept = replace(state, X=X, scores=state.scores[order], excess=state.excess[order])

@@ -16,7 +16,8 @@ from ..errors import InvalidInput, check_seed
 from ..networks._blocks import Block
 from ..spaces import _tables
 from ..spaces._space import SearchSpace
-from ._metrics import Metric, evaluate
+from ..spaces._tables import TableSum
+from ._metrics import Metric, values_of
 
 Values = npt.NDArray[np.float64]
 
@@ -103,8 +104,8 @@ def _fit(name: str, space: SearchSpace, described: Values, rows: npt.NDArray[np.
     columns = []
     for feature in range(described.shape[1]):
         tables = tuple(_tables.table(slot.genes, part[..., feature]) for slot, part in zip(space.slot_blocks, parts, strict=True))
-        columns.append(Metric("feature", "", space, tables))
-    A = evaluate(columns, rows)
+        columns.append(Metric("feature", "", space, TableSum(tables)))
+    A = values_of(columns, rows)
     unit_of = A.std(axis=0)
     varies = unit_of > 1e-9 * (np.abs(A).max(axis=0) + 1e-30)
     scaled = A[:, varies] / unit_of[varies]
@@ -115,7 +116,7 @@ def _fit(name: str, space: SearchSpace, described: Values, rows: npt.NDArray[np.
     theta = np.zeros(described.shape[1])
     theta[varies] = solution[1:] / unit_of[varies]
     fitted = [_tables.table(slot.genes, part @ theta) for slot, part in zip(space.slot_blocks, parts, strict=True)]
-    return Metric(name, unit, space, (*fitted, ((), np.asarray(solution[0]))))
+    return Metric(name, unit, space, TableSum((*fitted, ((), np.asarray(solution[0])))))
 
 
 def _spearman(a: Values, b: Values) -> float:

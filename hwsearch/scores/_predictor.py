@@ -19,7 +19,7 @@ from .._files._reading import guarded, read_arrays
 from .._files._writing import PathLike, write_arrays
 from ..errors import CorruptFile, InvalidInput, UnknownName, WrongSpace, check_seed
 from ..spaces._space import SearchSpace
-from ..spaces._tables import Table
+from ..spaces._tables import Table, TableSum
 from ._models import MODELS, Model, fit_model
 from ._perceptrons import Features, Perceptrons
 from ._transfer import interplay, rounding, sources
@@ -182,7 +182,7 @@ class Predictor:
         return mean * self.scale + self.mean, deviation * self.scale
 
     @property
-    def tables(self) -> tuple[Table, ...] | None:
+    def tables(self) -> TableSum | None:
         """The tables whose sum a linear predictor is, so that its optimum can be proven; ``None`` with an ensemble on top."""
         if not isinstance(self.model, Perceptrons) or self.model.members:
             return None
@@ -196,7 +196,7 @@ class Predictor:
             cells[:, genes] = self.space.cells(genes)
             values = np.where(self.space.active(cells)[:, gene], line[cells[:, gene]], 0.0)
             made.append((genes, values.reshape([self.space.sizes[other] for other in genes])))
-        return tuple(made)
+        return TableSum(tuple(made))
 
     def score(self, X: npt.ArrayLike, y: npt.ArrayLike, fitted: int = 0) -> Report:
         """Compare with known scores.

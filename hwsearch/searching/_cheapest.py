@@ -11,7 +11,8 @@ import numpy.typing as npt
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Posing, Problem, Score
 from ..algorithms.base import Algorithm
-from ..costs._metrics import Limit, Metric, evaluate, prove_feasible
+from ..costs._limits import Limit, prove_feasible
+from ..costs._metrics import Metric, values_of
 from ..errors import Infeasible, InvalidInput
 from ..spaces._genes import Rows
 from ..spaces._space import SearchSpace
@@ -105,4 +106,4 @@ def named(problem: Problem, metric: str) -> Metric:
 
 def costs_of(problem: Problem, row: Rows) -> dict[str, float]:
     """All metrics of one row, shape ``(1, genes)``."""
-    return dict(zip((entry.name for entry in problem.metrics), evaluate(problem.metrics, row)[0].tolist(), strict=True))
+    return dict(zip((entry.name for entry in problem.metrics), values_of(problem.metrics, row)[0].tolist(), strict=True))

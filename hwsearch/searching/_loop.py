@@ -18,7 +18,7 @@ from ..algorithms._pareto import hypervolume, nondominated
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
-from ..costs._metrics import evaluate
+from ..costs._metrics import values_of
 from ..errors import Infeasible, check_count
 from ..spaces._keys import contains, row_keys
 from ._result import Front, SearchResult, Status
@@ -117,11 +117,11 @@ def result(state: SearchState) -> SearchResult:
     names = tuple(entry.name for entry in problem.metrics)
     wanted = getattr(algorithm, "metrics", ()) or [limit.metric.name for limit in problem.limits] or names[:1]
     traded = [problem.metrics[names.index(name)] for name in wanted]
-    points = np.column_stack([-scores, evaluate(traded, state.X[feasible])])
+    points = np.column_stack([-scores, values_of(traded, state.X[feasible])])
     volumes = _volumes(points, np.searchsorted(feasible, state.history[:, 0]))
     kept = nondominated(points)
     best = int(kept[0])
-    values = evaluate(problem.metrics, state.X[feasible][kept])
+    values = values_of(problem.metrics, state.X[feasible][kept])
     front = Front(problem.space, state.X[feasible][kept], scores[kept], dict(zip(names, values.T.copy(), strict=True)))
     exhausted = len(state.X) >= problem.space.size
     done = state.finishing or algorithm.done(state.memory)
@@ -184,7 +184,7 @@ def _nothing(state: SearchState) -> str:
         return f"Nothing was evaluated under {together}; take at least one step."
     worst = state.costs.max(axis=1)
     nearest = int(np.argmin(worst))
-    values = evaluate([limit.metric for limit in problem.limits], state.X[nearest : nearest + 1])[0]
+    values = values_of([limit.metric for limit in problem.limits], state.X[nearest : nearest + 1])[0]
     reached = ", ".join(f"{limit.metric.name} {value:.6g}" for limit, value in zip(problem.limits, values, strict=True))
     return (
         f"None of {len(state.X)} architectures tried meets {together} (each can be met alone; together this is not proven impossible). "

@@ -14,7 +14,7 @@ from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
-from ..costs._metrics import evaluate
+from ..costs._metrics import values_of
 from ..errors import InvalidInput, WrongSpace, check_seed
 from ..spaces._genes import Rows
 from ..spaces._keys import row_keys
@@ -149,7 +149,7 @@ def _identity(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, An
         "seed": seed,
         "algorithm": repr(algorithm),
         "limits": {limit.metric.name: limit.at_most for limit in problem.limits},
-        "probe": [float(np.float32(value)) for value in evaluate(problem.metrics, probe).ravel()],
+        "probe": [float(np.float32(value)) for value in values_of(problem.metrics, probe).ravel()],
     }
 
 

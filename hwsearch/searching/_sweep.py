@@ -12,7 +12,7 @@ import numpy as np
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Parts, Problem
 from ..algorithms.base import Algorithm
-from ..costs._metrics import check_limits
+from ..costs._limits import check_limits
 from ..errors import Infeasible, InvalidInput, require
 from ..spaces._space import SearchSpace
 from ._loop import solve

@@ -12,3 +12,4 @@ from ._load import load_space as load_space
 from ._lowering import Slot as Slot
 from ._space import Architecture as Architecture
 from ._space import SearchSpace as SearchSpace
+from ._tables import TableSum as TableSum

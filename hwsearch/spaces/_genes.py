@@ -301,6 +301,11 @@ class Genes:
         full[:, list(genes)] = np.indices(shape).reshape(len(shape), len(full)).T
         return self.canonical(full)[:, list(genes)]
 
+    def row_of(self, chosen: Mapping[int, int]) -> Rows:
+        """The canonical row, shape ``(genes,)``, of some genes' places among their allowed indices; other genes have their first one."""
+        row = np.array([[allowed[chosen.get(gene, 0)] for gene, allowed in enumerate(self.allowed)]], dtype=np.uint8)
+        return only(self.canonical(row))
+
     # -- values and features -------------------------------------------------------------------------------------------
 
     def encode(self, values: Mapping[str, Value]) -> Rows:

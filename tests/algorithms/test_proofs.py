@@ -15,7 +15,7 @@ import hwsearch
 from hwsearch import SearchSpace, metric
 from hwsearch.algorithms import Evolution, Exact, Hybrid
 from hwsearch.algorithms._quiet import quiet
-from hwsearch.costs._metrics import Limit
+from hwsearch.costs._limits import Limit
 from hwsearch.searching import Status, solve
 from hwsearch.spaces._tables import exact, fold
 from hwsearch.testing import rugged
@@ -106,7 +106,7 @@ def test_sums_of_a_metric_are_the_same_in_any_order(rng: np.random.Generator) ->
     assert all(np.allclose(one, other, rtol=1e-12, atol=1e-12) for (_, one), (_, other) in zip(rounded, tables, strict=True))
     X = rng.integers(4, size=(500, 12))
     sums = {tuple(sum(array[X[:, gene]] for (gene,), array in order)) for order in (rounded, rounded[::-1], sorted(rounded, key=repr))}
-    folded = fold(rounded, [4] * 12)
+    folded = fold(rounded)
     sums.add(tuple(sum(array[tuple(X[:, list(genes)].T)] for genes, array in folded)))
     assert len(sums) == 1
     whole = [((0,), np.array([3e8 + 1, 17.0, np.inf]))]

@@ -9,7 +9,8 @@ import pytest
 
 import hwsearch
 from hwsearch.costs import fit_metric
-from hwsearch.costs._metrics import Limit, metric, prove_feasible
+from hwsearch.costs._limits import Limit, prove_feasible
+from hwsearch.costs._metrics import metric
 from hwsearch.errors import InvalidInput, WrongSpace
 from hwsearch.spaces import SearchSpace
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwsearch
-from hwsearch.costs._metrics import METRICS, Limit, check_limits, evaluate, metric, prove_feasible
+from hwsearch.costs._limits import Limit, check_limits, prove_feasible
+from hwsearch.costs._metrics import METRICS, metric, values_of
 from hwsearch.devices import LatencyTable
 from hwsearch.errors import Infeasible, InvalidInput, InvalidLimit, MissingBlocks, UnknownName
 from hwsearch.networks import Block
@@ -53,11 +55,11 @@ def test_several_metrics_at_once_are_the_same_as_one_by_one(
 ) -> None:
     compiled = [metric(name, digits, roofline_table) for name in METRICS]
     X = digits.sample(9000, rng)
-    together = evaluate(compiled, X)
+    together = values_of(compiled, X)
     assert together.shape == (9000, len(METRICS))
     for column, entry in enumerate(compiled):
         assert np.array_equal(together[:, column], entry(X))
-    assert evaluate(compiled, X[:0]).shape == (0, len(METRICS))
+    assert values_of(compiled, X[:0]).shape == (0, len(METRICS))
 
 
 @st.composite
@@ -86,7 +88,31 @@ def test_elimination_finds_what_enumeration_finds(problem: tuple[list[int], list
     assert value == totals.min()
     at = np.array([chosen.get(gene, 0) for gene in range(len(sizes))])
     assert totals[(everything == at).all(axis=1)][0] == value
-    assert np.array_equal(total(_tables.fold(entries, sizes, op, most=16)), totals)
+    assert np.array_equal(total(_tables.fold(entries, op, most=16)), totals)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=tables(), peak=st.booleans())
+def test_a_table_sum_is_what_its_tables_add_up_to(problem: tuple[list[int], list[_tables.Table]], peak: bool) -> None:
+    """Values, minima, restrictions and arithmetic of whole numbers, which are exact."""
+    sizes, found = problem
+    entries = [(genes, abs(array)) for genes, array in found] if peak else found
+    whole = _tables.TableSum(tuple(entries), peak)
+    X = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), axis=-1).reshape(-1, len(sizes)).astype(np.uint8)
+    op = np.maximum if peak else np.add
+    expected = [float(op.reduce([array[tuple(row[list(genes)])] for genes, array in entries])) for row in X]
+    assert whole(X).tolist() == expected
+    value, chosen = whole.minimum
+    assert chosen is not None
+    assert value == min(expected)
+    assert whole.within([[size - 1] for size in sizes]).minimum[0] == expected[-1]
+    if peak:
+        with pytest.raises(InvalidInput, match="only sums of tables can be added"):
+            _ = whole + whole
+    else:
+        assert (whole + whole * 2 - whole)(X).tolist() == [2 * each for each in expected]
+        assert (-whole)(X).tolist() == [-each for each in expected]
+        assert pickle.loads(pickle.dumps(whole))(X).tolist() == expected, "sums travel to the workers of an executor"
 
 
 def test_the_search_is_offered_only_precisions_that_the_device_has(digits: SearchSpace, roofline_table: LatencyTable) -> None:
@@ -163,7 +189,7 @@ def test_limits_that_can_be_met_together_are_never_refused(
     names = ("latency_ms", "size_mb", "peak_memory_mb", "macs", "energy_mj")
     compiled = [metric(name, toy, roofline_table) for name in names]
     for row in toy.sample(30, rng):
-        values = evaluate(compiled, row[None])[0]
+        values = values_of(compiled, row[None])[0]
         prove_feasible([Limit(entry, float(value)) for entry, value in zip(compiled, values, strict=True)])
 
 

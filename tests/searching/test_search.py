@@ -16,7 +16,7 @@ import pytest
 import hwsearch
 from hwsearch.algorithms import Evolution, RandomSearch
 from hwsearch.algorithms._pareto import nondominated, pareto
-from hwsearch.costs import evaluate, metric
+from hwsearch.costs import metric, values_of
 from hwsearch.devices import LatencyTable
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, InvalidLimit, UnknownName, WrongSpace
 from hwsearch.searching import Status, load_result, load_state, save_state
@@ -63,14 +63,14 @@ def test_evolution_finds_the_exact_optimum_of_an_enumerable_space_for_20_of_20_s
 def test_limits_are_kept_and_the_predictor_sees_only_feasible_unseen_rows(digits: SearchSpace, roofline_table: LatencyTable) -> None:
     names = ("latency_ms", "energy_mj", "macs", "bitops", "params", "size_mb", "peak_memory_mb")
     metrics = [metric(name, digits, roofline_table) for name in names]
-    sample = evaluate(metrics, digits.sample(2000, np.random.default_rng(0)))
+    sample = values_of(metrics, digits.sample(2000, np.random.default_rng(0)))
     limits = dict(zip(names, map(float, np.quantile(sample, 0.4, axis=0)), strict=True))
     score = Rugged(digits)
     result = hwsearch.search(digits, predictor=score, device=roofline_table, limits=limits, seed=1, run=hwsearch.Run(steps=15))
     assert len(score.asked) == len(set(score.asked)) == result.history[-1]["feasible"]
     asked = np.array([list(row) for row in score.asked], dtype=np.uint8)
     assert np.array_equal(asked, digits.canonical(asked))
-    assert (evaluate(metrics, asked) <= np.array(list(limits.values()))).all()
+    assert (values_of(metrics, asked) <= np.array(list(limits.values()))).all()
     assert all(result.values[name] <= most for name, most in limits.items())
     assert all(0 < part <= 1 for part in result.tightness.values())
 

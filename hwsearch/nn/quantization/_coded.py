@@ -219,7 +219,7 @@ def coded_size(weights: Supernet, bits: int | None = None) -> Metric:
                 costs[index] = rates.bytes(block, code_bits(block, bits)) / 1e6
             total += costs[column]
         tables.append(_tables.table(lowered.genes, total))
-    return Metric("size_mb", "MB", space, tuple(tables))
+    return Metric("size_mb", "MB", space, _tables.TableSum(tuple(tables)))
 
 
 class _Rates:

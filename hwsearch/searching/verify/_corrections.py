@@ -134,4 +134,4 @@ def corrected_latency(latency: Metric, table: LatencyTable, X: Rows, measured: V
     weights = np.linalg.solve(A @ spread + once + np.diag((_NOISE * measured) ** 2), measured - latency(X))
     wrong = cost * np.append(np.clip(spread @ weights, -0.5, 1.0), 0.0)
     tables = [_tables.table(slot.genes, wrong[slot.blocks].sum(axis=-1)) for slot in space.slot_blocks]
-    return replace(latency, tables=(*latency.tables, *tables, ((), np.asarray(once * weights.sum()))))
+    return replace(latency, tables=latency.tables + _tables.TableSum((*tables, ((), np.asarray(once * weights.sum())))))

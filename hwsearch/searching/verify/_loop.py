@@ -19,7 +19,7 @@ from ...algorithms._load import load_algorithm
 from ...algorithms._problem import Problem
 from ...algorithms.base import Algorithm
 from ...algorithms.exact import Exact, additive
-from ...costs._metrics import evaluate
+from ...costs._metrics import values_of
 from ...devices._table import LatencyTable
 from ...errors import Infeasible, InvalidInput, UnknownName, check_count
 from ...spaces._genes import Rows
@@ -223,7 +223,7 @@ def verified_search(
 def _answer(problem: Problem, found: SearchResult, best: Checked, verification: Verification, verifier: str) -> SearchResult:
     """The result of a search whose best network is one that was measured."""
     row = np.array(best.genes, dtype=np.uint8)
-    values = dict(zip((entry.name for entry in problem.metrics), evaluate(problem.metrics, row[None])[0].tolist(), strict=True))
+    values = dict(zip((entry.name for entry in problem.metrics), values_of(problem.metrics, row[None])[0].tolist(), strict=True))
     return replace(
         found,
         best=problem.space.architecture(row),

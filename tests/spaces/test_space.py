@@ -272,8 +272,8 @@ def test_spaces_beyond_any_float_are_searched_within_limits_and_kept(algorithm: 
     tables = {cost: [([gene], np.arange(200.0) ** power) for gene in genes] for cost, power in (("cost", 1), ("worth", 0.5))}
     huge = SearchSpace.from_tables({gene: range(200) for gene in genes}, tables, name="huge")
     assert "1.39e+322 architectures" in repr(huge)
-    how = {"algorithm": algorithm, "steps": 2, "progress": False}
-    found = hwsearch.search(huge, predictor=hwsearch.metric("worth", huge), limits={"cost": 14000.0}, **how)
+    run = hwsearch.Run(steps=2, progress=False)
+    found = hwsearch.search(huge, predictor=hwsearch.metric("worth", huge), limits={"cost": 14000.0}, algorithm=algorithm, run=run)
     assert found.values["cost"] <= 14000.0
     assert "huge" in repr(found.best)
     assert hwsearch.load_result(found.save(tmp_path / "found.json"), huge).best == found.best

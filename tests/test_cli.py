@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,10 @@ import hwsearch
 from hwsearch.cli import app
 
 SPACE = "resnet_digits"
-COMMANDS = ("profile", "train", "fit-predictor", "search", "export", "measure", "import", "show", "devices")
+COMMANDS = (
+    *("profile", "train", "fit-predictor", "search", "compress", "export", "finish", "measure", "bench"),
+    *("import", "show", "devices"),
+)
 
 
 def run(*words: object, code: int = 0) -> Result:
@@ -54,9 +60,22 @@ def test_help_has_an_example(command: str) -> None:
     assert f"Example: hwsearch {command} " in words
 
 
-def test_help_lists_every_command() -> None:
-    output = run("--help").output
-    assert all(command in output for command in COMMANDS)
+def test_help_lists_every_command_in_the_order_of_their_use() -> None:
+    assert re.findall(r"^\W+([a-z-]+)  ", run("--help").output.partition("Commands")[2], re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command", [("-m", "hwsearch", "--version"), ("-c", "import sys, hwsearch.cli; sys.argv[1:] = ['--version']; hwsearch.cli.main()")]
+)
+def test_the_version_by_entry_point_and_by_python_m(command: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"hwsearch {hwsearch.__version__}\n", "")
+
+
+def test_python_m_is_called_hwsearch_in_its_help_and_its_errors() -> None:
+    done = subprocess.run([sys.executable, "-m", "hwsearch", "show"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Usage: hwsearch show" in done.stderr
 
 
 def test_profile_writes_the_table_and_shows_its_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The canvas that all pictures are drawn on; the only module that imports matplotlib."""
+"""The canvas that all figures are drawn on; the only module that imports matplotlib."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .._html import text
 from ..errors import require
 
-require("matplotlib", feature="Drawing pictures", extra="plot")
+require("matplotlib", feature="Drawing figures", extra="plot")
 
 from matplotlib import rc_context  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
@@ -44,18 +44,21 @@ class Picture(Figure):
 
 @contextmanager
 def canvas() -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one pair of axes, to be drawn on in the style of the house."""
+    """A figure in the style of the house with one pair of axes to draw on; what has a label gets into its legend."""
     with rc_context(_STYLE):
         figure = Picture(figsize=(7.0, 4.4), dpi=120)
-        yield figure, figure.add_subplot()
+        axes = figure.add_subplot()
+        yield figure, axes
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
 
 
-def svg(figure: Figure, words: str, *, name: str = "figure") -> str:
+def svg(figure: Figure, caption: str, *, name: str = "figure") -> str:
     """A figure as SVG text to stand inside an HTML page.
 
     Args:
         figure: to draw.
-        words: what it shows, for readers who cannot see it.
+        caption: what it shows, for readers who cannot see it.
         name: different for each figure of a page, so that their identifiers stay apart.
     """
     buffer = io.StringIO()
@@ -63,5 +66,5 @@ def svg(figure: Figure, words: str, *, name: str = "figure") -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     drawing = buffer.getvalue()
     tag, rest = re.sub(r"\s*<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.DOTALL).split(">", 1)
-    tag = re.sub(r' (width|height)="[^"]*"', "", tag).replace("<svg", f'<svg role="img" aria-label="{text(words)}"')
+    tag = re.sub(r' (width|height)="[^"]*"', "", tag).replace("<svg", f'<svg role="img" aria-label="{text(caption)}"')
     return tag + ">" + re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", rest)

@@ -1,11 +1,10 @@
-"""Files and plug-ins as text for a terminal."""
+"""What hwsearch makes and has, as text for a terminal."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -14,59 +13,21 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import _registry
-from .._files._reading import PathLike, guarded, parse_json, parse_tensor_header, read_bytes, read_json
+from .._files._writing import PathLike
 from ..devices._table import LatencyTable, load_table
-from ..devices._table_file import FORMAT as TABLE_FORMAT
-from ..errors import FileError, HwsearchError
+from ..errors import HwsearchError
 from ..networks._blocks import Block
-from ..scores._predictor import load_predictor
+from ..scores._predictor import Predictor
 from ..searching._compress import Compression
-from ..searching._finished import FORMAT as FINISHED_FORMAT
-from ..searching._finished import load_finished
-from ..searching._result import FORMAT as RESULT_FORMAT
-from ..searching._result import SearchResult, load_result
+from ..searching._finished import Finished
+from ..searching._result import SearchResult
 from ..spaces._load import load_space
-from ..spaces._space import ARCHITECTURE_FORMAT, Architecture
+from ..spaces._space import Architecture
 from . import _facts
+from ._supernet_facts import SupernetFacts
 
-
-def file(path: PathLike) -> RenderableType:
-    """Any file of hwsearch in words.
-
-    Raises:
-        FileError: it cannot be read, or is no file of hwsearch.
-    """
-    head = read_bytes(path, "file")
-    if head[:2] == b"PK":
-        return coded(path) if b'"format":"hwsearch-coded"' in head else predictor(path)
-    if head[8:9] == b"{":
-        return supernet(head, path)
-    document = parse_json(head, path)
-    found = document.get("format") if isinstance(document, dict) else None
-    if found == TABLE_FORMAT:
-        return latency_table(load_table(path), path)
-    if found == RESULT_FORMAT:
-        return search_result(load_result(path))
-    if found == FINISHED_FORMAT:
-        return finished(path)
-    if found == ARCHITECTURE_FORMAT:
-        return Group(*_heading(f"architecture of {document.get('space')!r}"), Text(str(architecture(path))))
-    raise FileError(f"{os.fspath(path)} is JSON, but no file of hwsearch (its format is {found!r}).")
-
-
-def architecture(path: PathLike) -> Architecture:
-    """The architecture of a file: of an architecture file, or the best one of a search result.
-
-    Raises:
-        FileError: it is another kind of file.
-    """
-    document = read_json(path, "architecture")
-    found = document.get("format") if isinstance(document, dict) else None
-    if found == RESULT_FORMAT:
-        return load_result(path).best
-    if found == ARCHITECTURE_FORMAT:
-        return Architecture.from_json(path, load_space(str(document.get("space"))))
-    raise FileError(f"{os.fspath(path)} holds no architecture (its format is {found!r}); give a search result or an architecture file.")
+if TYPE_CHECKING:
+    from ..nn.quantization._coded import Coded
 
 
 def compression(found: Compression) -> RenderableType:
@@ -105,7 +66,7 @@ def latency_table(table: LatencyTable, path: PathLike) -> RenderableType:
     return Group(*_heading(title), _grid(_facts.device_facts(table)), rows, *noisy, *_heading("whole networks"), networks)
 
 
-def search_result(result: SearchResult) -> RenderableType:
+def search_result(result: SearchResult, path: PathLike = "") -> RenderableType:
     """The answer, the limits and how tight they are, and the front."""
     titles, rows = result.limit_rows()
     answer = _table(*titles)
@@ -123,9 +84,8 @@ def search_result(result: SearchResult) -> RenderableType:
     return Group(*_heading(title), Text(result.verdict), answer, Text(str(result.best)), *([verified] if rows else []), front)
 
 
-def finished(path: PathLike) -> RenderableType:
+def finished(found: Finished, path: PathLike) -> RenderableType:
     """A finished network beside its teacher."""
-    found = load_finished(path)
     rows = _table("network", "accuracy", "in float", "latency (ms)", "MACs (M)", "parameters (k)", "file (MB)")
     own = [f"{found.accuracy:.2%}", f"{found.float_accuracy:.2%}", f"{found.latency_ms:.4f}", f"{found.macs / 1e6:,.1f}"]
     rows.add_row(found.model, *own, f"{found.params / 1e3:,.1f}", f"{found.size_mb:.3f}")
@@ -136,40 +96,28 @@ def finished(path: PathLike) -> RenderableType:
     return Group(*_heading(title), rows, Text(str(found.architecture)))
 
 
-def predictor(path: PathLike) -> RenderableType:
+def architecture(found: Architecture, path: PathLike) -> RenderableType:
+    """The genes of an architecture."""
+    return Group(*_heading(f"architecture of {found.space.name!r}"), Text(str(found)))
+
+
+def predictor(found: Predictor, path: PathLike) -> RenderableType:
     """What a predictor is for and how good it is on rows it has not seen."""
-    found = load_predictor(path)
     return Group(*_heading(f"predictor of {found.space.name}"), Text(str(found.report or "Its quality was not measured.")))
 
 
-def coded(path: PathLike) -> RenderableType:
+def coded(found: Coded, path: PathLike) -> RenderableType:
     """A coded network and what its file saves."""
-    from ..nn.quantization._coded import load_coded
-
-    found = load_coded(path)
-    size, weights = Path(path).stat().st_size, sum(one.codes.size for one in found.weights)
+    size, weights = Path(path).stat().st_size, sum(layer.codes.size for layer in found.weights)
     facts = {"file": f"{size:,} bytes", "weights": f"{weights:,}", "smaller than in fp32": f"{4 * weights / size:.1f} times"}
     return Group(*_heading(repr(found).strip("<>")), _grid(facts), Text("\n".join(block.key for block in found.blocks)))
 
 
-def supernet(data: bytes, path: PathLike) -> RenderableType:
-    """The header of a supernet's weights, finished or in training, read without torch.
-
-    Raises:
-        CorruptFile: it is truncated, or no supernet.
-    """
-    tensors, metadata = parse_tensor_header(data, path, "supernet")
-    with guarded(path, "supernet file"):
-        header = parse_json(metadata["hwsearch"].encode(), path)
-        others = r"(calibration|momentum|average)\..*|.*running_(mean|var)"
-        values = sum(int(np.prod(tensor["shape"])) for name, tensor in tensors.items() if not re.fullmatch(others, name))
-        training = header.get("training") or {}
-        facts = {name: training[name] for name in ("data", "train_images", "seed") if name in training}
-        said = {name: len(value) if name == "phases" else value for name, value in (training.get("recipe") or {}).items()}
-        recipe = ", ".join(f"{name} {value}" for name, value in said.items())
-        fingerprint = {"fingerprint of the space": header.get("fingerprint")}
-        grid = _grid({"format": header.get("format"), **fingerprint, **facts, "recipe": recipe, "weights": f"{values:,}"})
-        return Group(*_heading(f"supernet of {header.get('space')}"), grid)
+def supernet(found: SupernetFacts, path: PathLike) -> RenderableType:
+    """What the weights of a supernet are of and how they were trained."""
+    facts = {"format": found.format, "fingerprint of the space": found.fingerprint, **found.training}
+    recipe = ", ".join(f"{name} {value}" for name, value in found.recipe.items())
+    return Group(*_heading(f"supernet of {found.space}"), _grid({**facts, "recipe": recipe, "weights": f"{found.weights:,}"}))
 
 
 def backends() -> RenderableType:
@@ -189,8 +137,11 @@ def spaces() -> RenderableType:
     """The registered search spaces."""
     grid = _table("space", "genes", "architectures", "different blocks")
     for name in _registry.names("space"):
-        space = load_space(name)
-        grid.add_row(name, str(len(space.choices)), space.rounded_size, f"{len(space.unique_blocks):,}")
+        try:
+            space = load_space(name)
+            grid.add_row(name, str(len(space.choices)), space.rounded_size, f"{len(space.unique_blocks):,}")
+        except HwsearchError as error:
+            grid.add_row(name, Text(str(error), style="yellow"), "", "")
     return grid
 
 

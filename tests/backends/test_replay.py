@@ -14,7 +14,7 @@ from hwsearch.backends.replay import Recording, Replay
 from hwsearch.devices import load_table
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, Unsupported, WrongDevice
 from hwsearch.profiling import measure_many, profile
-from hwsearch.reports import _terminal
+from hwsearch.reports._formats import describe
 from hwsearch.testing import check_backend, example_blocks
 
 NETWORKS = [SPACE.blocks(row) for rows in SPACE.enumerate() for row in rows]
@@ -42,7 +42,7 @@ def test_a_table_made_from_a_recording_is_marked(table):
     assert (table.device.kind, table.device.runtime) == ("replay", "replay")
     assert "replay of " in repr(table)
     console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(_terminal.file(table.source))
+    console.print(describe(table.source))
     assert "measured before, and played back from tiny-onnxruntime.jsonl" in console.export_text()
     real = asdict(table.device) | {"kind": "cpu", "runtime": "onnxruntime"}
     with pytest.raises(WrongDevice, match="kind is 'replay' and not 'cpu'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import hwsearch
 from hwsearch.backends import Roofline
 from hwsearch.devices import Check, Protocol, Row
-from hwsearch.errors import InvalidInput
+from hwsearch.errors import FileError, InvalidInput
 from hwsearch.networks import Block
 from hwsearch.reports import Compared, families, front_figure, history_figure, prediction_figure, staircase_figure, write_report
 from hwsearch.reports._canvas import svg
+from hwsearch.reports._formats import FORMATS, describe, find_architecture
 
 FAMILY = Block("basic", 16, 16, 16, (8,), kernel=3)
 COMPARISON = (
@@ -178,3 +180,20 @@ def test_pictures_are_repeatable(result: hwsearch.SearchResult) -> None:
 
 def test_notebooks_show_pictures_without_pyplot(result: hwsearch.SearchResult) -> None:
     assert front_figure(result)._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+def test_a_new_file_format_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"format": "mine", "figure": 7}')
+    with pytest.raises(FileError, match="no file of hwsearch"):
+        describe(tmp_path / "mine.json")
+    monkeypatch.setitem(FORMATS, "mine", (lambda path: json.loads(Path(path).read_text()), lambda found, path: f"figure {found['figure']}"))
+    assert describe(tmp_path / "mine.json") == "figure 7"
+    with pytest.raises(FileError, match="holds no architecture"):
+        find_architecture(tmp_path / "mine.json")
+
+
+@pytest.mark.parametrize("text", ['{"format": ["mine"]}', '{"format": 1}', "[]", "7", "{}"])
+def test_json_without_a_format_is_no_file_of_hwsearch(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(FileError, match="no file of hwsearch"):
+        describe(tmp_path / "x.json")

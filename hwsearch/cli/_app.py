@@ -1,0 +1,78 @@
+"""The application that the commands are added to, and how it ends: with one clear message if something goes wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from ..errors import HwsearchError
+
+console = Console()
+complaints = Console(stderr=True)
+
+
+_ORDER = (
+    *("profile", "train", "fit-predictor", "search", "compress", "export", "finish", "measure", "bench"),
+    *("import", "show", "devices"),
+)
+"""The commands in the order in which they are used, which is the order of the help."""
+
+
+class _Commands(TyperGroup):
+    """Commands whose known errors end as one clear message and exit code 1, not as a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HwsearchError as error:
+            complaints.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            complaints.print("Stopped. Run the same command again: it goes on where it can (search: with --state).", style="yellow")
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or error.filename is not None:
+                raise
+            complaints.print(f"Cannot write to standard output: {error.strerror or error}.", style="bold red", markup=False)
+            os._exit(1)  # what is left in its buffer would fail again
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    epilog="Example: hwsearch profile resnet_digits --out latency_tables/my-cpu.json",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"hwsearch {version('hwsearch')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Finds the fastest network that is still accurate enough for one given device."""
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``hwsearch``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show the name of a device shows the rest
+    app(prog_name="hwsearch")

@@ -1,0 +1,61 @@
+"""Commands about files and about what is here: import, show, devices."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import _registry
+from ..reports import _terminal
+from ..reports._formats import describe
+from ._app import app, complaints, console
+
+
+@app.command("import", epilog="Example: hwsearch import ofa-latency note10 --out latency_tables/note10.json")
+def import_(
+    kind: Annotated[str, typer.Argument(help="apq-table, ofa-architecture, ofa-latency, ofa-predictor or tfnas-table.")],
+    file: Annotated[Path, typer.Argument(help="The foreign file, or the folder of files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    space: Annotated[str, typer.Option(help="The search space of a predictor or an architecture.")] = "ofa_mobilenetv3",
+    resolution: Annotated[int | None, typer.Option(help="Input resolution of an architecture, px.", show_default=False)] = None,
+) -> None:
+    """Turn what other projects have measured, trained or found into files of hwsearch, and say what is wrong with it."""
+    from .. import interop
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", interop.ForeignDataWarning)
+        interop.convert(kind, file, out, space=space, resolution=resolution)
+    for warning in caught:
+        complaints.print(str(warning.message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(describe(out))
+
+
+@app.command(epilog="Example: hwsearch show latency_tables/my-cpu.json")
+def show(
+    file: Annotated[Path, typer.Argument(help="A latency table, architecture, search result, predictor or supernet.")],
+    plot: Annotated[
+        Path | None, typer.Option(help="Of a latency table: draw its best measured staircase into this file.", show_default=False)
+    ] = None,
+) -> None:
+    """Describe any file of hwsearch."""
+    console.print(describe(file))
+    if plot is not None:
+        from ..devices._table import load_table
+        from ..reports._table_figures import staircase_figure
+
+        staircase_figure(load_table(file)).savefig(plot)
+        console.print(f"{plot}: {plot.stat().st_size:,} bytes", highlight=False)
+
+
+@app.command(epilog="Example: hwsearch devices --tables latency_tables")
+def devices(tables: Annotated[Path, typer.Option(help="The folder of latency tables.")] = Path("latency_tables")) -> None:
+    """List the backends, search spaces and algorithms that are here, and the devices that were profiled."""
+    console.print(
+        _terminal.backends(),
+        _terminal.spaces(),
+        f"algorithms: {', '.join(_registry.names('algorithm'))}",
+        _terminal.tables(tables),
+    )

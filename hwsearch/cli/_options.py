@@ -1,0 +1,104 @@
+"""Options that several commands have, and how their texts are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InvalidInput, InvalidLimit
+
+if TYPE_CHECKING:
+    from ..spaces._genes import Value
+    from ..spaces._space import SearchSpace
+
+Space = Annotated[str, typer.Argument(help="The search space, such as resnet_cifar; see: hwsearch devices.")]
+Found = Annotated[Path, typer.Argument(help="A search result (its best network), or an architecture file.")]
+DataDir = Annotated[Path | None, typer.Argument(help="The folder of the images, if --data needs one.", show_default=False)]
+DataName = Annotated[
+    str, typer.Option("--data", help="The images: digits (comes with scikit-learn), cifar10 or imagefolder with a folder; or a folder.")
+]
+BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
+Weights = Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")]
+Device = Annotated[Path | None, typer.Option("--device", "-d", help="The latency table of the device.", show_default=False)]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of each search; the algorithm's own number if omitted.", show_default=False)]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="How it is trained: NAME=VALUE, such as amp=bf16 or phases=progressive.", show_default=False),
+]
+Coded = Annotated[bool, typer.Option("--coded", help="The smallest file instead: weights that share a few values, Huffman-coded.")]
+Bits = Annotated[int | None, typer.Option(help="Bits of each coded weight, 2 to 8.", show_default="those of the precision")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal answers.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given; the library knows the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def data(name: str, folder: Path | None) -> str | tuple[str, Path]:
+    """The images, as the library's verbs take them: a name, or a name with its folder."""
+    return name if folder is None else (name, folder)
+
+
+def settings(texts: list[str] | None) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` texts; a value that looks like a number or a truth value is one.
+
+    Raises:
+        InvalidInput: a text has another form.
+    """
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set {text}: expected NAME=VALUE, such as threads=4.")
+        found[name] = next((kind(value) for kind in (int, float) if _is(kind, value)), {"true": True, "false": False}.get(value, value))
+    return found
+
+
+def numbers(option: str, texts: list[str] | None, example: str) -> dict[str, float]:
+    """Read ``METRIC=NUMBER`` texts.
+
+    Raises:
+        InvalidLimit: a text has another form, or its number is none.
+        InvalidInput: a metric is named twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts or []:
+        name, equals, number = text.partition("=")
+        if not equals:
+            raise InvalidLimit(f"{option} {text}: expected METRIC=NUMBER, such as {example}.")
+        if name in found:
+            raise InvalidInput(f"{option} {name} is given twice.")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise InvalidLimit(f"{option} {text}: {number!r} is not a number.") from None
+    return found
+
+
+def frozen(texts: list[str] | None, space: SearchSpace) -> dict[str, list[Value]]:
+    """Read ``GENE=VALUE[,VALUE]`` texts; a value is any value of the space's genes that is written like this.
+
+    Raises:
+        InvalidInput: a text has another form.
+    """
+    found: dict[str, list[Value]] = {}
+    for text in texts or []:
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--freeze {text}: expected GENE=VALUE, such as stage1.depth=3.")
+        wanted = values.split(",")
+        found[name] = [value for choice in space.choices for value in choice.values if str(value) in wanted]
+    return found
+
+
+def _is(kind: type, text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True

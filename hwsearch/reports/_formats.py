@@ -1,0 +1,107 @@
+"""The formats of hwsearch's files: how each is read, and how it is shown on a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import RenderableType
+
+from .._files._reading import PathLike, parse_arrays, parse_json, parse_tensor_header, read_bytes
+from ..devices._table import load_table
+from ..devices._table_file import FORMAT as TABLE
+from ..errors import FileError
+from ..scores._predictor import FORMAT as PREDICTOR
+from ..scores._predictor import load_predictor
+from ..searching._finished import FORMAT as FINISHED
+from ..searching._finished import load_finished
+from ..searching._result import FORMAT as RESULT
+from ..searching._result import load_result
+from ..spaces._load import load_space
+from ..spaces._space import ARCHITECTURE_FORMAT as ARCHITECTURE
+from ..spaces._space import Architecture
+from . import _terminal
+from ._supernet_facts import read_supernet_facts
+
+_Reader = Callable[[PathLike], Any]
+_Renderer = Callable[[Any, PathLike], RenderableType]
+
+
+def _load_architecture(path: PathLike) -> Architecture:
+    return Architecture.from_json(path, load_space(str(_header(path).get("space"))))
+
+
+def _load_coded(path: PathLike) -> Any:
+    from ..nn.quantization._coded import load_coded
+
+    return load_coded(path)
+
+
+FORMATS: dict[str, tuple[_Reader, _Renderer]] = {
+    TABLE: (load_table, _terminal.latency_table),
+    RESULT: (load_result, _terminal.search_result),
+    FINISHED: (load_finished, _terminal.finished),
+    ARCHITECTURE: (_load_architecture, _terminal.architecture),
+    PREDICTOR: (load_predictor, _terminal.predictor),
+    "hwsearch-coded": (_load_coded, _terminal.coded),
+    "hwsearch-supernet": (read_supernet_facts, _terminal.supernet),
+    "hwsearch-training": (read_supernet_facts, _terminal.supernet),
+}
+"""Format, as the header of a file names it -> how it is read, and how what was read is shown. Nothing else knows which files there are."""
+
+_ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
+    ARCHITECTURE: lambda found: found,
+    RESULT: lambda found: found.best,
+    FINISHED: lambda found: found.architecture,
+}
+
+
+def describe(path: PathLike) -> RenderableType:
+    """Any file of hwsearch as text for a terminal.
+
+    Raises:
+        FileError: it cannot be read, or is no file of hwsearch.
+    """
+    found = _format(path)
+    if found not in FORMATS:
+        raise FileError(f"{os.fspath(path)} is no file of hwsearch that can be shown (its format is {found!r}).")
+    read, render = FORMATS[found]
+    return render(read(path), path)
+
+
+def find_architecture(path: PathLike) -> Architecture:
+    """The architecture in a file: that of an architecture file or a finished network, or the best one of a search result.
+
+    Raises:
+        FileError: it cannot be read, or is another kind of file.
+    """
+    found = _format(path)
+    if found not in _ARCHITECTURES:
+        raise FileError(f"{os.fspath(path)} holds no architecture (its format is {found!r}); give a search result or an architecture file.")
+    read, _ = FORMATS[found]
+    return _ARCHITECTURES[found](read(path))
+
+
+def _format(path: PathLike) -> str | None:
+    """The format that the header of a file names."""
+    found = _header(path).get("format")
+    return found if isinstance(found, str) else None
+
+
+def _header(path: PathLike) -> dict[str, Any]:
+    """The header of a file of hwsearch: in an npz file, in a safetensors file, or the JSON document itself; empty if there is none.
+
+    Raises:
+        FileError: the file cannot be read, or is damaged.
+    """
+    data = read_bytes(path, "file")
+    if data.startswith(b"PK"):
+        arrays = parse_arrays(data, path, "file of hwsearch")
+        text = arrays["header"].tobytes() if "header" in arrays else b"{}"
+    elif data[8:9] == b"{":
+        text = parse_tensor_header(data, path, "supernet")[1].get("hwsearch", "{}").encode()
+    else:
+        text = data
+    document = parse_json(text, path)
+    return document if isinstance(document, dict) else {}

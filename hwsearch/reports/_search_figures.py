@@ -1,0 +1,131 @@
+"""Figures of what a search found.
+
+Every figure is a plain :class:`matplotlib.figure.Figure`, made without pyplot, so no screen is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InvalidInput
+from ..searching._result import SearchResult
+from ._compared import Compared
+from ._palette import BLUE, COMPARED, GREY, SERIES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> Figure:
+    """The Pareto front: predicted accuracy against latency, or against the first limited metric if latency has no limit.
+
+    Args:
+        result: of a search.
+        comparison: finished networks, drawn at their measured latency and test accuracy.
+
+    Returns:
+        A figure that notebooks show and that ``savefig`` writes.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    from ._canvas import canvas
+
+    front = result.front
+    limited = [name for name in front.values if name in result.limits]
+    cost = "latency_ms" if "latency_ms" in limited else (limited or list(front.values))[0]
+    with canvas() as (figure, axes):
+        order = np.argsort(front.values[cost])
+        scale, label = _scored(front.scores)
+        x, y = front.values[cost][order], scale * front.scores[order]
+        axes.plot(x, y, "o", color=BLUE, markersize=4, alpha=0.6, label=f"front, predicted ({len(front)} networks)")
+        best = (result.values[cost], scale * result.best_score)
+        axes.plot(*best, "o", markersize=11, fillstyle="none", linestyle="none", color=BLUE, label=f"the answer, {result.word}")
+        if cost in result.limits:
+            axes.axvline(result.limits[cost], color=GREY, linestyle="--", linewidth=1, label=f"limit: {result.limits[cost]:.4g}")
+        for (color, marker), network in zip(COMPARED, comparison if cost == "latency_ms" and scale != 1 else (), strict=False):
+            axes.errorbar(
+                network.measured_ms,
+                scale * network.accuracy,
+                xerr=network.spread_ms,
+                color=color,
+                marker=marker,
+                markersize=12 if marker == "*" else 8,
+                linestyle="none",
+                label=f"{network.name}, measured",
+            )
+        axes.set_xlabel(_label(cost))
+        axes.set_ylabel(label)
+        axes.set_title(f"{label.partition(' (')[0].capitalize()} against {_label(cost).partition(' (')[0]}, {result.best.space.name}")
+    return figure
+
+
+def history_figure(result: SearchResult) -> Figure:
+    """The search as it went: best predicted accuracy against the networks evaluated.
+
+    Raises:
+        InvalidInput: the result has no history.
+        MissingDependency: matplotlib is not installed.
+    """
+    from ._canvas import canvas
+
+    steps = [step for step in result.history if step.get("best_score") is not None]
+    if not steps:
+        raise InvalidInput("The result has no history to draw: no step found a network within the limits.")
+    scale, label = _scored(result.front.scores)
+    with canvas() as (figure, axes):
+        axes.step(
+            [step["evaluated"] for step in steps],
+            [scale * step["best_score"] for step in steps],
+            where="post",
+            color=BLUE,
+            label=f"best within the limits ({len(result.history)} steps)",
+        )
+        axes.set_xlabel("networks evaluated")
+        axes.set_ylabel(f"best predicted {label}")
+        axes.set_title("History of the search")
+    return figure
+
+
+def verification_figure(result: SearchResult, name: str = "score") -> Figure:
+    """Predicted against measured scores or latencies of the networks that a search verified, a colour for each round.
+
+    Args:
+        result: of a search that verified.
+        name: ``"score"`` or ``"latency_ms"``.
+
+    Raises:
+        InvalidInput: the search did not verify this.
+        MissingDependency: matplotlib is not installed.
+    """
+    from ._canvas import canvas
+
+    if result.verification is None or name not in result.verification.tolerance:
+        raise InvalidInput(f"The search did not verify {name}; search again with verify=hwsearch.Verify(..., tolerance={{{name!r}: ...}}).")
+    scale, label = _scored(result.front.scores) if name == "score" else (1.0, _label(name))
+    rounds = [scale * np.array([(net.measured[name], net.predicted[name]) for net in each.networks]) for each in result.verification.rounds]
+    everything = np.concatenate(rounds)
+    with canvas() as (figure, axes):
+        axes.plot(*2 * [[everything.min(), everything.max()]], color=GREY, linewidth=1, label="predicted as measured")
+        for number, points in enumerate(rounds):
+            color, marker = SERIES[number % len(SERIES)]
+            axes.plot(*points.T, marker, color=color, alpha=0.5, label=f"round {number + 1} ({len(points)} networks)")
+            axes.plot(*points[0], marker, color=color, markersize=11, fillstyle="none")
+        axes.set_xlabel(f"measured {label}")
+        axes.set_ylabel(f"predicted {label}")
+        axes.set_title(f"Predicted against measured {label.partition(' (')[0]}; the predicted best of each round is ringed")
+    return figure
+
+
+def _scored(scores: npt.NDArray[np.float64]) -> tuple[float, str]:
+    """The factor and the label of an axis of scores: scores between 0 and 1, which a predictor may exceed a little, are accuracies."""
+    return (100.0, "accuracy (%)") if scores.min() >= 0.0 and scores.max() <= 1.1 else (1.0, "score")
+
+
+def _label(cost: str) -> str:
+    name, _, unit = cost.rpartition("_")
+    return f"{name.replace('_', ' ')} ({ {'ms': 'ms', 'mj': 'mJ', 'mb': 'MB'}[unit] })" if unit in ("ms", "mj", "mb") else cost

@@ -1,12 +1,20 @@
-"""Names to things: spaces, backends and algorithms, built in or registered by a plug-in."""
+"""Names to things: spaces, backends and algorithms that are built in, registered, or announced by other installed packages.
+
+A package announces a plug-in by an entry point: a line of its ``pyproject.toml`` such as ``my_space = "my_package.spaces:build"`` in the
+table ``[project.entry-points."hwsearch.spaces"]``, or ``hwsearch.backends``, or ``hwsearch.algorithms``. It is imported when its name is
+first asked for. What is built in or registered comes before what is announced.
+"""
 
 from __future__ import annotations
 
 import inspect
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidInput, UnknownName
+from .errors import HwsearchError, InvalidInput, UnknownName
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _TARGETS: dict[str, dict[str, str | Any]] = {
     "space": {
@@ -47,7 +55,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
 
 
 def register(what: str, name: str, target: str | Any) -> None:
-    """Add a plug-in.
+    """Add a plug-in to this process; :mod:`hwsearch._registry` says how an installed package announces one to every process.
 
     Args:
         what: ``"space"``, ``"backend"`` or ``"algorithm"``.
@@ -55,7 +63,16 @@ def register(what: str, name: str, target: str | Any) -> None:
         target: a callable that makes the thing, or ``"module:attribute"``, imported when first asked for.
 
     Raises:
+        UnknownName: there is no such kind of plug-in.
         InvalidInput: the name is taken by something else.
+
+    Example:
+        >>> import hwsearch
+        >>> def build():
+        ...     return hwsearch.load_space("resnet_digits").restrict({"resolution": [8]})
+        >>> hwsearch.register("space", "resnet_digits_8px", build)
+        >>> hwsearch.load_space("resnet_digits_8px").name
+        'resnet_digits'
     """
     known = _kind(what)
     if known.setdefault(name, target) != target:
@@ -63,26 +80,20 @@ def register(what: str, name: str, target: str | Any) -> None:
 
 
 def names(what: str) -> tuple[str, ...]:
-    """The registered names of a kind, sorted."""
-    return tuple(sorted(_kind(what)))
+    """The names of a kind that can be asked for, sorted."""
+    return tuple(sorted({*_kind(what), *_announced(what)}))
 
 
 def make(what: str, name: str, **options: Any) -> Any:
-    """Make the registered thing called ``name``.
+    """Make the thing called ``name``.
 
     Raises:
         UnknownName: there is no such name, or it takes no option of one of the names.
-        InvalidInput: it needs an option that is missing.
+        InvalidInput: it needs an option that is missing; or it was announced by a package from which it cannot be imported.
     """
-    known = _kind(what)
-    if name not in known:
-        raise UnknownName(what, name, known)
-    target = known[name]
-    if isinstance(target, str):
-        module, _, attribute = target.partition(":")
-        target = getattr(import_module(module), attribute)
+    target = _target(what, name)
     takes = inspect.signature(target)
-    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.parameters.values()):
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.parameters.values()):
         for option in options:
             if option not in takes.parameters:
                 raise UnknownName(f"option of {what} {name!r}", option, takes.parameters)
@@ -97,3 +108,48 @@ def _kind(what: str) -> dict[str, str | Any]:
     if what not in _TARGETS:
         raise UnknownName("kind of plug-in", what, _TARGETS)
     return _TARGETS[what]
+
+
+def _target(what: str, name: str) -> Any:
+    """The callable behind a name.
+
+    Raises:
+        UnknownName, InvalidInput: as :func:`make`.
+    """
+    known = _kind(what)
+    if name in known:
+        target = known[name]
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            target = getattr(import_module(module), attribute)
+        return target
+    announced = _announced(what)
+    if name not in announced:
+        raise UnknownName(what, name, {*known, *announced})
+    first, *others = announced[name]
+    for other in others:
+        if other.value != first.value:
+            raise InvalidInput(
+                f"The {what} {name!r} is announced by {_origin(first)} and by {_origin(other)}. Uninstall one of them."
+            )
+    try:
+        return first.load()
+    except HwsearchError:
+        raise
+    except Exception as error:
+        raise InvalidInput(f"The {what} {name!r} of {_origin(first)} cannot be imported: {error}.") from error
+
+
+def _announced(what: str) -> dict[str, list[EntryPoint]]:
+    """The entry points of a kind, by name."""
+    from importlib.metadata import entry_points
+
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=f"hwsearch.{what}s"):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _origin(entry: EntryPoint) -> str:
+    """The package that announces an entry point, and what it names."""
+    return f"{entry.dist.name if entry.dist else 'a package'} ({entry.value})"

@@ -1,0 +1,147 @@
+"""Plug-ins that live outside of the package: each is one file and one line of entry points, and works like what ships."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SPACE = """
+import hwsearch
+from hwsearch.spaces import Chain, Stage
+
+
+def build(classes=10) -> hwsearch.SearchSpace:
+    stage = Stage(depths=(1, 2), outs=(8, 16), mids=(8, 16))
+    return Chain("acme_space", (8,), (8,), (stage,), classes, ("fp32", "int8"), channels=1).space()
+"""
+
+BACKEND = """
+import numpy as np
+
+from hwsearch.backends import Backend, Session
+from hwsearch.devices import Device
+
+
+class _Simulated(Session):
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def times(self, runs):
+        return np.full(runs, self.seconds)
+
+
+class Npu(Backend):
+    name = "acme_npu"
+    precisions = ("fp32", "int8")
+
+    def describe(self):
+        return Device("acme-npu", "analytic", "simulated", runtime=self.name, runtime_version="1")
+
+    def _open(self, network):
+        return _Simulated(1e-6 + sum(block.macs for block in network) * 1e-9)
+"""
+
+ALGORITHM = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Guessing:
+    name: ClassVar[str] = "acme_guessing"
+    steps: int = 4
+
+    def init(self, problem):
+        return self
+
+    def ask(self, state, problem, rng):
+        return np.concatenate([problem.seeds, problem.space.sample(50, rng)]), state
+
+    def tell(self, state, X, scores, costs):
+        return state
+
+    def done(self, state):
+        return False
+"""
+
+USE = """
+import hwsearch
+from hwsearch.backends import load_backend
+from hwsearch.testing import check_backend
+
+check_backend(load_backend("acme_npu"))
+table = hwsearch.profile("acme_space", backend="acme_npu", out="table.json", progress=False)
+problem = hwsearch.Problem.of("acme_space", device=table, predictor=lambda X: X.sum(axis=1), limits={"latency_ms": 1.0})
+result = hwsearch.search(problem, "acme_guessing")
+assert result.values["latency_ms"] <= 1.0
+print(hwsearch.load_space("acme_space", classes=3).name, table.device.name, result.provenance["algorithm"])
+"""
+
+
+def announce(folder: Path, package: str, **entries: str) -> None:
+    """Announce plug-ins as an installed package does: kind -> ``name = module:attribute``."""
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("".join(f"[hwsearch.{kind}]\n{line}\n" for kind, line in entries.items()))
+
+
+@pytest.fixture
+def acme(tmp_path: Path) -> Path:
+    """A folder on the path of Python that holds an installed package with a space, a backend and an algorithm."""
+    package = tmp_path / "site" / "acme"
+    package.mkdir(parents=True)
+    for name, text in {"__init__": "", "space": SPACE, "npu": BACKEND, "guessing": ALGORITHM}.items():
+        (package / f"{name}.py").write_text(text)
+    announce(
+        package.parent,
+        "acme",
+        spaces="acme_space = acme.space:build",
+        backends="acme_npu = acme.npu:Npu",
+        algorithms="acme_guessing = acme.guessing:Guessing",
+    )
+    return package.parent
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "COLUMNS": "200"}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=folder.parent, env=environment, check=False)
+
+
+def test_a_space_a_backend_and_an_algorithm_of_another_package_are_found(acme: Path) -> None:
+    done = python(acme, "-W", "error", "-c", USE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("acme_space acme-npu ")
+    assert "Guessing" in done.stdout
+
+
+def test_the_command_line_finds_them_too(acme: Path) -> None:
+    words = ("profile", "acme_space", "--backend", "acme_npu", "--out", "table.json", "-q")
+    done = python(acme, "-m", "hwsearch", *words)
+    assert done.returncode == 0, done.stderr
+    assert "acme-npu" in done.stdout
+
+
+def test_a_broken_plug_in_is_named_and_breaks_nothing_else(acme: Path) -> None:
+    announce(acme, "broken", spaces="broken_space = broken.nowhere:build", algorithms="acme_guessing = broken.nowhere:Guessing")
+    asked = python(acme, "-c", "import hwsearch; print(hwsearch.load_space('acme_space').name); hwsearch.load_space('broken_space')")
+    assert asked.stdout == "acme_space\n"
+    assert "InvalidInput: The space 'broken_space' of broken (broken.nowhere:build) cannot be imported: No module named" in asked.stderr
+    twice = python(acme, "-c", "from hwsearch.algorithms import load_algorithm; load_algorithm('acme_guessing')")
+    assert "is announced by" in twice.stderr
+    listed = python(acme, "-c", "from hwsearch._registry import names; print(names('space'))")
+    assert "'acme_space'" in listed.stdout
+    assert "'broken_space'" in listed.stdout
+
+
+def test_an_unknown_name_lists_what_is_announced(acme: Path) -> None:
+    done = python(acme, "-c", "import hwsearch; hwsearch.load_space('acme_spaec')")
+    assert "Did you mean 'acme_space'?" in done.stderr

@@ -129,9 +129,7 @@ def _target(what: str, name: str) -> Any:
     first, *others = announced[name]
     for other in others:
         if other.value != first.value:
-            raise InvalidInput(
-                f"The {what} {name!r} is announced by {_origin(first)} and by {_origin(other)}. Uninstall one of them."
-            )
+            raise InvalidInput(f"The {what} {name!r} is announced by {_origin(first)} and by {_origin(other)}. Uninstall one of them.")
     try:
         return first.load()
     except HwsearchError:

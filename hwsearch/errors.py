@@ -124,7 +124,7 @@ class MissingDependency(HwsearchError, ImportError):
         feature: what needs the package, as the user would say it.
         package: the name of the package.
         extra: the hwsearch extra that installs it.
-        hint: what else there is to know, put behind the command.
+        hint: further advice, appended to the command.
     """
 
     def __init__(self, feature: str, package: str, extra: str, hint: str = "") -> None:
@@ -149,21 +149,23 @@ def require(module: str, *, feature: str, extra: str) -> ModuleType:
 
 
 class SaturationWarning(UserWarning):
-    """Int8 weights have other bits than the integer products of a device carry: a model file is less accurate here, or a predictor was
-    fitted to networks as another device computes them."""
+    """Int8 weights do not have the bits that the integer products of a device carry.
+
+    A model file is then less accurate on this machine, or a predictor was fitted to networks as another device computes them.
+    """
 
 
 def check_count(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
-    """A whole number, of Python or of numpy, as one of Python.
+    """Check a whole number of Python or numpy, and return it as an ``int``.
 
     Args:
-        name: what the caller calls it, for the message.
+        name: the name of the argument, for the message.
         value: what was given.
-        least: the least that it may be.
-        most: the most that it may be.
+        least: the smallest value allowed.
+        most: the largest value allowed.
 
     Raises:
-        InvalidInput: it is no whole number between these.
+        InvalidInput: the value is not a whole number, or not between these two.
     """
     try:
         number = least - 1 if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
@@ -177,14 +179,14 @@ def check_count(name: str, value: object, least: int, most: int = 2**63 - 1) -> 
 
 
 def check_positive(name: str, value: object) -> float:
-    """A positive number, of Python or of numpy, as one of Python.
+    """Check a positive number of Python or numpy, and return it as a ``float``.
 
     Args:
-        name: what the caller calls it, for the message.
+        name: the name of the argument, for the message.
         value: what was given.
 
     Raises:
-        InvalidInput: it is no number, or not finite, or not above 0.
+        InvalidInput: the value is not a number, not finite, or not above 0.
     """
     number = 0.0 if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     if not 0 < number < inf:
@@ -193,9 +195,9 @@ def check_positive(name: str, value: object) -> float:
 
 
 def check_seed(seed: object) -> int:
-    """A seed, a whole number of at least 0, as one of Python; every function that takes a seed asks this one.
+    """Check a seed, a whole number of at least 0, and return it as an ``int``.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: the seed is something else.
     """
     return check_count("seed", seed, least=0)

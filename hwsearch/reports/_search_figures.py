@@ -32,6 +32,15 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
 
     Raises:
         MissingDependency: matplotlib is not installed.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.reports import front_figure
+        >>> result = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6}, run=hwsearch.Run(steps=3))
+        >>> figure = front_figure(result)
+        >>> figure.axes[0].get_xlabel()
+        'macs'
+        >>> figure.savefig("front.svg")
     """
     from ._canvas import canvas
 

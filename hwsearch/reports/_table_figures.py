@@ -54,6 +54,15 @@ def staircase_figure(table: LatencyTable, family: Block | None = None, axis: str
     Raises:
         InvalidInput: the table holds fewer than two blocks of the family.
         MissingDependency: matplotlib is not installed.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.networks import Block
+        >>> from hwsearch.reports import staircase_figure
+        >>> blocks = [Block("basic", 16, 16, 16, (width,), kernel=3) for width in range(4, 68, 4)]
+        >>> table = hwsearch.profile("resnet_digits", backend="roofline", out="table.json", blocks=blocks, progress=False)
+        >>> staircase_figure(table).axes[0].get_title()
+        'One basic block, 16 to 16 channels at 16 px'
     """
     from ._canvas import canvas
 

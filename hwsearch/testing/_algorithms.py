@@ -28,8 +28,8 @@ Score = Callable[[Rows], npt.ArrayLike]
 def check_algorithm(make: Callable[[], Algorithm], *, steps: int = 4, additive: bool = False) -> None:
     """Check that a search algorithm keeps the promises of :class:`~hwsearch.algorithms.base.Algorithm`.
 
-    It must be repeatable bit for bit, go on from a saved state as if it had never stopped, stay within the allowed values, take
-    answers about fewer rows than it asked for, and work with any number of limits, in tiny and in restricted spaces.
+    An algorithm must be repeatable bit for bit, continue from a saved state as if it had never stopped, stay within the allowed
+    values, accept answers about fewer rows than it asked for, and work with any number of limits, in tiny and in restricted spaces.
 
     Args:
         make: makes the algorithm, preferably a small one (tens of rows a step).
@@ -38,6 +38,11 @@ def check_algorithm(make: Callable[[], Algorithm], *, steps: int = 4, additive: 
 
     Raises:
         AssertionError: a promise is broken; the message says which.
+
+    Example:
+        >>> from hwsearch.algorithms import RandomSearch
+        >>> from hwsearch.testing import check_algorithm
+        >>> check_algorithm(lambda: RandomSearch(population=20), steps=2)
     """
     algorithm = make()
     _promise(bool(algorithm.name) and algorithm.steps >= 1, "an algorithm has a name and a number of steps")
@@ -110,7 +115,7 @@ def example_space(seed: int = 0) -> SearchSpace:
 
 
 class rugged:
-    """A repeatable score that is no sum of tables: every pair of genes interacts. It knows its slopes."""
+    """A repeatable score that is no sum of tables, since every pair of genes interacts; it knows its gradient."""
 
     def __init__(self, space: SearchSpace, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -150,7 +155,7 @@ def _run(problem: Problem, algorithm: Algorithm, steps: int, seed: int = 3) -> S
 
 
 def _resumed(problem: Problem, make: Callable[[], Algorithm], steps: int, seed: int = 3) -> SearchState:
-    """The same, with every step in what could be a process of its own."""
+    """The same search, saved and loaded again after every step."""
     state = init(problem, make(), seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "state.npz")

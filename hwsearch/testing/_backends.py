@@ -24,6 +24,11 @@ def check_backend(backend: Backend, networks: Sequence[Sequence[Block]] = ()) ->
 
     Raises:
         AssertionError: a promise is broken; the message says which.
+
+    Example:
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.testing import check_backend
+        >>> check_backend(Roofline())
     """
     _check_description(backend)
     for precision in backend.precisions:

@@ -1,4 +1,4 @@
-"""One progress bar with the time left, for all long work; rich is imported only where a bar is shown."""
+"""One progress bar with the time left, for all long work; rich is imported only when a bar is shown."""
 
 from __future__ import annotations
 

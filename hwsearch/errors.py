@@ -106,7 +106,7 @@ class BuildFailed(HwsearchError):
 
 
 class ConnectionLost(HwsearchError):
-    """A board cannot be reached, or the connection to it was cut; the same command goes on where it was."""
+    """A board cannot be reached, or the connection to it was cut; the same command continues where it was."""
 
 
 class BoardFailed(HwsearchError):

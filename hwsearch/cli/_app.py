@@ -38,7 +38,7 @@ class _Commands(TyperGroup):
             complaints.print(f"{type(error).__name__}: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            complaints.print("Stopped. Run the same command again: it goes on where it can (search: with --state).", style="yellow")
+            complaints.print("Stopped. Run the same command again: it continues where it can (search: with --state).", style="yellow")
             raise typer.Exit(130) from None
         except OSError as error:
             if isinstance(error, BrokenPipeError) or error.filename is not None:

@@ -60,7 +60,7 @@ def profile(
 ) -> None:
     """Measure the blocks of SPACE on this machine or on a board, and how well their sums predict whole networks.
 
-    Only what the table does not hold yet is measured, so a stopped run goes on where it was.
+    Only what the table does not hold yet is measured, so a stopped run continues where it was.
     """
     from ..backends._load import load_backend
 

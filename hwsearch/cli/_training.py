@@ -37,7 +37,7 @@ def train(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train the once-for-all supernet of SPACE. A stopped run goes on from its last step."""
+    """Train the once-for-all supernet of SPACE. A stopped run continues from its last step."""
     from ..nn.training._train import train as run
 
     options = given(epochs=epochs, batch=batch)
@@ -129,7 +129,7 @@ def finish(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network alone, quantise, export and measure it. A stopped run goes on from its last step."""
+    """Train a network alone, quantise, export and measure it. A stopped run continues from its last step."""
     from ..nn._finish import finish as run
 
     run(

@@ -47,15 +47,15 @@ def check_algorithm(make: Callable[[], Algorithm], *, steps: int = 4, additive: 
     algorithm = make()
     _promise(bool(algorithm.name) and algorithm.steps >= 1, "an algorithm has a name and a number of steps")
     _promise(repr(make()) == repr(algorithm), "algorithms with the same hyper-parameters look the same")
-    for posed in problems(additive=additive):
-        once = _run(posed, make(), steps)
-        _promise(_same(once, _run(posed, make(), steps)), f"the same seed gives the same search, bit for bit ({posed.space.name})")
+    for problem in problems(additive=additive):
+        once = _run(problem, make(), steps)
+        _promise(_same(once, _run(problem, make(), steps)), f"the same seed gives the same search, bit for bit ({problem.space.name})")
         _promise(
-            _same(once, _resumed(posed, make, steps)), f"a search goes on from its file as if it had never stopped ({posed.space.name})"
+            _same(once, _resumed(problem, make, steps)), f"a search goes on from its file as if it had never stopped ({problem.space.name})"
         )
-        _check_rows(posed, once)
+        _check_rows(problem, once)
         found = result(once)
-        for limit in posed.limits:
+        for limit in problem.limits:
             _promise(found.values[limit.metric.name] <= limit.at_most, f"the answer meets {limit}")
         _promise(found.bound is None or found.bound >= found.best_score - 1e-9, "no score is above the bound")
     _check_deaf(make, additive)
@@ -173,8 +173,8 @@ def _same(one: SearchState, two: SearchState) -> bool:
     return own and all(equal(getattr(one, name), getattr(two, name)) for name in ("X", "scores", "costs", "history", "step"))
 
 
-def _check_rows(posed: Problem, state: SearchState) -> None:
-    space = posed.space
+def _check_rows(problem: Problem, state: SearchState) -> None:
+    space = problem.space
     _promise(len(state.X) > 0, "something is asked for")
     _promise(len(np.unique(row_keys(state.X))) == len(state.X), "no row is scored twice")
     active = space.active(state.X)
@@ -188,14 +188,14 @@ def _check_rows(posed: Problem, state: SearchState) -> None:
 def _check_deaf(make: Callable[[], Algorithm], additive: bool) -> None:
     """An algorithm is told about fewer rows than it asked for, or about none, and goes on."""
     space = example_space()
-    posed = Problem.of(space, predictor=metric("worth", space) if additive else rugged(space), limits={"time": 9.0})
+    problem = Problem.of(space, predictor=metric("worth", space) if additive else rugged(space), limits={"time": 9.0})
     algorithm, rng = make(), np.random.default_rng(0)
-    state = algorithm.init(posed)
+    state = algorithm.init(problem)
     for turn in range(3):
-        asked, state = algorithm.ask(state, posed, rng)
+        asked, state = algorithm.ask(state, problem, rng)
         _promise(asked.ndim == 2 and asked.shape[1] == len(space.choices) and asked.dtype == np.uint8, "ask returns rows, uint8 (n, genes)")
         X = space.canonical(asked)[: len(asked) // 2 if turn else 0]
-        state = algorithm.tell(state, X, *posed.evaluate(X))
+        state = algorithm.tell(state, X, *problem.evaluate(X))
 
 
 def _promise(kept: object, promise: str) -> None:

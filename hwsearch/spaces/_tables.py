@@ -48,7 +48,7 @@ class TableSum:
         >>> cost(np.array([[0, 0], [1, 0]])).tolist()
         [6.0, 2.0]
         >>> cost.minimum
-        (2.0, {0: 1, 1: 0})
+        (2.0, {1: 0, 0: 1})
     """
 
     tables: tuple[Table, ...] = field(repr=False)

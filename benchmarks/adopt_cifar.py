@@ -3,10 +3,19 @@
     python benchmarks/adopt_cifar.py WEIGHTS DATA --out benchmark-output
 
 WEIGHTS holds resnet20.npz and resnet56.npz (He et al. 2016 with shortcuts A, trained with ImageNet's normalisation), DATA holds the folder
-cifar-10-batches-py. The network is an ordinary PyTorch module, adopted like any other. Units are chosen, and layers repaired, on training
-images alone, without labels; the accuracy is that of all test images. Rows of each seed of the images: widths within the blocks alike, by
-L1, without repair and repaired; and all widths, by expected change of the outputs for each multiply-accumulate saved, repaired. It goes on
-where it was stopped.
+cifar-10-batches-py. The network is an ordinary PyTorch module, adopted like any other.
+
+Protocol, written down before its run. For each case and each seed: the training images are put in random order; the first SCORED of them,
+without labels, give the scores ("reconstruction"), the first REPAIRED of them repair. All widths are searched, within blocks and between
+them, by score lost for each multiply-accumulate saved. Nothing else is chosen, and no weight is trained. The accuracy is that
+of all 10,000 test images, which no choice looks at. Rows:
+
+- searched: as above, repaired layer after layer;
+- at once: the same units, every layer repaired on its inputs in the whole network, as if all were repaired at once;
+- unrepaired: the same units, not repaired;
+- uniform: the same share of channels within every block, by L1, repaired like "searched".
+
+It goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +35,10 @@ from torch import nn
 from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.nn import load_data
 from hwsearch.nn.adopt import Adopted, adopt, allocate, importance
+from hwsearch.nn.adopt.repair import Repair
 
 MEAN, DEVIATION = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-SCORED, REPAIRED = 2000, 800
+SCORED, REPAIRED = 1000, 800
 """Training images for the scores and for the repair."""
 
 
@@ -88,11 +99,15 @@ def accuracy(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
     return round(100 * float(torch.cat(right).double().mean()), 2)
 
 
+def inner(adopted: Adopted) -> list[str]:
+    """The groups of channels within blocks: those that one convolution makes."""
+    return [group.id for group in adopted.groups if group.searchable and len(group.opened) == 1]
+
+
 def uniform(adopted: Adopted, macs: float) -> dict[str, int]:
     """The same share of the channels within every block, as many as there may be."""
-    inner = [group for group in adopted.groups if group.searchable and len(group.opened) == 1 and "conv1" in group.opened[0][0]]
     for share in np.linspace(1, 0.05, 400):
-        keep = {group.id: max(1, round(share * group.width)) for group in inner if "layer" in group.opened[0][0]}
+        keep = {name: max(1, round(share * adopted.widths[name])) for name in inner(adopted)}
         if adopted.macs(keep) <= macs:
             return keep
     raise SystemExit("The network cannot be made so small by the widths within its blocks.")
@@ -105,41 +120,58 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--cases", nargs="+", default=["56:0.5", "56:0.35", "20:0.6"], help="depth and share of the multiply-accumulates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", default=["searched", "uniform", "unrepaired"])
+    parser.add_argument("--rows", nargs="+", default=["searched", "uniform", "at once", "unrepaired"])
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_data(("cifar10", options.data))
     journal = Journal(options.out / "adopt-cifar.partial.jsonl")
     done = {(line["depth"], line["share"], line["seed"], line["row"]): line for line in journal}
-    wanted = [(*case.split(":"), seed, row) for case in options.cases for seed in options.seeds for row in options.rows]
+    wanted = [(*case.split(":"), seed, row) for row in options.rows for seed in options.seeds for case in options.cases]
     for depth, share, seed, row in wanted:
         key = (int(depth), float(share), seed, row)
         if key not in done:
-            done[key] = dict(zip(("depth", "share", "seed", "row"), key, strict=True)) | run(options.weights, data, *key)
+            done[key] = dict(zip(("depth", "share", "seed", "row"), key, strict=True)) | run(options.weights, options.data, *key)
             journal.append(done[key])
             print(done[key], flush=True)
     text = json.dumps({"scored": SCORED, "repaired": REPAIRED, "rows": [done[key] for key in sorted(done)]}, indent=1)
     write_atomic(options.out / "adopt-cifar.json", text.encode())
 
 
-def run(weights: Path, data: Any, depth: int, share: float, seed: int, row: str) -> dict[str, Any]:
-    """One row of one seed."""
+@cache
+def subject(weights: Path, depth: int) -> tuple[Network, Adopted]:
+    """The trained network, and what can be cut of it."""
     module = load_network(weights / f"resnet{depth}.npz", depth)
-    adopted = adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    order = np.random.default_rng(seed).permutation(len(data.train_x))
-    images = normalized(data.train_x[order[:SCORED]])
+    return module, adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+
+def drawn(data: Any, seed: int) -> torch.Tensor:
+    """Training images in random order, as many as any step looks at."""
+    return normalized(data.train_x[np.random.default_rng(seed).permutation(len(data.train_x))[: max(SCORED, REPAIRED)]])
+
+
+@cache
+def scores_of(weights: Path, folder: Path, depth: int, seed: int) -> dict[str, Any]:
+    """Scores of all units."""
+    return importance(subject(weights, depth)[1], "reconstruction", drawn(load_data(("cifar10", folder)), seed)[:SCORED])
+
+
+def run(weights: Path, folder: Path, depth: int, share: float, seed: int, row: str) -> dict[str, Any]:
+    """One row of one seed."""
+    _, adopted = subject(weights, depth)
+    data = load_data(("cifar10", folder))
     start, limit = time.process_time(), share * adopted.macs()
-    if row == "searched":
-        keep: Any = allocate(adopted, importance(adopted, "outputs", images), limit)
+    if row == "uniform":
+        keep = adopted.choose(uniform(adopted, limit), importance(adopted, "l1"))
     else:
-        counts = uniform(adopted, limit)
-        keep = adopted.choose(counts, importance(adopted, "l1"))
-    cut = adopted.extract(keep, images=None if row == "unrepaired" else images[:REPAIRED])
-    seconds = time.process_time() - start
-    left = adopted.macs({name: len(units) for name, units in keep.items()})
-    x, y = torch.as_tensor(data.test_x), torch.as_tensor(data.test_y)
-    return {"macs": left, "accuracy": accuracy(cut, x, y), "whole": accuracy(module, x, y) if not seed else None, "seconds": round(seconds)}
+        keep = allocate(adopted, scores_of(weights, folder, depth, seed), limit)
+    images = drawn(data, seed)[:REPAIRED]
+    if row == "at once":
+        cut = Repair(adopted.cut(keep), (images,), correct=False, sequential=False).run()
+    else:
+        cut = adopted.extract(keep, images=None if row == "unrepaired" else images)
+    seconds, widths = time.process_time() - start, {name: len(units) for name, units in keep.items()}
+    right = accuracy(cut, torch.as_tensor(data.test_x), torch.as_tensor(data.test_y))
+    return {"macs": adopted.macs(widths), "accuracy": right, "widths": list(widths.values()), "seconds": round(seconds)}
 
 
 if __name__ == "__main__":

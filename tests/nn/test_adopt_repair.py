@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn.adopt import Adopted, Evidence, allocate, criterion, importance
+from hwsearch.nn.adopt.criteria import projected
 
 
 def chain() -> tuple[Net, Adopted]:
@@ -52,14 +53,29 @@ def test_a_repaired_reader_is_the_least_squares_solution() -> None:
 
 
 def test_batch_norms_take_the_statistics_of_what_they_see() -> None:
-    _, adopted = chain()
+    """Where no fitted layer stands before them."""
+    module = Net(
+        lambda m, x: head(m.n(m.c(F.relu(m.b(F.relu(m.a(x)))))), m),
+        a=conv(3, 8), b=conv(8, 6), c=nn.AvgPool2d(2), n=nn.BatchNorm2d(6), out=nn.Linear(6, 5),
+    )  # fmt: skip
+    enliven(module)
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE))
     x = images()
     cut = adopted.extract({group_of(adopted, "a.weight"): 4}, images=x)
     with torch.no_grad():
         hidden = F.relu(F.conv2d(x, cut.get_parameter("a.weight"), cut.get_parameter("a.bias"), padding=1))
-        seen = F.conv2d(hidden, cut.get_parameter("b.weight"), cut.get_parameter("b.bias"), padding=1)
+        hidden = F.relu(F.conv2d(hidden, cut.get_parameter("b.weight"), cut.get_parameter("b.bias"), padding=1))
+        seen = F.avg_pool2d(hidden, 2)
     assert torch.allclose(cut.get_buffer("n.running_mean"), seen.mean((0, 2, 3)), atol=1e-4)
     assert torch.allclose(cut.get_buffer("n.running_var"), seen.var((0, 2, 3)), rtol=1e-4)
+
+
+def test_batch_norms_after_a_fitted_layer_keep_what_least_squares_found() -> None:
+    """What a layer cannot give is left out and not made up for by blowing up the rest."""
+    module, adopted = chain()
+    cut = adopted.extract({group_of(adopted, "a.weight"): 4}, images=images())
+    assert torch.equal(cut.get_buffer("n.running_mean"), module.n.running_mean)
+    assert torch.equal(cut.get_buffer("n.running_var"), module.n.running_var)
 
 
 def test_channels_that_others_determine_are_repaired_completely() -> None:
@@ -77,8 +93,8 @@ def test_channels_that_others_determine_are_repaired_completely() -> None:
 
 def test_batch_norms_before_any_cut_keep_their_statistics() -> None:
     module = Net(
-        lambda m, x: head(m.k(m.b(F.relu(m.n(m.a(x))))), m),
-        a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(8, 6), k=nn.BatchNorm2d(6), out=nn.Linear(6, 5),
+        lambda m, x: head(m.k(m.p(m.b(F.relu(m.n(m.a(x)))))), m),
+        a=conv(3, 8), n=nn.BatchNorm2d(8), b=conv(8, 6), p=nn.AvgPool2d(2), k=nn.BatchNorm2d(6), out=nn.Linear(6, 5),
     )  # fmt: skip
     enliven(module)
     adopted = hwsearch.adopt(module, torch.randn(IMAGE))
@@ -218,6 +234,108 @@ def test_outputs_criterion_is_the_expected_square_of_the_change_of_all_outputs()
             assert np.isclose(found[unit], float(slope.square().sum()) / 2, rtol=0.25)
     with pytest.raises(InvalidInput, match="give images"):
         importance(adopted, "outputs")
+
+
+def test_reconstruction_is_what_readers_lose_after_least_squares() -> None:
+    """Beside numpy: after each removal the scores of all that is gone sum to the slopes' moments times the residual's covariance."""
+    module, adopted = chain()
+    group, x = group_of(adopted, "a.weight"), images(40)
+    scores = importance(adopted, "reconstruction", x)[group]
+    evidence = Evidence(adopted, (x,), torch.zeros(len(x)), projected())
+    value, slope = [], []
+    for _, reads in evidence.reads():
+        for read in reads:
+            if read.units.tolist() == next(each for each in adopted.groups if each.id == group).units.tolist():
+                value.append(read.value.movedim(1, -1).reshape(-1, 8).double().numpy())
+                slope.append(read.slope.movedim(1, -1).reshape(-1, 8).double().numpy())
+    v, s = np.concatenate(value), np.concatenate(slope)
+    with torch.no_grad():
+        assert np.allclose(v, F.relu(module.a(x)).movedim(1, -1).reshape(-1, 8), atol=1e-5)
+    assert (np.diff(np.sort(scores)) > 0).all()
+    order = np.argsort(scores)
+    lost = []
+    for gone in range(1, 8):
+        kept = np.concatenate([v[:, order[gone:]], np.ones((len(v), 1))], axis=1)
+        residual = v - kept @ np.linalg.lstsq(kept, v, rcond=None)[0]
+        lost.append(np.trace(residual.T @ residual / len(v) @ (s.T @ s) / len(x)))
+    assert np.allclose(np.sort(scores)[:7].cumsum()[-1], lost[-1], rtol=0.02)
+    assert (np.sort(scores)[:7].cumsum() <= np.array(lost) * 1.02).all()  # the lower convex hull of what is lost
+    with pytest.raises(InvalidInput, match="give images"):
+        importance(adopted, "reconstruction")
+
+
+def test_a_channel_that_others_determine_costs_nothing_however_much_it_weighs() -> None:
+    module, adopted = chain()
+    with torch.no_grad():
+        module.a.weight[5], module.a.bias[5] = 3 * module.a.weight[2], 3 * module.a.bias[2]
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE))
+    group = group_of(adopted, "a.weight")
+    first, plain = (importance(adopted, name, images())[group] for name in ("reconstruction", "outputs"))
+    assert int(np.argmin(first)) in (2, 5)
+    assert first.min() < 0.02 * np.sort(first)[1]
+    assert int(np.argmax(plain)) == 5 or plain[5] > np.median(plain)
+
+
+@pytest.mark.parametrize("name", ["residual sum", "transformer block", "flatten to linear", "dense cat", "squeeze and excite"])
+def test_reconstruction_scores_units_of_every_shape(name: str) -> None:
+    """Heads, positions of a map that is flattened, parts of cats: repaired, the units that it keeps are better than those that it drops."""
+    module, shapes, _ = CASES[name]
+    enliven(module)
+    generator = torch.Generator().manual_seed(0)
+    adopted = hwsearch.adopt(module, torch.randn(shapes[0], generator=generator))
+    given, fresh = (torch.randn((200, *shapes[0][1:]), generator=generator) for _ in range(2))
+    scores = importance(adopted, "reconstruction", given)
+    half = {group.id: -(-group.width // 2) for group in adopted.groups if group.searchable}
+    best = error(adopted.extract(half, scores=scores, images=given), module, fresh)
+    worst = error(adopted.extract(half, scores={each: -found for each, found in scores.items()}, images=given), module, fresh)
+    assert best < worst
+
+
+def test_a_cut_network_is_scored_with_its_own_operations() -> None:
+    """The network that is looked at is the small one: units that are gone have no derivatives, the others those of the masked network."""
+    module, adopted = chain()
+    group, x = group_of(adopted, "a.weight"), images(20)
+    keep = {group: [0, 2, 3, 6]}
+    cut = adopted.cut(keep)
+    small = cut.build()
+    with torch.no_grad():
+        module.b.weight[:, [1, 4, 5, 7]] = 0
+    masked = hwsearch.adopt(module, torch.randn(IMAGE))
+    wanted = importance(masked, "outputs", x)[group]
+    found = importance(adopted, "outputs", x, cut=(cut, small))[group]
+    assert np.allclose(found, wanted, rtol=1e-3)
+    assert np.flatnonzero(found).tolist() == keep[group]
+
+
+def test_hessian_diagonal_is_the_second_derivative_by_a_factor_on_a_unit() -> None:
+    """Beside a second difference quotient; the estimate from random signs comes near with many images alike."""
+    module, _ = chain()
+    module.double()
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE).double())
+    group = group_of(adopted, "a.weight")
+    x, y = images(1).double(), torch.tensor([2])
+    evidence = Evidence(adopted, (x.repeat(600, 1, 1, 1),), y.repeat(600), batch=1)
+    found = evidence.curvatures(torch.Generator().manual_seed(0))[group].numpy() / 600
+    wanted = []
+    with torch.no_grad():
+        for unit in range(8):
+            values = []
+            for factor in (1 + 1e-3, 1.0, 1 - 1e-3):
+                module.b.weight[:, unit] *= factor
+                values.append(float(F.cross_entropy(module(x), y)))
+                module.b.weight[:, unit] /= factor
+            wanted.append((values[0] - 2 * values[1] + values[2]) / 1e-6)
+    assert np.allclose(found, wanted, atol=0.25 * max(wanted))
+    assert np.corrcoef(found, wanted)[0, 1] > 0.9
+    assert (importance(adopted, "hessian", x, y)[group] >= 0).all()
+
+
+def test_variance_of_activations_by_hand() -> None:
+    module, adopted = chain()
+    x = images(120)
+    with torch.no_grad():
+        wanted = F.relu(module.a(x)).var((0, 2, 3), correction=0)
+    assert np.allclose(importance(adopted, "variance", x)[group_of(adopted, "a.weight")], wanted, rtol=1e-4)
 
 
 def test_units_are_removed_where_importance_is_least_for_what_they_save() -> None:

@@ -1,6 +1,6 @@
 """A user's own network as a search space: capture, groups of channels, proofs, and the smaller network."""
 
-from . import criteria
+from . import criteria, elimination
 from .adopted import Adopted, adopt
 from .branches import Branch
 from .files import load_network, save_network
@@ -22,6 +22,7 @@ __all__ = [
     "allocate",
     "criteria",
     "criterion",
+    "elimination",
     "importance",
     "load_network",
     "rule",

@@ -144,8 +144,8 @@ class Adopted:
             branches: those to remove.
             scores: the importance of each unit, as from :func:`~hwsearch.nn.adopt.importance`.
             images: inputs to repair the network on: each layer is fitted by least squares to what the whole network computes there, and
-                batch norms take new statistics; some 800 images suffice, and all values of a layer on them have to fit into memory.
-                Nothing is repaired if omitted.
+                batch norms after no such layer take new statistics; some 800 images suffice, and all values of a layer on them have to
+                fit into memory. Nothing is repaired if omitted.
 
         Raises:
             InvalidInput: a group or a branch that is frozen, a number that is none of a group's widths, or images that do not fit.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 
 from ...errors import InvalidInput
-from .importance import Evidence, Scores, criterion
+from .importance import Evidence, Loss, Scores, criterion
 
 
 @criterion("l1")
@@ -62,6 +64,36 @@ def fisher(evidence: Evidence) -> Scores:
     return _of_derivatives(evidence, lambda each: each.square() / 2)
 
 
+@criterion("hessian")
+def hessian(evidence: Evidence) -> Scores:
+    """Half the diagonal of the Hessian of the loss by factors on units, at least 0 (LeCun et al., Optimal brain damage, 1990)."""
+    found = evidence.curvatures(torch.Generator().manual_seed(0))
+    return {name: each.clamp_min(0).numpy() / 2 for name, each in found.items()}
+
+
+@criterion("variance")
+def variance(evidence: Evidence) -> Scores:
+    """Variance over images and positions of what is read of a unit, summed over its readers: what does not vary, a bias can stand for."""
+    if evidence.images is None:
+        raise InvalidInput("This criterion looks at activations: give images.")
+    flow = evidence.adopted.analysis.flow
+    sums: dict[tuple[str, str, int], torch.Tensor] = {}
+    places: dict[tuple[str, str, int], np.ndarray[Any, Any]] = {}
+    looked = replace(evidence, targets=torch.zeros(len(evidence.images[0])), loss=projected())
+    for _, reads in looked.reads():
+        for read in reads:
+            key = (read.reader, read.node, read.dim)
+            rows = read.value.double().movedim(read.dim, 0).flatten(1)
+            places[key] = read.units
+            sums[key] = sums.get(key, torch.zeros(())) + torch.stack(
+                [torch.full((len(rows),), rows.shape[1]), rows.sum(1), rows.square().sum(1)]
+            )
+    total = np.zeros(len(flow.atoms))
+    for key, (n, first, second) in sums.items():
+        np.add.at(total, places[key], (second / n - (first / n).square()).clamp_min(0).numpy())
+    return {group.id: total[group.units] for group in evidence.groups}
+
+
 @criterion("outputs")
 def outputs(evidence: Evidence) -> Scores:
     """Expected squared change of the network's outputs when a unit is removed, to first order; needs no labels.
@@ -71,13 +103,18 @@ def outputs(evidence: Evidence) -> Scores:
     """
     if evidence.images is None:
         raise InvalidInput("This criterion looks at outputs: give images.")
+    return fisher(replace(evidence, targets=torch.zeros(len(evidence.images[0])), loss=projected()))
+
+
+def projected() -> Loss:
+    """A loss whose derivatives have the second moments of all outputs' together: a random projection, drawn anew for each image."""
     generator = torch.Generator().manual_seed(0)
 
-    def projected(found: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+    def loss(found: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
         noises = (torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in found)
         return torch.stack([(each * noise).sum() for each, noise in zip(found, noises, strict=True)]).sum()
 
-    return fisher(replace(evidence, targets=torch.zeros(len(evidence.images[0])), loss=projected))
+    return loss
 
 
 def _of_weights(evidence: Evidence, score: Callable[[torch.Tensor], torch.Tensor]) -> Scores:

@@ -2,8 +2,9 @@
 
 The whole and the cut network run side by side, operation after operation, on the same images. Where the cut network has a convolution or a
 linear layer, its weights are replaced by those that bring its result closest to the whole network's (He, Zhang and Sun, Channel pruning for
-accelerating very deep neural networks, 2017), given the inputs that the layers repaired before it produce. Batch norms then take the
-statistics of what they see.
+accelerating very deep neural networks, 2017), given the inputs that the layers repaired before it produce. A batch norm after a layer that
+was fitted keeps its statistics, since what it is given is as near as can be to what it was given before; new statistics would blow up what
+least squares have shrunk. Other batch norms take the statistics of what they see.
 """
 
 from __future__ import annotations
@@ -111,8 +112,10 @@ class Repair:
         batch: images at once.
         ridge: strength of the pull towards the weights as they were, relative to the mean square of a layer's inputs.
         samples: positions to fit each layer on: at least so many, and at least so many for each input of a unit.
-        statistics: whether batch norms take the statistics of what they see.
+        statistics: whether batch norms that follow no fitted layer take the statistics of what they see.
         correct: whether a layer also makes up for what is lacking on the other side of a sum that its result goes into.
+        sequential: whether a layer is fitted to the inputs that the layers repaired before it produce; if not, to those of the whole
+            network, as if all layers were fitted at once. It is there to be compared with.
     """
 
     cut: Cut
@@ -123,6 +126,7 @@ class Repair:
     samples: tuple[int, int] = (40_000, 60)
     statistics: bool = True
     correct: bool = True
+    sequential: bool = True
 
     def run(self) -> fx.GraphModule:
         """The repaired network."""
@@ -134,6 +138,7 @@ class Repair:
         self.old, self.new = Side(self.cut.network, chunks), Side(network, chunks)
         source = {fresh: node for node, fresh in reversed(places.items())}
         waiting = [node for node in network.graph.nodes if node.op != "output"]
+        self.settled: set[fx.Node] = set()
         done: set[fx.Node] = set()
         with torch.no_grad():
             for node in self.cut.network.graph.nodes:
@@ -156,7 +161,7 @@ class Repair:
             return
         if base_name(node.target) in _FITTED:
             self._fit(node, fresh)
-        elif base_name(node.target) == "batch_norm" and self.statistics:
+        elif base_name(node.target) == "batch_norm" and self.statistics and fresh not in self.settled:
             self._refresh(node, fresh)
 
     def _own(self, value: Any) -> bool:
@@ -195,7 +200,7 @@ class Repair:
         call["size"] = weight.shape
         normal = Normal()
         wanted = self._wanted(node, fresh, kept, name)
-        inputs = self.new.values[call["input"]]
+        inputs = self.new.values[call["input"]] if self.sequential else self._picked(before["input"], 1 if name != "linear" else -1)
         total = sum(y.shape[0] for y in wanted)
         share = max(self.samples[0], self.samples[1] * weight[0].numel()) / total
         for x, y in zip(inputs, wanted, strict=True):
@@ -209,6 +214,13 @@ class Repair:
             get(self.network, str(call["bias"].target)).copy_(left.reshape(-1))
         elif norm is not None:
             get(self.network, str(norm["running_mean"].target)).sub_(left.reshape(-1))
+        if norm is not None:
+            self.settled.add(next(iter(fresh.users)))
+
+    def _picked(self, node: fx.Node, dim: int) -> list[torch.Tensor]:
+        """What the whole network has at a node, of the channels that are kept."""
+        kept = self.cut.index(node, dim % len(shape_of(node)))
+        return [x if kept is None else x.index_select(dim, torch.from_numpy(kept)) for x in self.old.values[node]]
 
     def _norm(self, fresh: fx.Node) -> dict[str, Any] | None:
         """The arguments of the batch norm that is all that reads a layer, where its statistics may change."""

@@ -106,7 +106,7 @@ def no_slower(
     for _ in range(5):
         one = best(space, table, predictor, {"latency_ms": limit}, seed)
         networks = {**rivals, "searched": one}
-        found = hwsearch.profiling.measure_many([network.blocks() for network in networks.values()], table=table, rounds=40)
+        found = hwsearch.measure([network.blocks() for network in networks.values()], table=table, rounds=40)
         measured = {name: entry.latency_ms for name, entry in zip(networks, found, strict=True)}
         ratio = measured["searched"] / min(measured[name] for name in rivals)
         if ratio <= 1:

@@ -63,7 +63,7 @@ def road(
     plain_files = [
         hwsearch.export(one, weights=supernet, out=out / f"uniform-{level}.onnx") for one, level in zip(uniforms, LEVELS, strict=True)
     ]
-    limits = [one.latency_ms for one in hwsearch.profiling.measure_many(plain_files, table=table, rounds=40)]
+    limits = [one.latency_ms for one in hwsearch.measure(plain_files, table=table, rounds=40)]
     for level, uniform, plain_file, limit in zip(LEVELS, uniforms, plain_files, limits, strict=True):
         files = [plain_file, out / f"searched-{level}.onnx"]
         for _ in range(4):
@@ -77,7 +77,7 @@ def road(
                 run=hwsearch.Run(state=out / "search"),
             )
             hwsearch.export(result.best, weights=supernet, out=files[1])
-            plain, ours = hwsearch.profiling.measure_many(files, table=table, rounds=40)
+            plain, ours = hwsearch.measure(files, table=table, rounds=40)
             if ours.latency_ms <= plain.latency_ms:
                 break
             limit *= 0.995 * plain.latency_ms / ours.latency_ms

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from hwsearch.devices import Check, load_table
-from hwsearch.profiling import measure_many
+from hwsearch.profiling import measure
 from hwsearch.spaces import load_space
 
 EACH = 20
@@ -31,7 +31,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     choices = [*([precision] for precision in table.precisions), list(table.precisions)]
     networks = [space.blocks(row) for keep in choices for row in space.restrict({"precision": keep}).sample(EACH, rng)]
-    measured = measure_many(networks, table=table, progress=True)
+    measured = measure(networks, table=table, progress=True)
     checks = tuple(
         Check("check", tuple(block.key for block in network), one.latency_ms, one.spread_ms, table.predict(network))
         for network, one in zip(networks, measured, strict=True)

@@ -67,7 +67,8 @@ def _json(name: str, *without: str) -> Callable[[Path], object]:
 
 VERBS = {
     "profile": Verb(
-        f"{_READY}hwsearch.profile(space, backend='roofline', out=f'{{folder}}/t.json', precision=1e-9, max_rounds=40, **quiet)",
+        f"{_READY}effort = hwsearch.profiling.Effort(precision=1e-9, max_rounds=40)\n"
+        "hwsearch.profile(space, backend='roofline', out=f'{folder}/t.json', effort=effort, **quiet)",
         "t.json",
         _bytes("t.json"),
     ),

@@ -219,7 +219,7 @@ def measure(path: Path, rounds: int, batch: int | None) -> None:
     networks = {name: [Block.parse(key) for key in network["blocks"]] for name, network in document["networks"].items()}
     for place in document["devices"]:
         backend = load_backend(place["runtime"], threads=place["threads"], batch=place["batch"])
-        found = hwsearch.profiling.measure_many(list(networks.values()), backend=backend, rounds=rounds)
+        found = hwsearch.measure(list(networks.values()), backend=backend, rounds=rounds)
         whole = found[0].latency_ms
         for network, one in zip(document["networks"].values(), found, strict=True):
             ratio = document["networks"]["dense"]["macs"] / network["macs"]
@@ -298,8 +298,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "table":
         backend = load_backend(options.backend, batch=options.batch or 1)
-        amount = {"budget": options.budget, "error": options.error, "checks": 12, "fits": 18}
-        table = hwsearch.profile(SPACES[options.names[0]](), backend=backend, out=options.out, **amount)
+        effort = hwsearch.profiling.Effort(budget=options.budget, error=options.error, checks=12, fits=18)
+        table = hwsearch.profile(SPACES[options.names[0]](), backend=backend, out=options.out, effort=effort)
         print(table, table.error())
     elif options.what == "measure":
         for name in options.names:

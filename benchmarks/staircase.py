@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch.profiling import measure_many
+from hwsearch.profiling import measure
 
 STEPS = (5, 20, 80)
 
@@ -66,7 +66,7 @@ def main() -> None:
         if options.measure:
             backend = hwsearch.load_backend(table.device.runtime, batch=table.device.batch)
             networks = [every.blocks(best[name]) for name in ("all", "edges")]
-            for name, row, one in zip(("all", "edges"), networks, measure_many(networks, backend=backend, table=table), strict=True):
+            for name, row, one in zip(("all", "edges"), networks, measure(networks, backend=backend, table=table), strict=True):
                 console.print(f"{precision}, {name}: predicted {table.predict(row):.3f} ms, measured {one.latency_ms:.3f} ms")
     console.print(shown)
 

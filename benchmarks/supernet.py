@@ -212,7 +212,7 @@ def agree(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="
     for one, file in zip(chosen, files, strict=True):
         points.append((100 * evaluate(one, weights=supernet, data=images), 100 * accuracy(file, one, images)))
         print(f"{file.name}: evaluated {points[-1][0]:.2f} %, in ONNX Runtime {points[-1][1]:.2f} %", flush=True)
-    measured = [one.latency_ms for one in hwsearch.profiling.measure_many(files, table=table)]
+    measured = [one.latency_ms for one in hwsearch.measure(files, table=table)]
     times = [(table.predict(one.blocks()), ms) for one, ms in zip(chosen, measured, strict=True)]
     errors = [abs(foretold / ms - 1) for foretold, ms in times]
     told(

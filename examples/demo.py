@@ -82,7 +82,7 @@ def main() -> None:
     files = [out / f"{name}.onnx" for name in ("dense", "uniform", "searched")]
     for network, file in zip((dense, uniform), files, strict=False):
         hwsearch.export(network, weights=weights, out=file)
-    limit = hwsearch.profiling.measure_many(files[:2], rounds=40, table=table)[1].latency_ms
+    limit = hwsearch.measure(files[:2], rounds=40, table=table)[1].latency_ms
     console.print(f"the limit is what the best uniform-width network takes at a third of the dense one's fastest latency: {limit:.4f} ms")
     result = hwsearch.search(
         space,
@@ -100,7 +100,7 @@ def main() -> None:
     searched = result.best
     console.print(str(searched), highlight=False)
     hwsearch.export(searched, weights=weights, out=files[2])
-    measured = hwsearch.profiling.measure_many(files, rounds=40, table=table)
+    measured = hwsearch.measure(files, rounds=40, table=table)
 
     console.rule("5  check: the exported files, run and measured in ONNX Runtime")
     comparison = [

@@ -79,7 +79,8 @@ def main() -> None:
     device = load_backend(options.backend)
 
     console.rule("1  what the blocks cost on this CPU")
-    table = hwsearch.profile(space, backend=device, out=out / "table.json", budget=options.budget or ("20s" if options.toy else "20m"))
+    effort = hwsearch.profiling.Effort(budget=options.budget or ("20s" if options.toy else "20m"))
+    table = hwsearch.profile(space, backend=device, out=out / "table.json", effort=effort)
     console.print(repr(table))
 
     console.rule("2  two stages, one joint search, and two baselines")
@@ -112,7 +113,7 @@ def main() -> None:
             raise SystemExit("The export lost a decision.")
 
     console.rule("5  measured")
-    whole, small = hwsearch.profiling.measure_many(models, backend=device, rounds=6 if options.toy else 20)
+    whole, small = hwsearch.measure(models, backend=device, rounds=6 if options.toy else 20)
     console.print(
         f"{whole.latency_ms:.3f} ms dense, {small.latency_ms:.3f} ms compressed: {whole.latency_ms / small.latency_ms:.2f} times as fast"
     )

@@ -24,8 +24,8 @@ from .nn._finish import finish as finish
 from .nn._samples import fit_predictor as fit_predictor
 from .nn.adopt import adopt as adopt
 from .nn.training._train import train as train
+from .profiling._measure import measure as measure
 from .profiling._mlperf import bench as bench
-from .profiling._profile import measure as measure
 from .profiling._profile import profile as profile
 from .reports._report import write_report as write_report
 from .scores._predictor import Predictor as Predictor

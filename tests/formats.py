@@ -241,13 +241,22 @@ def _plan() -> Format:
 
 
 def _returned() -> Format:
-    from hwsearch.profiling import collect
-    from hwsearch.profiling._profile import plan, protocol_of
+    from hwsearch.profiling import Effort, collect
+    from hwsearch.profiling._planning import plan_space
+    from hwsearch.profiling._workbench import Here
 
     backend, blocks = hwsearch.backends.Roofline(), [space().unique_blocks[1]]
-    protocol = protocol_of(backend, 0.01, 2)
-    run = plan(space(), backend, hwsearch.LatencyTable(backend.describe(), protocol, {}), blocks=blocks)
-    header = run.header | {"backend": "roofline", "options": {}, "energy": "estimated", "checks": 12, "fits": 0, "blocks": [blocks[0].key]}
+    effort = Effort(max_rounds=2, blocks=blocks)
+    table = hwsearch.LatencyTable(backend.describe(), effort.protocol(backend.precisions), {})
+    run = plan_space(space(), Here(backend), table, effort, 0)
+    header = {**run.header} | {
+        "backend": "roofline",
+        "options": {},
+        "energy": "estimated",
+        "checks": 12,
+        "fits": 0,
+        "blocks": [blocks[0].key],
+    }
     rounds = [{"round": number, "times": {name: [0.5, 0.1] for name in run.networks}} for number in (1, 2)]
 
     def use(path: Path) -> None:

@@ -36,6 +36,7 @@ from hwsearch import SearchSpace
 from hwsearch._files._writing import write_atomic
 from hwsearch.backends import Backend, load_backend
 from hwsearch.errors import HwsearchError
+from hwsearch.profiling import Effort
 from hwsearch.spaces import Chain, Stage
 from hwsearch.spaces.library import resnet50, resnet_cifar
 
@@ -67,12 +68,7 @@ class Scale:
     """
 
     batches: tuple[int, ...] = (1, 8, 64, 256)
-    tables: Mapping[str, dict[str, Any]] = field(
-        default_factory=lambda: {
-            "resnet50": {"budget": "25m", "checks": 18, "fits": 42},
-            "resnet_cifar": {"budget": "10m", "checks": 18, "fits": 42},
-        }
-    )
+    tables: Mapping[str, Effort] = field(default_factory=lambda: {"resnet50": Effort(budget="25m"), "resnet_cifar": Effort(budget="10m")})
     share: float = 0.97
     rounds: int = 40
     epochs: int = 60
@@ -80,7 +76,7 @@ class Scale:
     images: int = 2000
 
 
-_ROUGH = {"max_rounds": 2, "precision": 0.5, "checks": 12, "fits": 4}
+_ROUGH = Effort(max_rounds=2, precision=0.5, checks=12, fits=4)
 TINY = Scale((1, 2), {"resnet50": _ROUGH, "resnet_cifar": _ROUGH}, 0.85, 2, 2, 24, 100)
 
 
@@ -155,7 +151,7 @@ class Run:
         wanted = ("fp32", "fp16", "int8") if space == "resnet50" else ("fp32", "int8")
         precisions = [name for name in wanted if name in backend.precisions]
         out = self.table_path(space, label, batch)
-        print(hwsearch.profile(self.space(space, precisions), backend=backend, out=out, progress=False, **self.scale.tables[space]))
+        print(hwsearch.profile(self.space(space, precisions), backend=backend, out=out, progress=False, effort=self.scale.tables[space]))
 
     def compare(self, label: str, batch: int) -> None:
         """Dense networks against the fastest one with the MACs and weights of the original."""
@@ -171,9 +167,7 @@ class Run:
                 where, "latency_ms", self.scale.share * most, predictor=macs, device=table, limits={"macs": most}, seed=0
             )
             networks[name] = found.best.blocks()
-        measured = hwsearch.profiling.measure_many(
-            list(networks.values()), backend=self.backend(label, batch), rounds=self.scale.rounds, table=table
-        )
+        measured = hwsearch.measure(list(networks.values()), backend=self.backend(label, batch), rounds=self.scale.rounds, table=table)
         rows = [
             {
                 "network": name,
@@ -229,7 +223,7 @@ class Run:
                 print(error)
         blocks = [network.blocks() for network in networks.values()]
         backend = self.backend(label, self.scale.batches[0])
-        measured = hwsearch.profiling.measure_many(blocks, backend=backend, rounds=self.scale.rounds, table=table) if blocks else []
+        measured = hwsearch.measure(blocks, backend=backend, rounds=self.scale.rounds, table=table) if blocks else []
         rows = [
             {
                 "network": name,

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._files._writing import Journal, PathLike
-from .._progress import Advance
+from .._files._reading import PathLike
 from ..devices._device import Device
 from ..errors import InvalidInput, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
@@ -177,28 +176,6 @@ class Backend(ABC):
         """
         self.check(network)
         return self._model(network)
-
-    def fill(
-        self,
-        journal: Journal,
-        header: Mapping[str, Any],
-        networks: Mapping[str, Network],
-        sentinel: Block,
-        advance: Advance,
-    ) -> bool:
-        """Have networks measured by a device that is elsewhere and measures by itself; see :mod:`hwsearch.profiling.remote._ssh`.
-
-        Args:
-            journal: of the run: afterwards it holds the rounds that were measured there.
-            header: what it begins with.
-            networks: by name.
-            sentinel: the block that shows drift.
-            advance: called with the progress, in measurements.
-
-        Returns:
-            Whether it is elsewhere; by default it is here, nothing is done, and sessions measure.
-        """
-        return False
 
     def _model(self, network: Network) -> bytes:
         """The model file of a network that was checked."""

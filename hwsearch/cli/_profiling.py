@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,6 +13,9 @@ from ..errors import InvalidInput
 from ..reports import _terminal
 from ._app import app, console
 from ._options import BackendName, Quiet, Seed, Space, given, settings
+
+if TYPE_CHECKING:
+    from ..profiling._workbench import Workbench
 
 Out = Annotated[Path | None, typer.Option("--out", "--table", "-o", help="The latency table to write, or to complete.", show_default=False)]
 Precision = Annotated[float | None, typer.Option(help="Stop measuring a block at this relative precision.", show_default=False)]
@@ -63,6 +66,7 @@ def profile(
     Only what the table does not hold yet is measured, so a stopped run continues where it was.
     """
     from ..backends._load import load_backend
+    from ..profiling._effort import Effort
 
     if sum(place is not None for place in (remote, emit, collect)) > 1:
         raise InvalidInput("Give one of --remote, --emit and --collect.")
@@ -70,13 +74,13 @@ def profile(
         raise InvalidInput("Several batches are for this machine; leave out --remote, --emit and --collect.")
     if (emit or collect) and (budget is not None or error is not None):
         raise InvalidInput("A sample is chosen while it is measured, so --budget and --error need a board that --remote reaches.")
-    options = given(precision=precision, max_rounds=max_rounds, checks=checks)
-    sampling = given(budget=budget, error=error)
+    effort = Effort(**given(precision=precision, max_rounds=max_rounds, checks=checks, budget=budget, error=error))
+    options: dict[str, Any] = {"effort": effort, "seed": seed, "progress": not quiet}
     runtime = settings(changes)
     if batch and len(batch) == 1:
         runtime["batch"] = batch[0]
     if emit is not None:
-        _emit(space, emit, out, backend=load_backend(backend, **runtime), seed=seed, progress=not quiet, **options)
+        _emit(space, emit, out, backend=load_backend(backend, **runtime), **options)
     elif out is None:
         raise InvalidInput("Say where the table goes: --out TABLE.")
     elif collect is not None:
@@ -84,11 +88,13 @@ def profile(
 
         console.print(_terminal.latency_table(collect_results(space, collect, out=out), out))
     else:
-        options |= {**sampling, "backend": load_backend(backend, **runtime), "seed": seed, "progress": not quiet}
+        from ..profiling.remote._ssh import Remote as Board
+
+        device = load_backend(backend, **runtime)
         if remote is not None:
-            _remote(space, remote, out, python=python, **given(timeout_s=timeout), **options)
+            _there(space, Board(remote, device, python, **given(timeout_s=timeout)), out, **options)
         else:
-            _here(space, batch or [1], out, **options)
+            _here(space, batch or [1], out, backend=device, **options)
 
 
 def _emit(space: str, folder: Path, out: Path | None, **options: Any) -> None:
@@ -102,11 +108,11 @@ def _emit(space: str, folder: Path, out: Path | None, **options: Any) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def _remote(space: str, host: str, out: Path, **options: Any) -> None:
+def _there(space: str, board: Workbench, out: Path, **options: Any) -> None:
     """Measure on a board that ssh reaches."""
-    from ..profiling.remote._ssh import profile_remote
+    from ..profiling._profile import profile
 
-    console.print(_terminal.latency_table(profile_remote(space, host, out=out, **options), out))
+    console.print(_terminal.latency_table(profile(space, backend=board, out=out, **options), out))
 
 
 def _here(space: str, batches: list[int], out: Path, **options: Any) -> None:
@@ -124,9 +130,9 @@ def measure(
     rounds: Annotated[int | None, typer.Option(min=2, help="Rounds, spread over time.", show_default=False)] = None,
 ) -> None:
     """Measure the latency of model files on this machine, by the protocol of the latency tables."""
-    from ..profiling._profile import measure_many
+    from ..profiling._measure import measure as run
 
-    measured = measure_many(models, backend=backend, **given(rounds=rounds))
+    measured = run(models, backend=backend, **given(rounds=rounds))
     table = Table("model", "latency (ms)", "spread (ms)", "rounds", title=f"on {measured[0].device.name}")
     for model, reading in zip(models, measured, strict=True):
         table.add_row(str(model), f"{reading.latency_ms:.4f}", f"{reading.spread_ms:.4f}", str(reading.rounds))

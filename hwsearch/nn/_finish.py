@@ -13,7 +13,7 @@ from ..backends._load import load_backend
 from ..backends.base import Backend
 from ..errors import InvalidInput
 from ..networks._blocks import Block
-from ..profiling._profile import measure_many
+from ..profiling._measure import measure
 from ..searching._finished import Finished, load_finished
 from ..searching._result import SearchResult
 from ..spaces._space import Architecture
@@ -110,7 +110,7 @@ def finish(
         path, best = found[chosen]
         model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device, how=how)
         rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
-        measured = measure_many([model, *rivals], backend=device, seed=seed, progress=progress)
+        measured = measure([model, *rivals], backend=device, seed=seed, progress=progress)
         simulated = accuracy(networks[chosen], data, "test")
         finished = Finished(
             architecture=architecture,

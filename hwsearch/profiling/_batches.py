@@ -23,6 +23,15 @@ def profile_batches(
 
     A run that was killed goes on where it was when it is started again, and tables that are complete are not measured again.
 
+    Example:
+        >>> import hwsearch
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> few = hwsearch.profiling.Effort(blocks=space.unique_blocks[:4])
+        >>> out = "batch-{batch}.json"
+        >>> tables = hwsearch.profiling.profile_batches(space, (1, 8), backend="roofline", out=out, effort=few, progress=False)
+        >>> [(size, table.device.batch) for size, table in tables.items()]
+        [(1, 1), (8, 8)]
+
     Args:
         space: a space or its name.
         batches: images at once, such as ``(1, 8, 64, 256)``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -36,7 +36,7 @@ def make_header(device: Device, protocol: Protocol, space: str, fingerprint: str
     }
 
 
-def resume(journal: Journal, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def resume(journal: Journal, header: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The rounds of an unfinished run; starts the journal where there is none.
 
     Raises:

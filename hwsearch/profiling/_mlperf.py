@@ -28,7 +28,7 @@ from ..errors import CorruptFile, InvalidInput, UnknownName, require
 FORMAT = "hwsearch-bench"
 VERSION = 1
 _RULES = "resnet50"
-"""Whose rules of MLPerf hold."""
+"""The model whose rules of MLPerf hold."""
 _SHORT_MS, _SHORT_QUERIES = 2000, 64
 _LOG = "mlperf_log_detail.txt"
 _MARK = ":::MLLOG "
@@ -51,12 +51,12 @@ class Bench:
         model: the file.
         scenario: one of :data:`SCENARIOS`.
         verdict: LoadGen's: ``"VALID"`` or ``"INVALID"``.
-        reason: what was not met, in LoadGen's words; empty where it is valid.
+        reason: what was not met, in LoadGen's words; empty if it is valid.
         shortened: whether the run was shorter than MLPerf's rules ask for, and so is non-compliant whatever the verdict.
         figure: the scenario's figure of merit, in ``unit``; ``what`` says which it is.
-        queries: how many were processed.
-        duration_s: how long the run was asked to take at least.
-        device: where.
+        queries: number that was processed.
+        duration_s: how long the run had to take at least.
+        device: that was measured.
         folder: LoadGen's log files.
     """
 
@@ -94,11 +94,15 @@ def bench(
     short: bool = False,
     target_qps: float | None = None,
 ) -> list[Bench]:
-    """Measure model files, one after the other, as MLPerf's LoadGen asks for it.
+    """Measure model files, one after the other, as MLPerf's LoadGen prescribes.
 
     Minimum duration (600 s), query counts, percentiles, early stopping and the latency bound of ``Server`` are those of MLPerf for
-    ResNet50. Every query runs the model on one made-up image, which is what networks without data-dependent work need. The log files and a
-    ``bench.json`` with the verdict go to ``<out>/<name of the model>/<scenario>/`` (the folder's name before it, where files share theirs).
+    ResNet50. Every query runs the model on random numbers, on which the latency does not depend. The log files and a ``bench.json`` with
+    the verdict go to ``<out>/<name of the model>/<scenario>/``; if files share a name, that of their folder is put before it.
+
+    Example:
+        >>> import hwsearch
+        >>> hwsearch.bench(["dense.onnx", "best.onnx"], scenario="Offline", short=True)  # doctest: +SKIP
 
     Args:
         models: ONNX files.
@@ -107,8 +111,8 @@ def bench(
         backend: a backend or its name; its threads and its batch are what is measured.
         out: the folder of the logs.
         short: take about two seconds. The measurement is then stamped as non-compliant.
-        target_qps: how many images a second ``Server`` sends; half of what the model can do where left out. The highest number that
-            is still valid is the device's figure.
+        target_qps: images a second that ``Server`` sends; if omitted, half of what the model can do. The highest number that is still
+            valid is the device's figure.
 
     Returns:
         One measurement a model, in the same order.
@@ -121,14 +125,7 @@ def bench(
     """
     if scenario not in SCENARIOS:
         raise UnknownName("scenario", scenario, SCENARIOS)
-    paths = [Path(model).resolve() for model in models]
-    names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        names = [f"{path.parent.name}-{path.stem}" for path in paths]
-    if not names or len(set(names)) < len(names):
-        raise InvalidInput(
-            f"models must hold at least one file, and files of different names, not {[os.fspath(model) for model in models]}."
-        )
+    names = _names(models)
     if target_qps is not None and not (math.isfinite(target_qps) and target_qps > 0):
         raise InvalidInput(f"target_qps must be positive, not {target_qps}.")
     device = load_backend(backend)
@@ -146,6 +143,23 @@ def bench(
             write_atomic(folder / "bench.json", msgspec.json.format(msgspec.json.encode(document)) + b"\n")
         found.append(one)
     return found
+
+
+def _names(models: Sequence[PathLike]) -> list[str]:
+    """Different names for model files, for the folders of their logs.
+
+    Raises:
+        InvalidInput: no files, or two of one name in folders of one name.
+    """
+    paths = [Path(model).resolve() for model in models]
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}-{path.stem}" for path in paths]
+    if not names or len(set(names)) < len(names):
+        raise InvalidInput(
+            f"models must hold at least one file, and files of different names, not {[os.fspath(model) for model in models]}."
+        )
+    return names
 
 
 class _System:

@@ -1,101 +1,70 @@
-"""Profiling: what to measure of a search space, and what to make of it."""
+"""Profiling: from a space to the latency table of a device."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from .._files._lock import claim
 from .._files._reading import guarded
 from .._files._writing import Journal, PathLike
+from .._progress import Advance
 from .._progress import progress as progress_bar
-from ..backends._load import load_backend
 from ..backends.base import Backend
-from ..devices._device import Device, Protocol
+from ..devices._device import Protocol
 from ..devices._table import LatencyTable, load_table
-from ..errors import BuildFailed, InvalidInput, WrongDevice, check_count, check_seed
-from ..networks._blocks import Block
+from ..errors import WrongDevice, check_seed
 from ..spaces._load import load_space
 from ..spaces._space import SearchSpace
+from ._assembly import assemble, warn_of_failures
+from ._effort import ALL, Effort
 from ._journal import make_header, words
-from ._plan import LeftOutWarning as LeftOutWarning
-from ._plan import Run, name_of, networks_of, part_of, plan
-from ._rounds import Open, Rounds, period_of, sentinel_of
-from ._sampling import Batch, Sampler, held_out_error, seconds
-from ._sentinel import BusyWarning as BusyWarning
+from ._networks import networks_of
+from ._plan import Plan, fingerprint_of, name_of
+from ._planning import frame, part_of, plan_space
+from ._readings import Readings
+from ._sampling import Batch, Sampler, held_out_error
 from ._sentinel import ask_sentinel, check_facts, check_sentinel
+from ._workbench import Workbench, workbench
 
-_PATIENCE = 3
 _NEXT_TO_NOTHING_S = 1e-3
 """What a sample has taken before anything was measured: it is known as a sample by having taken something."""
-_WHOLE = Protocol()
-"""How a whole space is measured."""
-_SAMPLED = Protocol(min_rounds=8, max_rounds=16, runs=4, warmup=2)
-"""How a sample is measured: its blocks are many, and an estimate from many blocks needs less of each."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """How long a model takes.
-
-    Attributes:
-        latency_ms: lower quartile over the rounds in calm moments.
-        spread_ms: half the interquartile range over the same rounds.
-        rounds: how many there were in all.
-        device: where.
-    """
-
-    latency_ms: float
-    spread_ms: float
-    rounds: int
-    device: Device
 
 
 def profile(
     space: str | SearchSpace,
     *,
-    backend: str | Backend = "onnxruntime",
+    backend: str | Backend | Workbench = "onnxruntime",
     out: PathLike,
-    precision: float = 0.01,
-    max_rounds: int | None = None,
-    checks: int = 18,
-    fits: int = 42,
+    effort: Effort = ALL,
     seed: int = 0,
     progress: bool = True,
-    blocks: Sequence[Block] | None = None,
-    budget: str | float | None = None,
-    error: float = 0.01,
 ) -> LatencyTable:
     """Measure every block of a space on a device, and whole networks to calibrate and to check their sums.
 
     Each round is on disk as soon as it is measured (in ``<out>.partial.jsonl``), so that a run that was killed goes on where it
-    was when it is started again; a table that is there already is completed: only what it lacks is measured. A block that the runtime
-    cannot build is left out with a :class:`LeftOutWarning`, and so are whole networks that hold it; another run tries them again.
+    was when it is started again. A table that exists already is completed: only what it lacks is measured. Blocks that the runtime
+    cannot build are not in the table, and a :class:`LeftOutWarning` names them; another run tries them again.
+
+    Example:
+        >>> import hwsearch
+        >>> table = hwsearch.profile("resnet_cifar", backend="onnxruntime", out="table.json")  # doctest: +SKIP
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> few = hwsearch.profiling.Effort(blocks=space.unique_blocks[:4])
+        >>> table = hwsearch.profile(space, backend="roofline", out="few.json", effort=few, progress=False)
+        >>> len(table.rows)
+        4
 
     Args:
-        space: a space or its name. Blocks of precisions that the device does not have are left out, and so are those that searches of a
-            restricted space never meet.
-        backend: a backend or its name.
+        space: a space or its name. Blocks of precisions that the device does not have are not measured, and neither are those that
+            searches of a restricted space never meet.
+        backend: a backend or its name, to measure on this machine; or a board that is reached by ssh, ``Remote("user@host")``.
         out: where the table goes.
-        precision: relative standard error at which a measurement is good enough.
-        max_rounds: rounds after which it has to be: 48 by default, and 16 with a ``budget``. Whole networks that are noisy then are
-            measured in as many rounds again; how many stayed noisy is told by :meth:`LatencyTable.error`, and which blocks by
-            :attr:`LatencyTable.noisy`.
-        checks: how many random whole networks are held out to tell the table's error, at least 12; as many of each precision that all
-            blocks may share as of mixed ones, and from small to large. What the table holds already counts.
-        fits: how many others the calibration is fitted on, chosen alike.
+        effort: how much of the space is measured, and how precisely.
         seed: of the networks and of the order of measuring.
         progress: whether to show a bar with the time left.
-        blocks: measure these and no whole networks, instead of all of the space.
-        budget: measure a sample of the blocks for so long at most (seconds, or ``"90s"``, ``"20m"``, ``"1h30m"``), and let the table
-            estimate the others: corners of the space, stairs, the whole networks, and then what the estimates are least sure of. Rounds
-            are fewer and shorter then.
-        error: a budgeted run stops where networks that the calibration has not seen are foretold with this mean relative error (of the
-            ``fits``, half by half; the ``checks`` play no part in it).
 
     Returns:
         The table, as it is in ``out``.
@@ -105,75 +74,119 @@ def profile(
             sentinel does not take as long here.
         WrongSpace: ``out`` has an unfinished run of another space beside it.
         Unsupported: the device runs no block of the space, or its networks are no chains of blocks.
-        InvalidInput: fewer than 12 checks, numbers that make no sense, or more than 20,000 blocks without a budget.
+        InvalidInput: fewer than 12 checks, or more than 20,000 blocks without a budget.
         BuildFailed: not even an empty network or the sentinel could be built.
     """
-    where, device, seed = load_space(space), load_backend(backend), check_seed(seed)
-    if budget is not None:
-        if blocks is not None:
-            raise InvalidInput("budget chooses the blocks to measure; leave out either it or blocks.")
-        budget_s = seconds(budget)
-    protocol = protocol_of(device, precision, max_rounds, usual=_WHOLE if budget is None else _SAMPLED)
+    where, bench, seed = load_space(space), workbench(backend), check_seed(seed)
     with claim(out):
-        table, facts_suffice = _table_so_far(out, device, protocol)
-        if budget is not None:
-            networks = networks_of(where, device, table, checks=checks, fits=fits, seed=seed)
-            return _sample(Sampler(where, device, networks, seed), table, out, budget_s, error, progress, facts_suffice=facts_suffice)
-        run = plan(where, device, table, checks=checks, fits=fits, seed=seed, blocks=blocks)
-        return _complete(run, out, progress, facts_suffice=facts_suffice)
+        work = _Work(bench, out, effort.protocol(bench.precisions))
+        if effort.budget_s is None:
+            plan = plan_space(where, bench, work.table, effort, seed)
+            return _complete(work, plan, f"profiling {where.name} on {work.table.device.name}", progress)
+        sampler = Sampler(where, bench, networks_of(where, bench.precisions, work.table, effort, seed), seed)
+        return _sample(work, sampler, effort, progress)
 
 
-def _complete(run: Run, out: PathLike, progress: bool, *, facts_suffice: bool) -> LatencyTable:
-    """Measure all that a table lacks; see :func:`profile`."""
-    device, table, journal = run.backend, run.before, Journal(f"{os.fspath(out)}.partial.jsonl")
-    if not (run.nothing and facts_suffice):
-        ask_sentinel(table, device, facts_suffice=facts_suffice)
-    if run.nothing:
-        if not facts_suffice:
-            table.save(out)
-        journal.remove()
-        return table
-    total = len(run.networks) * table.protocol.max_rounds
-    with progress_bar(f"profiling {run.header['space']} on {table.device.name}", total, progress) as advance:
-        rounds = run.measure(journal, advance)
-    if not device.here:
-        check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
-    run.table(rounds).save(out)
-    journal.remove()
-    return load_table(out)
+class _Work:
+    """A table that is being completed.
+
+    Args:
+        bench: where it is measured.
+        out: where it goes.
+        protocol: how it is measured.
+
+    Attributes:
+        table: what was measured so far, with the facts of its device completed; perhaps nothing.
+
+    Raises:
+        WrongDevice: what is in ``out`` was measured on another device or by another protocol.
+    """
+
+    def __init__(self, bench: Workbench, out: PathLike, protocol: Protocol) -> None:
+        self.bench, self.out, self.journal = bench, out, Journal(f"{os.fspath(out)}.partial.jsonl")
+        self._facts_suffice, self._compared = True, False
+        self.table = LatencyTable(bench.device, protocol, {}, energy=bench.energy, source=os.fspath(out))
+        if Path(out).exists():
+            found = load_table(out)
+            self._facts_suffice = check_facts(found, bench.device, here=bench.here)
+            check_protocol(found, protocol)
+            self.table = replace(found, device=replace(bench.device, name=found.device.name))
+
+    def compare(self) -> None:
+        """Check that the device's sentinel takes as long as in the table; that of a board is checked when its readings come.
+
+        A table whose facts did not say what device it is of is then completed by them.
+
+        Raises:
+            WrongDevice: it does not.
+        """
+        if self.bench.here:
+            ask_sentinel(self.table, self.bench.runtime, facts_suffice=self._facts_suffice)
+            self._compared = True
+            if not self._facts_suffice:
+                self.table.save(self.out)
+
+    def finish(self) -> LatencyTable:
+        """The table if nothing is left to be measured."""
+        if not self._facts_suffice:
+            self.compare()
+        self.journal.remove()
+        return self.table
+
+    def measure(self, plan: Plan, advance: Advance) -> Readings:
+        """Measure a plan, here or there."""
+        readings = self.bench.measure(plan, self.journal, advance)
+        if not self._compared:
+            check_sentinel(readings.sentinels(), self.table, facts_suffice=self._facts_suffice)
+            self._compared = True
+        return readings
+
+    def keep(self, plan: Plan, readings: Readings) -> LatencyTable:
+        """Complete the table, in its file too, by what was measured of a plan."""
+        warn_of_failures(plan, readings)
+        assemble(plan, self.table, readings).save(self.out)
+        self.table = load_table(self.out)
+        self.journal.remove()
+        return self.table
 
 
-def _sample(
-    sampler: Sampler, table: LatencyTable, out: PathLike, budget_s: float, error: float, progress: bool, *, facts_suffice: bool
-) -> LatencyTable:
-    """Measure one batch after the other, each a run of its own with the table so far before it; see :func:`profile`."""
-    device, space = sampler.backend, sampler.space
-    ask_sentinel(table, device, facts_suffice=facts_suffice)
-    asked = device.here  # a board answers with the first batch
-    if asked and not facts_suffice:
-        table.save(out)
-    table = replace(table, spent_s=max(table.spent_s, _NEXT_TO_NOTHING_S))
-    journal = Journal(f"{os.fspath(out)}.partial.jsonl")
-    with progress_bar(f"profiling {space.name} on {table.device.name} (seconds)", int(budget_s), progress) as advance:
-        advance(table.spent_s)
+def _complete(work: _Work, plan: Plan, title: str, progress: bool) -> LatencyTable:
+    """Measure all that a table lacks."""
+    if plan.nothing:
+        return work.finish()
+    work.compare()
+    with progress_bar(title, len(plan.networks) * plan.protocol.max_rounds, progress) as advance:
+        readings = work.measure(plan, advance)
+    return work.keep(plan, readings)
+
+
+def _sample(work: _Work, sampler: Sampler, effort: Effort, progress: bool) -> LatencyTable:
+    """Measure one batch after the other, each by a plan of its own, until the budget is spent or the predictions are good enough."""
+    budget_s, title = effort.budget_s or 0.0, f"profiling {sampler.space.name} on {work.table.device.name} (seconds)"
+    work.compare()
+    work.table = replace(work.table, spent_s=max(work.table.spent_s, _NEXT_TO_NOTHING_S))
+    with progress_bar(title, int(budget_s), progress) as advance:
+        advance(work.table.spent_s)
         began = time.monotonic()
-        while batch := _begun(journal, table) or _further(sampler, table, budget_s, error):
-            names = [*(block.key for block in batch.blocks), *map(name_of, batch.networks)]
-            fingerprint = hashlib.sha256(" ".join([part_of(space), *names]).encode()).hexdigest()[:16]
-            header = make_header(table.device, table.protocol, space.name, fingerprint, sampler.seed)
-            run = Run(device, table, batch.blocks, dict(batch.networks), header | {"spent_s": table.spent_s, "batch": batch.document()})
-            rounds = run.measure(journal, lambda done: None)
-            if not asked:
-                check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
-                asked = True
-            took, began = max(time.monotonic() - began, rounds.spent_s), time.monotonic()
-            run.before = replace(table, spent_s=table.spent_s + took)
-            run.table(rounds).save(out)
-            table = load_table(out)
-            sampler.drop(filter(run.why, batch.blocks), [network for network in batch.networks if name_of(network) in run.failed])
-            journal.remove()
+        while batch := _begun(work.journal, work.table) or _further(sampler, work.table, budget_s, effort.error):
+            plan = _plan_batch(sampler, work.table, batch)
+            readings = work.measure(plan, lambda done: None)
+            took, began = max(time.monotonic() - began, readings.spent_s), time.monotonic()  # choosing the batch took time too
+            work.table = replace(work.table, spent_s=work.table.spent_s + took)
+            work.keep(plan, readings)
+            lost = [network for network in batch.networks if name_of(network) in readings.failed]
+            sampler.drop([block for block in batch.blocks if plan.why(block, readings.failed)], lost)
             advance(took)
-    return load_table(out)
+    return load_table(work.out)
+
+
+def _plan_batch(sampler: Sampler, table: LatencyTable, batch: Batch) -> Plan:
+    """The plan of a batch; its journal says what is in the batch, and what was spent before it."""
+    names = [*(block.key for block in batch.blocks), *map(name_of, batch.networks)]
+    fingerprint = fingerprint_of([part_of(sampler.space), *names])
+    header = make_header(table.device, table.protocol, sampler.space.name, fingerprint, sampler.seed)
+    header |= {"spent_s": table.spent_s, "batch": batch.document()}
+    return frame(sampler.bench, table, header, batch.blocks, batch.networks)
 
 
 def _begun(journal: Journal, table: LatencyTable) -> Batch | None:
@@ -196,27 +209,6 @@ def _further(sampler: Sampler, table: LatencyTable, budget_s: float, error: floa
     return sampler.within(table, budget_s) or None
 
 
-def protocol_of(backend: Backend, precision: float, max_rounds: int | None = None, *, usual: Protocol = _WHOLE) -> Protocol:
-    """How a backend is measured: to this relative precision, in at most this many rounds, and otherwise as usual."""
-    most = usual.max_rounds if max_rounds is None else check_count("max_rounds", max_rounds, least=1)
-    fewest = min(usual.min_rounds, most)
-    return replace(usual, precision=precision, min_rounds=fewest, max_rounds=most, sentinel=sentinel_of(backend).key)
-
-
-def _table_so_far(out: PathLike, backend: Backend, protocol: Protocol) -> tuple[LatencyTable, bool]:
-    """The table in ``out``, with the facts of its device completed, or an empty one; and whether the facts say that it is this device's.
-
-    If they leave that open, the sentinel has to be asked before anything is done with the table.
-    """
-    device = backend.describe()
-    if not Path(out).exists():
-        return LatencyTable(device, protocol, {}, energy=backend.energy, source=os.fspath(out)), True
-    table = load_table(out)
-    facts_suffice = check_facts(table, backend)
-    check_protocol(table, protocol)
-    return replace(table, device=replace(device, name=table.device.name)), facts_suffice
-
-
 def check_protocol(table: LatencyTable, protocol: Protocol) -> None:
     """Check that a table can be completed by a protocol.
 
@@ -228,70 +220,3 @@ def check_protocol(table: LatencyTable, protocol: Protocol) -> None:
             f"{table.source} was measured by another protocol ({words(table.protocol)}, and not {words(protocol)}). Ask for the same, or "
             "profile into another file."
         )
-
-
-def measure(
-    model: PathLike | Sequence[Block], *, backend: str | Backend = "onnxruntime", rounds: int = 20, table: LatencyTable | None = None
-) -> Measurement:
-    """Measure one model by the protocol of the latency tables; see :func:`measure_many`."""
-    return measure_many([model], backend=backend, rounds=rounds, table=table)[0]
-
-
-def measure_many(
-    models: Sequence[PathLike | Sequence[Block]],
-    *,
-    backend: str | Backend = "onnxruntime",
-    rounds: int = 20,
-    table: LatencyTable | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> list[Measurement]:
-    """Measure several models by the protocol of the latency tables, in turns, so that they can be compared.
-
-    Args:
-        models: model files, or networks as blocks.
-        backend: a backend or its name.
-        rounds: how many, spread over time; on a busy machine up to three times as many, until those of calm moments agree to 1 %.
-        table: put the latencies in proportion to the sentinel of this table, so that they can be compared with its predictions
-            although the machine has become faster or slower since.
-        seed: of the order within the rounds.
-        progress: whether to show a bar with the time left.
-
-    Returns:
-        One measurement a model.
-
-    Raises:
-        FileError: a model cannot be used.
-        Unsupported: the backend cannot run a model.
-        InvalidInput: no models, or fewer than one round.
-        WrongDevice: ``table`` was measured on another device, by its facts or by its sentinel, which takes more than 1.3 times as long now
-            or then. If the readings scatter, this machine is busy: then a :class:`~hwsearch.profiling.BusyWarning` says so.
-        BuildFailed: the runtime's builder crashed, hung or ran out of memory over a model.
-    """
-    device, seed = load_backend(backend), check_seed(seed)
-    if not models:
-        raise InvalidInput("models is empty; name at least one model to measure.")
-    if rounds < 1:
-        raise InvalidInput(f"rounds must be at least 1, not {rounds}.")
-    facts_suffice = table is None or check_facts(table, device)
-    sentinel = Block.parse(table.protocol.sentinel) if table is not None and table.protocol.sentinel else sentinel_of(device)
-    things: dict[str, Open] = {}
-    for index, model in enumerate(models):
-        things[str(index)] = _opener(device, model)
-    protocol = Protocol(min_rounds=rounds, max_rounds=_PATIENCE * rounds)
-    turns = Rounds(things, lambda: device.open((sentinel,)), protocol, seed, period_of(device))
-    with progress_bar("measuring", len(things) * protocol.max_rounds, progress) as advance:
-        turns.finish(lambda record: None, advance)
-    if turns.failed:
-        raise BuildFailed(next(iter(turns.failed.values())))
-    if table is not None:
-        check_sentinel(turns.sentinels(), table, facts_suffice=facts_suffice)
-    reference = table.protocol.sentinel_ms if table is not None and table.protocol.sentinel_ms else turns.reference_ms()
-    rows = [turns.row(name, reference) for name in things]
-    return [Measurement(row.latency_ms, row.spread_ms, row.rounds, device.describe()) for row in rows]
-
-
-def _opener(backend: Backend, model: PathLike | Sequence[Block]) -> Open:
-    if isinstance(model, str | os.PathLike):
-        return lambda: backend.load(model)
-    return lambda: backend.open(model)

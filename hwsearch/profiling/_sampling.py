@@ -7,7 +7,6 @@ stopped goes on where it was.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.base import Backend
 from ..devices._interpolation import coordinates, family_of
 from ..devices._table import LatencyTable
-from ..errors import InvalidInput
 from ..networks._blocks import Block
 from ..spaces._space import SearchSpace
+from ._networks import uniform_precisions
+from ._plan import Network
+from ._workbench import Workbench
 
-Network = tuple[Block, ...]
 MOST_BLOCKS = 600
 """A sample holds at most this many blocks."""
 _BATCH = 48
@@ -32,26 +31,6 @@ _CORNERS = 24
 _LINE = 7
 """Measured points of a staircase, at most."""
 _POOL = 600
-_LENGTH = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
-
-
-def seconds(budget: str | float) -> float:
-    """Read a length of time: a number of seconds, or ``"90s"``, ``"20m"``, ``"1h30m"``.
-
-    Raises:
-        InvalidInput: it is none, or not positive.
-    """
-    value = 0.0
-    if isinstance(budget, str):
-        match = _LENGTH.fullmatch(budget.strip())
-        if match is not None:
-            hours, minutes, rest = (float(match[unit] or 0) for unit in "hms")
-            value = 3600 * hours + 60 * minutes + rest
-    elif not isinstance(budget, bool):
-        value = float(budget)
-    if not 0 < value < float("inf"):
-        raise InvalidInput(f"budget must be a length of time, such as 1200, '90s', '20m' or '1h30m', not {budget!r}.")
-    return value
 
 
 @dataclass(frozen=True)
@@ -90,20 +69,20 @@ class Sampler:
 
     Args:
         space: that the table shall serve.
-        backend: where it is measured; blocks that it does not run are left out.
+        bench: where it is measured; blocks that it does not run are left out.
         networks: whole networks -> role, all of which are measured.
         seed: of the candidates.
         most: blocks in all.
     """
 
     def __init__(
-        self, space: SearchSpace, backend: Backend, networks: Mapping[Network, str], seed: int = 0, most: int = MOST_BLOCKS
+        self, space: SearchSpace, bench: Workbench, networks: Mapping[Network, str], seed: int = 0, most: int = MOST_BLOCKS
     ) -> None:
-        self.space, self.backend, self.seed, self.most = space, backend, seed, most
+        self.space, self.bench, self.seed, self.most = space, bench, seed, most
         self._networks, self._lost = dict(networks), set[Block]()
         self._able: dict[str, list[Block]] = {}
         for block in (space.unique_blocks[index] for index in space.reachable):
-            if backend.supports(block):
+            if bench.supports(block):
                 self._able.setdefault(family_of(block), []).append(block)
         self._corners = [block for members in self._able.values() for block in corners(members, _CORNERS)]
         self._lines = self._stairs()
@@ -119,7 +98,7 @@ class Sampler:
         return batch.first(int((budget_s - table.spent_s) * done / table.spent_s)) if done else batch
 
     def next(self, table: LatencyTable) -> Batch:
-        """What to measure next, given what was measured so far; an empty batch where nothing is left."""
+        """What to measure next, given what was measured so far; an empty batch if nothing is left."""
         lacking = [block for block in table.missing(self._corners) if block not in self._lost]
         if lacking:
             return Batch(tuple(lacking[:_BATCH]))
@@ -185,12 +164,13 @@ class Sampler:
     def _least_sure(self, table: LatencyTable) -> list[Block]:
         """The blocks of random networks whose measurement tells most: the most uncertain time, each time given the ones before.
 
-        All precisions get the same number, since networks of each shall be foretold.
+        All precisions get the same number, since networks of each are to be predicted.
         """
         rng = np.random.default_rng([self.seed, len(table.rows)])
-        able = [self.space.restrict({"precision": [name]}) for name in uniform_precisions(self.space, self.backend)] or [self.space]
+        names = uniform_precisions(self.space, self.bench.precisions)
+        able = [self.space.restrict({"precision": [name]}) for name in names] or [self.space]
         drawn = (block for space in able for row in space.sample(150, rng) for block in self.space.blocks(row))
-        fresh = [block for block in table.missing(drawn) if self.backend.supports(block) and block not in self._lost]
+        fresh = [block for block in table.missing(drawn) if self.bench.supports(block) and block not in self._lost]
         chosen: list[Block] = []
         precisions = sorted({block.precision for block in fresh})
         for precision in precisions:
@@ -205,13 +185,6 @@ class Sampler:
             found.sort(key=lambda entry: -entry[0])
             chosen += [block for _, block in found[: _BATCH // len(precisions)]]
         return chosen
-
-
-def uniform_precisions(space: SearchSpace, backend: Backend) -> list[str]:
-    """The precisions that a device runs and that every precision gene of the (perhaps restricted) space may have."""
-    genes = zip(space.choices, space.allowed, strict=True)
-    values = [{choice.values[index] for index in allowed} for choice, allowed in genes if choice.is_precision]
-    return [name for name in backend.precisions if values and all(name in each for each in values)]
 
 
 def corners(blocks: Sequence[Block], count: int) -> list[Block]:

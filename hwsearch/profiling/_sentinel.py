@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..backends.base import Backend
-from ..devices._device import Protocol
+from ..devices._device import Device, Protocol
 from ..devices._table import LatencyTable
 from ..errors import WrongDevice
 from ..networks._blocks import Block
-from ._rounds import UNDISTURBED, Rounds, period_of
+from ._readings import UNDISTURBED
+from ._rounds import Rounds, period_of
 
 _APART = 1.3
 """Latencies of the sentinel that differ by more than this factor are of two devices, where the facts leave it open."""
@@ -29,18 +30,22 @@ class BusyWarning(UserWarning):
     """The machine does so much else that its latencies say little; the message says by how much the sentinel is disturbed."""
 
 
-def check_facts(table: LatencyTable, backend: Backend) -> bool:
-    """Whether the facts say that a table is of a backend's device; if they leave it open, the sentinel has to say so.
+def check_facts(table: LatencyTable, device: Device, *, here: bool = True) -> bool:
+    """Whether the facts say that a table is of a device; if they leave it open, the sentinel has to say so.
+
+    Args:
+        table: that is to be used or completed.
+        device: that is to be measured.
+        here: whether its sentinel can be run before anything else.
 
     Raises:
-        WrongDevice: they say that it is another one, or leave it open where no sentinel can be compared.
+        WrongDevice: they say that it is another one, or leave it open and no sentinel can be compared.
     """
-    device = backend.describe()
-    other_file = "Profile this device into another file with: hwsearch profile SPACE --backend " + f"{device.runtime} --out TABLE"
+    other_file = f"Profile this device into another file with: hwsearch profile SPACE --backend {device.runtime} --out TABLE"
     if change := device.difference(table.device):
         raise WrongDevice(f"{table.source} was measured elsewhere: {change}. {other_file}")
     untold = device.untold(table.device)
-    if untold and not (table.protocol.sentinel_ms and table.protocol.sentinel and backend.here):
+    if untold and not (table.protocol.sentinel_ms and table.protocol.sentinel and here):
         raise WrongDevice(
             f"{table.source} may have been measured elsewhere: only one of both tells {', '.join(untold)}, and there is no sentinel "
             f"to compare. {other_file}"
@@ -53,20 +58,20 @@ def ask_sentinel(table: LatencyTable, backend: Backend, *, facts_suffice: bool) 
 
     Args:
         table: that is to be completed.
-        backend: of the device at hand; nothing is checked if that is not in this machine, and its readings are checked when they come back.
+        backend: of this machine.
         facts_suffice: see :func:`check_facts`.
 
     Raises:
         WrongDevice: as :func:`check_sentinel`.
     """
-    if not (table.protocol.sentinel_ms and backend.here) or table.device.kind in _FIXED:
+    if not table.protocol.sentinel_ms or table.device.kind in _FIXED:
         return
     sentinel = Block.parse(table.protocol.sentinel)
     rounds = Rounds(
         {"sentinel": lambda: backend.open((sentinel,))},
         lambda: backend.open((sentinel,)),
         Protocol(min_rounds=_ROUNDS, max_rounds=_ROUNDS),
-        period_s=period_of(backend),
+        period_s=period_of(backend.describe()),
     )
     rounds.finish(lambda record: None, lambda done: None)
     check_sentinel(rounds.sentinels(), table, facts_suffice=facts_suffice)
@@ -81,7 +86,7 @@ def check_sentinel(readings_ms: Sequence[float], table: LatencyTable, *, facts_s
 
     Args:
         readings_ms: of the sentinel now.
-        table: that tells what the sentinel took then; nothing is checked where it does not.
+        table: that tells what the sentinel took then; nothing is checked if it does not.
         facts_suffice: whether the facts of the device alone say that it is the same.
 
     Raises:

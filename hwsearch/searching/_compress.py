@@ -21,7 +21,7 @@ from ..algorithms._problem import Parts, Problem
 from ..backends._load import load_backend
 from ..devices._table import LatencyTable
 from ..errors import Infeasible, InvalidInput, UnknownName
-from ..profiling._profile import Measurement, measure_many
+from ..profiling._measure import Measurement, measure
 from ..spaces._genes import Rows
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, SearchSpace
@@ -122,7 +122,7 @@ class Compression:
         device = self.table.device
         backend = load_backend(device.runtime, threads=device.threads, batch=device.batch)
         blocks = [network.architecture.blocks() for network in self.networks]
-        found = measure_many(blocks, backend=backend, table=self.table, seed=seed)
+        found = measure(blocks, backend=backend, table=self.table, seed=seed)
         return replace(self, networks=tuple(replace(network, measured=one) for network, one in zip(self.networks, found, strict=True)))
 
     def save(self, folder: PathLike) -> Path:

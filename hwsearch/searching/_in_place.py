@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..backends.base import Backend
-from ..profiling._profile import measure_many
+from ..profiling._measure import measure
 from ..spaces._space import Architecture
 
 
@@ -38,7 +38,7 @@ def quantized_in_place(architecture: Architecture, *, backend: str | Backend = "
     Args:
         architecture: of a space whose precisions include fp32.
         backend: the device.
-        rounds: as of :func:`hwsearch.profiling.measure_many`.
+        rounds: as of :func:`hwsearch.measure`.
 
     Returns:
         One entry for each precision gene that is not fp32.
@@ -46,7 +46,7 @@ def quantized_in_place(architecture: Architecture, *, backend: str | Backend = "
     values = architecture.values()
     genes = [choice.name for choice in architecture.space.choices if choice.is_precision and values.get(choice.name, "fp32") != "fp32"]
     networks = [architecture.blocks(), *(architecture.at_precision("fp32", [gene]).blocks() for gene in genes)]
-    whole, *others = measure_many(networks, backend=backend, rounds=rounds)
+    whole, *others = measure(networks, backend=backend, rounds=rounds)
     pairs = zip(genes, others, strict=True)
     return [InPlace(gene, whole.latency_ms, one.latency_ms, max(whole.spread_ms, one.spread_ms)) for gene, one in pairs]
 

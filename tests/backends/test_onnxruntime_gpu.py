@@ -13,7 +13,7 @@ from hwsearch.backends import (  # noqa: E402
 )
 from hwsearch.errors import BuildFailed, FileError, InvalidInput, Unsupported  # noqa: E402
 from hwsearch.networks import Block  # noqa: E402
-from hwsearch.profiling import emit  # noqa: E402
+from hwsearch.profiling import Effort, emit  # noqa: E402
 from hwsearch.spaces import Chain, Stage  # noqa: E402
 from hwsearch.testing import check_backend  # noqa: E402
 
@@ -117,7 +117,7 @@ def test_without_the_provider_it_is_said_what_to_install(tmp_path):
         load_backend("onnxruntime-cuda").describe()
     with pytest.raises(Unsupported, match="onnxruntime-gpu"):
         load_backend("onnxruntime-tensorrt").open(NETWORK)
-    jobs = emit(SPACE, tmp_path / "jobs", backend="onnxruntime-cuda", checks=12, fits=2, progress=False)
+    jobs = emit(SPACE, tmp_path / "jobs", backend="onnxruntime-cuda", effort=Effort(checks=12, fits=2), progress=False)
     assert (jobs / "plan.json").exists(), "jobs for a board with a GPU are written on machines without"
     for bad in ({"batch": 0}, {"batch": "8"}, {"gpu": -1}, {"gpu": 0.0}):
         with pytest.raises(InvalidInput, match=f"{next(iter(bad))} must be a whole number of at least"):

@@ -1,11 +1,11 @@
 """The whole road of a device that is not at hand, on a recording of real measurements."""
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from recordings.record import OPTIONS, PATH, SPACE
+from recordings.record import EFFORT, PATH, SPACE
 from rich.console import Console
 
 import hwsearch
@@ -13,7 +13,7 @@ from hwsearch.backends import Roofline, load_backend
 from hwsearch.backends.replay import Recording, Replay
 from hwsearch.devices import load_table
 from hwsearch.errors import CorruptFile, FileError, InvalidInput, NewerVersion, Unsupported, WrongDevice
-from hwsearch.profiling import measure_many, profile
+from hwsearch.profiling import measure, profile
 from hwsearch.reports._formats import describe
 from hwsearch.testing import check_backend, example_blocks
 
@@ -22,7 +22,7 @@ NETWORKS = [SPACE.blocks(row) for rows in SPACE.enumerate() for row in rows]
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    return profile(SPACE, backend=Replay(PATH), out=tmp_path_factory.mktemp("replay") / "table.json", **OPTIONS)
+    return profile(SPACE, backend=Replay(PATH), out=tmp_path_factory.mktemp("replay") / "table.json", effort=EFFORT, progress=False)
 
 
 def test_the_recording_is_small_and_of_a_real_device():
@@ -50,7 +50,7 @@ def test_a_table_made_from_a_recording_is_marked(table):
 
 
 def test_the_same_recording_makes_the_same_table(table, tmp_path):
-    again = profile(SPACE, backend=Replay(PATH), out=tmp_path / "again.json", **OPTIONS)
+    again = profile(SPACE, backend=Replay(PATH), out=tmp_path / "again.json", effort=EFFORT, progress=False)
     assert (again.rows, again.checks, again.calibration) == (table.rows, table.checks, table.calibration)
 
 
@@ -62,7 +62,7 @@ def test_from_the_recording_to_the_searched_network_and_its_measurement(table):
         SPACE, device=table, predictor=lambda X: np.log(params(X)), limits={"latency_ms": limit}, run=hwsearch.Run(progress=False)
     )
     assert found.values["latency_ms"] <= limit
-    slow, fast = measure_many([dense.blocks(), found.best.blocks()], backend=Replay(PATH), rounds=4)
+    slow, fast = measure([dense.blocks(), found.best.blocks()], backend=Replay(PATH), rounds=4)
     assert fast.latency_ms < slow.latency_ms
     assert slow.device.kind == "replay"
 
@@ -95,9 +95,9 @@ def test_recording_and_playing_back_are_the_same_in_order_and_energy(tmp_path):
             return session
 
     heard = Recording(Drifting(), tmp_path / "recording.jsonl")
-    options = OPTIONS | {"precision": 0.01}
-    table = profile(SPACE, backend=heard, out=tmp_path / "table.json", **options)
-    played = profile(SPACE, backend=Replay(tmp_path / "recording.jsonl"), out=tmp_path / "played.json", **options)
+    effort = replace(EFFORT, precision=0.01)
+    table = profile(SPACE, backend=heard, out=tmp_path / "table.json", effort=effort, progress=False)
+    played = profile(SPACE, backend=Replay(tmp_path / "recording.jsonl"), out=tmp_path / "played.json", effort=effort, progress=False)
     assert played.rows.keys() == table.rows.keys()
     for key, row in table.rows.items():
         assert played.rows[key].latency_ms == pytest.approx(row.latency_ms, rel=1e-3)

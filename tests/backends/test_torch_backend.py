@@ -9,7 +9,7 @@ from hwsearch.backends import load_backend  # noqa: E402
 from hwsearch.backends.torch import _module  # noqa: E402
 from hwsearch.errors import BuildFailed, InvalidInput, Unsupported  # noqa: E402
 from hwsearch.networks import Block  # noqa: E402
-from hwsearch.profiling import profile  # noqa: E402
+from hwsearch.profiling import Effort, profile  # noqa: E402
 from hwsearch.spaces import (  # noqa: E402
     Chain,
     Stage,
@@ -117,7 +117,9 @@ def test_what_pytorch_cannot_make_ready_costs_one_block(monkeypatch, tmp_path):
     with pytest.raises(BuildFailed, match=rf"cannot make {broken.key} ready: RuntimeError: CUDA out of memory"):
         device.open((broken,))
     with pytest.warns(UserWarning, match="1 blocks could not be built"):
-        table = profile(SPACE, backend=device, out=tmp_path / "t.json", max_rounds=2, precision=0.5, checks=12, fits=4, progress=False)
+        table = profile(
+            SPACE, backend=device, out=tmp_path / "t.json", effort=Effort(max_rounds=2, precision=0.5, checks=12, fits=4), progress=False
+        )
     assert table.missing(SPACE.unique_blocks) == (broken,)
 
 

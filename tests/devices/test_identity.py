@@ -11,13 +11,16 @@ import pytest
 from conftest import ROOT
 
 from hwsearch import LatencyTable, load_table, profile
+from hwsearch._files._writing import Journal
+from hwsearch._progress import Advance
 from hwsearch.backends import Network, Roofline, Session
 from hwsearch.backends import _cpu as cpu_module
 from hwsearch.devices import Device
 from hwsearch.errors import WrongDevice
-from hwsearch.profiling import BusyWarning, measure_many
+from hwsearch.profiling import BusyWarning, Effort, Workbench, measure
 from hwsearch.profiling import _rounds as rounds_module
-from hwsearch.profiling.remote._jobs import Elsewhere
+from hwsearch.profiling._plan import Plan
+from hwsearch.profiling._readings import Readings
 from hwsearch.spaces import Chain, Stage
 
 SHIPPED = ROOT / "latency_tables"
@@ -66,8 +69,8 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds_module, "_PERIOD_S", 0.0)
 
 
-def run(out: Path, backend: Roofline, space: object = SMALL) -> LatencyTable:
-    return profile(space, backend=backend, out=out, progress=False, max_rounds=4, checks=12, fits=6)  # type: ignore[arg-type]
+def run(out: Path, backend: Roofline | Workbench, space: object = SMALL) -> LatencyTable:
+    return profile(space, backend=backend, out=out, progress=False, effort=Effort(max_rounds=4, checks=12, fits=6))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fact", FACTS)
@@ -79,7 +82,7 @@ def test_facts_of_the_processor_belong_to_the_identity_of_a_device(fact: str, tm
     with pytest.raises(WrongDevice, match=f"{fact} is"):
         run(tmp_path / "t.json", Chip(**{fact: "another"}))
     with pytest.raises(WrongDevice, match=f"{fact} is"):
-        measure_many([SMALL.blocks(SMALL.sample(1, np.random.default_rng(0))[0])], backend=Chip(**{fact: "another"}), table=table)
+        measure([SMALL.blocks(SMALL.sample(1, np.random.default_rng(0))[0])], backend=Chip(**{fact: "another"}), table=table)
     with pytest.raises(WrongDevice, match=f"{fact} is"):
         load_table(tmp_path / "t.json", device=other)
 
@@ -108,9 +111,9 @@ def test_a_table_that_tells_less_is_of_this_device_if_the_sentinel_agrees(tmp_pa
     with pytest.raises(WrongDevice, match="another device, or its clocks"):
         run(out, Chip(lambda reading: 1 / 1.4))
     with pytest.raises(WrongDevice, match="another device, or its clocks"):
-        measure_many([network], backend=Chip(lambda reading: 1.4), table=before, rounds=4)
+        measure([network], backend=Chip(lambda reading: 1.4), table=before, rounds=4)
     assert load_table(out).device == before.device, "what is refused changes nothing"
-    assert measure_many([network], backend=Chip(), table=before, rounds=4)[0].latency_ms == pytest.approx(before.predict(network), rel=0.01)
+    assert measure([network], backend=Chip(), table=before, rounds=4)[0].latency_ms == pytest.approx(before.predict(network), rel=0.01)
     after = run(out, Chip(lambda reading: 1.1))
     assert after.device == load_table(out).device == replace(Chip().describe(), name=before.device.name), "its facts are completed"
     assert after.rows == before.rows
@@ -127,30 +130,30 @@ def test_a_busy_machine_is_told_from_another_device(tmp_path: Path) -> None:
     table = run(tmp_path / "t.json", Chip())
     network = SMALL.blocks(SMALL.sample(1, np.random.default_rng(0))[0])
     with pytest.warns(BusyWarning, match="This machine is busy: the sentinel takes"):
-        measure_many([network], backend=Chip(storms), table=table, rounds=4)
+        measure([network], backend=Chip(storms), table=table, rounds=4)
     for slower in (1.4, 1 / 1.4):
         with pytest.warns(BusyWarning, match="This machine is busy, or was when the table was measured"):
-            measure_many([network], backend=Chip(lambda reading, slower=slower: slower), table=table, rounds=4)
+            measure([network], backend=Chip(lambda reading, slower=slower: slower), table=table, rounds=4)
     vague = replace(table, device=Chip(cpu="").describe())
     with pytest.raises(WrongDevice, match="cannot be told whether the table is of this device"):
-        measure_many([network], backend=Chip(storms), table=vague, rounds=4)
+        measure([network], backend=Chip(storms), table=vague, rounds=4)
     with pytest.raises(WrongDevice, match="another device, or its clocks"):
         run(tmp_path / "t.json", Chip(lambda reading: 2.2), WIDER)
 
 
 def test_a_board_is_checked_by_the_readings_that_come_back(tmp_path: Path) -> None:
-    class Board(Elsewhere):
+    class Board(Workbench):
         """A board that measures when it is told to."""
 
         def __init__(self, chip: Chip) -> None:
             super().__init__(chip, chip.describe(), chip.energy, chip.precisions)
 
-        def fill(self, journal, header, networks, sentinel, advance):  # type: ignore[no-untyped-def]
-            chip = self._runtime
-            things = {name: lambda network=network: chip.open(network) for name, network in networks.items()}
-            rounds = rounds_module.Rounds(things, lambda: chip.open((sentinel,)), rounds_module.Protocol(**header["protocol"]))
-            rounds.finish(journal.append, lambda done: None)
-            return True
+        def measure(self, plan: Plan, journal: Journal, advance: Advance) -> Readings:
+            plan.read(journal)
+            things = {name: lambda network=network: self.runtime.open(network) for name, network in plan.networks.items()}
+            rounds = rounds_module.Rounds(things, lambda: self.runtime.open((plan.sentinel,)), plan.protocol)
+            rounds.finish(journal.append, advance)
+            return rounds
 
     out = tmp_path / "t.json"
     run(out, Board(Chip()))

@@ -22,6 +22,7 @@ from hwsearch._files import _lock
 from hwsearch._files._lock import claim, sweep, temporary
 from hwsearch._files._writing import write_atomic
 from hwsearch.errors import FileError, InUse
+from hwsearch.profiling import Effort
 
 HOLDER = """
 import sys, time
@@ -241,7 +242,7 @@ def test_two_profiles_into_one_table(toy: hwsearch.SearchSpace, tmp_path: Path) 
             return super()._open(network)
 
     def profile(backend) -> hwsearch.LatencyTable:
-        return hwsearch.profile(toy, backend=backend, out=tmp_path / "t.json", max_rounds=4, progress=False)
+        return hwsearch.profile(toy, backend=backend, out=tmp_path / "t.json", effort=Effort(max_rounds=4), progress=False)
 
     table = profile(Slow())
     assert isinstance(told[0], InUse)

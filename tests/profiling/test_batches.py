@@ -6,10 +6,11 @@ import hwsearch
 from hwsearch.backends import Roofline
 from hwsearch.devices import load_table
 from hwsearch.errors import InvalidInput
+from hwsearch.profiling import Effort
 from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1,), (8,), (8, 16)),), 10, channels=1).space()
-HOW = {"backend": "roofline", "progress": False, "max_rounds": 3, "checks": 12, "fits": 0}
+HOW = {"backend": "roofline", "progress": False, "effort": Effort(max_rounds=3, checks=12, fits=0)}
 
 
 def test_each_batch_size_has_a_table_of_its_own(tmp_path):

@@ -14,7 +14,9 @@ from hwsearch.backends import Roofline
 from hwsearch.devices import Protocol
 from hwsearch.devices._calibration import network_class
 from hwsearch.networks import Block
-from hwsearch.profiling._plan import Network, networks_of
+from hwsearch.profiling import Effort
+from hwsearch.profiling._networks import networks_of
+from hwsearch.profiling._plan import Network
 from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
@@ -26,7 +28,7 @@ def empty() -> LatencyTable:
 
 
 def drawn(space: SearchSpace, checks: int, fits: int, table: LatencyTable | None = None, seed: int = 0) -> dict[Network, str]:
-    return networks_of(space, Roofline(), table or empty(), checks=checks, fits=fits, seed=seed)
+    return networks_of(space, Roofline().precisions, table or empty(), Effort(checks=checks, fits=fits), seed)
 
 
 def work(network: Network) -> int:
@@ -66,7 +68,7 @@ def test_a_space_without_precisions_and_one_of_few_networks_give_what_they_have(
 
 
 def test_only_what_a_table_lacks_of_each_kind_is_drawn(tmp_path: Path) -> None:
-    table = profile(SMALL, backend=Roofline(), out=tmp_path / "t.json", checks=18, fits=18, progress=False)
+    table = profile(SMALL, backend=Roofline(), out=tmp_path / "t.json", effort=Effort(checks=18, fits=18), progress=False)
     assert drawn(SMALL, 18, 18, table) == {}
     assert drawn(SMALL, 18, 18, table, seed=1) == {}, "the networks that it holds are as good as others"
     kinds = {check.blocks: network_class([Block.parse(key) for key in check.blocks]) for check in table.checks}

@@ -11,7 +11,7 @@ import pytest
 
 from hwsearch._files._writing import Journal
 from hwsearch.errors import CorruptFile, FileError, HwsearchError
-from hwsearch.profiling import collect, emit
+from hwsearch.profiling import Effort, collect, emit
 from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1,), (8, 12), (4, 8)),), 10, channels=1).space()
@@ -22,7 +22,7 @@ Lines = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of jobs, which takes a while to write."""
-    folder = emit(SMALL, tmp_path_factory.mktemp("board") / "jobs", max_rounds=3, checks=12, fits=4, progress=False)
+    folder = emit(SMALL, tmp_path_factory.mktemp("board") / "jobs", effort=Effort(max_rounds=3, checks=12, fits=4), progress=False)
     assert folder is not None
     (folder / "results").mkdir()
     return folder

@@ -14,6 +14,7 @@ from hwsearch._files._writing import Journal
 from hwsearch.backends import Roofline, Session
 from hwsearch.devices import Check, Protocol
 from hwsearch.networks import Block
+from hwsearch.profiling import Effort
 from hwsearch.profiling._plan import name_of
 from hwsearch.profiling._rounds import Rounds
 from hwsearch.profiling._sampling import held_out_error
@@ -26,7 +27,9 @@ SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
     """An exact table, whose networks take what it says."""
-    return profile(SMALL, backend=Roofline(), out=tmp_path_factory.mktemp("table") / "t.json", checks=20, fits=30, progress=False)
+    return profile(
+        SMALL, backend=Roofline(), out=tmp_path_factory.mktemp("table") / "t.json", effort=Effort(checks=20, fits=30), progress=False
+    )
 
 
 def busy(table: LatencyTable, role: str, every: int) -> LatencyTable:
@@ -148,7 +151,7 @@ def test_only_whole_networks_are_measured_again(tmp_path: Path, monkeypatch: pyt
         append(self, record)
 
     monkeypatch.setattr(Journal, "append", noted)
-    table = profile(SMALL, backend=Roofline(), out=tmp_path / "t.json", checks=12, fits=6, progress=False)
+    table = profile(SMALL, backend=Roofline(), out=tmp_path / "t.json", effort=Effort(checks=12, fits=6), progress=False)
     names = {name_of(tuple(map(Block.parse, check.blocks))) for check in table.checks}
     assert set(headers[0]["again"]) == names
     assert len(names) == 18

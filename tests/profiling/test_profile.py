@@ -14,12 +14,16 @@ from conftest import ROOT
 
 from hwsearch._files._writing import Journal
 from hwsearch.backends import Roofline, Session, load_backend
-from hwsearch.devices import Protocol, load_table
+from hwsearch.devices import LatencyTable, Protocol, load_table
 from hwsearch.errors import BuildFailed, CorruptFile, FileError, InvalidInput, Unsupported, WrongDevice, WrongSpace
 from hwsearch.networks import Block
-from hwsearch.profiling import LeftOutWarning, measure, measure_many, profile
+from hwsearch.profiling import Effort, LeftOutWarning, measure, profile
 from hwsearch.profiling import _rounds as rounds_module
-from hwsearch.profiling._rounds import Rounds, difference
+from hwsearch.profiling._assembly import assemble
+from hwsearch.profiling._planning import plan_space
+from hwsearch.profiling._readings import difference
+from hwsearch.profiling._rounds import Rounds
+from hwsearch.profiling._workbench import Here
 from hwsearch.spaces import Chain, Stage, load_space
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
@@ -39,8 +43,9 @@ class Counting(Roofline):
         return super()._open(network)
 
 
-def run(out, backend=None, space=SMALL, **options):
-    return profile(space, backend=backend or Roofline(), out=out, progress=False, max_rounds=5, **options)
+def run(out, backend=None, space=SMALL, seed=0, **options):
+    effort = Effort(**{"max_rounds": 5} | options)
+    return profile(space, backend=backend or Roofline(), out=out, progress=False, effort=effort, seed=seed)
 
 
 def test_profiling_an_analytic_device_finds_its_costs(tmp_path):
@@ -176,7 +181,7 @@ import numpy as np
 from hwsearch.backends import Roofline
 from hwsearch.backends.base import Session
 from tests_small import SMALL
-from hwsearch.profiling import profile
+from hwsearch.profiling import Effort, profile
 
 rng = np.random.default_rng(0)
 
@@ -190,7 +195,7 @@ class Slow(Roofline):
                 return inner.times(runs) * rng.uniform(1.0, 1.5)
         return Delayed()
 
-profile(SMALL, backend=Slow(), out=sys.argv[1], progress=False, max_rounds=40)
+profile(SMALL, backend=Slow(), out=sys.argv[1], progress=False, effort=Effort(max_rounds=40))
 """
 
 
@@ -326,12 +331,12 @@ def test_rounds_are_spread_over_time(monkeypatch):
     monkeypatch.setattr(rounds_module.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
     weather = Weather(lambda clock: 1.0)
     cpu, analytic = load_backend("onnxruntime"), Roofline()
-    rounds = Rounds({"a": Quick}, weather.open(1e-4), Protocol(min_rounds=20, warmup=0), period_s=rounds_module.period_of(cpu))
+    rounds = Rounds({"a": Quick}, weather.open(1e-4), Protocol(min_rounds=20, warmup=0), period_s=rounds_module.period_of(cpu.describe()))
     rounds.finish(lambda record: None, lambda n: None)
     assert len(began) == 20
     assert 1.0 < began[-1] - began[0] < 2.0
     assert np.ptp(np.diff(began)) < 1e-9
-    assert rounds_module.period_of(analytic) == 0
+    assert rounds_module.period_of(analytic.describe()) == 0
 
 
 def test_a_block_is_the_difference_that_it_makes():
@@ -349,9 +354,43 @@ def test_measure_says_how_long_a_network_takes():
     assert found.latency_ms == pytest.approx(device.call_us * 1e-3 + sum(map(device.latency_ms, network)))
     assert (found.spread_ms, found.rounds, found.device) == (0.0, 4, device.describe())
     with pytest.raises(InvalidInput, match="models is empty"):
-        measure_many([], backend=device)
+        measure([], backend=device)
     with pytest.raises(InvalidInput, match="rounds must be at least 1"):
         measure(network, backend=device, rounds=0)
+
+
+def test_one_model_gives_a_measurement_and_several_give_a_list():
+    """A verb takes the batch: there is no second one for several models."""
+    network, other = SMALL.blocks(SMALL.sample(1, np.random.default_rng(0))[0]), (BLOCK,)
+    one = measure(network, backend=Roofline(), rounds=2)
+    assert measure([network], backend=Roofline(), rounds=2) == [one]
+    assert [found.latency_ms for found in measure((network, other), backend=Roofline(), rounds=2)] == [
+        one.latency_ms,
+        measure(other, backend=Roofline(), rounds=2).latency_ms,
+    ]
+    assert measure([()], backend=Roofline(), rounds=2)[0].latency_ms == pytest.approx(Roofline().call_us * 1e-3)
+
+
+def test_a_table_follows_from_its_plan_and_its_readings_alone(tmp_path):
+    """Whoever measured: the table is made by one function, which changes nothing that it is given."""
+    bench, effort = Here(Roofline()), Effort(max_rounds=3, checks=12, fits=6)
+    before = LatencyTable(bench.device, effort.protocol(bench.precisions), {}, energy=bench.energy)
+    plan = plan_space(SMALL, bench, before, effort, 0)
+    journal = Journal(tmp_path / "journal.jsonl")
+    measured = bench.measure(plan, journal, lambda done: None)
+    table = assemble(plan, before, measured)
+    assert assemble(plan, before, plan.read(journal)) == table == assemble(plan, before, measured)
+    assert (before.rows, before.checks) == ({}, ())
+    profiled = run(tmp_path / "t.json", max_rounds=3, checks=12, fits=6)
+    assert load_table(table.save(tmp_path / "again.json")).rows == profiled.rows
+
+
+@pytest.mark.parametrize(
+    "options", [{"checks": -1}, {"fits": 1.5}, {"max_rounds": 0}, {"budget": "soon"}, {"budget": 9, "blocks": [BLOCK]}]
+)
+def test_an_effort_that_cannot_be_is_refused_when_it_is_made(options):
+    with pytest.raises(InvalidInput):
+        Effort(**options)
 
 
 def test_measurements_can_be_put_in_proportion_to_a_table(tmp_path):
@@ -461,7 +500,7 @@ def test_readings_of_a_throttled_device_are_taken_again(monkeypatch):
 
 def test_this_cpu_end_to_end(tmp_path):
     pytest.importorskip("onnxruntime")
-    table = profile(SMALL, out=tmp_path / "t.json", max_rounds=3, precision=0.5, checks=12, fits=6, progress=True)
+    table = profile(SMALL, out=tmp_path / "t.json", effort=Effort(max_rounds=3, precision=0.5, checks=12, fits=6), progress=True)
     assert table.missing(SMALL.unique_blocks) == ()
     assert table.precisions == ("fp32", "int8")
     assert table.error()["networks"] == 12
@@ -473,6 +512,6 @@ def test_this_cpu_end_to_end(tmp_path):
 
     model = tmp_path / "model.onnx"
     model.write_bytes(build(rows[0]).SerializeToString())
-    for found in measure_many([model, rows[1]], rounds=2, progress=True):
+    for found in measure([model, rows[1]], rounds=2, progress=True):
         assert found.latency_ms > 0
         assert found.device.same_as(load_backend("onnxruntime").describe())

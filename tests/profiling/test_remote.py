@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hwsearch import _registry
 from hwsearch.backends import Roofline, load_backend
 from hwsearch.cli import app
 from hwsearch.errors import BoardFailed, ConnectionLost, CorruptFile, FileError, Unsupported, WrongDevice, WrongSpace
-from hwsearch.profiling import collect, emit, profile_remote
+from hwsearch.profiling import Effort, Remote, collect, emit, profile
 from hwsearch.profiling.remote import _ssh as remote
 from hwsearch.spaces import Chain, Stage
 
@@ -28,7 +29,8 @@ import numpy  # noqa: E402
 
 SMALL = Chain("small", (8,), (8,), (Stage((1,), (8, 12), (4, 8)),), 10, channels=1).space()
 OTHER = Chain("other", (8,), (8,), (Stage((1,), (8, 16), (4, 8)),), 10, channels=1).space()
-OPTIONS = {"max_rounds": 4, "fits": 4, "checks": 12, "progress": False}
+EFFORT = Effort(max_rounds=4, fits=4, checks=12)
+OPTIONS = {"effort": EFFORT, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +89,10 @@ def test_jobs_carried_by_hand_make_the_table(tmp_path, board_python):
     assert table.energy == load_backend("onnxruntime").energy
     assert sorted(path.name for path in tmp_path.glob("t.json*")) == ["t.json"]
     # The table is one of this machine: profiling here has nothing left to do.
-    from hwsearch.profiling import profile
-
-    assert profile(SMALL, out=tmp_path / "t.json", max_rounds=4, fits=4, checks=12).rows == table.rows
+    assert profile(SMALL, out=tmp_path / "t.json", effort=EFFORT).rows == table.rows
     assert emit(SMALL, tmp_path / "more", table=table, **OPTIONS) is None
     with pytest.raises(WrongDevice, match="another protocol"):
-        emit(SMALL, tmp_path / "more", table=table, **OPTIONS | {"max_rounds": 5})
+        emit(SMALL, tmp_path / "more", table=table, effort=replace(EFFORT, max_rounds=5))
     with pytest.raises(WrongSpace, match="of 'small' as it was"):
         collect(OTHER, board / "results", out=tmp_path / "o.json")
 
@@ -110,14 +110,14 @@ def test_a_folder_of_jobs_is_whole_or_completed_and_never_of_two_runs(tmp_path, 
     assert after.keys() == files.keys()
     assert [name for name in files if after[name] != files[name]] == [lost], "what was there was not written again"
     with pytest.raises(FileError, match="holds other jobs"):
-        emit(SMALL, first, **OPTIONS | {"fits": 5})
+        emit(SMALL, first, effort=replace(EFFORT, fits=5))
     with pytest.raises(Unsupported, match="no model files"):
         emit(SMALL, tmp_path / "roofline", backend=Roofline(), **OPTIONS)
 
 
 def test_what_goes_wrong_on_a_board_is_said_there(tmp_path, board_python):
     blocks = [block for block in SMALL.unique_blocks if block.kind == "basic"][:2]
-    jobs = emit(SMALL, tmp_path / "jobs", blocks=blocks, **OPTIONS)
+    jobs = emit(SMALL, tmp_path / "jobs", effort=replace(EFFORT, blocks=blocks), progress=False)
     plan = json.loads((jobs / "plan.json").read_text())
     damaged = jobs / "models" / next(iter(plan["things"].values()))
     whole = damaged.read_bytes()
@@ -287,7 +287,8 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     out = tmp_path / "t.json"
 
     def go():
-        return profile_remote(SMALL, f"ssh://user@127.0.0.1:{server.port}", out=out, python=board_python, **OPTIONS)
+        board = Remote(f"ssh://user@127.0.0.1:{server.port}", python=board_python)
+        return profile(SMALL, backend=board, out=out, **OPTIONS)
 
     # While the files are sent.
     jobs = emit(SMALL, tmp_path / "jobs", **OPTIONS)
@@ -342,8 +343,8 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
 
 def test_a_sample_is_measured_on_a_board(tmp_path, server, board_python):
     host = f"ssh://user@127.0.0.1:{server.port}"
-    options = {"python": board_python, "budget": 600, "error": 0.9, "checks": 12, "fits": 4, "progress": False}
-    table = profile_remote(SMALL, host, out=tmp_path / "t.json", **options)
+    effort = Effort(budget=600, error=0.9, checks=12, fits=4)
+    table = profile(SMALL, backend=Remote(host, python=board_python), out=tmp_path / "t.json", effort=effort, progress=False)
     assert table.error()["networks"] == 12
     assert 0 < table.spent_s < 600
     assert sum("run.pyz" in command and "describe" not in command for command in server.commands) >= 2, "batch after batch"
@@ -353,15 +354,15 @@ def test_a_sample_is_measured_on_a_board(tmp_path, server, board_python):
 def test_a_board_that_lacks_something_says_so(tmp_path, server, board_python, monkeypatch):
     host = f"ssh://user@127.0.0.1:{server.port}"
     with pytest.raises(BoardFailed, match="no-such-python"):
-        profile_remote(SMALL, host, out=tmp_path / "t.json", python="no-such-python", **OPTIONS)
+        Remote(host, python="no-such-python")
     poor = tmp_path / "poor"
     poor.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
     poor.chmod(0o755)
     with pytest.raises(BoardFailed, match="numpy"):
-        profile_remote(SMALL, host, out=tmp_path / "t.json", python=str(poor), **OPTIONS)
+        Remote(host, python=str(poor))
     monkeypatch.setenv(remote.SSH, "no-such-ssh")
     with pytest.raises(BoardFailed, match="HWSEARCH_SSH"):
-        profile_remote(SMALL, host, out=tmp_path / "t.json", **OPTIONS)
+        Remote(host)
 
 
 def test_a_board_that_cannot_be_reached(tmp_path, monkeypatch):
@@ -369,5 +370,5 @@ def test_a_board_that_cannot_be_reached(tmp_path, monkeypatch):
         pytest.skip("there is no ssh program on this machine")
     monkeypatch.setenv(remote.SSH, "ssh -F /dev/null -o BatchMode=yes -p 1")
     with pytest.raises(ConnectionLost, match="refused"):
-        profile_remote(SMALL, "127.0.0.1", out=tmp_path / "t.json", **OPTIONS)
+        Remote("127.0.0.1")
     assert os.listdir(tmp_path) == []

@@ -14,6 +14,7 @@ from hwsearch import LatencyTable, load_table, profile
 from hwsearch._files._writing import Journal
 from hwsearch.backends import Network, Roofline, Session
 from hwsearch.errors import InvalidInput, WrongDevice, WrongSpace
+from hwsearch.profiling import Effort
 from hwsearch.spaces import Chain, Stage
 
 WIDTHS = (8, 16, 24, 32)
@@ -67,9 +68,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def run(out: Path, clock: Clock, **options: object) -> LatencyTable:
-    options = {"budget": BUDGET, "checks": 12, "fits": 12, "error": 1e-9, "progress": False} | options
-    return profile(SPACE, backend=Slow(clock), out=out, **options)  # type: ignore[arg-type]
+def run(out: Path, clock: Clock, seed: int = 0, **options: object) -> LatencyTable:
+    effort = Effort(**{"budget": BUDGET, "checks": 12, "fits": 12, "error": 1e-9} | options)  # type: ignore[arg-type]
+    return profile(SPACE, backend=Slow(clock), out=out, effort=effort, seed=seed, progress=False)
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> list[int]:

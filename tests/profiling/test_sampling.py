@@ -1,4 +1,4 @@
-"""A sample of a large space, measured within a budget, foretells what was not measured."""
+"""A sample of a large space, measured within a budget, predicts what was not measured."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hwsearch import LatencyTable, SearchSpace, load_space, load_table, metric, 
 from hwsearch.backends import Roofline, Session
 from hwsearch.errors import BuildFailed, InvalidInput
 from hwsearch.networks import Block
-from hwsearch.profiling import LeftOutWarning
-from hwsearch.profiling._sampling import Sampler, seconds
+from hwsearch.profiling import Effort, LeftOutWarning
+from hwsearch.profiling._effort import seconds
+from hwsearch.profiling._sampling import Sampler
+from hwsearch.profiling._workbench import Here
 from hwsearch.reports import families, staircase_figure
 
 
@@ -34,7 +36,7 @@ def space() -> SearchSpace:
 def table(space: SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
     """A sample of it, until the budget would be spent or all is well."""
     out = tmp_path_factory.mktemp("tables") / "sample.json"
-    return profile(space, backend=Stepped(), out=out, budget="5m", checks=15, fits=15, error=0.003, progress=False)
+    return profile(space, backend=Stepped(), out=out, effort=Effort(budget="5m", checks=15, fits=15, error=0.003), progress=False)
 
 
 def truth(space: SearchSpace, X: np.ndarray) -> np.ndarray:
@@ -42,7 +44,7 @@ def truth(space: SearchSpace, X: np.ndarray) -> np.ndarray:
     return np.array([device.call_us * 1e-3 + sum(map(device.latency_ms, space.blocks(row))) for row in X])
 
 
-def test_a_sample_foretells_networks_and_says_how_well(space: SearchSpace, table: LatencyTable, rng: np.random.Generator) -> None:
+def test_a_sample_predicts_networks_and_says_how_well(space: SearchSpace, table: LatencyTable, rng: np.random.Generator) -> None:
     assert table.sampled
     assert len(table.rows) <= 600 < len(space.unique_blocks) / 8
     assert table.error()["networks"] == 15
@@ -60,9 +62,9 @@ def test_every_value_says_whether_it_was_measured_and_how_sure_it_is(space: Sear
     estimates = [table.lookup(block) for block in guessed]
     assert not any(estimate.measured for estimate in estimates)
     errors = [abs(estimate.latency_ms / device.latency_ms(block) - 1) for estimate, block in zip(estimates, guessed, strict=True)]
-    foretold = [estimate.relative_error for estimate in estimates]
+    predicted = [estimate.relative_error for estimate in estimates]
     assert np.mean(errors) < 0.03
-    assert 0.3 * np.mean(errors) < np.mean(foretold) < 10 * np.mean(errors)
+    assert 0.3 * np.mean(errors) < np.mean(predicted) < 10 * np.mean(errors)
 
 
 def test_a_sample_stays_one_in_its_file(table: LatencyTable, tmp_path: Path) -> None:
@@ -72,13 +74,15 @@ def test_a_sample_stays_one_in_its_file(table: LatencyTable, tmp_path: Path) -> 
     assert again.checks == table.checks
 
 
-def test_a_run_stops_where_networks_are_foretold_well_enough(space: SearchSpace, table: LatencyTable, tmp_path: Path) -> None:
-    loose = profile(space, backend=Stepped(), out=tmp_path / "loose.json", budget=300, checks=15, fits=15, error=0.5, progress=False)
+def test_a_run_stops_where_networks_are_predicted_well_enough(space: SearchSpace, table: LatencyTable, tmp_path: Path) -> None:
+    effort = Effort(budget=300, checks=15, fits=15, error=0.5)
+    loose = profile(space, backend=Stepped(), out=tmp_path / "loose.json", effort=effort, progress=False)
     assert 0 < len(loose.rows) < len(table.rows)
 
 
 def test_a_run_stops_where_its_budget_is_spent(space: SearchSpace, tmp_path: Path) -> None:
-    short = profile(space, backend=Stepped(), out=tmp_path / "short.json", budget=0.01, checks=15, fits=15, progress=False)
+    effort = Effort(budget=0.01, checks=15, fits=15)
+    short = profile(space, backend=Stepped(), out=tmp_path / "short.json", effort=effort, progress=False)
     assert 0 < len(short.rows) <= 48
     assert short.checks == ()
 
@@ -98,15 +102,15 @@ class Mortal(Stepped):
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(space: SearchSpace, tmp_path: Path) -> None:
-    arguments = {"checks": 12, "fits": 12, "error": 0.05, "progress": False, "budget": 300.0}
-    whole = profile(space, backend=Stepped(), out=tmp_path / "whole.json", **arguments)
+    effort = Effort(checks=12, fits=12, error=0.05, budget=300.0)
+    whole = profile(space, backend=Stepped(), out=tmp_path / "whole.json", effort=effort, progress=False)
     out = tmp_path / "parts.json"
     mortals = [Mortal(opens) for opens in (20, 70)]
     for mortal in mortals:
         with pytest.raises(KeyboardInterrupt):
-            profile(space, backend=mortal, out=out, **arguments)
+            profile(space, backend=mortal, out=out, effort=effort, progress=False)
     assert 0 < len(load_table(out).rows) < len(whole.rows)
-    parts = profile(space, backend=Stepped(), out=out, **arguments)
+    parts = profile(space, backend=Stepped(), out=out, effort=effort, progress=False)
     assert parts.rows == whole.rows
     assert [check.blocks for check in parts.checks] == [check.blocks for check in whole.checks]
     assert [check.predicted_ms for check in parts.checks] == pytest.approx([check.predicted_ms for check in whole.checks], rel=1e-6)
@@ -123,8 +127,9 @@ class Picky(Stepped):
 
 
 def test_a_block_that_cannot_be_built_is_not_tried_for_ever(space: SearchSpace, tmp_path: Path) -> None:
+    effort = Effort(budget=300, checks=12, fits=12, error=0.5)
     with pytest.warns(LeftOutWarning, match="no such kernel"):
-        table = profile(space, backend=Picky(), out=tmp_path / "picky.json", budget=300, checks=12, fits=12, error=0.5, progress=False)
+        table = profile(space, backend=Picky(), out=tmp_path / "picky.json", effort=effort, progress=False)
     assert not any("conv-in3-out32" in key for key in table.rows)
     assert table.error()["networks"] > 0
 
@@ -139,7 +144,7 @@ def test_stairs_are_climbed_in_both_precisions(table: LatencyTable) -> None:
 
 
 def test_what_comes_next_is_least_sure_in_each_precision(space: SearchSpace, table: LatencyTable) -> None:
-    sampler = Sampler(space, Stepped(), {}, most=len(table.rows) + 30)
+    sampler = Sampler(space, Here(Stepped()), {}, most=len(table.rows) + 30)
     batch = sampler.next(table)
     assert len(batch) == 30
     assert not any(block.key in table.rows for block in batch.blocks)
@@ -162,9 +167,9 @@ def test_what_is_no_length_of_time_is_refused(text: str | float) -> None:
         seconds(text)
 
 
-def test_a_budget_chooses_the_blocks(space: SearchSpace, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="leave out either"):
-        profile(space, backend=Stepped(), out=tmp_path / "x.json", budget="1m", blocks=space.unique_blocks[:3])
+def test_a_budget_chooses_the_blocks(space: SearchSpace) -> None:
+    with pytest.raises(InvalidInput, match="omit either budget or blocks"):
+        Effort(budget="1m", blocks=space.unique_blocks[:3])
 
 
 def test_a_space_that_is_too_large_asks_for_a_budget(tmp_path: Path) -> None:

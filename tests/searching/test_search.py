@@ -380,7 +380,7 @@ def test_every_verb_refuses_what_is_no_seed(digits: SearchSpace, rng: np.random.
         lambda seed: hwsearch.sweep(digits, predictor=score, limits={"macs": [1e9]}, seed=seed, run=hwsearch.Run(steps=1)),
         lambda seed: hwsearch.init(hwsearch.Problem.of(digits, predictor=score), RandomSearch(), seed),
         lambda seed: hwsearch.cheapest(digits, "macs", 0.0, predictor=score, seed=seed, run=hwsearch.Run(steps=1)),
-        lambda seed: hwsearch.profiling.measure_many([digits.blocks(X[0])], backend="roofline", rounds=1, seed=seed),
+        lambda seed: hwsearch.measure([digits.blocks(X[0])], backend="roofline", rounds=1, seed=seed),
         lambda seed: hwsearch.profile(digits, backend="roofline", out="no.json", seed=seed),
         lambda seed: hwsearch.Predictor.fit(digits, X, score(X), seed=seed),
         lambda seed: hwsearch.costs.fit_metric("ms", digits, X, np.ones(len(X)), seed=seed),

@@ -13,14 +13,15 @@ from hwsearch import LatencyTable, SearchSpace, load_table, profile
 from hwsearch.backends import Network, Roofline, Session
 from hwsearch.devices import Row
 from hwsearch.errors import InvalidInput, WrongSpace
-from hwsearch.profiling._rounds import difference
+from hwsearch.profiling import Effort
+from hwsearch.profiling._readings import difference
 from hwsearch.spaces import Chain, Stage
 
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)), Stage((1,), (16,), (8, 12), stride=2)), 10, channels=1).space()
 
 
 def run(out: Path, space: SearchSpace = SMALL, backend: Roofline | None = None, **options: object) -> LatencyTable:
-    return profile(space, backend=backend or Roofline(), out=out, progress=False, checks=12, fits=6, **options)  # type: ignore[arg-type]
+    return profile(space, backend=backend or Roofline(), out=out, progress=False, effort=Effort(checks=12, fits=6, **options))  # type: ignore[arg-type]
 
 
 def widest(X: np.ndarray) -> np.ndarray:
@@ -70,12 +71,11 @@ def test_a_refused_restriction_names_what_is_left() -> None:
 def test_an_unfinished_run_of_another_part_of_a_space_is_told_apart(tmp_path: Path) -> None:
     from hwsearch._files._writing import Journal
     from hwsearch.profiling._journal import make_header
-    from hwsearch.profiling._plan import part_of
-    from hwsearch.profiling._profile import protocol_of
+    from hwsearch.profiling._planning import part_of
 
     part, device = SMALL.restrict({"*precision": ["int8"]}), Roofline()
     assert part_of(SMALL) == SMALL.fingerprint != part_of(part)
-    header = make_header(device.describe(), protocol_of(device, 0.01, 48), "small", part_of(SMALL), 0)
+    header = make_header(device.describe(), Effort(max_rounds=48).protocol(device.precisions), "small", part_of(SMALL), 0)
     Journal(f"{tmp_path / 't.json'}.partial.jsonl").append(header)
     with pytest.raises(WrongSpace, match="unfinished run of .small., with other blocks, or restricted otherwise"):
         run(tmp_path / "t.json", part)

@@ -99,7 +99,7 @@ def run(folder: Path) -> None:
 
     with claim(journal.path, waiting=partial(print, flush=True)):
         sentinel, again = _opener(backend, folder, plan["sentinel"]), header.get("again", ())
-        rounds = Rounds(things, sentinel, protocol, header["seed"], period_of(backend), again)
+        rounds = Rounds(things, sentinel, protocol, header["seed"], period_of(backend.describe()), again)
         for record in resume(journal, header):
             rounds.add(record)
         total = len(things) * protocol.max_rounds

@@ -17,25 +17,24 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from ..._files._reading import guarded, parse_json
-from ..._files._writing import Journal, PathLike
+from ..._files._writing import Journal
 from ..._progress import Advance
 from ...backends._load import load_backend
-from ...backends.base import Backend, Network
+from ...backends.base import Backend
 from ...devices._device import Device
-from ...devices._table import LatencyTable
 from ...devices._table_file import ENERGIES
 from ...errors import BoardFailed, ConnectionLost, CorruptFile, FileError, InvalidInput
-from ...networks._blocks import Block
-from ...spaces._space import SearchSpace
-from .._profile import profile
+from .._plan import Plan
+from .._readings import Readings
+from .._workbench import Workbench, check_finished
 from . import _board
-from ._jobs import Elsewhere, archive, write_jobs
+from ._jobs import archive, write_jobs
 
 SSH = "HWSEARCH_SSH"
 """The environment variable that says what to call instead of ``ssh``, options included (as git's GIT_SSH_COMMAND does)."""
@@ -271,8 +270,10 @@ def _shown(said: bytes | bytearray) -> str:
     return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text[-_SHOWN:])
 
 
-class Remote(Elsewhere):
-    """A board over ssh, as a backend: whole runs are measured there, by the board itself.
+class Remote(Workbench):
+    """A board over ssh: ``hwsearch.profile(space, backend=Remote("user@board"), out="table.json")`` measures there.
+
+    The board measures by itself. Jobs wait in ``<out>.partial.jsonl.jobs`` here, and lie under ``.hwsearch`` in the user's home there.
 
     Args:
         host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
@@ -307,23 +308,29 @@ class Remote(Elsewhere):
             raise BoardFailed(f"{host} does not say what it is: {_shown(said[-1].encode())!r} ({error})") from error
         super().__init__(backend, device, energy, precisions)
 
-    def fill(
-        self,
-        journal: Journal,
-        header: Mapping[str, Any],
-        networks: Mapping[str, Network],
-        sentinel: Block,
-        advance: Advance,
-    ) -> bool:
-        """Have a run measured there, and bring its journal; see :meth:`hwsearch.backends.Backend.fill`."""
+    def measure(self, plan: Plan, journal: Journal, advance: Advance) -> Readings:
+        """Have a plan measured there, and bring the journal of it.
+
+        Raises:
+            ConnectionLost: the board cannot be reached, or the connection was cut; calling again goes on.
+            BoardFailed: what was called on the board failed; the message says what it said.
+        """
+        readings = plan.read(journal)
+        if readings.pending():
+            self._run(plan, journal, advance)
+            readings = plan.read(journal)
+        return check_finished(readings, self.device.name)
+
+    def _run(self, plan: Plan, journal: Journal, advance: Advance) -> None:
+        """Send jobs, run them, and fetch their journal; what was sent, run or fetched before is not again."""
         jobs = Path(f"{journal.path}.jobs")
         try:
-            write_jobs(jobs, self._runtime, header, networks, sentinel)
-        except FileError:  # of another run, of which nothing is wanted any more
+            write_jobs(jobs, self.runtime, plan)
+        except FileError:  # it holds the jobs of another run, which nobody wants any more
             shutil.rmtree(jobs)
-            write_jobs(jobs, self._runtime, header, networks, sentinel)
+            write_jobs(jobs, self.runtime, plan)
         folder = f".hwsearch/{_board.digest((jobs / _board.PLAN).read_bytes())[:16]}"
-        # The plan goes last: where it is, everything is.
+        # The plan goes last: as soon as it is there, everything is.
         models = [f"{_board.MODELS}/{path.name}" for path in sorted((jobs / _board.MODELS).glob("*.gz"))]
         self._send(jobs, [*models, "run.pyz", _board.PLAN], folder)
         before = 0
@@ -338,41 +345,9 @@ class Remote(Elsewhere):
         self.board.fetch(folder, _board.JOURNAL, journal.path)
         self.board.drop(folder)
         shutil.rmtree(jobs, ignore_errors=True)
-        return True
 
     def _send(self, source: Path, names: Sequence[str], folder: str) -> None:
         there = self.board.files(folder)
         missing = [name for name in names if name not in there]
         if missing:
             self.board.send(source, missing, folder, lambda done: None)
-
-
-def profile_remote(
-    space: str | SearchSpace,
-    host: str,
-    *,
-    out: PathLike,
-    backend: str | Backend = "onnxruntime",
-    python: str = "python3",
-    timeout_s: float | None = _SILENCE_S,
-    **options: Any,
-) -> LatencyTable:
-    """Measure a space on a board: :func:`hwsearch.profile` over ssh.
-
-    Jobs wait in ``<out>.partial.jsonl.jobs`` while they are measured; on the board they lie under ``.hwsearch`` in the user's home.
-
-    Args:
-        space: a space or its name.
-        host, backend, python, timeout_s: see :class:`Remote`.
-        out: where the table goes; a table of the board that is there already is completed.
-        **options: as of :func:`hwsearch.profile`.
-
-    Returns:
-        The table, as it is in ``out``.
-
-    Raises:
-        ConnectionLost: the board cannot be reached, or the connection was cut; calling again goes on.
-        BoardFailed: what was called on the board failed; the message says what it said.
-        HwsearchError: as :func:`hwsearch.profile`.
-    """
-    return profile(space, backend=Remote(host, backend, python, timeout_s), out=out, **options)

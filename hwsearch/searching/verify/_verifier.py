@@ -14,7 +14,7 @@ from ...backends._load import load_backend
 from ...backends.base import Backend
 from ...devices._table import LatencyTable
 from ...errors import FileError, InvalidInput, MissingDependency, Unsupported, WrongDevice
-from ...profiling._profile import measure_many
+from ...profiling._measure import measure
 from ...spaces._genes import Rows
 from ...spaces._space import SearchSpace
 
@@ -131,7 +131,7 @@ class Measured:
     def latency_ms(self, X: Rows) -> Values:
         """Milliseconds, shape ``(n,)``."""
         networks = [self._space.blocks(row) for row in X]
-        return np.array([one.latency_ms for one in measure_many(networks, backend=self.backend, table=self._table)])
+        return np.array([one.latency_ms for one in measure(networks, backend=self.backend, table=self._table)])
 
 
 def _backend_of(table: LatencyTable) -> Backend:

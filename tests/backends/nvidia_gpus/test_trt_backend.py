@@ -11,7 +11,7 @@ from hwsearch.backends._nvidia import _cuda, _nvml, _trt
 from hwsearch.backends.tensorrt import TensorRT
 from hwsearch.errors import BuildFailed, InvalidInput, MissingDependency, Unsupported, WrongDevice
 from hwsearch.networks import Block
-from hwsearch.profiling import LeftOutWarning, measure, profile
+from hwsearch.profiling import Effort, LeftOutWarning, measure, profile
 from hwsearch.spaces import Chain, Stage, load_space
 from hwsearch.testing import check_backend
 
@@ -130,7 +130,7 @@ def test_a_run_completes_without_the_block_that_the_builder_dies_of(backend, bui
     broken = max((block for block in SMALL.unique_blocks if block.precision == "int8"), key=lambda block: block.macs)
     device.engines.worker = builder(trouble, when=f"{broken.key!r} in model.decode()")
     with pytest.warns(LeftOutWarning, match=broken.key):
-        table = profile(SMALL, backend=device, out=tmp_path / "t.json", progress=False, max_rounds=2, checks=12, fits=0)
+        table = profile(SMALL, backend=device, out=tmp_path / "t.json", progress=False, effort=Effort(max_rounds=2, checks=12, fits=0))
     assert table.missing(SMALL.unique_blocks) == (broken,)
     assert table.device.kind == "gpu"
     assert (tmp_path / "asked").stat().st_size > len(SMALL.unique_blocks)

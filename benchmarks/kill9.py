@@ -46,11 +46,13 @@ class Verb:
         program: its arguments are the folder of its output and the folder of its input; it prints ``ready`` when its work begins.
         output: the file that two processes fight for.
         result: what must be equal to an uninterrupted run, from the folder.
+        needs: the verbs whose results it reads.
     """
 
     program: str
     output: str
     result: Callable[[Path], object]
+    needs: tuple[str, ...] = ()
 
 
 def _bytes(*names: str) -> Callable[[Path], object]:
@@ -83,6 +85,7 @@ VERBS = {
         "**quiet)",
         "p.npz",
         _bytes("p.npz", "p.scores.npz"),
+        ("train",),
     ),
     "finish": Verb(
         "from hwsearch.nn import finish\n"
@@ -90,6 +93,7 @@ VERBS = {
         f"{_READY}finish(space.architecture(row), data='digits', out=folder, weights=f'{{given}}/w.safetensors', epochs=2, **quiet)",
         "finished.json",
         lambda folder: [_bytes("float.safetensors", "best.onnx")(folder), _json("finished.json", "latency_ms", "spread_ms")(folder)],
+        ("train",),
     ),
     "search": Verb(
         "table = hwsearch.load_table(f'{given}/t.json')\n"
@@ -98,6 +102,7 @@ VERBS = {
         "run=hwsearch.Run(steps=40, state=f'{folder}/state.npz')).save(f'{folder}/r.json')",
         "state.npz",
         _json("r.json", "provenance"),
+        ("profile", "train", "fit-predictor"),
     ),
 }
 
@@ -188,7 +193,7 @@ def main() -> None:
         place = Path(name)
         given = place / "given"
         given.mkdir()
-        for verb in ("profile", "train", "fit-predictor"):
+        for verb in [verb for verb in VERBS if any(verb in VERBS[asked].needs for asked in options.only)]:
             made = place / f"given-{verb}"
             _undisturbed(VERBS[verb], made, given)
             for path in made.iterdir():

@@ -352,6 +352,15 @@ def load_table(path: PathLike, *, device: Device | None = None) -> LatencyTable:
         NewerVersion: a newer hwsearch wrote it.
         WrongUnit: its unit is not milliseconds.
         WrongDevice: it was measured on another device than ``device``, or does not tell enough of its own to know.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.devices import Device, Protocol, Row
+        >>> board = Device("my-board", "cpu", "Cortex-A76", runtime="my-runtime", runtime_version="2.3")
+        >>> rows = {"head-in16-out10-px32-k1-s1-g1-fp32": Row(latency_ms=0.012, spread_ms=0.001, rounds=20)}
+        >>> path = hwsearch.LatencyTable(board, Protocol(), rows).save("my-board.json")
+        >>> hwsearch.load_table(path).device.name
+        'my-board'
     """
     table = LatencyTable(**read(path))
     if device is None:

@@ -57,10 +57,13 @@ def staircase_figure(table: LatencyTable, family: Block | None = None, axis: str
 
     Example:
         >>> import hwsearch
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.devices import Protocol, Row
         >>> from hwsearch.networks import Block
         >>> from hwsearch.reports import staircase_figure
         >>> blocks = [Block("basic", 16, 16, 16, (width,), kernel=3) for width in range(4, 68, 4)]
-        >>> table = hwsearch.profile("resnet_digits", backend="roofline", out="table.json", blocks=blocks, progress=False)
+        >>> rows = {block.key: Row(Roofline().latency_ms(block), 0.001, 8) for block in blocks}
+        >>> table = hwsearch.LatencyTable(Roofline().describe(), Protocol(), rows)
         >>> staircase_figure(table).axes[0].get_title()
         'One basic block, 16 to 16 channels at 16 px'
     """

@@ -33,7 +33,24 @@ _MANY = 256
 
 
 def step(state: SearchState) -> SearchState:
-    """Take one step: ask -> canonical, unseen rows -> limits -> predictor -> tell."""
+    """Take one step of a search.
+
+    The algorithm proposes rows; those that are new are checked against the limits, and scored if they meet them; the algorithm learns
+    the answers.
+
+    Args:
+        state: of :func:`hwsearch.init`, or of the step before; it stays as it is.
+
+    Returns:
+        The state after the step.
+
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> state = hwsearch.step(hwsearch.init(problem, "random"))
+        >>> state.step, len(state.X) > 0
+        (1, True)
+    """
     problem, algorithm = state.problem, Local() if state.finishing else state.algorithm
     rng = np.random.default_rng([state.seed, state.step])
     asked, memory = algorithm.ask(state.memory, replace(problem, seen=state.seen), rng)
@@ -108,6 +125,13 @@ def result(state: SearchState) -> SearchResult:
 
     Raises:
         Infeasible: nothing that was evaluated meets the limits.
+
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> state = hwsearch.step(hwsearch.init(problem, "random"))
+        >>> hwsearch.result(state).values["macs"] <= 1e6
+        True
     """
     problem, algorithm = state.problem, state.algorithm
     feasible = np.flatnonzero(~np.isnan(state.scores))

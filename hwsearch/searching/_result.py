@@ -242,6 +242,12 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
         FileError: the file cannot be read.
         CorruptFile, NewerVersion: it is not a result that this hwsearch can read.
         WrongSpace: it belongs to another space.
+
+    Example:
+        >>> import hwsearch
+        >>> found = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6}, run=hwsearch.Run(steps=3))
+        >>> hwsearch.load_result(found.save("result.json")).best == found.best
+        True
     """
     document = read_document(path, "result", format=FORMAT, version=VERSION)
     with guarded(path, "result"):

@@ -80,6 +80,13 @@ def init(problem: Problem, algorithm: Algorithm | str | None = None, seed: int =
         problem: what to search.
         algorithm: an algorithm or its name; if omitted, the one that suits the problem (see :func:`hwsearch.search`).
         seed: the same seed gives the same search, bit for bit.
+
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> state = hwsearch.init(problem, "random")
+        >>> state.step
+        0
     """
     method = load_algorithm(algorithm, problem)
     return SearchState(

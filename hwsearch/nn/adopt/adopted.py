@@ -220,6 +220,15 @@ def adopt(
     Raises:
         InvalidInput: a name that stands for nothing.
         Unsupported: the module cannot be captured; the message names the line.
+
+    Example:
+        >>> import hwsearch
+        >>> import torch
+        >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> adopted = hwsearch.adopt(module, torch.randn(1, 3, 8, 8))
+        >>> half = {group.id: group.width // 2 for group in adopted.groups if group.searchable}
+        >>> adopted.extract(half)(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 4, 4, 4])
     """
     args: tuple[Any, ...] = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     target, named = module, dict(keywords or {})

@@ -33,6 +33,7 @@ from hwsearch.profiling import _journal
 from hwsearch.profiling import _mlperf as loadgen
 from hwsearch.profiling._rounds import Rounds
 from hwsearch.profiling.remote import _board
+from hwsearch.reports import _terminal
 from hwsearch.reports._formats import describe
 from hwsearch.scores import Predictor, load_predictor
 from hwsearch.searching import Finished, load_finished, load_result, load_state, save_state
@@ -163,7 +164,7 @@ def _result(folder: Path) -> Format:
         repr(result), result._repr_html_(), result.gap, result.tightness, result.to_frame()
         result.save(path.with_name("again.json"))
         console = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - closed below
-        console.print(describe(path))
+        console.print(_terminal.search_result(result, path))
         console.file.close()
 
     return Format("result", "json", "result.json", _content(folder, whole.save, "r.json"), use)

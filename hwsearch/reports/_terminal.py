@@ -66,7 +66,7 @@ def latency_table(table: LatencyTable, path: PathLike) -> RenderableType:
     return Group(*_heading(title), _grid(_facts.device_facts(table)), rows, *noisy, *_heading("whole networks"), networks)
 
 
-def search_result(result: SearchResult, path: PathLike = "") -> RenderableType:
+def search_result(result: SearchResult, path: PathLike) -> RenderableType:
     """The answer, the limits and how tight they are, and the front."""
     titles, rows = result.limit_rows()
     answer = _table(*titles)

@@ -53,9 +53,9 @@ class Counted:
         """CPU-seconds so far."""
         return time.process_time() - self.began
 
-    def slopes(self, X: np.ndarray) -> np.ndarray | None:
+    def gradient(self, X: np.ndarray) -> np.ndarray | None:
         """Those of the score, where it knows them."""
-        known = getattr(self.score, "slopes", None)
+        known = getattr(self.score, "gradient", None)
         return None if known is None else known(X)
 
     def __call__(self, X: np.ndarray) -> np.ndarray:

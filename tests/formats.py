@@ -136,7 +136,7 @@ def _predictors(folder: Path) -> Iterator[Format]:
         found = load_predictor(path, space())
         repr(found), str(found.report), found.tables
         assert np.isfinite(found(_rows(3))).all()
-        assert np.isfinite(found.doubt(_rows(3))).all()
+        assert np.isfinite(found.std(_rows(3))).all()
 
     options: dict[str, dict[str, Any]] = {"mlp": {"hidden": (4,), "members": 2}, "trees": {"trees": 2, "depth": 2, "members": 2}}
     for kind in ("mlp", "linear", "trees", "gp"):

@@ -15,14 +15,14 @@ def load_algorithm(algorithm: str | Algorithm | None, problem: Problem | None = 
     """The algorithm of that name with its defaults; an algorithm object is handed back as it is.
 
     Args:
-        algorithm: ``None`` means what is best for the problem: ``"memetic"`` where its score knows its slopes, else ``"evolution"``.
+        algorithm: ``None`` means what is best for the problem: ``"memetic"`` if its score knows its gradient, else ``"evolution"``.
         problem: what it is for.
 
     Raises:
         UnknownName: no such algorithm is registered.
     """
     if algorithm is None:
-        algorithm = "memetic" if problem is not None and problem.sloped else "evolution"
+        algorithm = "memetic" if problem is not None and problem.has_gradient else "evolution"
     if isinstance(algorithm, str):
         made: Algorithm = make("algorithm", algorithm)
         return made

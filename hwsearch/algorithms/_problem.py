@@ -33,6 +33,10 @@ Devices = LatencyTable | PathLike | Sequence[LatencyTable | PathLike]
 """A latency table, its path, or its name in ``latency_tables/``; or several of them."""
 
 
+_RENAMED = {"slopes": "gradient", "doubt": "std", "outside": "extrapolates"}
+"""Former names of what a score may know of itself: a score that has only these would be searched less well without a word."""
+
+
 class Parts(TypedDict, total=False):
     """The arguments of :meth:`Problem.of` but for the limits, for verbs that have limits of their own."""
 
@@ -198,19 +202,19 @@ class Problem:
             scores[feasible] = found
         return scores, costs
 
-    def slopes(self, X: Rows) -> npt.NDArray[np.float32]:
+    def gradient(self, X: Rows) -> npt.NDArray[np.float32]:
         """How the scores of canonical rows change with each feature, to first order, shape ``(n, features)``.
 
-        Without columns where the score cannot tell: only those with a method ``slopes`` of their own can.
+        Without columns if the score cannot tell: only those with a method ``gradient`` of their own can.
         """
-        known = getattr(self.score, "slopes", None)
+        known = getattr(self.score, "gradient", None)
         found = None if known is None else known(X)
         return np.empty((len(X), 0), dtype=np.float32) if found is None else found
 
     @property
-    def sloped(self) -> bool:
-        """Whether the score knows its slopes."""
-        return bool(self.slopes(np.zeros((1, len(self.space.choices)), dtype=np.uint8)).size)
+    def has_gradient(self) -> bool:
+        """Whether the score knows its gradient."""
+        return bool(self.gradient(np.zeros((1, len(self.space.choices)), dtype=np.uint8)).size)
 
     def cautions(self, row: Rows, equals: int) -> tuple[str, ...]:
         """Why the score of the best row should not be taken at its word; nothing where there is no reason.
@@ -225,17 +229,17 @@ class Problem:
                 f"The prediction is saturated: {equals} other networks have exactly the same score, and it cannot tell good from better "
                 "there. Tighten the limits, or use another predictor."
             )
-        doubts, outside = getattr(self.score, "doubt", None), getattr(self.score, "outside", None)
-        if doubts is not None and outside is not None:
-            doubt, report = float(doubts(row[None])[0]), getattr(self.score, "report", None)
-            if outside(row[None])[0]:
+        std, extrapolates = getattr(self.score, "std", None), getattr(self.score, "extrapolates", None)
+        if std is not None and extrapolates is not None:
+            unsure, report = float(std(row[None])[0]), getattr(self.score, "report", None)
+            if extrapolates(row[None])[0]:
                 found.append(
                     "The network has a value of a gene that no network had which the predictor was fitted on. Evaluate it before you "
                     "trust it."
                 )
-            if report is not None and doubt > 2 * report.rmse:
+            if report is not None and unsure > 2 * report.rmse:
                 found.append(
-                    f"The predictor is unsure: +-{doubt:.2g}, where its error on held-out networks is {report.rmse:.2g}. Evaluate the "
+                    f"The predictor is unsure: +-{unsure:.2g}, where its error on held-out networks is {report.rmse:.2g}. Evaluate the "
                     "network before you trust it."
                 )
         return tuple(found)
@@ -245,12 +249,15 @@ def _score(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -
     """What scores the rows of a space.
 
     Raises:
-        InvalidInput: it is neither a predictor nor callable.
+        InvalidInput: it is neither a predictor nor callable, or has methods of former names only.
         WrongSpace: it belongs to another space.
     """
     found = load_predictor(predictor, space) if isinstance(predictor, str | Path) else predictor
     if not callable(found):
         raise InvalidInput(f"predictor must be a Predictor, the path of one, or a callable from rows to scores, not {predictor!r}.")
+    for old, new in _RENAMED.items():
+        if callable(getattr(found, old, None)) and not hasattr(found, new):
+            raise InvalidInput(f"The predictor has a method {old!r}, which is called {new!r} now. Rename it.")
     if isinstance(found, Predictor) and found.fingerprint != space.fingerprint:
         raise WrongSpace(
             f"The predictor is of space {found.space.name!r} ({found.fingerprint}), not of {space.name!r} ({space.fingerprint})."

@@ -1,4 +1,4 @@
-"""Memetic: evolution among local optima, found by climbing along the slopes of the score."""
+"""Memetic: evolution among local optima, found by climbing along the gradient of the score."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MemeticState:
 class Memetic:
     """Evolution whose every child climbs to a local optimum before it is judged (Moscato, Caltech report 826, 1989).
 
-    A score that knows its slopes (see :meth:`Predictor.slopes`) tells to first order what every change of one gene would bring, and the
+    A score that knows its gradient (see :meth:`Predictor.gradient`) tells to first order what every change of one gene would bring, and the
     limits' tables tell what it would cost; so the best of all changes of one gene or two are known beforehand, and only a few of them
     are scored. A row stops climbing when none of these was better, or all were met before.
 
@@ -66,7 +66,7 @@ class Memetic:
         patience: steps without a better score after which the search is done.
 
     Raises:
-        InvalidInput: the problem's score does not know its slopes.
+        InvalidInput: the problem's score does not know its gradient.
     """
 
     name: ClassVar[str] = "memetic"
@@ -80,8 +80,10 @@ class Memetic:
 
     def init(self, problem: Problem) -> MemeticState:
         """The state before the first step, without rows."""
-        if not problem.sloped:
-            raise InvalidInput(f"Memetic search climbs along slopes, which {problem.score!r} does not know. Use algorithm='evolution'.")
+        if not problem.has_gradient:
+            raise InvalidInput(
+                f"Memetic search climbs along the gradient of a score, and {problem.score!r} has none. Use algorithm='evolution'."
+            )
         rows, none = np.empty((0, len(problem.space.choices)), dtype=np.uint8), np.empty(0)
         return MemeticState(rows, none, rows, none, np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
 
@@ -155,7 +157,7 @@ def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[n
     Genes that others need stay as they are.
 
     Args:
-        problem: whose score knows its slopes.
+        problem: whose score knows its gradient.
         X: canonical rows that meet the limits, shape ``(n, genes)``.
         most: how many for each row.
 
@@ -167,7 +169,7 @@ def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[n
     if not len(X) or not len(gene):
         return X[:0], np.empty(0, dtype=np.intp)
     every = np.arange(len(X))[:, None]
-    slopes = problem.slopes(X)
+    slopes = problem.gradient(X)
     starts = np.cumsum([0, *space.sizes[:-1]])
     gain = slopes[:, starts[gene] + value] - slopes[every, starts + X][:, gene]
     gain = np.where(space.active(X)[:, gene] & (X[:, gene] != value), gain, -np.inf)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..devices._calibration import spearman
 from ..errors import InvalidInput, check_seed
 from ..networks._blocks import Block
 from ..spaces import _tables
@@ -77,7 +78,7 @@ def fit_metric(
     cut = max(2, round(len(rows) * holdout))
     held, kept = order[:cut], order[cut:]
     trial = _fit(name, space, described, rows[kept], costs[kept], unit)(rows[held])
-    report = FitReport(len(kept), len(held), float(np.abs(trial / costs[held] - 1).mean()), _spearman(trial, costs[held]))
+    report = FitReport(len(kept), len(held), float(np.abs(trial / costs[held] - 1).mean()), spearman(trial, costs[held]))
     return _fit(name, space, described, rows, costs, unit), report
 
 
@@ -117,9 +118,3 @@ def _fit(name: str, space: SearchSpace, described: Values, rows: npt.NDArray[np.
     theta[varies] = solution[1:] / unit_of[varies]
     fitted = [_tables.table(slot.genes, part @ theta) for slot, part in zip(space.slot_blocks, parts, strict=True)]
     return Metric(name, unit, space, TableSum((*fitted, ((), np.asarray(solution[0])))))
-
-
-def _spearman(a: Values, b: Values) -> float:
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a, b).statistic)

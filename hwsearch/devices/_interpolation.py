@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from .._gaussian import Posterior, squared_distances
 from ..networks._blocks import Block
 from ..networks._layers import Layer
 
@@ -148,22 +149,21 @@ class Process:
         return cls(tuple(blocks), rates, raw / lengths, lengths, height, np.hypot(noise, extra), left, mean)
 
     @cached_property
-    def _solved(self) -> tuple[Floats, Floats, float]:
-        """The inverse covariance of what was measured, its product with what is left over, and the scale of the errors."""
-        covariance = self.height**2 * _similarity(self.places, self.places) + np.diag(self.noise**2)
-        inverse: Floats = np.linalg.inv(covariance).astype(np.float64, copy=False)
-        weights = inverse @ (self.left - self.mean)
-        # What each would be estimated at without itself: its error, and the variance that the process expects of it.
-        diagonal = np.diag(inverse)
-        if len(weights) < 3:
-            return inverse, weights, 1.0
-        return inverse, weights, float(np.sqrt(np.mean(weights**2 / diagonal)))
+    def _posterior(self) -> Posterior:
+        """What is known of what physics leaves over."""
+        return Posterior.of(self.height**2 * _similarity(self.places, self.places) + np.diag(self.noise**2), self.left - self.mean)
+
+    @property
+    def _scale(self) -> float:
+        """Scale of the errors: those of blocks estimated without themselves, by what the process expects of them."""
+        if len(self.left) < 3:
+            return 1.0
+        return float(np.sqrt(np.mean(self._posterior.weights * self._posterior.left_out)))
 
     @property
     def left_out(self) -> Floats:
         """Relative error on each measured block if it were left out (rates and scales stay), shape ``(n,)``."""
-        inverse, weights, _ = self._solved
-        result: Floats = np.expm1(-weights / np.diag(inverse))
+        result: Floats = np.expm1(-self._posterior.left_out)
         return result
 
     def predict(self, blocks: Sequence[Block], *, errors: bool = True) -> tuple[Floats, Floats]:
@@ -172,12 +172,10 @@ class Process:
         for start in range(0, len(blocks), _CHUNK):
             part = blocks[start : start + _CHUNK]
             near = self.height**2 * _similarity(coordinates(part) / self.lengths, self.places)
-            inverse, weights, scale = self._solved
-            value[start : start + len(part)] = np.maximum(_work(part) @ self.rates, 1e-12) * np.exp(self.mean + near @ weights)
+            value[start : start + len(part)] = np.maximum(_work(part) @ self.rates, 1e-12) * np.exp(self.mean + self._posterior.mean(near))
             if errors:
-                known = np.einsum("ij,ij->i", near @ inverse, near)
-                variance = np.maximum(self.height**2 - known, 0) + float(np.median(self.noise)) ** 2
-                error[start : start + len(part)] = np.maximum(scale, 0.1) * np.sqrt(variance)
+                variance = self._posterior.variance(near, self.height**2) + float(np.median(self.noise)) ** 2
+                error[start : start + len(part)] = max(self._scale, 0.1) * np.sqrt(variance)
         return value, error
 
     def least_sure(self, blocks: Sequence[Block], weights: Floats, count: int) -> list[tuple[float, Block]]:
@@ -193,14 +191,14 @@ class Process:
         """
         places = coordinates(blocks) / self.lengths
         near = self.height**2 * _similarity(places, self.places)
-        inverse, _, scale = self._solved
-        unknown = self.height**2 * _similarity(places, places) - near @ inverse @ near.T
+        known = self._posterior.whitened(near)
+        unknown = self.height**2 * _similarity(places, places) - known.T @ known
         noise = float(np.median(self.noise)) ** 2
         chosen = []
         for _ in range(min(count, len(blocks))):
             error = weights * np.sqrt(np.maximum(np.diag(unknown), 0))
             best = int(error.argmax())
-            chosen.append((float(scale * error[best]), blocks[best]))
+            chosen.append((float(self._scale * error[best]), blocks[best]))
             unknown = unknown - np.outer(unknown[:, best], unknown[best]) / (unknown[best, best] + noise)
         return chosen
 
@@ -280,8 +278,7 @@ def coordinates(blocks: Sequence[Block]) -> Floats:
 
 def _similarity(a: Floats, b: Floats) -> Floats:
     """Matern's of order 3/2, shape ``(len(a), len(b))``."""
-    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-    distance = np.sqrt(3 * np.maximum(squared, 0))
+    distance = np.sqrt(3 * squared_distances(a, b))
     result: Floats = (1 + distance) * np.exp(-distance)
     return result
 

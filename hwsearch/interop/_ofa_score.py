@@ -44,19 +44,19 @@ class OfaScore:
     reach: float = 0.0
 
     def __call__(self, X: npt.ArrayLike) -> Values:
-        """Predicted accuracies of the rows ``X`` (shape ``(n, genes)``), shape ``(n,)``; minus the distance where :meth:`outside`."""
+        """Predicted accuracies of the rows ``X`` (shape ``(n, genes)``), shape ``(n,)``; minus the distance where :meth:`extrapolates`."""
         rows = self.space.check(X)
         features, beyond = self._place(rows)
         mean = self.predictor.model.each(features).mean(axis=0) * self.predictor.scale + self.predictor.mean
         return np.asarray(np.where(beyond.max(axis=1) > self.reach, -beyond.sum(axis=1), mean))
 
-    def outside(self, X: npt.ArrayLike) -> Flags:
+    def extrapolates(self, X: npt.ArrayLike) -> Flags:
         """Which rows have a width or a depth that Once-for-All did not train anything near, shape ``(n,)``."""
         return np.asarray(self._place(self.space.check(X))[1].max(axis=1) > self.reach)
 
     @cached_property
     def values(self) -> dict[str, tuple[Value, ...]]:
-        """Gene -> its values that networks may have which are not :meth:`outside`, as :meth:`SearchSpace.restrict` takes them."""
+        """Gene -> its values that networks may have which are not :meth:`extrapolates`, as :meth:`SearchSpace.restrict` takes them."""
         low, high = 1 - self.reach, 1 + self.reach
         found: dict[str, tuple[float, float]] = {"resolution": (RESOLUTIONS[0] * low, RESOLUTIONS[-1] * high)}
         for name, full in _FULL.items():

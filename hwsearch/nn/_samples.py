@@ -16,7 +16,7 @@ from .._files._reading import check_header, check_same, guarded, is_number, read
 from .._files._writing import Journal, PathLike, write_arrays
 from .._progress import progress as show_progress
 from ..errors import InvalidInput, check_count, check_seed
-from ..scores._executor import Spread
+from ..scores._executor import ScoreOnWorkers
 from ..scores._predictor import LEAST, Predictor
 from ..spaces._genes import Rows
 from ..spaces._keys import row_of_hex
@@ -174,7 +174,7 @@ def score_networks(
         new = [key for key in dict.fromkeys(asked) if key not in done]
         if new and not any(True for _ in journal):
             journal.append(header)
-        spread = Spread(scoring, executor) if executor is not None else None
+        spread = ScoreOnWorkers(scoring, executor) if executor is not None else None
         at_once = 1 if spread is None else 8 * spread.workers
         try:
             with show_progress("scoring networks", len(new), progress) as advance:
@@ -292,7 +292,7 @@ def fit_predictor(
             cheaper, and those at their precisions can be fewer (APQ, CVPR'20, section 3.3).
         tuning: steps of quantisation-aware fine-tuning that each network at its precisions gets first.
         how: how they are quantised, as for :func:`score_networks`; ``Quantization().on(table.device)`` for the device that is searched for.
-        rounds: after the first of so many rounds, each asks for the networks that the predictor so far doubts most
+        rounds: after the first of so many rounds, each asks for the networks that the predictor so far is least sure of
             (:meth:`hwsearch.Predictor.choose`); with one, all are random.
         executor: as for :func:`score_networks`.
         progress: show a bar with the time left.

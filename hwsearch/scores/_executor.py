@@ -1,4 +1,4 @@
-"""Scores worked out by an executor's workers, some of which may die."""
+"""Scores computed by an executor's workers, some of which may die."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ROWS = 8
 """Rows of a task. It does not depend on the number of workers, since numerical libraries round batches of other lengths otherwise."""
 
 
-class Spread:
-    """A score whose rows are spread over the workers of an executor.
+class ScoreOnWorkers:
+    """A score whose rows are computed by the workers of an executor.
 
-    Whatever else the score offers (slopes, tables, doubt), this offers too. A score that has an attribute ``chunk`` is given that many
-    rows at once, which is how it splits rows itself. When a worker dies, the rows that it had are scored again; a process pool, which a
-    dead worker breaks for good, is replaced by a new one like it.
+    What searches ask of a score besides (its gradient, standard deviation, tables and so on) is computed here. A score that has an
+    attribute ``chunk`` is given that number of rows at once, as it would split them itself. When a worker dies, the rows that it had are
+    scored again; a process pool, which a dead worker breaks for good, is replaced by a new one like it.
 
     Args:
         score: rows ``(n, genes)`` -> scores ``(n,)``; it must be able to travel to the workers.
@@ -48,10 +48,30 @@ class Spread:
         """How many tasks the executor works on at the same time, as far as that is known."""
         return getattr(self._executor, "_max_workers", None) or os.cpu_count() or 1
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "score":
-            raise AttributeError(name)
-        return getattr(self.score, name)
+    @property
+    def gradient(self) -> Any:
+        """Derivatives of the score by the features; ``None`` if the score does not know them, as of the next four."""
+        return getattr(self.score, "gradient", None)
+
+    @property
+    def std(self) -> Any:
+        """Standard deviations of the score's predictions."""
+        return getattr(self.score, "std", None)
+
+    @property
+    def extrapolates(self) -> Any:
+        """Which rows differ from everything that the score was fitted on."""
+        return getattr(self.score, "extrapolates", None)
+
+    @property
+    def tables(self) -> Any:
+        """The tables whose sum the score is."""
+        return getattr(self.score, "tables", None)
+
+    @property
+    def report(self) -> Any:
+        """How well the score did on networks that it was not fitted on."""
+        return getattr(self.score, "report", None)
 
     def __call__(self, X: Rows) -> npt.NDArray[Any]:
         """The scores of rows, shape ``(n,)``.

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .._gaussian import Posterior, squared_distances
 from ..errors import CorruptFile, UnknownName, require
 from ._perceptrons import Arrays, Features, Perceptrons, Values
 
@@ -25,7 +26,7 @@ class Model(Protocol):
     kind: ClassVar[str]
 
     def each(self, features: Features) -> Values:
-        """Standardised scores by each member of an ensemble, shape ``(members, n)``; their spread is a measure of doubt."""
+        """Standardised scores by each member of an ensemble, shape ``(members, n)``; their standard deviation tells how unsure it is."""
 
     def arrays(self) -> Arrays:
         """Everything it knows, by name."""
@@ -71,7 +72,7 @@ class Trees:
 
     @classmethod
     def read(cls, arrays: Mapping[str, npt.NDArray[Any]], features: int) -> Trees:
-        """The model of :meth:`arrays`, for so many features.
+        """The model of :meth:`arrays`, for that number of features.
 
         Raises:
             CorruptFile: the arrays do not fit together, or a tree leads nowhere.
@@ -120,7 +121,7 @@ class GaussianProcess:
     """A Gaussian process whose prior is a linear function plus a smooth one (Rasmussen and Williams, 2006, chapter 2).
 
     Its members are the posterior mean plus and minus one posterior standard deviation, so that their mean is the prediction and
-    their spread the doubt.
+    half of their distance is the standard deviation.
 
     Attributes:
         rows: the steps of the networks it was fitted on, shape ``(m, steps)``.
@@ -139,22 +140,27 @@ class GaussianProcess:
 
     def each(self, features: Features) -> Values:
         """As :meth:`Model.each`."""
-        from scipy.linalg import solve_triangular
-
         inputs = features @ self.steps
         covariance = self._covariance(inputs, self.rows)
-        mean = covariance @ self.alpha
+        posterior = Posterior(self.half, self.alpha)
+        mean = posterior.mean(covariance)
         smooth, _, linear, offset = self.terms
         prior = smooth + linear * (offset + (inputs.astype(np.float64) ** 2).sum(axis=1))
-        known = solve_triangular(self.half, covariance.T, lower=True)
-        deviation = np.sqrt(np.maximum(prior - (known**2).sum(axis=0), 1e-12))
+        deviation = np.sqrt(np.maximum(posterior.variance(covariance, prior), 1e-12))
         return np.stack([mean - deviation, mean + deviation])
 
     def _covariance(self, a: Features, b: Features) -> Values:
         smooth, length, linear, offset = self.terms
-        inner = (a @ b.T).astype(np.float64)
-        apart = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * inner
-        result: Values = smooth * np.exp(-0.5 * np.maximum(apart, 0.0) / length**2) + linear * (offset + inner)
+        apart = squared_distances(a.astype(np.float64), b.astype(np.float64))
+        result: Values = smooth * np.exp(-0.5 * apart / length**2) + linear * (offset + (a @ b.T).astype(np.float64))
+        return result
+
+    def gradient(self, features: Features) -> Values:
+        """The derivatives of the prediction by the features, shape ``(n, features)``."""
+        inputs, rows = (features @ self.steps).astype(np.float64), self.rows.astype(np.float64)
+        smooth, length, linear, _ = self.terms
+        pull = smooth * np.exp(-0.5 * squared_distances(inputs, rows) / length**2) * self.alpha / length**2
+        result: Values = (pull @ rows - pull.sum(axis=1, keepdims=True) * inputs + linear * (self.alpha @ rows)) @ self.steps.T
         return result
 
     def arrays(self) -> Arrays:
@@ -163,7 +169,7 @@ class GaussianProcess:
 
     @classmethod
     def read(cls, arrays: Mapping[str, npt.NDArray[Any]], features: int) -> GaussianProcess:
-        """The model of :meth:`arrays`, for so many features.
+        """The model of :meth:`arrays`, for that number of features.
 
         Raises:
             CorruptFile: the arrays do not fit together.

@@ -1,4 +1,4 @@
-"""A linear model with perceptrons on top: the model of predictors that knows its slopes, and that can be built upon another one."""
+"""A linear model with perceptrons on top: the model of predictors that knows its gradient, and that can be built upon another one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Perceptrons:
             output += self._hidden(layers, features)[-1][:, 0]
         return outputs
 
-    def slopes(self, features: Features) -> Features:
+    def gradient(self, features: Features) -> Features:
         """The derivatives of the mean over the members by the features, shape ``(n, features)``."""
         total = np.zeros(features.shape, dtype=np.float32)
         for layers in self.members:
@@ -83,7 +83,7 @@ class Perceptrons:
 
     @classmethod
     def read(cls, arrays: Mapping[str, npt.NDArray[Any]], features: int) -> Perceptrons:
-        """The model of :meth:`arrays`, for so many features.
+        """The model of :meth:`arrays`, for that number of features.
 
         Raises:
             CorruptFile: the layers do not fit together.
@@ -250,7 +250,7 @@ def _beside(one: Layers, other: Layers) -> Layers:
 
 
 def _deepened(layers: Layers, depth: int) -> Layers:
-    """The same with at least so many layers: those that are added pass on what they get, which is not negative."""
+    """The same with at least ``depth`` layers: those that are added pass on what they get, which is not negative."""
     width = len(layers[-1][0])
     passing = (np.eye(width, dtype=np.float32), np.zeros(width, dtype=np.float32))
     return (*layers[:-1], *[passing] * (depth - len(layers)), layers[-1])

@@ -107,17 +107,17 @@ class Predictor:
         """Predicted scores of the rows ``X`` (shape ``(n, genes)``), shape ``(n,)``."""
         return self._each(X)[0]
 
-    def doubt(self, X: npt.ArrayLike) -> Values:
-        """How unsure the predictor is of each row, in units of the score, shape ``(n,)``.
+    def std(self, X: npt.ArrayLike) -> Values:
+        """Standard deviation of the prediction of each row, in units of the score, shape ``(n,)``.
 
-        The standard deviation over the ensemble, or of the Gaussian process; 0 for a single model, which cannot tell.
+        That over the ensemble, or that of the Gaussian process; 0 for a single model, which cannot tell.
         """
         return self._each(X)[1]
 
-    def slopes(self, X: npt.ArrayLike) -> Features | None:
+    def gradient(self, X: npt.ArrayLike) -> Features | None:
         """How the score of each row changes with each feature, to first order, shape ``(n, features)``.
 
-        ``None`` where the model has no slopes: trees and Gaussian processes.
+        ``None`` if the model has no gradient: trees and Gaussian processes.
         """
         rows = self.space.check(X)
         if not isinstance(self.model, Perceptrons):
@@ -125,11 +125,11 @@ class Predictor:
         found = np.empty((len(rows), sum(self.space.sizes)), dtype=np.float32)
         for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
-            found[part] = self.model.slopes(self.space.features(rows[part]))
+            found[part] = self.model.gradient(self.space.features(rows[part]))
         found *= np.float32(self.scale)
         return found
 
-    def outside(self, X: npt.ArrayLike) -> Flags:
+    def extrapolates(self, X: npt.ArrayLike) -> Flags:
         """Which rows hold a value of a gene that no network it was fitted on had, shape ``(n,)``."""
         features = self.space.features(self.space.check(X))
         if self.seen is None:
@@ -137,9 +137,9 @@ class Predictor:
         return np.asarray((features[:, ~self.seen] > 0).any(axis=1))
 
     def choose(self, X: npt.ArrayLike, count: int, known: npt.ArrayLike | None = None) -> npt.NDArray[np.intp]:
-        """Which networks to score next: those that it doubts most, and that differ most from what is known and from each other.
+        """Which networks to score next: those that it is least sure of, and that differ most from what is known and from each other.
 
-        One after the other, the network of the greatest product of doubt and distance to the nearest one that is known or chosen
+        One after the other, the network of the greatest product of standard deviation and distance to the nearest known or chosen one
         (a k-centre choice, Sener and Savarese, ICLR'18, weighed by the disagreement of the ensemble).
 
         Args:
@@ -155,16 +155,16 @@ class Predictor:
         """
         rows = self.space.check(X)
         features = self.space.features(rows)
-        doubt = self.doubt(rows)
-        if not doubt.any():
-            doubt = np.ones(len(rows))
+        std = self.std(rows)
+        if not std.any():
+            std = np.ones(len(rows))
         seen = features[:0] if known is None else self.space.features(self.space.check(known, "known"))
         gap = np.full(len(rows), 2.0 * len(self.space.choices))  # more differences than there can be
         chosen: list[int] = []
         for network in seen:
             gap = np.minimum(gap, np.abs(features - network).sum(axis=1))
         for _ in range(min(count, len(rows))):
-            value = doubt * gap
+            value = std * gap
             value[chosen] = -1.0
             chosen.append(int(value.argmax()))
             gap = np.minimum(gap, np.abs(features - features[chosen[-1]]).sum(axis=1))
@@ -355,5 +355,5 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         data, bits = msgspec.convert((header.get("data"), header.get("weight_bits")), tuple[str | None, int | None])
         predictor = Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data, bits)
         with np.errstate(over="raise", invalid="raise", divide="raise"):
-            predictor.doubt(space.sample(8, np.random.default_rng(0)))  # weights that overflow show here
+            predictor.std(space.sample(8, np.random.default_rng(0)))  # weights that overflow show here
         return predictor

@@ -11,7 +11,7 @@ from ..spaces._space import SearchSpace
 
 Features = npt.NDArray[np.float32]
 _JUST = 1e-3
-"""A unit that one more feature would wake is just awake, so that slopes tell."""
+"""A unit that one more feature would wake is just awake, so that the gradient tells."""
 _LEAST = 0.02
 """Noise below this share of the greatest hardly counts."""
 
@@ -47,8 +47,8 @@ def sources(base: SearchSpace, seen: npt.NDArray[np.bool_] | None, space: Search
 def rounding(space: SearchSpace) -> Features | None:
     """The noise of rounding to each precision, weights and activations, shape ``(features, 2 x (genes of precisions + 1))``.
 
-    Its variance falls with 4 to the power of the bits (Bennett, 1948), so these few columns foretell most of what precisions cost: those
-    of each gene, and their sums over the network. ``None`` where precisions are no choice.
+    Its variance falls with 4 to the power of the bits (Bennett, 1948), so these few columns predict most of what precisions cost: those
+    of each gene, and their sums over the network. ``None`` if precisions are no choice.
     """
     starts = np.cumsum([0, *space.sizes]).tolist()
     bits: list[tuple[int, npt.NDArray[np.float64]]] = []
@@ -72,7 +72,7 @@ def interplay(space: SearchSpace) -> tuple[Features, Features, Features] | None:
     They are added up with the levels for weights; levels that hardly count are left out.
 
     Returns:
-        Weights ``(features, units)`` and biases ``(units,)`` of the layer, and what adds them up, shape ``(units, sums)``; ``None`` where
+        Weights ``(features, units)`` and biases ``(units,)`` of the layer, and what adds them up, shape ``(units, sums)``; ``None`` if
         no block has both a precision and another gene.
     """
     noise = rounding(space)

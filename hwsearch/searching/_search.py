@@ -12,7 +12,7 @@ from .._files._lock import claim
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Posing, Problem
 from ..algorithms.base import Algorithm
-from ..scores._executor import Spread
+from ..scores._executor import ScoreOnWorkers
 from ..spaces._space import SearchSpace
 from ._loop import solve
 from ._result import SearchResult
@@ -73,7 +73,7 @@ def _on_workers(problem: Problem, run: Run) -> Iterator[Problem]:
     if run.executor is None:
         yield problem
         return
-    spread = Spread(problem.score, run.executor)
+    spread = ScoreOnWorkers(problem.score, run.executor)
     try:
         yield replace(problem, score=spread)
     finally:

@@ -128,7 +128,7 @@ class rugged:
         result: npt.NDArray[np.float64] = features @ self.linear + np.einsum("ni,ij,nj->n", features, self.pairs, features)
         return result
 
-    def slopes(self, X: Rows) -> npt.NDArray[np.float32]:
+    def gradient(self, X: Rows) -> npt.NDArray[np.float32]:
         """Their derivatives by the features, shape ``(n, features)``."""
         return (self.linear + self.space.features(X) @ (self.pairs + self.pairs.T)).astype(np.float32)
 

@@ -230,14 +230,14 @@ def test_slopes_are_what_a_small_change_of_the_features_brings(digits: SearchSpa
     X = digits.sample(60, rng)
     predictor = hwsearch.Predictor.fit(digits, X, rugged(digits)(X) / 100, seed=0)
     rows = X[:3]
-    slopes, features = predictor.slopes(rows), digits.features(rows)
-    assert slopes is not None
-    assert slopes.shape == features.shape
+    gradient, features = predictor.gradient(rows), digits.features(rows)
+    assert gradient is not None
+    assert gradient.shape == features.shape
     for feature in rng.integers(features.shape[1], size=8):
         nudge = 1e-3 * (np.arange(features.shape[1]) == feature)
         apart = [predictor.model.each((features + sign * nudge).astype(np.float32)).mean(axis=0) for sign in (1, -1)]
-        np.testing.assert_allclose((apart[0] - apart[1]) / 2e-3 * predictor.scale, slopes[:, feature], rtol=0.05, atol=5e-4)
-    assert hwsearch.Predictor.fit(digits, X, rugged(digits)(X), kind="trees").slopes(rows) is None
+        np.testing.assert_allclose((apart[0] - apart[1]) / 2e-3 * predictor.scale, gradient[:, feature], rtol=0.05, atol=5e-4)
+    assert hwsearch.Predictor.fit(digits, X, rugged(digits)(X), kind="trees").gradient(rows) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -249,5 +249,22 @@ def test_climbing_along_slopes_finds_the_best_network(seed: int) -> None:
     assert result.best_score == pytest.approx(best_of(space, score, limits))
     plain = hwsearch.search(space, predictor=lambda X: score(X), limits=limits, seed=seed)
     assert "Evolution" in plain.provenance["algorithm"]
-    with pytest.raises(InvalidInput, match="slopes"):
+    with pytest.raises(InvalidInput, match="gradient"):
         hwsearch.search(space, predictor=lambda X: score(X), limits=limits, algorithm="memetic")
+
+
+@pytest.mark.parametrize(("old", "new"), [("slopes", "gradient"), ("doubt", "std"), ("outside", "extrapolates")])
+def test_a_score_with_methods_of_former_names_is_told_the_new_ones(old: str, new: str) -> None:
+    """It would otherwise be searched by a weaker algorithm, or without cautions, and nobody would know why."""
+    space = example_space()
+
+    class Own:
+        def __call__(self, X: np.ndarray) -> np.ndarray:
+            return X.sum(axis=1)
+
+    score = Own()
+    setattr(score, old, lambda X: np.zeros((len(X), 1)))
+    with pytest.raises(InvalidInput, match=f"called '{new}' now"):
+        hwsearch.Problem.of(space, predictor=score)
+    setattr(score, new, lambda X: np.zeros((len(X), 1)))
+    assert hwsearch.Problem.of(space, predictor=score).score is score

@@ -62,7 +62,7 @@ def test_published_widths_get_the_published_prediction(file, space, score, rng):
     for _ in range(20):
         fine, theirs = coarse(space, rng)
         row = space.encode(fine)[None]
-        assert not score.outside(row)[0]
+        assert not score.extrapolates(row)[0]
         assert score(row)[0] == pytest.approx(predictor(published.encode(theirs)[None])[0], abs=1e-6)
 
 
@@ -71,7 +71,7 @@ def test_between_published_widths_the_prediction_moves_in_small_steps(space, sco
     outs = [width for width in space.choices[space.position["stage3.out"]].values if 832 <= width <= 1024]
     rows = np.stack([space.encode({**whole, "stage3.out": width}) for width in outs])
     found = score(rows)
-    assert not score.outside(rows).any()
+    assert not score.extrapolates(rows).any()
     steps = np.abs(np.diff(found))
     assert 0 < steps.max() < 0.5 * abs(found[-1] - found[0]) + 1e-4
 
@@ -88,13 +88,13 @@ def test_outside_of_what_was_trained_a_search_walks_back_in(file, rng):
     space = build(mids=8, outs=6, resolutions=(224,), precisions=("int8",))
     score = ofa_resnet50_score(file, space)
     narrow = space.restrict({"stage1.out": [64], "stage2.out": [128]}).sample(5, rng)
-    assert score.outside(narrow).all()
+    assert score.extrapolates(narrow).all()
     assert (score(narrow) < 0).all()
     found = hwsearch.search(space.restrict(score.values), predictor=score, run=hwsearch.Run(steps=15))
-    assert not score.outside(found.best.genes[None])[0]
+    assert not score.extrapolates(found.best.genes[None])[0]
     assert 0.7 < found.best_score < 0.9
     far = ofa_resnet50_score(file, space, reach=0.2)
-    assert (far.outside(narrow) <= score.outside(narrow)).all()
+    assert (far.extrapolates(narrow) <= score.extrapolates(narrow)).all()
     assert set(far.values["stage1.out"]) > set(score.values["stage1.out"])
 
 

@@ -109,7 +109,7 @@ def test_a_base_that_knows_nothing_does_little_harm(digits: SearchSpace) -> None
 
 
 def test_what_is_fitted_upon_a_base_is_an_ordinary_predictor(digits: SearchSpace, fitted: Predictor, tmp_path: Path) -> None:
-    """It survives a file, doubts, and its slopes are those of its scores."""
+    """It survives a file, knows how unsure it is, and its gradient is that of its scores."""
     X, Z = digits.sample(60, np.random.default_rng(9)), digits.sample(50, np.random.default_rng(10))
     rugged = accuracy(digits, X) ** 2 + 0.01 * (X[:, digits.position["stage2.block1.mid"]] % 2)
     upon = Predictor.fit(digits, X, rugged, base=fitted, members=3)
@@ -117,15 +117,15 @@ def test_what_is_fitted_upon_a_base_is_an_ordinary_predictor(digits: SearchSpace
     loaded = load_predictor(upon.save(tmp_path / "p.npz"), digits)
     np.testing.assert_array_equal(loaded(Z), upon(Z))
     assert loaded.report == upon.report
-    assert (upon.doubt(Z) > 0).all()
-    slopes = upon.slopes(Z)
-    assert slopes is not None
+    assert (upon.std(Z) > 0).all()
+    gradient = upon.gradient(Z)
+    assert gradient is not None
     features = digits.features(Z).astype(np.float32)
     for feature in (0, 5, len(features[0]) - 1):
         nudged = features.copy()
         nudged[:, feature] += 1e-2
         change = (upon.model.each(nudged) - upon.model.each(features)).mean(axis=0) * upon.scale / 1e-2
-        assert np.median(np.abs(change - slopes[:, feature])) < 1e-4
+        assert np.median(np.abs(change - gradient[:, feature])) < 1e-4
 
 
 def test_bases_that_cannot_carry_are_refused(digits: SearchSpace, fitted: Predictor, rng: np.random.Generator) -> None:
@@ -152,7 +152,7 @@ def test_the_next_networks_are_doubtful_and_different(digits: SearchSpace, fitte
     pool, known = digits.sample(400, np.random.default_rng(11)), digits.sample(50, np.random.default_rng(12))
     chosen = fitted.choose(pool, 30, known)
     assert len(set(chosen.tolist())) == 30
-    assert fitted.doubt(pool[chosen]).mean() > fitted.doubt(pool).mean()
+    assert fitted.std(pool[chosen]).mean() > fitted.std(pool).mean()
     assert np.array_equal(fitted.choose(pool, 10, known), chosen[:10])
     twice = np.concatenate([pool[chosen[:1]]] * 3)
     assert len(fitted.choose(twice, 5)) == 3
@@ -185,10 +185,10 @@ def test_every_kind_learns_repeats_itself_and_survives_a_file(kind: str, digits:
     loaded = load_predictor(predictor.save(tmp_path / "p.npz"))
     for other in (again, loaded):
         np.testing.assert_array_equal(other(Z), predictor(Z))
-        np.testing.assert_array_equal(other.doubt(Z), predictor.doubt(Z))
-    assert (predictor.doubt(Z) >= 0).all()
+        np.testing.assert_array_equal(other.std(Z), predictor.std(Z))
+    assert (predictor.std(Z) >= 0).all()
     if kind in ("trees", "gp"):
-        assert (predictor.doubt(Z) > 0).all()
+        assert (predictor.std(Z) > 0).all()
     if kind == "linear":
         assert predictor.tables is not None
 
@@ -198,7 +198,7 @@ def test_the_gaussian_process_doubts_most_where_it_knows_least(digits: SearchSpa
     X = low.sample(100, np.random.default_rng(4))
     predictor = Predictor.fit(digits, X, accuracy(digits, X), kind="gp")
     far = digits.restrict({"resolution": [16], "*.depth": [2]}).sample(100, np.random.default_rng(5))
-    assert predictor.doubt(far).min() > predictor.doubt(X).max()
+    assert predictor.std(far).min() > predictor.std(X).max()
 
 
 def test_perceptrons_do_not_learn_noise(digits: SearchSpace) -> None:

@@ -15,6 +15,7 @@ import hwsearch
 from hwsearch import SearchSpace, metric
 from hwsearch.algorithms import Evolution, RandomSearch
 from hwsearch.errors import Infeasible, InvalidInput, InvalidLimit, UnknownName, WorkersLost
+from hwsearch.scores._executor import ScoreOnWorkers
 from hwsearch.searching import Status, sweep
 from hwsearch.testing import best_of, example_space, rugged
 
@@ -84,7 +85,7 @@ def fitted() -> hwsearch.Predictor:
 
 
 def test_an_executor_changes_nothing_of_a_search(fitted: hwsearch.Predictor) -> None:
-    """A predictor keeps its slopes and its doubt on an executor, so that algorithm, answer, history and cautions stay the same."""
+    """A predictor keeps its gradient and its standard deviation, so that algorithm, answer, history and cautions stay the same."""
     for options in ({}, {"algorithm": "memetic"}):
         plain = hwsearch.search(fitted.space, predictor=fitted, limits={"time": 6.0}, **options)  # type: ignore[arg-type]
         with ThreadPoolExecutor(3) as pool:
@@ -218,3 +219,12 @@ def test_inactive_genes_cost_nothing_of_their_own() -> None:
 def test_a_sweep_refuses_limits_that_are_none(most: object) -> None:
     with pytest.raises(InvalidLimit):
         sweep(example_space(), predictor=rugged(example_space()), limits={"time": most}, run=hwsearch.Run(steps=1))  # type: ignore[dict-item]
+
+
+def test_a_score_on_workers_offers_what_searches_ask_of_scores_and_nothing_else() -> None:
+    score = ScoreOnWorkers(rugged(example_space()), ThreadPoolExecutor(1))
+    X = example_space().sample(3, np.random.default_rng(0))
+    assert np.array_equal(score.gradient(X), rugged(example_space()).gradient(X))
+    assert (score.std, score.extrapolates, score.tables, score.report) == (None,) * 4
+    assert not hasattr(score, "pairs"), "an attribute of the score inside"
+    score.close()

@@ -348,17 +348,17 @@ def test_the_slopes_of_a_corrected_score_are_its_derivatives(toy: SearchSpace, s
         def __call__(self, X: np.ndarray) -> np.ndarray:
             return toy.features(X) @ steady
 
-        def slopes(self, X: np.ndarray) -> np.ndarray:
+        def gradient(self, X: np.ndarray) -> np.ndarray:
             return np.tile(steady, (len(X), 1)).astype(np.float32)
 
     corrected = Corrected(Linear(), toy, process, 0.1, 0.5)  # type: ignore[arg-type]
-    slopes = corrected.slopes(X)
-    assert slopes is not None
+    gradient = corrected.gradient(X)
+    assert gradient is not None
     column, small = int(rng.integers(features.shape[1])), 1e-2
     nudge = np.zeros_like(features)
     nudge[:, column] = small
     change = 0.5 * (process.each(features + nudge) - process.each(features - nudge)).mean(axis=0) / (2 * small) + steady[column]
-    np.testing.assert_allclose(slopes[:, column], change, atol=2e-3)
+    np.testing.assert_allclose(gradient[:, column], change, atol=2e-3)
 
 
 def test_a_corrected_score_knows_what_was_measured_and_is_sure_of_it(toy: SearchSpace, rng: np.random.Generator) -> None:
@@ -368,8 +368,8 @@ def test_a_corrected_score_knows_what_was_measured_and_is_sure_of_it(toy: Search
     X, far = toy.sample(20, rng), toy.sample(50, rng)
     corrected = corrected_score(score, toy, X, score(X) + 0.02 * X[:, 0] - 0.1)
     np.testing.assert_allclose(corrected(far), score(far) + 0.02 * far[:, 0] - 0.1, atol=0.004)
-    assert corrected.slopes(X) is None
-    assert corrected.doubt(X).mean() < corrected.doubt(far).mean()
+    assert corrected.gradient(X) is None
+    assert corrected.std(X).mean() < corrected.std(far).mean()
 
 
 def test_verifiers_keep_their_promises(world: World) -> None:

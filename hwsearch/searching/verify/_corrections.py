@@ -50,7 +50,7 @@ class Corrected:
         corrected: Values = np.asarray(self.score(X), dtype=np.float64) + self.mean + self.scale * self._each(X)[0]
         return corrected
 
-    def doubt(self, X: Rows) -> Values:
+    def std(self, X: Rows) -> Values:
         """Standard deviation of the correction of each row, in units of the score, shape ``(n,)``."""
         unsure: Values = self.scale * self._each(X)[1]
         return unsure
@@ -64,24 +64,14 @@ class Corrected:
             found[:, part] = members.mean(axis=0), members.std(axis=0)
         return found
 
-    def slopes(self, X: Rows) -> npt.NDArray[np.float32] | None:
+    def gradient(self, X: Rows) -> npt.NDArray[np.float32] | None:
         """Derivatives by the features, shape ``(n, features)``; ``None`` if those of the score are not known."""
-        known = getattr(self.score, "slopes", None)
+        known = getattr(self.score, "gradient", None)
         own = None if known is None else known(X)
         if own is None:
             return None
-        slopes: npt.NDArray[np.float32] = own + (self.scale * _slopes(self.process, self.space.features(X))).astype(np.float32)
-        return slopes
-
-
-def _slopes(process: GaussianProcess, features: npt.NDArray[np.float32]) -> Values:
-    """The derivatives of what a process predicts by the features, shape ``(n, features)``."""
-    inputs, rows = (features @ process.steps).astype(np.float64), process.rows.astype(np.float64)
-    smooth, length, linear, _ = process.terms
-    apart = (inputs**2).sum(axis=1)[:, None] + (rows**2).sum(axis=1)[None] - 2 * inputs @ rows.T
-    pull = smooth * np.exp(-0.5 * np.maximum(apart, 0.0) / length**2) * process.alpha / length**2
-    slopes: Values = (pull @ rows - pull.sum(axis=1, keepdims=True) * inputs + linear * (process.alpha @ rows)) @ process.steps.T
-    return slopes
+        total: npt.NDArray[np.float32] = own + (self.scale * self.process.gradient(self.space.features(X))).astype(np.float32)
+        return total
 
 
 def corrected_score(score: Score, space: SearchSpace, X: Rows, measured: Values, seed: int = 0) -> Corrected:

@@ -98,7 +98,7 @@ def _measured(name: str, value: object) -> float:
 def promising(now: Problem, found: SearchResult, state: SearchState, known: set[bytes], count: int) -> Rows:
     """The answer of a search, and the networks that may be as good, shape ``(at most count, genes)``.
 
-    These are new, apart from each other, and hopeful: the best by their score plus the doubt about it, where the score knows its doubt.
+    These are new, apart from each other, and hopeful: the best by their score plus its standard deviation, if the score knows it.
 
     Args:
         now: what was searched.
@@ -108,8 +108,8 @@ def promising(now: Problem, found: SearchResult, state: SearchState, known: set[
         count: how many at most.
     """
     feasible = np.flatnonzero(~np.isnan(state.scores))
-    doubt = getattr(now.score, "doubt", None)
-    hope = state.scores[feasible] + (0.0 if doubt is None else doubt(state.X[feasible]))
+    std = getattr(now.score, "std", None)
+    hope = state.scores[feasible] + (0.0 if std is None else std(state.X[feasible]))
     chosen = [found.best.genes]
     for row in state.X[feasible[np.argsort(-hope, kind="stable")]]:
         if len(chosen) == count:

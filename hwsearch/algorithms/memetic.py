@@ -164,42 +164,70 @@ def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[n
     Returns:
         Canonical rows that meet the limits, shape ``(m, genes)``, and the row that each of them changes, shape ``(m,)``.
     """
-    space = problem.space
-    gene, value = space.changes
+    gene, value = problem.space.changes
     if not len(X) or not len(gene):
         return X[:0], np.empty(0, dtype=np.intp)
-    every = np.arange(len(X))[:, None]
-    slopes = problem.gradient(X)
-    starts = np.cumsum([0, *space.sizes[:-1]])
-    gain = slopes[:, starts[gene] + value] - slopes[every, starts + X][:, gene]
-    gain = np.where(space.active(X)[:, gene] & (X[:, gene] != value), gain, -np.inf)
-    near = np.repeat(X[:, None], len(gene), axis=1)
-    near[:, np.arange(len(gene)), gene] = value
-    own = problem.costs(X)[:, None]
-    dearer = (problem.costs(near.reshape(-1, X.shape[1])).reshape(len(X), len(gene), own.shape[2]) - own).astype(np.float32)
-    room = (1.0 - own).astype(np.float32)
-    single = np.where((dearer <= room).all(axis=2), gain, -np.inf)
-    order = np.argsort(-gain, axis=1)
-    rank = np.argsort(order, axis=1)
-    firsts = order[:, :_FIRSTS]
-    both = gain[every, firsts][:, :, None] + gain[:, None]
-    fits = rank[:, None] > np.arange(firsts.shape[1])[:, None]  # each pair once
-    fits &= gene[firsts][:, :, None] != gene
-    for limit in range(own.shape[2]):
-        fits &= dearer[every, firsts, limit][:, :, None] + dearer[:, None, :, limit] <= room[:, :, None, limit]
-    both = np.where(fits, both, -np.inf).reshape(len(X), -1)
-    looks = np.concatenate([single, both], axis=1)
-    top = np.argpartition(-looks, min(most, looks.shape[1] - 1), axis=1)[:, :most]
-    of = np.repeat(np.arange(len(X)), top.shape[1])
-    chosen = top.ravel()
-    sound = np.isfinite(looks[of, chosen])
-    of, chosen = of[sound], chosen[sound]
-    pair = np.maximum(chosen - len(gene), 0)
-    one = np.where(chosen < len(gene), chosen, firsts[of, pair // len(gene)])
-    two = np.where(chosen < len(gene), chosen, pair % len(gene))
-    changed = X[of]
-    rows = np.arange(len(changed))
-    for move in (one, two):
-        changed[rows, gene[move]] = value[move]
+    gain = _gains(problem, X)
+    price, room = _prices(problem, X)
+    alone = np.where((price <= room[:, None]).all(axis=2), gain, -np.inf)
+    best = np.argsort(-gain, axis=1)
+    together = _pairs(gene, gain, price, room, best)
+    gains = np.concatenate([alone, together.reshape(len(X), -1)], axis=1)
+    top = np.argpartition(-gains, min(most, gains.shape[1] - 1), axis=1)[:, :most]
+    row, chosen = np.repeat(np.arange(len(X)), top.shape[1]), top.ravel()
+    possible = np.isfinite(gains[row, chosen])
+    row, chosen = row[possible], chosen[possible]
+    # A change alone comes first in a row of gains; then, for each of the best changes, its pairs with every change.
+    partner, second = np.divmod(chosen, len(gene))
+    first = np.where(partner == 0, second, best[row, partner - 1])
+    changed = X[row]
+    for change in (first, second):
+        changed[np.arange(len(changed)), gene[change]] = value[change]
     met = (problem.costs(changed) <= 1.0).all(axis=1)
-    return changed[met], of[met]
+    return changed[met], row[met]
+
+
+def _gains(problem: Problem, X: Rows) -> Values:
+    """What each change of one gene adds to the score to first order, shape ``(n, changes)``; -inf for a change that changes nothing."""
+    space = problem.space
+    gene, value = space.changes
+    starts = np.cumsum([0, *space.sizes[:-1]])
+    slope = problem.gradient(X)
+    gain = slope[:, starts[gene] + value] - slope[np.arange(len(X))[:, None], starts + X][:, gene]
+    return np.where(space.active(X)[:, gene] & (X[:, gene] != value), gain, -np.inf)
+
+
+def _prices(problem: Problem, X: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What each change of one gene adds to each cost, shape ``(n, changes, limits)``, and what each may grow by, ``(n, limits)``."""
+    gene, value = problem.space.changes
+    changed = np.repeat(X[:, None], len(gene), axis=1)
+    changed[:, np.arange(len(gene)), gene] = value
+    now = problem.costs(X)
+    then = problem.costs(changed.reshape(-1, X.shape[1])).reshape(len(X), len(gene), now.shape[1])
+    return (then - now[:, None]).astype(np.float32), (1.0 - now).astype(np.float32)
+
+
+def _pairs(
+    gene: npt.NDArray[np.intp],
+    gain: Values,
+    price: npt.NDArray[np.float32],
+    room: npt.NDArray[np.float32],
+    best: npt.NDArray[np.intp],
+) -> Values:
+    """The gains of pairs of changes, each pair once: one of a row's best with any other, of another gene and within the limits.
+
+    Args:
+        gene: that each change is of, shape ``(changes,)``.
+        gain, price, room: of :func:`_gains` and :func:`_prices`.
+        best: for each row all changes, the one of the highest gain first, shape ``(n, changes)``.
+
+    Returns:
+        Shape ``(n, firsts, changes)``; -inf for pairs that cannot be.
+    """
+    firsts = best[:, :_FIRSTS]
+    row = np.arange(len(gain))[:, None]
+    fits = np.argsort(best, axis=1)[:, None] > np.arange(firsts.shape[1])[:, None]
+    fits &= gene[firsts][:, :, None] != gene
+    for limit in range(price.shape[2]):
+        fits &= price[row, firsts, limit][:, :, None] + price[:, None, :, limit] <= room[:, None, None, limit]
+    return np.where(fits, gain[row, firsts][:, :, None] + gain[:, None], -np.inf)

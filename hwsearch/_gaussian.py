@@ -36,7 +36,7 @@ class Posterior:
         """
         from scipy.linalg import cho_solve
 
-        half = np.linalg.cholesky(covariance)
+        half = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
         return cls(half, cho_solve((half, True), values))
 
     def mean(self, near: Floats) -> Floats:
@@ -75,7 +75,8 @@ class Posterior:
         Returns:
             At least zero, shape ``(m,)``.
         """
-        return np.maximum(prior - (self.whitened(near) ** 2).sum(axis=0), 0.0)
+        result: Floats = np.maximum(prior - (self.whitened(near) ** 2).sum(axis=0), 0.0)
+        return result
 
     @cached_property
     def precisions(self) -> Floats:
@@ -93,4 +94,5 @@ class Posterior:
 def squared_distances(a: Floats, b: Floats) -> Floats:
     """Between the rows of two arrays, shape ``(len(a), len(b))``."""
     squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * a @ b.T
-    return np.maximum(squared, 0.0)
+    result: Floats = np.maximum(squared, 0.0)
+    return result

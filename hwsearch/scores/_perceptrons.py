@@ -117,8 +117,8 @@ class Perceptrons:
     ) -> Perceptrons:
         """A ridge regression, and perceptrons fitted to what it leaves, each without a part of the networks, on which it is judged.
 
-        What a base says is one more input of the ridge regression, and one whose weight is free. Then this is mixed with the base alone, in
-        the share that orders most pairs of networks rightly that were not seen: few networks can do more harm than good.
+        The prediction of a base is one more input of the ridge regression, whose weight is hardly held back. The result is then mixed with
+        the base alone, in the share that orders most pairs of unseen networks correctly: few networks can do more harm than good.
 
         Args:
             steps: see :func:`hwsearch.scores._models.fit_model`.
@@ -131,47 +131,20 @@ class Perceptrons:
             units: a layer of ReLUs, and sums of them that are further inputs of the ridge regression; see
                 :func:`hwsearch.scores._transfer.interplay`.
         """
-        linear_model = require("sklearn.linear_model", feature="Fitting a predictor", extra="torch")
-        neural_network = require("sklearn.neural_network", feature="Fitting a predictor", extra="torch")
         inputs = (features @ steps).astype(np.float64)
-        inner, told, known = inputs.shape[1], inputs, np.zeros(len(y))
+        given, known = inputs, np.zeros(len(y))
         if units is not None:
-            told = np.hstack([told, np.maximum(features @ units[0] + units[1], 0.0) @ units[2]])
+            given = np.hstack([given, np.maximum(features @ units[0] + units[1], 0.0) @ units[2]])
         if base is not None:
             base = base.standard(features)
             known = base.each(features).mean(axis=0)
-            told = np.column_stack([told, _FREE * known])
-        penalties = np.logspace(-2, 3, 16)
-        ridge = linear_model.RidgeCV(penalties).fit(told, y)
-        parts = members or (_PARTS if base is not None else 0)
-        folds = np.random.default_rng(seed).permutation(len(y)) % max(2, parts)
-        fitted: list[tuple[Any, float]] = []
-        guessed, plain = np.zeros(len(y)), np.zeros(len(y))
-        for index in range(parts):
-            out = folds == index
-            part = linear_model.RidgeCV(penalties).fit(told[~out], y[~out])
-            plain[out] = part.predict(told[out])
-            if index >= members:
-                continue
-            left = y[~out] - part.predict(told[~out])
-            unit = float(left.std()) or 1.0
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # stopping at max_iter is the regularisation, not a failure
-                model = neural_network.MLPRegressor(
-                    hidden_layer_sizes=tuple(hidden), alpha=1.0, solver="lbfgs", max_iter=300, random_state=seed + index
-                ).fit(inputs[~out], left / unit)
-            guessed[out] = model.predict(inputs[out]) * unit
-            fitted.append((model, unit))
-        # What the members know of networks that they did not see tells how far to believe them: all of it where scores are exact, little of
-        # it where they are noise.
-        belief = float(np.clip(guessed @ (y - plain) / max(float(guessed @ guessed), 1e-12), 0.0, 1.0))
-        stacks = []
-        for model, unit in fitted if belief > 0 else []:
-            weights = [weight.astype(np.float32) for weight in model.coefs_]
-            biases = [bias.astype(np.float32) for bias in model.intercepts_]
-            weights[0] = steps @ weights[0]
-            stacks.append(_scaled(tuple(zip(weights, biases, strict=True)), unit * belief))
-        own = cls(np.concatenate([steps @ ridge.coef_[:inner], [ridge.intercept_]]).astype(np.float32), tuple(stacks))
+            given = np.column_stack([given, _FREE * known])
+        ridge = _ridge(given, y)
+        ensemble = _Ensemble(members or (_PARTS if base is not None else 0), members, tuple(hidden), seed)
+        judged = _judged(given, inputs, y, ensemble)
+        stacks = tuple(_stack(model, steps, unit * judged.belief) for model, unit in judged.members if judged.belief > 0)
+        inner = inputs.shape[1]
+        own = cls(np.concatenate([steps @ ridge.coef_[:inner], [ridge.intercept_]]).astype(np.float32), stacks)
         if units is not None:
             sums = ridge.coef_[inner : inner + units[2].shape[1]]
             out = (units[2] @ sums[:, None]).astype(np.float32)
@@ -179,11 +152,11 @@ class Perceptrons:
         if base is None:
             return own
         gain = float(known @ y) / max(float(known @ known), 1e-12)
-        share = _share(y, plain + belief * guessed, gain * known)
+        share = _share(y, judged.plain + judged.belief * judged.added, gain * known)
         return own.times(share).plus(base, share * float(ridge.coef_[-1]) * _FREE + (1 - share) * gain)
 
     def standard(self, features: Features) -> Perceptrons:
-        """The same, with mean 0 and standard deviation 1 on some networks (or as it is where it tells them all the same)."""
+        """The same, with mean 0 and standard deviation 1 on some networks (or as it is if it gives all of them the same score)."""
         outputs = self.each(features).mean(axis=0)
         unit = 1.0 / (float(outputs.std()) or 1.0)
         scaled = self.times(unit)
@@ -215,8 +188,80 @@ class Perceptrons:
         return Perceptrons(np.concatenate([taken(self.linear[:-1]), self.linear[-1:]]), members)
 
 
+def _ridge(inputs: Values, y: Values) -> Any:
+    """A ridge regression, its penalty chosen by leaving networks out."""
+    linear_model = require("sklearn.linear_model", feature="Fitting a predictor", extra="torch")
+    return linear_model.RidgeCV(np.logspace(-2, 3, 16)).fit(inputs, y)
+
+
+@dataclass(frozen=True)
+class _Ensemble:
+    """How many regressions are judged, of how many members, what widths their hidden layers have, and their seed."""
+
+    parts: int
+    members: int
+    hidden: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Perceptrons, and what was predicted of networks by models that had not seen them.
+
+    Attributes:
+        members: scikit-learn's perceptrons, and the unit of what each adds to the regression.
+        plain: predictions of the regression, shape ``(n,)``.
+        added: what the members add to it, shape ``(n,)``.
+        belief: how far to believe the members: wholly if scores are exact, little if they are noise.
+    """
+
+    members: Sequence[tuple[Any, float]]
+    plain: Values
+    added: Values
+    belief: float
+
+
+def _judged(given: Values, inputs: Values, y: Values, how: _Ensemble) -> _Judged:
+    """Fit perceptrons to what ridge regressions leave, each without one fold of the networks.
+
+    Args:
+        given: inputs of the regressions, shape ``(n, k)``.
+        inputs: of the perceptrons, shape ``(n, steps)``.
+        y: standardised scores, shape ``(n,)``.
+        how: how many regressions, and which perceptrons.
+    """
+    neural_network = require("sklearn.neural_network", feature="Fitting a predictor", extra="torch")
+    members: list[tuple[Any, float]] = []
+    plain, added = np.zeros(len(y)), np.zeros(len(y))
+    fold = np.random.default_rng(how.seed).permutation(len(y)) % max(2, how.parts)
+    for index in range(how.parts):
+        out = fold == index
+        part = _ridge(given[~out], y[~out])
+        plain[out] = part.predict(given[out])
+        if index >= how.members:
+            continue
+        left = y[~out] - part.predict(given[~out])
+        unit = float(left.std()) or 1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # stopping at max_iter is the regularisation, not a failure
+            model = neural_network.MLPRegressor(
+                hidden_layer_sizes=how.hidden, alpha=1.0, solver="lbfgs", max_iter=300, random_state=how.seed + index
+            ).fit(inputs[~out], left / unit)
+        added[out] = model.predict(inputs[out]) * unit
+        members.append((model, unit))
+    belief = float(np.clip(added @ (y - plain) / max(float(added @ added), 1e-12), 0.0, 1.0))
+    return _Judged(members, plain, added, belief)
+
+
+def _stack(model: Any, steps: Features, factor: float) -> Layers:
+    """The layers of scikit-learn's perceptrons, which read steps, for one-hot features, and with their output multiplied."""
+    weights = [weight.astype(np.float32) for weight in model.coefs_]
+    weights[0] = steps @ weights[0]
+    return _scaled(tuple(zip(weights, (bias.astype(np.float32) for bias in model.intercepts_), strict=True)), factor)
+
+
 def _share(y: Values, one: Values, other: Values) -> float:
-    """The share of ``one`` in a mixture with ``other`` that orders most pairs of ``y`` rightly, shapes ``(n,)``; the greatest of them."""
+    """The share of ``one`` in a mixture with ``other`` that orders most pairs of ``y`` correctly, shapes ``(n,)``; the greatest of them."""
     upper = np.triu_indices(len(y), 1)
     truth = np.sign(y[upper[0]] - y[upper[1]])
 

@@ -33,7 +33,7 @@ KINDS = tuple(MODELS)
 """Kinds of predictor: a linear model with perceptrons on top, a linear model alone, gradient-boosted trees, and a Gaussian process."""
 
 LEAST = 10
-"""A predictor is fitted to so many networks or more."""
+"""A predictor is fitted to this number of networks or more."""
 _CHUNK = 1024
 """Rows predicted at once: what a layer makes of them stays in the processor's cache."""
 
@@ -258,26 +258,23 @@ class Predictor:
             InvalidInput: wrong shapes, too few rows, scores that are not finite, a holdout outside (0, 1), or a base that does not fit.
             UnknownName: no such kind.
             MissingDependency: scikit-learn is not installed.
+
+        Example:
+            >>> import hwsearch, numpy as np
+            >>> space = hwsearch.load_space("resnet_digits")
+            >>> X = space.sample(60, np.random.default_rng(0))
+            >>> predictor = hwsearch.Predictor.fit(space, X, X.mean(axis=1), kind="linear")
+            >>> predictor(X).shape, predictor.report.held_out
+            ((60,), 12)
         """
-        rows = space.canonical(space.check(X))
-        target = np.asarray(y, dtype=np.float64)
-        if target.shape != (len(rows),):
-            raise InvalidInput(f"y must have the shape ({len(rows)},), one score a row of X, not {target.shape}.")
-        if len(rows) < LEAST:
-            raise InvalidInput(f"A predictor needs at least {LEAST} networks to fit and judge, and {len(rows)} were given.")
-        if not np.isfinite(target).all():
-            raise InvalidInput(f"y holds {int((~np.isfinite(target)).sum())} scores that are not finite.")
-        if not 0 < holdout < 1:
-            raise InvalidInput(f"holdout must be between 0 and 1, not {holdout}.")
+        rows, target = _networks(space, X, y, holdout)
         features = space.features(rows)
         seed = check_seed(seed)
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(2, round(len(rows) * holdout))
         held, kept = order[:cut], order[cut:]
         if base is not None:
-            if not isinstance(base.model, Perceptrons) or kind not in ("mlp", "linear"):
-                raise InvalidInput(f"Predictors of kind 'mlp' and 'linear' can be fitted upon each other, not {kind!r} upon {base!r}.")
-            options["base"] = base.model.reading(sources(base.space, base.seen, space))
+            options["base"] = _base_model(base, space, kind)
 
         def fitted(some: npt.NDArray[np.intp], report: Report | None) -> Predictor:
             mean, scale = float(target[some].mean()), float(target[some].std()) or 1.0
@@ -311,12 +308,42 @@ class Predictor:
         return Path(path)
 
 
+def _base_model(base: Predictor, space: SearchSpace, kind: str) -> Perceptrons:
+    """The model of a predictor, for the features of a space.
+
+    Raises:
+        InvalidInput: predictors of that kind cannot be fitted upon it, or it has genes that the space lacks.
+    """
+    if not isinstance(base.model, Perceptrons) or kind not in ("mlp", "linear"):
+        raise InvalidInput(f"Predictors of kind 'mlp' and 'linear' can be fitted upon each other, not {kind!r} upon {base!r}.")
+    return base.model.reading(sources(base.space, base.seen, space))
+
+
+def _networks(space: SearchSpace, X: npt.ArrayLike, y: npt.ArrayLike, holdout: float) -> tuple[npt.NDArray[np.uint8], Values]:
+    """Canonical rows and their scores, checked, with the share of them that is held out.
+
+    Raises:
+        InvalidInput: wrong shapes, too few rows, scores that are not finite, or a share outside (0, 1).
+    """
+    rows = space.canonical(space.check(X))
+    target = np.asarray(y, dtype=np.float64)
+    if target.shape != (len(rows),):
+        raise InvalidInput(f"y must have the shape ({len(rows)},), one score a row of X, not {target.shape}.")
+    if len(rows) < LEAST:
+        raise InvalidInput(f"A predictor needs at least {LEAST} networks to fit and judge, and {len(rows)} were given.")
+    if not np.isfinite(target).all():
+        raise InvalidInput(f"y holds {int((~np.isfinite(target)).sum())} scores that are not finite.")
+    if not 0 < holdout < 1:
+        raise InvalidInput(f"holdout must be between 0 and 1, not {holdout}.")
+    return rows, target
+
+
 def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predictor:
     """Read a predictor.
 
     Args:
         path: an npz file written by :meth:`Predictor.save`.
-        space: the space it must belong to; found by its name where left out.
+        space: the space it must belong to; if omitted, found by its name.
 
     Raises:
         FileError: the file cannot be read.

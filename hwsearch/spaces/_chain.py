@@ -9,6 +9,7 @@ their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -118,6 +119,15 @@ class Chain:
         return _Lowering(self).space()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a block stands: in which stage, after which strides, and its own stride."""
+
+    stage: Stage
+    strides: int
+    stride: int
+
+
 class _Lowering:
     """Walks down a chain, collecting choices and slots."""
 
@@ -169,7 +179,7 @@ class _Lowering:
                 self._boundary(f"{block}.input", cout, strides, before, precision, needs)
             knobs = {"resolution": self.resolution, "cout": cout, **genes, "precision": precision, "cin": cin if number == 1 else cout}
             stride = stage.stride if number == 1 else 1
-            builder.slot(block, knobs, partial(self._block, stage, strides, stride), needs)
+            builder.slot(block, knobs, partial(self._block, _Place(stage, strides, stride)), needs)
             strides *= stride
             precisions.append(precision)
         after: list[_End] = [((depth.gene, (value,)) if depth.gene else None, precisions[int(value)]) for value in depth.values]
@@ -199,9 +209,7 @@ class _Lowering:
 
     def _block(
         self,
-        stage: Stage,
-        strides: int,
-        stride: int,
+        place: _Place,
         *,
         resolution: int,
         cin: int,
@@ -211,22 +219,22 @@ class _Lowering:
         expand: float = 0.0,
         **mids: int,
     ) -> tuple[Block, ...]:
-        inner = tuple(mids.values())
+        stage, inner = place.stage, tuple(mids.values())
         if expand:
             base = cin if stage.kind == "mbconv" else cout
             inner = (divisible(round(base * expand)),) * len(_MIDS[stage.kind])
         if stage.excited:
             inner += (divisible((inner[0] if inner else cin) // 4),)
-        size, context = self._place(resolution, strides)
-        return (_made(stage.kind, cin, cout, size, inner, kernel, stride, precision, stage.activation, context),)
+        size, context = self._size(resolution, place.strides)
+        return (_made(stage.kind, cin, cout, size, inner, kernel, place.stride, 1, precision, stage.activation, context),)
 
     def _head(self, strides: int, *, resolution: int, cin: int, precision: str) -> tuple[Block, ...]:
         mids = (self.chain.mix,) if self.chain.mix else ()
-        size, context = self._place(resolution, strides)
+        size, context = self._size(resolution, strides)
         activation = self.chain.mix_activation
         return (Block("head", cin, self.chain.classes, size, mids, precision=precision, activation=activation, context=context),)
 
-    def _place(self, resolution: int, strides: int) -> tuple[int, str]:
+    def _size(self, resolution: int, strides: int) -> tuple[int, str]:
         """Size of the feature map, px, and context."""
         return -(-resolution // strides), str(resolution) if self.chain.by_resolution else ""
 
@@ -251,21 +259,8 @@ def _between(strides: int, *, resolution: int, width: int, left: str, right: str
     return boundary(left, right, width, -(-resolution // strides))
 
 
-@cache
-def _made(
-    kind: str,
-    cin: int,
-    cout: int,
-    size: int,
-    mids: tuple[int, ...],
-    kernel: int,
-    stride: int,
-    precision: str,
-    activation: str,
-    context: str,
-) -> Block:
-    """A block; kept, because the same one stands in very many cells of the slots."""
-    return Block(kind, cin, cout, size, mids, kernel, stride, 1, precision, activation, context)
+_made: Callable[..., Block] = cache(Block)
+"""A block; kept, because the same one stands in very many cells of the slots."""
 
 
 def divisible(width: float, by: int = 8) -> int:
@@ -277,7 +272,7 @@ def divisible(width: float, by: int = 8) -> int:
 def boundary(left: str, right: str, width: int, size: int) -> tuple[Block, ...]:
     """The blocks that turn a feature map of one precision into another: dequantise, quantise, both or none.
 
-    What weights are is of no account: between ``int8`` and ``w4a8`` there is nothing to be done.
+    Only activations matter: between ``int8`` and ``w4a8`` there is nothing to do.
     """
     before, after = Precision.parse(left), Precision.parse(right)
     left, right = before.dense, after.dense  # sparse weights have dense feature maps

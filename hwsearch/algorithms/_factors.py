@@ -56,7 +56,7 @@ def factors(
 
     Args:
         tables: those of the objective (to be made small), then those of each summed limit.
-        excluded: tables that are true where a combination is impossible.
+        excluded: tables that are true for combinations that are impossible.
         allowed: for each gene the indices that may be used.
     """
     scopes: list[tuple[int, ...]] = []
@@ -147,7 +147,7 @@ def _key(columns: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def reduce(parts: Sequence[Factor], sizes: Mapping[int, int]) -> list[Factor]:
-    """Decide genes inside factors, joining factors where the result is no larger than they were.
+    """Decide genes inside factors, joining factors if the result is no larger than they were.
 
     Args:
         parts: what to reduce.

@@ -102,7 +102,7 @@ class Program:
         """The best row within the limits.
 
         Args:
-            budgets: for each summed limit the most it may be, shape ``(summed limits,)``; the limits' own where left out.
+            budgets: for each summed limit the most it may be, shape ``(summed limits,)``; the limits' own if omitted.
             gap: how far, as a fraction of the range of the sum, the best row may be from the bound.
             seconds: when to stop with what there is.
 

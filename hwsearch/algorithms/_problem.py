@@ -92,7 +92,7 @@ class Problem:
         """Pose a problem: load its parts and check them against each other.
 
         Args:
-            space: a space or its name; a problem that is posed already is handed back as it is.
+            space: a space or its name; a problem that is posed already is returned as it is.
             predictor: a fitted predictor, the path of one, or any callable from rows ``(n, genes)`` to scores ``(n,)``.
             device: a latency table, its path, or its name in ``latency_tables/``. The search offers only the precisions that it holds. Of
                 several devices a limit on ``latency_ms`` or ``energy_mj`` holds on each: the metrics are then called
@@ -109,6 +109,12 @@ class Problem:
             InvalidInput: a measured metric is limited, and no device is named; or devices and weights do not fit together.
             WrongSpace: the predictor or one of the metrics belongs to another space.
             MissingBlocks: the device's table lacks blocks of the space.
+
+        Example:
+            >>> import hwsearch
+            >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+            >>> [str(limit) for limit in problem.limits]
+            ['macs <= 1e+06']
         """
         if isinstance(space, Problem):
             if any(given is not None for given in (predictor, device, weights, limits)) or len(metrics):
@@ -117,14 +123,11 @@ class Problem:
         where = load_space(space)
         score = _score(predictor, where)
         tables = _tables(device)
-        if any(choice.is_precision for choice in where.choices):
+        if where.with_role("precision"):
             for table in tables:
                 where = where.restrict({"precision": table.precisions})
             _compare_arithmetic(score, where, tables)
-        for entry in metrics:
-            if entry.space.fingerprint != where.fingerprint:
-                raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {where.name!r}.")
-        own = [replace(entry, space=where) for entry in metrics]
+        own = [_moved(entry, where) for entry in metrics]
         others = [entry for entry in _metrics(where, tables, weights) if entry.name not in {mine.name for mine in own}]
         posed = cls(
             where,
@@ -182,7 +185,7 @@ class Problem:
             X: canonical rows, shape ``(n, genes)``.
 
         Returns:
-            Scores, NaN where a limit is exceeded, shape ``(n,)``; and the limited metrics as fractions of their limits, shape
+            Scores, NaN if a limit is exceeded, shape ``(n,)``; and the limited metrics as fractions of their limits, shape
             ``(n, limits)``.
 
         Raises:
@@ -217,7 +220,7 @@ class Problem:
         return bool(self.gradient(np.zeros((1, len(self.space.choices)), dtype=np.uint8)).size)
 
     def cautions(self, row: Rows, equals: int) -> tuple[str, ...]:
-        """Why the score of the best row should not be taken at its word; nothing where there is no reason.
+        """Reasons to distrust the predicted score of the best row, if there are any.
 
         Args:
             row: a canonical row, shape ``(genes,)``.
@@ -226,8 +229,8 @@ class Problem:
         found = []
         if equals >= 10:
             found.append(
-                f"The prediction is saturated: {equals} other networks have exactly the same score, and it cannot tell good from better "
-                "there. Tighten the limits, or use another predictor."
+                f"The prediction is saturated: {equals} other networks have exactly the same score, "
+                "so their order among themselves is arbitrary. Tighten the limits, or use another predictor."
             )
         std, extrapolates = getattr(self.score, "std", None), getattr(self.score, "extrapolates", None)
         if std is not None and extrapolates is not None:
@@ -239,7 +242,7 @@ class Problem:
                 )
             if report is not None and unsure > 2 * report.rmse:
                 found.append(
-                    f"The predictor is unsure: +-{unsure:.2g}, where its error on held-out networks is {report.rmse:.2g}. Evaluate the "
+                    f"The predictor is unsure: +-{unsure:.2g}, and its error on held-out networks is {report.rmse:.2g}. Evaluate the "
                     "network before you trust it."
                 )
         return tuple(found)
@@ -263,6 +266,17 @@ def _score(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -
             f"The predictor is of space {found.space.name!r} ({found.fingerprint}), not of {space.name!r} ({space.fingerprint})."
         )
     return found
+
+
+def _moved(entry: Metric, space: SearchSpace) -> Metric:
+    """A metric of the same space, however restricted.
+
+    Raises:
+        WrongSpace: it is of another space.
+    """
+    if entry.space.fingerprint != space.fingerprint:
+        raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {space.name!r}.")
+    return replace(entry, space=space)
 
 
 def _tables(device: Devices | None) -> list[LatencyTable]:

@@ -1,4 +1,4 @@
-"""Quiet: HiGHS keeps to itself what it was built to print, whatever it is told."""
+"""Quiet: nothing that HiGHS prints, which its own option does not silence, reaches the terminal."""
 
 from __future__ import annotations
 

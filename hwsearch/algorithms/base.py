@@ -33,7 +33,7 @@ class Algorithm(Protocol):
 
     @property
     def steps(self) -> int:
-        """How many steps a search takes unless told otherwise."""
+        """How many steps a search takes if no other number is given."""
 
     def init(self, problem: Problem) -> Any:
         """The first state.
@@ -42,7 +42,7 @@ class Algorithm(Protocol):
             problem: what is searched; its ``seeds`` are rows worth trying first.
 
         Returns:
-            A frozen dataclass whose fields are arrays, numbers and strings. A field ``bound``, where there is one, is a score that no
+            A frozen dataclass whose fields are arrays, numbers and strings. A field ``bound``, if there is one, is a score that no
             row within the limits beats, proven; it goes into the result. A field ``slack`` beside it says how far below the bound a
             score counts as optimal.
         """
@@ -60,7 +60,7 @@ class Algorithm(Protocol):
         Args:
             state: the state that ``ask`` handed back.
             X: those asked rows that had not been evaluated before, perhaps none, shape ``(n, genes)``.
-            scores: higher is better; NaN where a limit is exceeded, shape ``(n,)``.
+            scores: higher is better; NaN if a limit is exceeded, shape ``(n,)``.
             costs: each limited metric as a fraction of its limit (feasible: all at most 1), shape ``(n, limits)``.
 
         Returns:

@@ -22,7 +22,7 @@ class EvolutionState:
 
     Attributes:
         X: the parents of all islands, island by island, best first, shape ``(p, genes)``.
-        scores: their scores, NaN where infeasible, shape ``(p,)``.
+        scores: their scores, NaN if infeasible, shape ``(p,)``.
         tightness: the largest of their costs as a fraction of its limit, 0 without limits, shape ``(p,)``.
         island: the island of each, shape ``(p,)``.
         asked: keys of the rows that were just asked for, sorted, shape ``(k,)``.
@@ -56,11 +56,11 @@ class Evolution:
     One big population converges too early and to a different optimum each time. Many small ones that merge in pairs, each pair
     crossing what its halves found apart, come to nearly the same optimum every time. Costs are much cheaper than scores, so more
     children are made than are scored: those that were met before, exceed a limit, or waste more of the limits than the parents
-    do are left out. Islands without a feasible parent breed towards the limits.
+    do are dropped. Islands without a feasible parent breed towards the limits.
 
     Attributes:
         population: children scored in a step, over all islands.
-        islands: at the start, where the population allows 32 children for each.
+        islands: at the start, or fewer if the population does not allow 32 children for each.
         parents: elite kept in a step, over all islands, but at most ``crowd`` on one of them.
         crowd: see ``parents``.
         alone: steps before islands merge for the first time.

@@ -1,4 +1,4 @@
-"""Exact: the proven optimum where the score is a sum of tables."""
+"""Exact: the proven optimum of a score that is a sum of tables."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class HybridState(EvolutionState):
     Attributes:
         samples: the best feasible rows met, shape ``(k, genes)``.
         sample_scores: their scores, shape ``(k,)``.
-        bound: no row within the limits has a higher score; finite only where the score itself is a sum of tables.
+        bound: no row within the limits has a higher score; finite only if the score itself is a sum of tables.
         slack: a score that is no further below the bound counts as optimal.
         surrogate_bound: no row within the limits has a higher score by the last surrogate; proven, but of the surrogate.
     """
@@ -49,7 +49,7 @@ class Hybrid(Evolution):
     The surrogate is a sum of tables over single genes and over pairs that share a table of a limit, fitted by ridge regression to the rows
     met so far, the better the heavier. Its optima within the limits, and within somewhat tighter ones, are found exactly
     and join the children; evolution on the true score corrects what the surrogate gets wrong, and the next surrogate is fitted nearer
-    to the answer. Where the score itself is a sum of tables, it is its own surrogate and its optimum is proven.
+    to the answer. If the score itself is a sum of tables, it is its own surrogate and its optimum is proven.
 
     Attributes:
         refits: steps after which a surrogate is fitted.
@@ -122,7 +122,7 @@ def surrogate(problem: Problem, X: Rows, scores: Values, most: int = 1500) -> Ta
         problem: whose limits' tables say which pairs of genes belong together.
         X: canonical rows, shape ``(n, genes)``.
         scores: theirs, shape ``(n,)``.
-        most: weights of pairs; where there would be more, pairs are left out.
+        most: weights of pairs; if there would be more, pairs are dropped.
     """
     space = problem.space
     together = {pair for limit in problem.limits for genes, _ in limit.metric.tables for pair in itertools.combinations(genes, 2)}
@@ -149,7 +149,7 @@ def surrogate(problem: Problem, X: Rows, scores: Values, most: int = 1500) -> Ta
 
 
 def _tables(space: SearchSpace, pairs: Sequence[tuple[int, int]], weights: Values, centre: float) -> TableSum:
-    """Weights of single genes and of pairs as tables, zero where a gene is inactive."""
+    """Weights of single genes and of pairs as tables, zero for inactive genes."""
     made: list[Table] = [((), np.asarray(centre))]
     start = 0
     for genes in (*((gene,) for gene in range(len(space.sizes))), *pairs):

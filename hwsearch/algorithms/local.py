@@ -42,8 +42,8 @@ class Local:
 
     Attributes:
         starts: rows to stand on.
-        samples: random rows to begin with, where nothing is known.
-        pairs: the most two-gene changes of one step; a random part of them where there are more.
+        samples: random rows to begin with if nothing is known.
+        pairs: the most two-gene changes of one step; a random part of them if there are more.
         steps: the most steps of a search.
     """
 
@@ -92,7 +92,7 @@ def two_changes(space: SearchSpace, row: Rows, most: int, rng: np.random.Generat
     Args:
         space: whose row it is.
         row: a canonical row.
-        most: a random choice of so many, where there are more.
+        most: the most rows; a random choice of them if there are more.
         rng: for that choice.
 
     Returns:

@@ -139,7 +139,7 @@ class Memetic:
         return state.stale >= self.patience
 
     def _children(self, state: MemeticState, problem: Problem, rng: np.random.Generator) -> Rows:
-        """Feasible children of local optima, as many as there is room for; none before there are enough to choose parents from."""
+        """Feasible children of local optima, at most as many as there is room for; none before there are enough to choose parents from."""
         room = self.climbers - len(state.climbing)
         if room <= 0 or len(state.X) < 2:
             return state.X[:0]

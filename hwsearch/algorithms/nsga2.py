@@ -24,8 +24,8 @@ class NSGA2State:
 
     Attributes:
         X: rows, shape ``(n, genes)``; those that the last step was told about come after the population.
-        scores: NaN where infeasible, shape ``(n,)``.
-        excess: how far over the limits, 0 where they are met, shape ``(n,)``.
+        scores: NaN if infeasible, shape ``(n,)``.
+        excess: how far over the limits, 0 if they are met, shape ``(n,)``.
         step: steps taken.
     """
 
@@ -41,7 +41,7 @@ class NSGA2:
 
     Attributes:
         population: rows kept, and children a step.
-        metrics: names of what is traded against the score; the limited metrics where empty, else the first one that the problem knows.
+        metrics: names of what is traded against the score; the limited metrics if empty, or else the first one that the problem knows.
         steps: steps of a search.
     """
 

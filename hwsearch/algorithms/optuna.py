@@ -32,7 +32,7 @@ class OptunaState:
 
     Attributes:
         X: rows, shape ``(n, genes)``.
-        scores: NaN where a limit is exceeded, shape ``(n,)``.
+        scores: NaN if a limit is exceeded, shape ``(n,)``.
         costs: each limited metric as a fraction of its limit, shape ``(n, limits)``.
         notes: what the sampler noted of each trial, as a JSON list.
         asked: keys of the rows just asked for, shape ``(k,)``.
@@ -129,7 +129,7 @@ def to_study(space: SearchSpace, X: Rows, scores: Values, values: Mapping[str, V
         scores: shape ``(n,)``.
         values: metrics, kept as attributes of the trials, each of shape ``(n,)``.
         name: of the study.
-        storage: where it is kept: an Optuna storage or its address; in memory where ``None``.
+        storage: where it is kept: an Optuna storage or its address; in memory if ``None``.
 
     Raises:
         MissingDependency: Optuna is not installed.
@@ -172,7 +172,7 @@ def _trials(
 
 
 def _values(state: OptunaState) -> Values:
-    """Scores, and where a limit is exceeded something below the worst score."""
+    """Scores; for rows that exceed a limit, something below the worst score."""
     known = state.scores[~np.isnan(state.scores)]
     worst = float(known.min()) if len(known) else 0.0
     over = np.maximum(state.costs - 1.0, 0.0).sum(axis=1)

@@ -32,12 +32,12 @@ class Limit:
         return f"{self.metric.name} <= {self.at_most:g}"
 
     def violation(self, X: npt.ArrayLike) -> Values:
-        """By which fraction of the limit each row exceeds it, 0 where it does not, shape ``(n,)``."""
+        """By which fraction of the limit each row exceeds it, 0 if it does not, shape ``(n,)``."""
         result: Values = np.maximum(self.ratio(self.metric(X)) - 1.0, 0.0)
         return result
 
     def ratio(self, values: Values) -> Values:
-        """Values of the metric as fractions of the limit: at most 1 where it is met, shape as given."""
+        """Values of the metric as fractions of the limit: at most 1 if it is met, shape as given."""
         if self.at_most > 0:
             return values / self.at_most
         return np.where(values > 0, np.inf, 0.0)

@@ -56,7 +56,7 @@ def adjective(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """A cost of networks, compiled for one space and, where it is measured, one device.
+    """A cost of networks, compiled for one space and, if it is measured, one device.
 
     Attributes:
         name: one of :data:`METRICS`.
@@ -78,7 +78,7 @@ class Metric:
         return self.tables.peak
 
     def __call__(self, X: npt.ArrayLike) -> Values:
-        """The cost of every row of ``X`` (shape ``(n, genes)``), shape ``(n,)``; infinite where the device cannot run it."""
+        """The cost of every row of ``X`` (shape ``(n, genes)``), shape ``(n,)``; infinite if the device cannot run it."""
         return self.tables(self.space.check(X))
 
     def __neg__(self) -> Metric:
@@ -152,7 +152,7 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None 
 
 
 def available(space: SearchSpace, table: LatencyTable | None = None) -> tuple[str, ...]:
-    """Names of the metrics that are known of a space and, where it is given, a device: those that the space brings along first.
+    """Names of the metrics that are known of a space and, if given, a device: those that the space brings along first.
 
     Energy is known if it is known of every block that a search can meet.
     """

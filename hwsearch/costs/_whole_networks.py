@@ -63,6 +63,15 @@ def fit_metric(
 
     Raises:
         InvalidInput: too few networks, another shape, or costs that are not positive and finite.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> X = space.sample(100, np.random.default_rng(0))
+        >>> measured = 0.1 + 1e-6 * hwsearch.metric("macs", space)(X)
+        >>> latency, report = hwsearch.costs.fit_metric("latency_ms", space, X, measured)
+        >>> latency(X).shape, report.mean_abs < 0.1
+        ((100,), True)
     """
     rows, costs = space.check(X), np.asarray(measured, dtype=np.float64)
     if len(rows) < 30:

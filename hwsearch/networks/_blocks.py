@@ -75,8 +75,8 @@ class Precision:
         if match := re.fullmatch(r"w([2-8])a([2-8]|16)", name):
             return cls(name, int(match[1]), int(match[2]), quantized=match[2] != "16")
         raise InvalidInput(
-            f"Unknown precision {name!r}; expected fp32, fp16, bf16, fp8, int2..int8, or w4a8 or w4a16 for mixed bits; with -2:4 "
-            "behind it where weights are sparse."
+            f"Unknown precision {name!r}; expected fp32, fp16, bf16, fp8, int2..int8, or w4a8 or w4a16 for mixed bits; followed by -2:4 "
+            "if weights are sparse."
         )
 
 
@@ -213,7 +213,7 @@ class Block:
         kernel, stride, groups: of the block's spatial convolutions; a depthwise convolution has its groups from its kind.
         precision: the number format inside the block. ``quantize`` and ``dequantize`` carry that of the quantised side.
         activation: what follows the block's layers, all but the last of a body: one of :data:`ACTIVATIONS`.
-        context: where the block stands, where that matters: tables that hold a measurement of the same block for every input resolution
+        context: the place of the block, if that matters: tables that hold a measurement of the same block for every input resolution
             name the resolution here. Empty otherwise.
 
     Raises:

@@ -61,7 +61,7 @@ class Layer:
 
     @property
     def weights(self) -> int:
-        """Number of weights, biases and batch norms left out."""
+        """Number of weights, without biases and batch norms."""
         if self.pooling:
             return 0
         return self.cout * (self.cin // self.groups) * self.kernel**2
@@ -93,10 +93,10 @@ class Graph:
 
     Attributes:
         body: layers in order.
-        shortcut: ``None`` where the block is not residual; else the layers of the shortcut, empty for the identity.
+        shortcut: ``None`` if the block is not residual; otherwise the layers of the shortcut, empty for the identity.
         joined: what the sum of body and shortcut goes through: one of :data:`ACTIVATIONS`.
         excite: the two linear layers of a squeeze-and-excite (Hu et al., CVPR'18), which scales the channels of the feature map between the
-            last two layers of the body by a hard sigmoid; none where there is none.
+            last two layers of the body by a hard sigmoid; empty if there is none.
     """
 
     body: tuple[Layer, ...]
@@ -111,5 +111,5 @@ class Graph:
 
     @property
     def parts(self) -> dict[str, tuple[Layer, ...]]:
-        """The same by name, in this order; the shortcut is empty where there is none."""
+        """The same by name, in this order; the shortcut is empty if there is none."""
         return {"body": self.body, "excite": self.excite, "shortcut": self.shortcut or ()}

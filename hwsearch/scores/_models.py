@@ -215,7 +215,7 @@ def fit_model(
         sizes: of the space's genes.
         features: one-hot rows, shape ``(n, features)``.
         y: standardised scores, shape ``(n,)``.
-        seed: of whatever is random.
+        seed: of everything random.
         shared: sums of features that tell what their genes bring in the place of steps, shape ``(features, sums)``; trees, which split at
             steps, do without.
         **options: of the kind.

@@ -99,7 +99,7 @@ class Perceptrons:
             width = features
             for weight, bias in layers:
                 if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
-                    raise CorruptFile(f"a layer has the shape {weight.shape}, where {width} inputs were expected")
+                    raise CorruptFile(f"a layer has the shape {weight.shape}, but {width} inputs were expected")
                 width = weight.shape[1]
         return cls(linear, tuple(members))
 
@@ -178,7 +178,7 @@ class Perceptrons:
         return Perceptrons(linear, tuple(_beside(*pair) for pair in pairs))
 
     def reading(self, sources: Sequence[int]) -> Perceptrons:
-        """The same for other features: for each of them the feature whose place it takes, or -1 where it makes no difference."""
+        """The same for other features: for each of them the feature whose place it takes, or -1 if it makes no difference."""
 
         def taken(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
             padded: npt.NDArray[np.float32] = np.concatenate([weight, np.zeros_like(weight[:1])])

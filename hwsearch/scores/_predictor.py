@@ -46,7 +46,7 @@ class Report:
         held_out: number of those networks.
         fitted: number of networks it was fitted on for this report.
         kendall_tau: rank correlation, 1 is perfect.
-        pairwise_accuracy: share of pairs of networks that it orders rightly.
+        pairwise_accuracy: share of pairs of networks that it orders correctly.
         rmse: root mean square error, in units of the score (accuracy: 0.01 is one point).
         base: number of networks that its base was fitted on; 0 without one.
     """
@@ -74,11 +74,11 @@ class Predictor:
         space: the space that it was fitted for, whose one-hot features it reads.
         model: from features to standardised scores.
         mean, scale: undo the standardisation: score = mean + scale x what the model says.
-        report: quality on held-out networks; ``None`` where it was not measured.
-        seen: which values of genes the networks that it was fitted on had, shape ``(features,)``; ``None`` where that is not known.
-        data: name and fingerprint of the images that the scores were found on; ``None`` where that is not known.
+        report: quality on held-out networks; ``None`` if it was not measured.
+        seen: which values of genes the networks that it was fitted on had, shape ``(features,)``; ``None`` if that is not known.
+        data: name and fingerprint of the images that the scores were found on; ``None`` if that is not known.
         weight_bits: the most bits that quantised weights had when the scores were found, 8 or what a device without exact products of 8
-            bits carries; ``None`` where that is not known.
+            bits carries; ``None`` if that is not known.
     """
 
     space: SearchSpace
@@ -237,11 +237,9 @@ class Predictor:
     ) -> Predictor:
         """Fit a predictor, perhaps upon another one.
 
-        The quality is measured first: fitted without a random share of the rows, then scored on it. The predictor that is returned is
-        fitted on all rows.
-
-        Scores that are cheap carry over to scores that are not (APQ, CVPR'20, section 3.3): a base that was fitted on the accuracies of
-        many networks in floating point leaves little more to learn from quantised ones than what their precisions cost.
+        Its quality is measured on a random share of the rows, held out; the predictor that is returned is fitted on all of them. A base
+        fitted on many networks in floating point leaves little more to learn from quantised ones than what their precisions cost
+        (APQ, CVPR'20, section 3.3).
 
         Args:
             space: whose rows ``X`` holds.
@@ -250,7 +248,7 @@ class Predictor:
             kind: one of :data:`KINDS`.
             seed: of the split and of the model.
             holdout: share of the rows that the report is made on.
-            base: a predictor of kind ``"mlp"`` or ``"linear"`` of this space, or of one whose genes are all among this one's. Where all
+            base: a predictor of kind ``"mlp"`` or ``"linear"`` of this space, or of one whose genes are all among this one's. If all
                 networks that it was fitted on share a value of a gene, such as a precision, it takes no notice of that gene.
             **options: of the model: ``hidden`` and ``members`` of ``"mlp"``, ``members``, ``trees`` and ``depth`` of ``"trees"``.
 
@@ -268,8 +266,7 @@ class Predictor:
             ((60,), 12)
         """
         rows, target = _networks(space, X, y, holdout)
-        features = space.features(rows)
-        seed = check_seed(seed)
+        features, seed = space.features(rows), check_seed(seed)
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(2, round(len(rows) * holdout))
         held, kept = order[:cut], order[cut:]
@@ -376,9 +373,9 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         report = msgspec.convert(kept, Report | None)
         mean, scale = float(header["mean"]), float(header["scale"])
         if not (np.isfinite(mean) and 0 < scale < np.inf):
-            raise CorruptFile(f"its mean is {mean} and its scale is {scale}, where a finite number and a positive one were expected")
+            raise CorruptFile(f"its mean is {mean} and its scale is {scale}, but a finite number and a positive one were expected")
         if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
-            raise CorruptFile(f"its list of values seen has the shape {seen.shape}, where {features} were expected")
+            raise CorruptFile(f"its list of values seen has the shape {seen.shape}, but {features} were expected")
         data, bits = msgspec.convert((header.get("data"), header.get("weight_bits")), tuple[str | None, int | None])
         predictor = Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data, bits)
         with np.errstate(over="raise", invalid="raise", divide="raise"):

@@ -17,13 +17,13 @@ _LEAST = 0.02
 
 
 def sources(base: SearchSpace, seen: npt.NDArray[np.bool_] | None, space: SearchSpace) -> list[int]:
-    """For each feature of ``space`` the one that a predictor of ``base`` reads in its place, or -1 where it has no such gene.
+    """For each feature of ``space`` the one that a predictor of ``base`` reads in its place, or -1 if it has no such gene.
 
     Args:
         base: a space whose genes are all among those of ``space``.
         seen: which of its features any network had that the predictor was fitted on, shape ``(features,)``. Where a gene had one value
             in all of them, it is read as having that value; so it takes no notice of that gene.
-        space: whose rows it shall read.
+        space: whose rows it will read.
 
     Raises:
         InvalidInput: a gene or a value is missing.
@@ -69,7 +69,7 @@ def interplay(space: SearchSpace) -> tuple[Features, Features, Features] | None:
     """How rounding and the widths of the same block act together: narrow layers average less of the noise away.
 
     A layer of ReLUs: each is the inverse of a neighbouring gene of the block where its precision has one level of noise, and 0 elsewhere.
-    They are added up with the levels for weights; levels that hardly count are left out.
+    They are added up with the levels for weights; levels that hardly count are dropped.
 
     Returns:
         Weights ``(features, units)`` and biases ``(units,)`` of the layer, and what adds them up, shape ``(units, sums)``; ``None`` if

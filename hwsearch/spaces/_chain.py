@@ -2,7 +2,7 @@
 
 A chain is a sequence of stages and a classifier. Its genes are the input resolution, per stage the depth and the output width (one
 gene, since the residual sums tie the outputs of a stage), and per block its inner widths (or its expand ratio), its kernel and its
-precision. Whatever is given as one value and not as a tuple of values is fixed, and is no gene. Where two neighbours differ in
+precision. What is given as one value and not as a tuple of values is fixed, and is no gene. Where two neighbours differ in
 precision, the feature map between them is quantised or dequantised; these boundaries are slots of their own, because they cost time of
 their own.
 """
@@ -40,7 +40,7 @@ class Stage:
     Attributes:
         depths: how many blocks; the first ones are kept (Once-for-All, ICLR'20, section 3.2).
         outs: output widths, shared by the blocks of the stage; ``None`` keeps the width of what comes before.
-        mids: widths inside each block, chosen per block and layer; one number where it is fixed.
+        mids: widths inside each block, chosen per block and layer; one number if it is fixed.
         stride: of the first block.
         kind: of the blocks.
         kernel: of the spatial convolutions; several are chosen per block.
@@ -49,8 +49,8 @@ class Stage:
             output (residual kinds).
         excited: whether ``mbconv`` and ``separable`` blocks have a squeeze-and-excite, of a quarter of their inner width.
         activation: as of a block.
-        precisions: of its blocks, where they are not those of the chain: first and last layers often keep 8 bits.
-        name: of its genes and slots; ``"stage1"`` and so on where empty. A named stage of one block is one slot of that name.
+        precisions: of its blocks, if they are not those of the chain: first and last layers often keep 8 bits.
+        name: of its genes and slots; ``"stage1"`` and so on if empty. A named stage of one block is one slot of that name.
     """
 
     depths: tuple[int, ...] | int
@@ -84,10 +84,10 @@ class Chain:
     Attributes:
         name: of the space.
         resolutions: heights and widths of the input image, px.
-        stem: widths of the stem convolution; where empty, the first stage reads the image.
+        stem: widths of the stem convolution; if empty, the first stage reads the image.
         stages: the stages in order.
         classes: outputs of the classifier.
-        precisions: of the stem and of each block. Where empty, all is fp32.
+        precisions: of the stem and of each block. If empty, all of them are fp32.
         channels: of the input image.
         stem_kernel, stem_stride: of the stem convolution.
         mix: width of a hidden linear layer of the classifier; 0 for none.
@@ -168,7 +168,7 @@ class _Lowering:
                 genes["expand"] = builder.knob(f"{block}.expand", stage.expands, needs, role="expand")
             genes["kernel"] = builder.knob(f"{block}.kernel", stage.kernel, needs, role="kernel")
             before = precisions[-1]
-            if stage.kind == "maxpool":  # takes what it is given, where that is one thing
+            if stage.kind == "maxpool":  # takes what it is given, if that is one thing
                 precision = before if number > 1 or len(ends) == 1 else _FP32
             else:
                 offered = stage.precisions or self.chain.precisions
@@ -255,7 +255,7 @@ class _Lowering:
 
 
 def _between(strides: int, *, resolution: int, width: int, left: str, right: str) -> tuple[Block, ...]:
-    """A boundary where the feature map is so much smaller than the image."""
+    """A boundary on a feature map that is ``strides`` times smaller than the image."""
     return boundary(left, right, width, -(-resolution // strides))
 
 
@@ -264,7 +264,7 @@ _made: Callable[..., Block] = cache(Block)
 
 
 def divisible(width: float, by: int = 8) -> int:
-    """The multiple of ``by`` nearest to ``width``, or the next one where that would lose more than a tenth (MobileNetV2's rule)."""
+    """The multiple of ``by`` nearest to ``width``, or the next one if that would lose more than a tenth (MobileNetV2's rule)."""
     near = max(by, int(width + by / 2) // by * by)
     return near + by if near < 0.9 * width else near
 

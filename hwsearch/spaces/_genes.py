@@ -49,7 +49,7 @@ class Choice:
             Precisions may come in any order.
         needs: ``None``, or ``(other, values)``: the gene counts only while the gene ``other`` has one of ``values``.
         role: what the gene decides, one of :data:`ROLES`; ``None`` if it is none of these. If omitted, it is inferred from the last part
-            of the name: ``resolution``, ``out``, ``mid1``, ``width``, ``expand``, ``kernel`` (each perhaps with a number), or whatever ends
+            of the name: ``resolution``, ``out``, ``mid1``, ``width``, ``expand``, ``kernel`` (each perhaps with a number), or what ends
             with ``depth`` or ``precision``. It is no part of a space's fingerprint.
 
     Raises:

@@ -10,7 +10,7 @@ from ._space import SearchSpace
 
 
 def load_space(name: str | SearchSpace, **options: Any) -> SearchSpace:
-    """The search space of that name; a space is handed back as it is.
+    """The search space of a name; a space is returned as it is.
 
     Args:
         name: such as ``"resnet_cifar"``; see ``hwsearch devices`` and :func:`hwsearch.register`.
@@ -19,6 +19,11 @@ def load_space(name: str | SearchSpace, **options: Any) -> SearchSpace:
     Raises:
         UnknownName: no such space is registered, or its builder takes no such option.
         InvalidInput: an option makes no sense, or is given for a space that is built already.
+
+    Example:
+        >>> import hwsearch
+        >>> hwsearch.load_space("resnet_digits", classes=26, precisions=("fp32", "int8"))
+        <SearchSpace 'resnet_digits': 21 genes, 1.21e+08 architectures>
     """
     if isinstance(name, SearchSpace):
         if options:

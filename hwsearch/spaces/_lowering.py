@@ -22,7 +22,7 @@ class Slot:
     Attributes:
         name: the place, such as ``"stage1.block1"``; a supernet's weights carry the same name.
         genes: names of the genes it depends on, among them the gene that each of them needs.
-        lower: the values of those genes, in that order -> the blocks that the device runs there (none where it is left out).
+        lower: the values of those genes, in that order -> the blocks that the device runs there (none if it is absent).
     """
 
     name: str

@@ -75,7 +75,7 @@ class SearchSpace(Genes):
         ``hwsearch.metric(cost, space)`` finds the costs by their names; each may be limited, or be the score of a search.
 
         Args:
-            choices: gene name -> its values; or :class:`Choice` objects, where some genes count only while another one has certain values.
+            choices: gene name -> its values; or :class:`Choice` objects, if some genes count only while another one has certain values.
             tables: cost name -> its tables ``(gene names, array with one axis a gene)``. The cost of a row is the sum of one entry a
                 table (the maximum, for ``"peak_memory_mb"``); infinity marks what is impossible. A table that uses a gene that needs
                 another must name both; what it holds for inactive genes is ignored, but at index zero.
@@ -128,7 +128,7 @@ class SearchSpace(Genes):
 
         Args:
             n: how many.
-            rng: where the randomness comes from.
+            rng: the source of randomness.
 
         Returns:
             Shape ``(n, genes)``.
@@ -140,7 +140,7 @@ class SearchSpace(Genes):
 
         Args:
             X: canonical rows, shape ``(n, genes)``.
-            rng: where the randomness comes from.
+            rng: the source of randomness.
             rate: the chance of a gene to be redrawn: one number, or one a row, shape ``(n,)``. At least one active gene of each
                 row is redrawn.
 
@@ -303,7 +303,7 @@ class Architecture:
 
         Args:
             precision: of the blocks.
-            genes: names of the genes that choose the precision of these blocks; all of them where left out.
+            genes: names of the genes that choose the precision of these blocks; all of them if omitted.
 
         Raises:
             InvalidInput: one of the genes cannot take it.

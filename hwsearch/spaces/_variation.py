@@ -16,7 +16,7 @@ def sample(genes: Genes, n: int, rng: np.random.Generator) -> Rows:
 
     Args:
         n: how many.
-        rng: where the randomness comes from.
+        rng: the source of randomness.
 
     Returns:
         Shape ``(n, genes)``.
@@ -32,7 +32,7 @@ def mutate(genes: Genes, X: Rows, rng: np.random.Generator, rate: float | npt.ND
 
     Args:
         X: canonical rows, shape ``(n, genes)``.
-        rng: where the randomness comes from.
+        rng: the source of randomness.
         rate: the chance of a gene to be redrawn: one number, or one a row, shape ``(n,)``. At least one active gene of each
             row is redrawn.
 
@@ -56,7 +56,7 @@ def mutate(genes: Genes, X: Rows, rng: np.random.Generator, rate: float | npt.ND
 
 
 def _some_gene(genes: Genes, active: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """A random gene of each row that is active and has a choice (any gene, where there is none), shape ``(n,)``."""
+    """A random gene of each row that is active and has a choice (any gene if there is none), shape ``(n,)``."""
     free = active & (genes.redraws[0] > 1)
     gene = rng.integers(free.shape[1], size=len(free))
     for _ in range(4):

@@ -29,5 +29,10 @@ CHAIN = Chain(
 
 
 def build(precisions: tuple[str, ...] = CHAIN.precisions, classes: int = CHAIN.classes) -> SearchSpace:
-    """The space ``mobilenetv3_cifar``, with these precisions to choose from for the stem and each block, for so many classes."""
+    """The space ``mobilenetv3_cifar``.
+
+    Args:
+        precisions: to choose from for the stem and each block.
+        classes: outputs of the classifier.
+    """
     return replace(CHAIN, precisions=tuple(precisions), classes=classes).space()

@@ -18,7 +18,7 @@ def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...
 
     Args:
         resolutions: of the input image, px.
-        precisions: of each block and of the classifier; fp32 where empty. Once-for-All's predictors know nothing of them.
+        precisions: of each block and of the classifier; fp32 if empty. Once-for-All's predictors know nothing of them.
         classes: outputs of the classifier.
     """
 

@@ -37,7 +37,7 @@ def build(
     Args:
         resolutions: of the input image, px.
         precisions: of each block and of the classifier.
-        step: all widths are multiples of it; 4 where a device likes that as much as 8.
+        step: all widths are multiples of it; 4 if the device runs these as well as multiples of 8.
         mids: how many inner widths a block has to choose from, at most.
         outs: how many widths a stage, and the stem, has to choose from, at most.
         classes: outputs of the classifier.
@@ -59,7 +59,7 @@ def build(
 
 
 def widths(dense: int, step: int = 8, most: int = 13) -> tuple[int, ...]:
-    """Multiples of ``step`` up to ``dense``, at most so many, evenly from a quarter of it; ``dense`` itself is the last.
+    """Multiples of ``step`` up to ``dense``, at most ``most`` of them, evenly from a quarter of it; ``dense`` itself is the last.
 
     Raises:
         InvalidInput: ``dense`` is no multiple of ``step``.

@@ -20,7 +20,7 @@ FACES = (
     *("spaces", "testing"),
 )
 LACKING = {
-    *("bench", "compress", "evaluate", "export", "finish", "fit_predictor", "load_predictor", "load_space", "measure"),
+    *("bench", "compress", "evaluate", "export", "finish", "fit_predictor", "measure"),
     *("profile", "train"),
 }
 """Verbs that have no example yet."""

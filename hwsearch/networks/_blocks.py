@@ -204,6 +204,12 @@ _KEY = re.compile(
 class Block:
     """One fused piece of a network.
 
+    Example:
+        >>> from hwsearch.networks import Block
+        >>> block = Block("basic", cin=16, cout=16, size=32, mids=(24,), kernel=3, precision="int8")
+        >>> block.key, block.macs
+        ('basic-in16-mid24-out16-px32-k3-s1-g1-int8', 7077888)
+
     Attributes:
         kind: one of :data:`KINDS`.
         cin, cout: channels in and out.

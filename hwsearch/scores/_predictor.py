@@ -346,6 +346,14 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         FileError: the file cannot be read.
         CorruptFile, NewerVersion: it is not a predictor that this hwsearch can read.
         WrongSpace: it belongs to another space.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> X = space.sample(60, np.random.default_rng(0))
+        >>> path = hwsearch.Predictor.fit(space, X, X.mean(axis=1), kind="linear").save("predictor.npz")
+        >>> hwsearch.load_predictor(path)(X).shape
+        (60,)
     """
     header, arrays = read_arrays(path, "predictor", format=FORMAT, version=VERSION)
     if space is None:

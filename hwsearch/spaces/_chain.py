@@ -81,6 +81,12 @@ class Stage:
 class Chain:
     """A family of networks as plain data.
 
+    Example:
+        >>> from hwsearch.spaces import Chain, Stage
+        >>> stages = (Stage((1, 2), (16, 32), (8, 16)), Stage(1, 32, expands=(1.0, 2.0), stride=2))
+        >>> [choice.name for choice in Chain("own", (24, 32), (), stages, classes=10, precisions=()).space().choices][:4]
+        ['resolution', 'stage1.depth', 'stage1.out', 'stage1.block1.mid']
+
     Attributes:
         name: of the space.
         resolutions: heights and widths of the input image, px.

@@ -87,6 +87,12 @@ class SearchSpace(Genes):
         Raises:
             UnknownName: a table names a gene that does not exist.
             InvalidInput: an array has the wrong shape or holds NaN, or a gene's need is missing.
+
+        Example:
+            >>> import hwsearch
+            >>> space = hwsearch.SearchSpace.from_tables({"bits": (2, 4, 8)}, {"size": [(["bits"], [1.0, 2.0, 4.0])]})
+            >>> hwsearch.metric("size", space)(space.encode({"bits": 4})[None]).tolist()
+            [2.0]
         """
         genes = [Choice(gene, tuple(values)) for gene, values in choices.items()] if isinstance(choices, Mapping) else choices
         bare = cls(name, tuple(genes), ())
@@ -253,6 +259,13 @@ class SearchSpace(Genes):
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """One network of a space.
+
+    Example:
+        >>> import hwsearch
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> largest = space.architecture([size - 1 for size in space.sizes]).at_precision("int8")
+        >>> largest.values()["resolution"], {block.precision for block in largest.blocks()[1:-2]}
+        (16, {'int8'})
 
     Attributes:
         space: the space it is from.

@@ -519,7 +519,7 @@ def _interop(folder: Path) -> Iterator[Format]:
 
 def _ofa(folder: Path) -> Iterator[Format]:
     import torch
-    from test_cifar_resnets import weights
+    from small_resnets import weights
 
     from hwsearch.nn.published._ofa import OfaSupernet
     from hwsearch.spaces.library import ofa_mobilenetv3

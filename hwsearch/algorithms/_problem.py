@@ -127,7 +127,7 @@ class Problem:
             for table in tables:
                 where = where.restrict({"precision": table.precisions})
             _compare_arithmetic(score, where, tables)
-        own = [_moved(entry, where) for entry in metrics]
+        own = [_moved(entry, where, place) for place, entry in enumerate(metrics)]
         others = [entry for entry in _metrics(where, tables, weights) if entry.name not in {mine.name for mine in own}]
         posed = cls(
             where,
@@ -268,12 +268,18 @@ def _score(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -
     return found
 
 
-def _moved(entry: Metric, space: SearchSpace) -> Metric:
-    """A metric of the same space, however restricted.
+def _moved(entry: Metric, space: SearchSpace, place: int) -> Metric:
+    """A metric of the same space, however restricted, that stands at a place among those that were given.
 
     Raises:
+        InvalidInput: it is no metric.
         WrongSpace: it is of another space.
     """
+    if not isinstance(entry, Metric):
+        raise InvalidInput(
+            f"metrics[{place}] is {entry!r}, not a hwsearch.costs.Metric. A search has to bound what it limits: make the cost with "
+            "Metric.of_blocks() or Metric.from_tables()."
+        )
     if entry.space.fingerprint != space.fingerprint:
         raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {space.name!r}.")
     return replace(entry, space=space)

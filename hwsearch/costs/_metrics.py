@@ -7,7 +7,7 @@ only, so a cost compiles to one dense array a slot and the cost of a population 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from ..errors import InvalidInput, UnknownName
 from ..networks._blocks import Block
 from ..spaces import _tables
 from ..spaces._genes import Rows
+from ..spaces._lowering import checked_table
 from ..spaces._space import SearchSpace
 from ..spaces._tables import TableSum
 
@@ -58,12 +59,18 @@ def adjective(name: str) -> str:
 class Metric:
     """A cost of networks, compiled for one space and, if it is measured, one device.
 
+    A cost of your own is made by :meth:`of_blocks` or by :meth:`from_tables`, which check it.
+
     Attributes:
-        name: one of :data:`METRICS`.
+        name: any name; in a search it takes the place of the metric of :data:`METRICS` that has the same name.
         unit: of its values.
         space: the space whose rows it takes.
-        tables: cost arrays over genes, one a slot, whose sum (or maximum) is the cost.
+        tables: arrays over genes whose sum (or maximum) is the cost. The genes of a table ascend, a gene that needs another stands
+            beside it, and cells of inactive genes repeat those at index zero.
         device: where it was measured; ``None`` for counted costs.
+
+    Raises:
+        InvalidInput: the genes of a table do not ascend, or its array has another shape than they have values.
     """
 
     name: str
@@ -71,6 +78,63 @@ class Metric:
     space: SearchSpace
     tables: TableSum
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        for genes, array in self.tables:
+            if list(genes) != sorted(set(genes)) or array.shape != tuple(self.space.sizes[gene] for gene in genes):
+                raise InvalidInput(
+                    f"Metric {self.name!r} has a table over the genes {genes} of the shape {array.shape}. Genes must ascend and have one "
+                    "axis each; Metric.from_tables() takes them by name and in any order."
+                )
+
+    @classmethod
+    def from_tables(cls, name: str, space: SearchSpace, tables: Iterable[tuple[Sequence[str], npt.ArrayLike]], *, unit: str = "") -> Metric:
+        """A cost that is a sum of tables, each over a few genes.
+
+        Args:
+            name: of the cost.
+            space: the space whose rows it takes.
+            tables: ``(gene names, array with one axis a gene)``. A table that uses a gene that needs another must name both; what it
+                holds for inactive genes is ignored, but at index zero. Infinity marks what is impossible.
+            unit: of the cost.
+
+        Raises:
+            UnknownName: a table names a gene that does not exist.
+            InvalidInput: an array has the wrong shape or holds NaN, or a gene's need is missing.
+
+        Example:
+            >>> import hwsearch
+            >>> from hwsearch.costs import Metric
+            >>> space = hwsearch.load_space("resnet_digits")
+            >>> pixels = Metric.from_tables("pixels", space, [(["resolution"], [px**2 for px in space.choices[0].values])])
+            >>> pixels.lower_bound == min(space.choices[0].values) ** 2
+            True
+        """
+        return cls(name, unit, space, TableSum(tuple(checked_table(space, name, genes, array) for genes, array in tables)))
+
+    @classmethod
+    def of_blocks(cls, name: str, space: SearchSpace, cost: Callable[[Block], float], *, unit: str = "", peak: bool = False) -> Metric:
+        """A cost that is a sum over the blocks that a device runs, or their maximum.
+
+        Boundaries, where the number format of feature maps changes, are blocks as well, without weights (``block.boundary``).
+
+        Args:
+            name: of the cost.
+            space: the space whose rows it takes.
+            cost: of one block; infinite for what is impossible.
+            unit: of the cost.
+            peak: whether the cost of a network is the largest of its blocks and not their sum.
+
+        Example:
+            >>> import hwsearch
+            >>> from hwsearch.costs import Metric
+            >>> space = hwsearch.load_space("resnet_digits")
+            >>> integers = Metric.of_blocks("int8_params", space, lambda block: block.params if block.precision == "int8" else 0)
+            >>> integers.lower_bound
+            0.0
+        """
+        each = np.array([*map(cost, space.unique_blocks), 0.0])
+        return cls(name, unit, space, TableSum(_of_slots(space, each, peak), peak))
 
     @property
     def peak(self) -> bool:
@@ -134,21 +198,24 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None 
         return Metric(name, kind.unit, space, TableSum(space.costs[name], kind.peak))
     if name not in _KINDS:
         raise UnknownName("metric", name, [*_KINDS, *space.costs])
-    blocks = space.unique_blocks
+    if kind.of_block is not None:
+        return Metric.of_blocks(name, space, kind.of_block, unit=kind.unit, peak=kind.peak)
+    if table is None:
+        raise InvalidInput(f"{name} is measured: name a device's latency table (device=..., or table=...).")
+    blocks, wanted = space.unique_blocks, space.reachable
     cost = np.full(len(blocks) + 1, np.inf)
     cost[-1] = 0.0
-    if kind.of_block is not None:
-        cost[:-1] = [kind.of_block(block) for block in blocks]
-    elif table is None:
-        raise InvalidInput(f"{name} is measured: name a device's latency table (device=..., or table=...).")
-    else:
-        wanted = space.reachable
-        cost[wanted] = table.costs([blocks[i] for i in wanted], name, interpolate=interpolate, space=space.name)
-    op = np.maximum if kind.peak else np.add
-    tables = [_tables.table(slot.genes, op.reduce(cost[slot.blocks], axis=-1, initial=0.0)) for slot in space.slot_blocks]
-    if name == "latency_ms" and table is not None and table.network_ms:
+    cost[wanted] = table.costs([blocks[i] for i in wanted], name, interpolate=interpolate, space=space.name)
+    tables = list(_of_slots(space, cost))
+    if name == "latency_ms" and table.network_ms:
         tables.append(((), np.array(table.network_ms)))
-    return Metric(name, kind.unit, space, TableSum(tuple(tables), kind.peak), table.device.name if table and not kind.of_block else None)
+    return Metric(name, kind.unit, space, TableSum(tuple(tables)), table.device.name)
+
+
+def _of_slots(space: SearchSpace, cost: Values, peak: bool = False) -> tuple[_tables.Table, ...]:
+    """A table a slot, from the cost of each unique block, with a last entry for no block, shape ``(blocks + 1,)``."""
+    op = np.maximum if peak else np.add
+    return tuple(_tables.table(slot.genes, op.reduce(cost[slot.blocks], axis=-1, initial=0.0)) for slot in space.slot_blocks)
 
 
 def available(space: SearchSpace, table: LatencyTable | None = None) -> tuple[str, ...]:

@@ -212,11 +212,11 @@ def minimise(tables: Sequence[Table], op: np.ufunc = np.add) -> tuple[float, dic
     """The least value of the sum (or maximum) of tables over all assignments, and an assignment that reaches it.
 
     Args:
-        tables: at least one; arrays that share a gene agree on its length.
+        tables: arrays that share a gene agree on its length.
         op: ``np.add`` or ``np.maximum``.
 
     Returns:
-        The least value, and for each gene the index at which it is reached.
+        The least value (0 of no tables), and for each gene the index at which it is reached.
 
     Raises:
         TooWideError: an intermediate table would be too large.
@@ -237,7 +237,7 @@ def minimise(tables: Sequence[Table], op: np.ufunc = np.add) -> tuple[float, dic
         left = [entry for entry in left if gene not in entry[0]]
         left.append((rest, joined[1].min(axis=axis)))
         del sizes[gene]
-    value = float(combine(left, op)[1])
+    value = float(combine(left, op)[1]) if left else 0.0
     chosen: dict[int, int] = {}
     for gene, (own, array) in reversed(steps):
         line = array[tuple(slice(None) if g == gene else chosen[g] for g in own)]

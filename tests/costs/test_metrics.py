@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import hwsearch
 from hwsearch.costs._limits import Limit, check_limits, prove_feasible
-from hwsearch.costs._metrics import METRICS, metric, values_of
+from hwsearch.costs._metrics import METRICS, Metric, metric, values_of
 from hwsearch.devices import LatencyTable
 from hwsearch.errors import Infeasible, InvalidInput, InvalidLimit, MissingBlocks, UnknownName
 from hwsearch.networks import Block
-from hwsearch.spaces import SearchSpace, _tables
+from hwsearch.spaces import SearchSpace, TableSum, _tables
 
 BY_HAND: dict[str, Callable[[tuple[Block, ...], LatencyTable], float]] = {
     "latency_ms": lambda blocks, table: table.predict(blocks),
@@ -200,3 +200,36 @@ def test_violation_is_relative_to_the_limit(toy: SearchSpace, rng: np.random.Gen
     violation = half.violation(X)
     assert ((violation == 0) == (compiled(X) <= half.at_most)).all()
     assert violation.max() == pytest.approx(compiled(X).max() / half.at_most - 1)
+
+
+def test_costs_of_ones_own_are_checked(toy: hwsearch.SearchSpace) -> None:
+    """What is wrong with a table is said, and never read in silence as something else."""
+    first, second = (choice.name for choice in toy.choices[:2])
+    n, m = toy.sizes[:2]
+    whole = np.arange(n * m, dtype=float).reshape(n, m)
+    same = [Metric.from_tables("c", toy, [(names, array)]) for names, array in (([first, second], whole), ([second, first], whole.T))]
+    X = toy.sample(50, np.random.default_rng(0))
+    np.testing.assert_array_equal(same[0](X), same[1](X))
+    np.testing.assert_array_equal(same[0](X), whole[X[:, 0], X[:, 1]])
+    with pytest.raises(InvalidInput, match="must have the shape"):
+        Metric.from_tables("c", toy, [([first], np.zeros(n + 1))])
+    with pytest.raises(InvalidInput, match=r"Genes must ascend.*from_tables"):
+        Metric("c", "", toy, TableSum((((1, 0), whole.T),)))
+    with pytest.raises(InvalidInput, match=r"Genes must ascend.*from_tables"):
+        Metric("c", "", toy, TableSum((((0,), np.zeros(n + 1)),)))
+    assert Metric("nothing", "", toy, TableSum(())).lower_bound == 0.0
+
+
+def test_a_function_is_no_metric(toy: hwsearch.SearchSpace) -> None:
+    with pytest.raises(InvalidInput, match=r"metrics\[0\] is .*Metric.of_blocks"):
+        hwsearch.search(toy, predictor=lambda X: X.sum(axis=1), metrics=[lambda X: X.sum(axis=1)])  # type: ignore[list-item]
+
+
+def test_a_cost_of_blocks_is_limited_in_every_search(toy: hwsearch.SearchSpace) -> None:
+    integers = Metric.of_blocks("int8_params", toy, lambda block: block.params if block.precision == "int8" else 0)
+    X = toy.sample(200, np.random.default_rng(0))
+    by_hand = [sum(block.params for block in toy.blocks(row) if block.precision == "int8") for row in X]
+    np.testing.assert_array_equal(integers(X), by_hand)
+    most = float(np.quantile(by_hand, 0.2))
+    found = hwsearch.search(toy, "exact", predictor=hwsearch.metric("params", toy), metrics=[integers], limits={"int8_params": most})
+    assert found.values["int8_params"] <= most

@@ -131,7 +131,7 @@ class Backend(ABC):
         for block in network:
             if not self.supports(block):
                 known = block.precision in self.precisions
-                why = f"it has no such {block.kind} blocks" if known else f"its precisions are {', '.join(self.precisions)}"
+                why = f"it does not support this {block.kind} block" if known else f"its precisions are {', '.join(self.precisions)}"
                 hint = "" if known else " Restrict the space to them: space.restrict({'*.precision': [...]})."
                 raise Unsupported(f"Backend {self.name!r} cannot run block {block.key}: {why}.{hint}")
 

@@ -19,7 +19,8 @@ class Layer:
         op: ``"conv"``, ``"linear"`` (which averages over the feature map first), ``"maxpool"`` or ``"avgpool"``.
         cin, cout: channels in and out.
         size: height and width of the input, px.
-        kernel, stride, groups: as in any convolution; 1 for a linear layer.
+        kernel, stride, groups: as in any convolution; 1 for a linear layer. The input is padded with ``kernel // 2`` on every side, as in
+            PyTorch, for poolings too (an average leaves the padding out).
         activation: what follows: one of :data:`ACTIVATIONS`.
         bias: whether it has a bias (a batch norm, if it is a convolution).
     """

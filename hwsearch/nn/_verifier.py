@@ -34,12 +34,12 @@ class SupernetVerifier:
     Attributes:
         supernet: the trained weights, or their file.
         data: the images (:func:`hwsearch.nn.load_data`).
-        backend: to measure with; if omitted, the one that the table names.
+        backend: to measure with, or its name; if omitted, the one that the table names.
     """
 
     supernet: PathLike | Supernet
     data: PathLike | tuple[str, PathLike] | Data
-    backend: Backend | None = None
+    backend: str | Backend | None = None
 
     def __call__(self, problem: Problem, table: LatencyTable | None) -> _InSupernet:
         """For a problem and the table of this machine, ``None`` if latencies are not verified.

@@ -184,5 +184,5 @@ def _check_fit(supernet: Supernet, data: Data) -> None:
     if len(data.mean) != channels or data.classes != classes:
         raise InvalidInput(
             f"Space {supernet.space.name!r} takes {channels} channel(s) and tells {classes} classes apart; data {data.name!r} has "
-            f"{len(data.mean)} and {data.classes}."
+            f"{len(data.mean)} and {data.classes}. Ask for load_space(name, classes=...); a Chain of your own takes channels= too."
         )

@@ -81,10 +81,10 @@ class DeviceVerifier:
     """Measures networks on this machine, which must be the device of the table.
 
     Attributes:
-        backend: to measure with; if omitted, the one that the table names.
+        backend: to measure with, or its name; if omitted, the one that the table names.
     """
 
-    backend: Backend | None = None
+    backend: str | Backend | None = None
 
     def __call__(self, problem: Problem, table: LatencyTable | None) -> Measured:
         """For a problem and the table of this machine (see :data:`MakesVerifier`).
@@ -110,9 +110,9 @@ class Measured:
         WrongDevice: the table was measured elsewhere, or its runtime is not here.
     """
 
-    def __init__(self, space: SearchSpace, table: LatencyTable, backend: Backend | None = None) -> None:
+    def __init__(self, space: SearchSpace, table: LatencyTable, backend: str | Backend | None = None) -> None:
         self._space, self._table = space, table
-        self.backend = backend or _backend_of(table)
+        self.backend = _backend_of(table) if backend is None else load_backend(backend)
         if change := self.backend.describe().difference(table.device):
             raise _elsewhere(table, change)
         self.name = f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms"

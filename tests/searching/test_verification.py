@@ -318,7 +318,7 @@ def test_results_of_version_1_are_read(verified: hwsearch.SearchResult, tmp_path
     old = load_result(path, verified.best.space)
     assert old.verification is None
     assert "predicted score" in old._repr_html_()
-    with pytest.raises(InvalidInput, match="verify=8"):
+    with pytest.raises(InvalidInput, match="verify=hwsearch.Verify"):
         verification_figure(old)
 
 

@@ -19,10 +19,7 @@ FACES = (
     *("algorithms", "backends", "costs", "devices", "interop", "networks", "nn", "profiling", "reports", "scores", "searching"),
     *("spaces", "testing"),
 )
-LACKING = {
-    *("bench", "compress", "evaluate", "export", "finish", "fit_predictor", "measure"),
-    *("profile", "train"),
-}
+LACKING = {"compress", "evaluate", "export", "finish", "fit_predictor", "train"}
 """Verbs that have no example yet."""
 
 

@@ -68,14 +68,14 @@ def _check_name(path: PathLike) -> None:
 
 @contextmanager
 def claim(path: PathLike | None, *beside: PathLike, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
-    """Keep an output, and all that is written beside it on the way, to this thread until the block ends.
+    """Reserve an output, and everything that is written beside it on the way, for this thread until the block ends.
 
     The lock is on the file ``<path>.lock``, which says what process holds it and is removed at the end. A lock file that a killed
-    process left holds nobody up. Temporary files that killed writers left beside ``path`` are removed. A thread may claim again what it
-    has already.
+    process left behind stops nobody. Temporary files that killed writers left beside ``path`` are removed. A thread may claim again what it
+    already has.
 
-    On a file system without locks, a process on this machine is asked whether it lives, and one on another machine is taken to be alive.
-    Where neither the folder nor a lock in it can be written, nothing is claimed, since nothing can be written there either.
+    On a file system without locks, a holder on this machine counts as alive if its process runs, and a holder on another machine always
+    does. If neither the folder nor a lock in it can be written, nothing is claimed, since nothing can be written there either.
 
     Args:
         path: the output; with ``None``, nothing is claimed.
@@ -103,7 +103,7 @@ def claim(path: PathLike | None, *beside: PathLike, waiting: Callable[[str], obj
     _held[key] = file
     try:
         for output in (path, *beside):
-            sweep(output)
+            remove_leftovers(output)
         yield
     finally:
         del _held[key]
@@ -112,7 +112,7 @@ def claim(path: PathLike | None, *beside: PathLike, waiting: Callable[[str], obj
 
 
 def _take(path: PathLike, lock: str, waiting: Callable[[str], object] | None) -> IO[bytes] | None:
-    """Open and lock a lock file, and write into it who holds it; ``None`` where nothing can be written in its folder."""
+    """Open and lock a lock file, and write into it who holds it; ``None`` if nothing can be written in its folder."""
     while True:
         try:
             file = open(lock, "a+b")  # noqa: SIM115 - it stays open as long as the lock is held
@@ -202,7 +202,7 @@ def _who(holder: dict[str, object], path: PathLike, lock: str) -> str:
 
 
 def temporary(target: Path) -> tuple[Path, IO[bytes]]:
-    """A new file beside ``target`` that no sweep removes as long as it is open; its mode is what the umask says."""
+    """A new file beside ``target`` that :func:`remove_leftovers` spares as long as it is open; its mode is what the umask says."""
     while True:
         path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
@@ -211,11 +211,11 @@ def temporary(target: Path) -> tuple[Path, IO[bytes]]:
             continue
         if _locked(file) and _is_at(file, str(path)):
             return path, file
-        file.close()  # a sweep came between opening and locking
+        file.close()  # it was removed as a leftover between opening and locking
 
 
-def sweep(path: PathLike) -> None:
-    """Remove temporary files of ``path`` whose writers are dead.
+def remove_leftovers(path: PathLike) -> None:
+    """Remove the temporary files of ``path`` whose writers are dead.
 
     A file that is locked has a living writer, and one that cannot be locked at all is left alone, since it may have one.
     """

@@ -169,7 +169,7 @@ def read_yaml(path: PathLike, what: str, *, feature: str) -> Any:
     Args:
         path: the file.
         what: what it should be, for messages.
-        feature: what needs YAML, for the message where PyYAML is missing.
+        feature: what needs YAML, for the message if PyYAML is missing.
 
     Raises:
         FileError: there is no such file, or it cannot be read.
@@ -256,7 +256,7 @@ def parse_array(data: bytes) -> npt.NDArray[Any]:
     """The array of the bytes of an npy file, in this machine's byte order.
 
     Raises:
-        ValueError: it is no such file, holds other things than real numbers or text, or does not hold as many as its header claims.
+        ValueError: it is no such file, holds other things than real numbers or text, or does not hold the number that its header claims.
     """
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)

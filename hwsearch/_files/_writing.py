@@ -25,7 +25,7 @@ from ._reading import parse_json, read_bytes
 def write_atomic(path: PathLike, data: bytes, *, sync: bool = True) -> None:
     """Replace ``path`` by ``data`` so that a reader sees the old file or the new one, never a part.
 
-    The parent folder is made where it is missing. A new file has the mode that the umask says, and a replaced one keeps its own; a
+    The parent folder is made if it is missing. A new file has the mode that the umask says, and a replaced one keeps its own; a
     symbolic link stays one, and the file that it points to is replaced. A device or a pipe is written straight.
 
     Args:
@@ -84,7 +84,7 @@ class Journal:
     wrote the last line counts without a line end too, and empty lines do not.
 
     Args:
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is made if it is missing.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -140,7 +140,7 @@ class Journal:
         return 0
 
     def remove(self) -> None:
-        """Delete the file, where it exists."""
+        """Delete the file if it exists."""
         self.path.unlink(missing_ok=True)
 
 

@@ -20,7 +20,8 @@ from .._files._writing import PathLike
 from ..devices._device import Device
 from ..errors import FileError, InvalidInput, MissingDependency, SaturationWarning, check_count
 from ..networks._blocks import Block
-from ._energy import cpu_meter, metered
+from ._energy import cpu_meter, metered, words_of
+from ._frames import framed
 from .base import Backend, Network, Session
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ PROBE = (
 weights are all 127, with 32 channels and 3x3 kernels."""
 Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 CPU = Path("/sys/devices/system/cpu/cpu0")
-_IMAGE = 4
-"""Feature maps this narrow are images: they come from outside, in the plain layout."""
 
 
 class CpuBackend(Backend):
@@ -48,13 +47,13 @@ class CpuBackend(Backend):
 
     fp32 and int8 (``uint8`` activations, ``int8`` weights) only: other precisions gain nothing there. Without VNNI
     instructions runtimes add pairs of ``int8`` products in 16 bits, which saturate. Whether this machine does is found out by running a
-    small graph (:attr:`weight_bits`), and said in :meth:`describe`. Energies are measured where the CPU shows its counters (RAPL).
+    small graph (:attr:`weight_bits`), and said in :meth:`describe`. Energies are measured if the CPU shows its counters (RAPL).
 
     Args:
         threads: that work on one operator.
         batch: images at once.
-        weight_bits: how many bits the weights of ``int8`` blocks have, to write files for another machine than this; if omitted, as many
-            as this machine carries.
+        weight_bits: how many bits the weights of ``int8`` blocks have, to write files for another machine than this; if omitted, the
+            number that this machine carries.
 
     Attributes:
         title: what people call the runtime.
@@ -94,28 +93,13 @@ class CpuBackend(Backend):
         hardware, _, facts = cpu_facts()
         carried = _carried(type(self))
         facts["int8"] = "exact" if carried == 8 else f"saturates in 16 bits: weights of {carried} bits"
-        facts["energy"] = "no meter" if self._meter is None else self._meter.words
+        facts["energy"] = words_of(self._meter)
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "cpu", hardware, self.name, self.version, self.threads, self.batch, facts)
 
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-        """The block between two cheap convolutions of its precision.
-
-        Alone it would be charged for changing memory layouts at its edges and lose the fusion of its sum, neither of which happens
-        inside a network. The convolution before it reads one channel, the one after it one pixel.
-        """
-        before = block.precision if block.bits.quantized and block.kind != "quantize" else "fp32"
-        after = block.precision if block.bits.quantized and block.kind != "dequantize" else "fp32"
-        image = block.cin <= _IMAGE
-        lead = () if image else (Block("conv", 1, block.cin, block.size, precision=before),)
-        frame = (*lead, self._probe(block.cin, block.size, before))
-        if block.kind == "head":
-            return (*lead, block), frame
-        return (*lead, block, self._probe(block.cout, block.out_size, after)), frame
-
-    def _probe(self, channels: int, size: int, precision: str) -> Block:
-        """A convolution around one pixel of a feature map, to 16 channels."""
-        return Block("conv", channels, 16, size, (), self.probe, stride=size, precision=precision)
+        """The block between two cheap convolutions of its precision; see :func:`hwsearch.backends._frames.framed`."""
+        return framed(block, self.probe)
 
     def _open(self, network: Network) -> Session:
         return metered(self._run(self._build(network)), self._meter)
@@ -138,7 +122,7 @@ class CpuBackend(Backend):
     def load(self, path: PathLike) -> Session:
         """Make an ONNX file ready to run on random inputs; open dimensions become the batch.
 
-        A :class:`~hwsearch.errors.SaturationWarning` tells where the file holds weights that this machine cannot carry.
+        A :class:`~hwsearch.errors.SaturationWarning` tells if the file holds weights that this machine cannot carry.
 
         Raises:
             FileError: there is no such file, or the runtime cannot run it.
@@ -160,7 +144,7 @@ class CpuBackend(Backend):
         return metered(session, self._meter)
 
     def _warn(self, path: PathLike) -> None:
-        """Warn where a file holds weights that this machine cannot carry."""
+        """Warn if a file holds weights that this machine cannot carry."""
         try:
             bits, carried = _bits_of(path), _carried(type(self))
         except MissingDependency:  # on a board, which has no onnx to read metadata with
@@ -195,7 +179,7 @@ def exact(run: Run) -> bool:
 
 
 def _bits_of(path: PathLike) -> int | None:
-    """How many bits the int8 weights of a model file have; ``None`` where it does not say.
+    """How many bits the int8 weights of a model file have; ``None`` if it does not say.
 
     Raises:
         MissingDependency: onnx is not installed.
@@ -204,20 +188,6 @@ def _bits_of(path: PathLike) -> int | None:
 
     found = metadata(path).get(BITS, "")
     return int(found) if found.isdigit() else None
-
-
-def random_input(kind: np.dtype[Any], shape: list[int]) -> Any:
-    """Made-up pixels.
-
-    Raises:
-        InvalidInput: of a type other than float32 and uint8.
-    """
-    rng = np.random.default_rng(0)
-    if kind == np.uint8:
-        return rng.integers(0, 256, shape, dtype=np.uint8)
-    if kind == np.float32:
-        return rng.standard_normal(shape).astype(np.float32)
-    raise InvalidInput(f"Inputs of type {kind} cannot be made up; float32 and uint8 can.")
 
 
 def cpu_facts() -> tuple[str, frozenset[str], dict[str, str]]:
@@ -256,7 +226,7 @@ def _generation(told: Sequence[tuple[str, str]]) -> str:
 
 
 def _caches(folder: Path) -> str:
-    """Level, type and size of the caches that one core sees, such as ``"L1d 32K, L1i 32K, L2 512K"``; empty where they are not shown.
+    """Level, type and size of the caches that one core sees, such as ``"L1d 32K, L1i 32K, L2 512K"``; empty if they are not shown.
 
     Args:
         folder: what Linux shows of that core.

@@ -2,7 +2,7 @@
 
 A meter is a counter of joules that moves in steps. One run uses too little to be seen, so the network runs for a window of many
 steps, from one step of the counter to another, and the energy is divided by the runs. It is that of the whole package or GPU, idle
-power and other work included; where there is no meter there is no energy: nothing here stands in for a measurement.
+power and other work included; without a meter there is no energy: nothing here stands in for a measurement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POWERCAP = Path("/sys/class/powercap")
 _STEPS = 20
 """Steps of the counter that a window is long: half a step at either end is then at most 5 % of it."""
 _PATIENCE = 10
-"""A counter that stands still for so many of its steps is broken."""
+"""A counter that stands still for this many of its steps is broken."""
 
 
 class Meter(ABC):
@@ -55,7 +55,7 @@ class Meter(ABC):
             run: runs once, to its end.
 
         Returns:
-            The energy, or ``None`` where the counter stands still.
+            The energy, or ``None`` if the counter stands still.
         """
         _, first = self._step(run)
         if first is None:
@@ -68,7 +68,7 @@ class Meter(ABC):
         return None if last is None else 1e3 * (last - first) / (runs + more)
 
     def _step(self, run: Callable[[], object]) -> tuple[int, float | None]:
-        """Run until the counter moves: how many runs that took, and the counter then; ``None`` where it stands still."""
+        """Run until the counter moves: how many runs that took, and the counter then; ``None`` if it stands still."""
         before, runs, end = self.joules(), 0, time.monotonic() + _PATIENCE * self.step_s
         while time.monotonic() < end:
             run()
@@ -115,8 +115,13 @@ class Metered(Session):
 
 
 def metered(session: Session, meter: Meter | None) -> Session:
-    """The session, with energies where there is a meter."""
+    """The session, with energies if there is a meter."""
     return session if meter is None else Metered(session, meter)
+
+
+def words_of(meter: Meter | None) -> str:
+    """What a meter is, for the facts of a device; ``None`` is no meter."""
+    return "no meter" if meter is None else meter.words
 
 
 class Rapl(Meter):
@@ -228,7 +233,7 @@ class NvmlPower(Meter):
 
 
 def cpu_meter(root: Path = POWERCAP) -> Meter | None:
-    """The meter of this machine's CPU, or ``None`` where it shows none."""
+    """The meter of this machine's CPU, or ``None`` if it shows none."""
     try:
         return Rapl(root)
     except Unsupported:
@@ -236,7 +241,7 @@ def cpu_meter(root: Path = POWERCAP) -> Meter | None:
 
 
 def gpu_meter(gpu: Any) -> Meter | None:
-    """The best meter of a GPU, or ``None`` where it has none.
+    """The best meter of a GPU, or ``None`` if it has none.
 
     Args:
         gpu: from :func:`hwsearch.backends._nvidia._nvml.handle`.

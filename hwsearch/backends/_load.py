@@ -14,6 +14,11 @@ __all__ = ["Backend", "Roofline", "Session", "load_backend"]
 def load_backend(name: str | Backend, **options: Any) -> Backend:
     """The backend of that name; a backend is handed back as it is.
 
+    Example:
+        >>> from hwsearch.backends import load_backend
+        >>> load_backend("roofline", batch=8).describe().batch
+        8
+
     Args:
         name: such as ``"onnxruntime"`` or ``"roofline"``; ``hwsearch devices`` lists them.
         **options: what the backend takes, such as ``threads``.

@@ -89,7 +89,7 @@ def flow(x: torch.Tensor, body: Sequence[Step], excite: Sequence[Step], shortcut
         body: layers in order.
         excite: what squeeze-and-excite scales the channels between the last two of them by, before its hard sigmoid; empty for nothing.
         shortcut: the layers beside the body, none for the identity.
-        joined: what the sum of body and shortcut goes through; ``None`` where there is no sum.
+        joined: what the sum of body and shortcut goes through; ``None`` if there is no sum.
 
     Returns:
         Shape ``(n, cout, out_size, out_size)``; ``(n, cout)`` for a head.

@@ -47,7 +47,7 @@ class Session(ABC):
 
     @property
     def energy_mj(self) -> float | None:
-        """Millijoules of one run, or ``None`` where there is no meter."""
+        """Millijoules of one run, or ``None`` if there is no meter."""
         return None
 
     @property
@@ -211,7 +211,7 @@ class Roofline(Backend):
     Args:
         peak_gmacs: precision -> 1e9 multiply-accumulates a second; also says which precisions there are.
         bandwidth_gbs: 1e9 bytes a second.
-        tile: precision -> channels are rounded up to a multiple of this, which makes the staircase; 1 where left out.
+        tile: precision -> channels are rounded up to a multiple of this, which makes the staircase; 1 if omitted.
         block_us, call_us: microseconds a block and a network take before any work is done.
         mac_pj, byte_pj: picojoules a 32-bit MAC (scaled by the bits) and a byte of traffic.
         batch: images at once.

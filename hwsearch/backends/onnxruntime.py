@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._files._writing import PathLike
 from ..errors import InvalidInput, require
-from ._cpu import CpuBackend, Run, random_input
+from ._clock import input_shape, random_input, timed
+from ._cpu import CpuBackend, Run
 from .base import Session, Times
 
 if TYPE_CHECKING:
@@ -73,10 +74,10 @@ class OrtSession(Session):
     def __init__(self, session: Any, batch: int = 1) -> None:
         binding = session.io_binding()
         for argument in session.get_inputs():
-            shape = [size if isinstance(size, int) and size > 0 else batch for size in argument.shape]
+            shape = input_shape(argument.shape, batch)
             if argument.type not in _TYPES:
                 raise InvalidInput(f"Inputs of type {argument.type} cannot be made up; float and uint8 can.")
-            value = random_input(np.dtype(_TYPES[argument.type]), shape)
+            value = random_input(_TYPES[argument.type], shape)
             binding.bind_ortvalue_input(argument.name, ort.OrtValue.ortvalue_from_numpy(value))
             self.batch = shape[0]
         for argument in session.get_outputs():
@@ -85,13 +86,7 @@ class OrtSession(Session):
 
     def times(self, runs: int) -> Times:
         """Seconds of each run, shape ``(runs,)``."""
-        run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter_ns
-        marks = np.empty((runs, 2), dtype=np.int64)
-        for i in range(runs):
-            start = clock()
-            run(binding)
-            marks[i] = start, clock()
-        return np.asarray((marks[:, 1] - marks[:, 0]) * 1e-9, dtype=np.float64)
+        return timed(partial(self._session.run_with_iobinding, self._binding), runs)
 
     def close(self) -> None:
         """Release the inference session."""

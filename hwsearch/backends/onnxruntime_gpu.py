@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +12,9 @@ from .._files._writing import PathLike
 from ..devices._device import Device
 from ..errors import BuildFailed, FileError, HwsearchError, InvalidInput, Unsupported, check_count, require
 from ..networks._blocks import Block
-from ._energy import gpu_meter, metered
+from ._clock import input_shape, random_input, timed
+from ._energy import gpu_meter, metered, words_of
+from ._frames import framed
 from ._nvidia import _nvml
 from .base import Backend, Network, Session, Times
 
@@ -52,7 +53,7 @@ class OnnxRuntimeCuda(Backend):
 
     @cached_property
     def _handle(self) -> Any:
-        """NVML's handle of the GPU; ``None`` where NVML is not there."""
+        """NVML's handle of the GPU; ``None`` if NVML is not there."""
         try:
             return _nvml.handle(self.gpu)
         except HwsearchError:
@@ -84,15 +85,13 @@ class OnnxRuntimeCuda(Backend):
         facts = {
             **self._facts,
             **self.settings,
-            "energy": "no meter" if self._meter is None else self._meter.words,
+            "energy": words_of(self._meter),
         }
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "gpu", hardware, self.name, str(ort.__version__), 1, self.batch, facts)
 
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-        """The block between two cheap convolutions of its precision, as TensorRT's backend has it."""
-        from .tensorrt import framed
-
+        """The block between two cheap convolutions of its precision, so that it is fused as inside a network."""
         return framed(block)
 
     def _check_provider(self) -> None:
@@ -115,7 +114,7 @@ class OnnxRuntimeCuda(Backend):
         return bytes(model.SerializeToString())
 
     def load(self, path: PathLike) -> Session:
-        """Make an ONNX file ready to run on made-up inputs; open dimensions become the batch.
+        """Make an ONNX file ready to run on random inputs; open dimensions become the batch.
 
         Raises:
             FileError: there is no such file.
@@ -157,7 +156,7 @@ class OnnxRuntimeCuda(Backend):
 class OnnxRuntimeTensorRT(OnnxRuntimeCuda):
     """ONNX Runtime's TensorRT provider: fp32, and int8 from quantisers in the graph.
 
-    As its CUDA provider, but for the kernels; each engine is built when its network is opened. fp16 is not offered: where the provider may
+    As its CUDA provider, but for the kernels; each engine is built when its network is opened. fp16 is not offered: if the provider may
     take it, it takes it for fp32 blocks too, and no table could tell them apart. The backend ``tensorrt`` can. Never run on a GPU by its
     authors.
     """
@@ -181,18 +180,15 @@ class OrtGpuSession(Session):
     """An inference session with its inputs and outputs in fixed places on the GPU, as CUDA graphs need it."""
 
     def __init__(self, session: Any, batch: int, gpu: int, handle: Any = None) -> None:
-        self._handle, self._held_back = handle, False
-        rng = np.random.default_rng(0)
+        self._watch = _nvml.Watch(handle)
         binding = session.io_binding()
         self._values = []
         for bind, arguments in ((binding.bind_ortvalue_input, session.get_inputs()), (binding.bind_ortvalue_output, session.get_outputs())):
             for argument in arguments:
                 if argument.type not in _TYPES:
                     raise InvalidInput(f"Values of type {argument.type} cannot be made up; {', '.join(_TYPES)} can.")
-                shape = [size if isinstance(size, int) and size > 0 else batch for size in argument.shape]
-                kind = np.dtype(_TYPES[argument.type])
-                data = rng.standard_normal(shape).astype(kind) if kind.kind == "f" else rng.integers(0, 120, shape).astype(kind)
-                value = ort.OrtValue.ortvalue_from_numpy(data, "cuda", gpu)
+                shape = input_shape(argument.shape, batch)
+                value = ort.OrtValue.ortvalue_from_numpy(random_input(_TYPES[argument.type], shape), "cuda", gpu)
                 bind(argument.name, value)
                 self._values.append(value)
                 self.batch = shape[0]
@@ -201,21 +197,19 @@ class OrtGpuSession(Session):
 
     def times(self, runs: int) -> Times:
         """Seconds of each run, from the call to the end on the GPU, shape ``(runs,)``."""
-        run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter_ns
-        held_back = () if self._handle is None else _nvml.held_back(self._handle)
-        marks = np.empty((runs, 2), dtype=np.int64)
-        for i in range(runs):
-            start = clock()
+        run, binding = self._session.run_with_iobinding, self._binding
+
+        def once() -> None:
             run(binding)
             binding.synchronize_outputs()
-            marks[i] = start, clock()
-        self._held_back = bool(held_back or (self._handle is not None and _nvml.held_back(self._handle)))
-        return np.asarray((marks[:, 1] - marks[:, 0]) * 1e-9, dtype=np.float64)
+
+        with self._watch:
+            return timed(once, runs)
 
     @property
     def throttled(self) -> bool:
         """Whether heat or power held the GPU back before or after the last runs."""
-        return self._held_back
+        return self._watch.held_back
 
     def close(self) -> None:
         """Release the inference session and its memory."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import require
-from ._cpu import CpuBackend, Run, random_input
+from ._clock import random_input, timed
+from ._cpu import CpuBackend, Run
 from .base import Session, Times
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ ov = require("openvino", feature="The backend 'openvino'", extra="openvino")
 class OpenVino(CpuBackend):
     """OpenVINO's CPU plugin; see :class:`~hwsearch.backends._cpu.CpuBackend` for its arguments.
 
-    One stream in the latency mode. What is fp32 runs in fp32: left to itself, the plugin takes bf16 or fp16 where the CPU has them.
+    One stream in the latency mode. What is fp32 runs in fp32: left to itself, the plugin takes bf16 or fp16 if the CPU has them.
     Threads are not pinned to cores, so that the system may say where they run.
 
     OpenVINO lets a 1x1 convolution skip pixels already in the layers before it, so the probe behind a framed block is a 3x3 convolution:
@@ -87,13 +87,7 @@ class OvSession(Session):
 
     def times(self, runs: int) -> Times:
         """Seconds of each run, shape ``(runs,)``."""
-        run, clock = self._request.infer, time.perf_counter_ns
-        marks = np.empty((runs, 2), dtype=np.int64)
-        for i in range(runs):
-            start = clock()
-            run(share_outputs=True)
-            marks[i] = start, clock()
-        return np.asarray((marks[:, 1] - marks[:, 0]) * 1e-9, dtype=np.float64)
+        return timed(partial(self._request.infer, share_outputs=True), runs)
 
     def close(self) -> None:
         """Release the inference request."""

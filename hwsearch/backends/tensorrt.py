@@ -15,13 +15,11 @@ from ..devices._device import Device
 from ..errors import BuildFailed, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
 from . import _energy
+from ._frames import framed
 from ._nvidia import _cuda, _nvml, _trt
 from ._nvidia._build import Engines, Target, load_engine, save_engine
 from ._onnx._flavours import TENSORRT
 from .base import Backend, Network, Session, Times
-
-_IMAGE = 4
-"""Feature maps this narrow are images: they come from outside, as floats in the plain layout."""
 
 
 class TensorRT(Backend):
@@ -35,16 +33,16 @@ class TensorRT(Backend):
 
     Args:
         batch: images at once.
-        sm: compute capabilities to build for, such as ``"89"`` or ``("86", "89")``. That of this machine's GPU where left out; without
+        sm: compute capabilities to build for, such as ``"89"`` or ``("86", "89")``. If omitted, that of this machine's GPU; without
             a GPU, TensorRT-RTX builds for 80, 86, 89 and 120 at once.
         gpu: number of the GPU, as CUDA counts them.
-        workspace_mib: memory that layers may use while they run, MiB; all there is where left out.
+        workspace_mib: memory that layers may use while they run, MiB; if omitted, all there is.
         timeout_s: seconds that building one engine may take.
         flush_l2: whether to clear the GPU's L2 cache before every run, so that weights come from memory.
-        cache: folder of the engines; ``hwsearch/tensorrt`` in the user's cache folder where left out.
+        cache: folder of the engines; ``hwsearch/tensorrt`` in the user's cache folder if omitted.
 
     Raises:
-        InvalidInput: a number that makes no sense.
+        InvalidInput: a number that is out of range.
         MissingDependency: neither TensorRT nor TensorRT-RTX is installed, or onnx is not.
         Unsupported: this TensorRT cannot build for ``sm`` on this machine.
     """
@@ -104,7 +102,7 @@ class TensorRT(Backend):
             "cuda": self._device.package,
             "tf32": "allowed in fp32",
             "l2": "flushed before every run" if self.flush_l2 else "as the run before left it",
-            "energy": "no meter" if self._meter is None else self._meter.words,
+            "energy": _energy.words_of(self._meter),
         }
         name = facts.get("gpu", f"SM {self._here}")
         return Device(f"{name.lower().replace(' ', '-')}-tensorrt", "gpu", name, self.name, self.target.runtime, 1, self.batch, facts)
@@ -143,7 +141,7 @@ class TensorRT(Backend):
         return self._here is not None
 
     def load(self, path: PathLike) -> Session:
-        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to be measured on made-up inputs.
+        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to be measured on random inputs.
 
         Raises:
             HwsearchError: as :meth:`session`.
@@ -151,7 +149,7 @@ class TensorRT(Backend):
         return _energy.metered(self.session(path), self._meter)
 
     def session(self, path: PathLike) -> TrtSession:
-        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to run on inputs of one's own.
+        """Make an engine, or the engine of an ONNX file with fixed dimensions, ready to run on your own inputs.
 
         Raises:
             FileError: there is no such file; CorruptFile or WrongDevice where it is no engine or none for this GPU and version.
@@ -195,28 +193,6 @@ class TensorRT(Backend):
         return _nvml.facts(self._handle)
 
 
-def framed(block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
-    """The block between two cheap convolutions of its precision, so that it is fused and laid out as inside a network.
-
-    Where the number format changes the convolutions stand on either side of the change, so that it is charged to the boundary block.
-    """
-    floats = "fp32" if block.bits.quantized or block.boundary else block.precision
-    before = block.precision if block.bits.quantized and block.kind != "quantize" else floats
-    after = block.precision if block.bits.quantized and block.kind != "dequantize" else floats
-    if block.boundary and not block.bits.quantized:
-        before, after = ("fp32", block.precision) if block.kind == "quantize" else (block.precision, "fp32")
-    lead = () if block.cin <= _IMAGE else (Block("conv", 1, block.cin, block.size, precision=before),)
-    frame = (*lead, _probe(block.cin, block.size, before))
-    if block.kind == "head":
-        return (*lead, block), frame
-    return (*lead, block, _probe(block.cout, block.out_size, after)), frame
-
-
-def _probe(channels: int, size: int, precision: str) -> Block:
-    """A convolution of one pixel of a feature map to 16 channels."""
-    return Block("conv", channels, 16, size, stride=size, precision=precision)
-
-
 def _words(network: Network) -> str:
     return " + ".join(block.key for block in network) or "the empty network"
 
@@ -226,17 +202,16 @@ def _cache_folder() -> Path:
 
 
 class TrtSession(Session):
-    """An engine with its inputs and outputs on the GPU, replayed as a CUDA graph where that can be captured.
+    """An engine with its inputs and outputs on the GPU, replayed as a CUDA graph if that can be captured.
 
     Raises:
-        BuildFailed: TensorRT cannot make it ready, for want of memory say.
+        BuildFailed: TensorRT cannot make it ready, because memory ran out for instance.
     """
 
     def __init__(self, module: Any, cuda: _cuda.Cuda, plan: bytes, what: str, flush_l2: bool = False, handle: Any = None) -> None:
-        self._cuda, self._handle = cuda, handle
+        self._cuda, self._watch = cuda, _nvml.Watch(handle)
         self._buffers: list[int] = []
         self._addresses: dict[str, int] = {}
-        self._held_back: tuple[str, ...] = ()
         self._graph: _cuda.Graph | None = None
         self._runtime = runtime = module.Runtime(module.Logger(module.Logger.WARNING))
         engine = runtime.deserialize_cuda_engine(plan)
@@ -281,10 +256,8 @@ class TrtSession(Session):
 
     def times(self, runs: int) -> Times:
         """Seconds of each run on the GPU, between CUDA events, shape ``(runs,)``."""
-        reasons = self._reasons()
-        times = self._cuda.times(self._graph or self._launch, runs, self._flush)
-        self._held_back = (*reasons, *self._reasons())
-        return times
+        with self._watch:
+            return self._cuda.times(self._graph or self._launch, runs, self._flush)
 
     def _flush(self) -> None:
         if self._scratch_bytes:
@@ -305,11 +278,8 @@ class TrtSession(Session):
 
     @property
     def throttled(self) -> bool:
-        """Whether heat or power held the GPU back before or after the last runs; ``False`` where NVML does not tell."""
-        return bool(self._held_back)
-
-    def _reasons(self) -> tuple[str, ...]:
-        return () if self._handle is None else _nvml.held_back(self._handle)
+        """Whether heat or power held the GPU back before or after the last runs; ``False`` if NVML does not tell."""
+        return self._watch.held_back
 
     def close(self) -> None:
         """Give the memory on the GPU back."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,9 @@ import numpy as np
 from ..devices._device import Device
 from ..errors import BuildFailed, HwsearchError, InvalidInput, Unsupported, check_count, require
 from ..networks._blocks import Block
+from ._clock import timed
 from ._cpu import cpu_facts
-from ._energy import cpu_meter, gpu_meter, metered
+from ._energy import cpu_meter, gpu_meter, metered, words_of
 from ._nvidia import _nvml
 from .base import Backend, Network, Session, Times
 
@@ -32,13 +32,13 @@ _SETTLE = 3
 class Torch(Backend):
     """PyTorch. Batch norms are folded, feature maps lie in memory as channels-last.
 
-    fp32, and fp16 and bf16 where the device computes faster in them; on GPUs fp32 is without TF32, as PyTorch has it. Quantised precisions
+    fp32, and fp16 and bf16 if the device computes faster in them; on GPUs fp32 is without TF32, as PyTorch has it. Quantised precisions
     gain nothing here.
 
     Graphs and GPUs were never tried by the authors of this class; the CPU was.
 
     Args:
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; a GPU where left out and one is there.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; if omitted, a GPU if there is one.
         mode: ``"eager"``, ``"graph"`` (a CUDA graph of eager mode, which takes the cost of launching away) or ``"compile"``. Tables of
             different modes are of different devices.
         threads: that work on one operator, on the CPU.
@@ -75,7 +75,7 @@ class Torch(Backend):
 
     @cached_property
     def _handle(self) -> Any:
-        """NVML's handle of the GPU; ``None`` where NVML is not there."""
+        """NVML's handle of the GPU; ``None`` if NVML is not there."""
         try:
             shown = torch.cuda.get_device_properties(self.device)
             place = [getattr(shown, f"pci_{part}_id", -1) for part in ("domain", "bus", "device")]
@@ -100,7 +100,7 @@ class Torch(Backend):
     def describe(self) -> Device:
         """The CPU or the GPU; the mode is part of the runtime's version."""
         hardware, facts = self._hardware
-        energy = "no meter" if self._meter is None else self._meter.words
+        energy = words_of(self._meter)
         name = f"{hardware.lower().replace(' ', '-')}-torch-{self.mode}"
         threads = 1 if self._gpu else self.threads
         version = f"{torch.__version__} {self.mode}"
@@ -132,7 +132,7 @@ class TorchSession(Session):
 
     def __init__(self, backend: Torch, network: Network) -> None:
         self._backend, self.batch = backend, backend.batch
-        self._held_back = False
+        self._watch = _nvml.Watch(backend._handle if backend._gpu else None)
         first = network[0] if network else Block("quantize", 1, 1, 1, precision="fp16")
         kind = _dtype(first) if network and not first.boundary else torch.float32
         shape = (self.batch, first.cin, first.size, first.size)
@@ -156,36 +156,28 @@ class TorchSession(Session):
             return self._times_gpu(runs) if self._backend._gpu else self._times_cpu(runs)
 
     def _times_cpu(self, runs: int) -> Times:
-        run, image, clock = self._run, self._input, time.perf_counter_ns
-        marks = np.empty((runs, 2), dtype=np.int64)
         usual = torch.get_num_threads()
         torch.set_num_threads(self._backend.threads)
         try:
-            for i in range(runs):
-                start = clock()
-                run(image)
-                marks[i] = start, clock()
+            return timed(partial(self._run, self._input), runs)
         finally:
             torch.set_num_threads(usual)
-        return np.asarray((marks[:, 1] - marks[:, 0]) * 1e-9, dtype=np.float64)
 
     def _times_gpu(self, runs: int) -> Times:
-        run, image, handle = self._run, self._input, self._backend._handle
-        held_back = () if handle is None else _nvml.held_back(handle)
-        with torch.cuda.device(self._backend.device):
+        run, image = self._run, self._input
+        with self._watch, torch.cuda.device(self._backend.device):
             events = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]  # type: ignore[no-untyped-call]
             events[0].record()
             for event in events[1:]:
                 run(image)
                 event.record()
             torch.cuda.synchronize()
-        self._held_back = bool(held_back or (handle is not None and _nvml.held_back(handle)))
         return np.array([1e-3 * start.elapsed_time(end) for start, end in pairwise(events)], dtype=np.float64)
 
     @property
     def throttled(self) -> bool:
         """Whether heat or power held the GPU back before or after the last runs."""
-        return self._held_back
+        return self._watch.held_back
 
     def close(self) -> None:
         """Release the modules and their memory."""

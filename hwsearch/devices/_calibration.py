@@ -138,7 +138,7 @@ def edge_values(block: Block) -> int:
 
 
 def network_class(blocks: Sequence[Block]) -> str:
-    """``"fp32"``, ``"int8"``, ... where all convolutions share a precision, else ``"mixed"``."""
+    """``"fp32"``, ``"int8"``, ... if all convolutions share a precision, else ``"mixed"``."""
     precisions = {block.precision for block in blocks if block.graph.layers and block.kind != "head"}
     return precisions.pop() if len(precisions) == 1 else "mixed"
 
@@ -169,7 +169,7 @@ def networks_error(checks: Sequence[Check]) -> dict[str, float]:
 
 
 def spearman(a: Sequence[float] | Costs, b: Sequence[float] | Costs) -> float:
-    """Rank correlation, ties at their mean rank; 1.0 where there is nothing to rank."""
+    """Rank correlation, ties at their mean rank; 1.0 if there is nothing to rank."""
     if len(a) < 2:
         return 1.0
     x, y = _ranks(np.asarray(a)), _ranks(np.asarray(b))

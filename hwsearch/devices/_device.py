@@ -15,7 +15,7 @@ from ..errors import InvalidInput
 NOISY = 0.03
 """What was measured with a larger relative standard error is noisy: it says little about predictions of a few percent."""
 _READINGS = 12
-"""About as many readings count where a table does not say how many did."""
+"""The number of readings that count, if a table does not say it."""
 QUARTILE_ERROR = 1.363 * 1.483
 """Standard error of a quartile of n normal values, in halves of their interquartile range, times sqrt(n): it is 1.363 sigma / sqrt(n), and
 sigma is 1.483 times half that range."""
@@ -208,7 +208,7 @@ class Check:
     """One whole network, measured and predicted.
 
     Attributes:
-        role: ``"fit"`` where the calibration used it, ``"check"`` where it was held out.
+        role: ``"fit"`` if the calibration used it, ``"check"`` if it was held out.
         blocks: keys of its blocks, in the order of execution.
         measured_ms, spread_ms: as of a row.
         predicted_ms: what the table says.
@@ -232,5 +232,5 @@ class Check:
 
     @property
     def error(self) -> float:
-        """Relative error of the prediction, negative where it is too fast."""
+        """Relative error of the prediction, negative if it is too fast."""
         return self.predicted_ms / self.measured_ms - 1

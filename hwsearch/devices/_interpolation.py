@@ -33,12 +33,12 @@ _NOISE = 0.005
 
 @dataclass(frozen=True)
 class Guesses:
-    """Estimates, each of shape ``(n,)``, NaN where nothing similar was measured.
+    """Estimates, each of shape ``(n,)``, NaN if nothing similar was measured.
 
     Attributes:
         latency_ms: milliseconds.
         relative_error: one standard deviation, relative.
-        energy_mj: millijoules; NaN also where the measured blocks have none.
+        energy_mj: millijoules; NaN also if the measured blocks have none.
     """
 
     latency_ms: Floats

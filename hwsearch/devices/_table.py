@@ -41,7 +41,7 @@ class Estimate:
         measured: whether the block was measured; otherwise the value is interpolated.
         relative_error: half the interquartile range of the rounds relative to the latency, or, where interpolated, the standard
             deviation of the estimate.
-        energy_mj: millijoules, or ``None`` where the device has no meter.
+        energy_mj: millijoules, or ``None`` if the device has no meter.
     """
 
     latency_ms: float
@@ -63,7 +63,7 @@ class LatencyTable:
         calibration: how rows become costs.
         energy: ``"measured"``, ``"estimated"`` or ``"unavailable"``.
         source: where it was loaded from, for messages.
-        spent_s: seconds that were spent on measuring under a budget; 0 where there was none. Such a table holds a sample of its space's
+        spent_s: seconds that were spent on measuring under a budget; 0 if there was none. Such a table holds a sample of its space's
             blocks, and estimates the others.
     """
 
@@ -100,7 +100,7 @@ class LatencyTable:
 
     @cached_property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that the device was measured at, sorted: those of convolutions where there are any, since a head is often fp32."""
+        """The precisions that the device was measured at, sorted: those of convolutions if there are any, since a head is often fp32."""
         inner = {block.precision for block in self._blocks.values() if block.graph.layers and block.kind != "head"}
         return tuple(sorted(inner or {block.precision for block in self._blocks.values()}))
 
@@ -210,7 +210,7 @@ class LatencyTable:
         return {block: row.energy_mj for block, row in self._measured.items() if row.energy_mj is not None}
 
     def has_energy(self, blocks: Iterable[Block]) -> bool:
-        """Whether the energy of all of these blocks is known, or can be estimated where the table is :attr:`sampled`."""
+        """Whether the energy of all of these blocks is known, or can be estimated if the table is :attr:`sampled`."""
         if self.energy == "unavailable":
             return False
         families = {family_of(block) for block in self._energies} if self.sampled else set[str]()
@@ -263,15 +263,15 @@ class LatencyTable:
         calibration = self.calibration.fit(fits, measured)
         costs = dict(zip(used, calibration.costs_ms(used, np.array([measured[block] for block in used])).tolist(), strict=True))
         predicted = [calibration.network_ms + sum(costs[block] for block in network) for network in networks]
-        foretold = tuple(replace(check, predicted_ms=ms) for check, ms in zip(checks, predicted, strict=True))
-        table = replace(self, calibration=calibration, checks=foretold)
+        renewed = tuple(replace(check, predicted_ms=ms) for check, ms in zip(checks, predicted, strict=True))
+        table = replace(self, calibration=calibration, checks=renewed)
         table.__dict__["_interpolator"] = self._interpolator  # it is of the same rows, and takes long to fit
         return table
 
     def merge(self, other: LatencyTable) -> LatencyTable:
         """Both tables in one, measured on the same device by the same protocol; the other's rows win.
 
-        The calibration is fitted anew where there are networks to fit it on.
+        The calibration is fitted anew if there are networks to fit it on.
 
         Raises:
             WrongDevice: the devices or protocols differ.
@@ -300,7 +300,7 @@ class LatencyTable:
     ) -> tuple[int, ...] | dict[str, tuple[Value, ...]]:
         """The widths that are worth having: those at the right-hand edge of a stair.
 
-        Latency climbs in stairs, so a width is dominated where a wider one is as fast. ``space.restrict(table)`` searches only the
+        Latency climbs in stairs, so a width is dominated if a wider one is as fast. ``space.restrict(table)`` searches only the
         others.
 
         Args:
@@ -324,7 +324,7 @@ class LatencyTable:
         if len(family) < 2:
             raise MissingBlocks(
                 f"{self.source} holds {len(family)} width(s) along {axis} of {of.key}; a staircase needs two or more. "
-                f"Profile more with hwsearch.profile(..., blocks=[...])."
+                "Profile more with hwsearch.profile(..., effort=Effort(blocks=[...]))."
             )
         return right_edges(dict(zip((_width(block, axis) for block in family), self.costs(family).tolist(), strict=True)), tolerance)
 

@@ -37,7 +37,7 @@ class Effort:
             computed on the ``fits``, each half predicted from the other; the ``checks`` play no part in it.
 
     Raises:
-        InvalidInput: a number that makes no sense, or both ``blocks`` and ``budget``.
+        InvalidInput: a number that is out of range, or both ``blocks`` and ``budget``.
     """
 
     precision: float = 0.01

@@ -37,7 +37,7 @@ def make_header(device: Device, protocol: Protocol, space: str, fingerprint: str
 
 
 def resume(journal: Journal, header: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rounds of an unfinished run; starts the journal where there is none.
+    """The rounds of an unfinished run; starts the journal if there is none.
 
     Raises:
         WrongDevice: it was run on another device or by another protocol.

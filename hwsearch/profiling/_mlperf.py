@@ -201,7 +201,7 @@ def _run(session: Session, scenario: str, folder: Path, short: bool, target_qps:
     """Let LoadGen measure one model."""
     import mlperf_loadgen as loadgen
 
-    write_atomic(folder / _LOG, b"")  # LoadGen makes no folders, and ends the process where it cannot write
+    write_atomic(folder / _LOG, b"")  # LoadGen makes no folders, and ends the process if it cannot write
     settings = loadgen.TestSettings()
     settings.FromConfig("", _RULES, scenario, 0)
     settings.scenario = getattr(loadgen.TestScenario, scenario)

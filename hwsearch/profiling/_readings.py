@@ -98,7 +98,7 @@ class Readings:
         """How wrong the latency of a thing may be, relatively.
 
         It has two parts. The readings that count differ among each other: the standard error of their quartile, larger for few, whose
-        spread is uncertain itself. And where no moment was calm they were all disturbed, and agree on too much: by as much as the sentinel
+        spread is uncertain itself. And if no moment was calm they were all disturbed, and agree on too much: by as much as the sentinel
         beside them was slower than what counts as calm.
         """
         readings, row = self._calm(name), self.row(name)

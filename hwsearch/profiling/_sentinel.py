@@ -16,9 +16,9 @@ from ._readings import UNDISTURBED
 from ._rounds import Rounds, period_of
 
 _APART = 1.3
-"""Latencies of the sentinel that differ by more than this factor are of two devices, where the facts leave it open."""
+"""Latencies of the sentinel that differ by more than this factor are of two devices if the facts leave it open."""
 _CLOCKS = 2.0
-"""The same where the facts agree: neighbours and clocks of a shared machine come to a factor of 1.3 now and then, for seconds on end."""
+"""The same if the facts agree: neighbours and clocks of a shared machine come to a factor of 1.3 now and then, for seconds on end."""
 _BUSY = 1.1
 """A machine is busy while half of the sentinel's readings are slower than undisturbed by more than this factor."""
 _ROUNDS = 12
@@ -80,7 +80,7 @@ def ask_sentinel(table: LatencyTable, backend: Backend, *, facts_suffice: bool) 
 def check_sentinel(readings_ms: Sequence[float], table: LatencyTable, *, facts_suffice: bool) -> None:
     """Check that the sentinel takes as long as when a table was measured.
 
-    A calm machine whose sentinel differs by more than a factor of 1.3 (2 where the facts agree, since the clocks and the neighbours of a
+    A calm machine whose sentinel differs by more than a factor of 1.3 (2 if the facts agree, since the clocks and the neighbours of a
     shared machine alone come to more than 1.3 now and then) is another device, or its clocks are set otherwise. Readings of a busy machine
     scatter: a busy machine that the facts know is warned of, and one that they do not know is refused.
 

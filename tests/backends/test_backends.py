@@ -1,7 +1,12 @@
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import hwsearch
 from hwsearch.backends import Backend, Roofline, load_backend
+from hwsearch.backends._clock import timed
 from hwsearch.errors import FileError, InvalidInput, UnknownName, Unsupported
 from hwsearch.networks import Block
 from hwsearch.spaces import load_space
@@ -181,3 +186,15 @@ def test_openvino_runs_convolutions_at_the_precision_that_was_asked_for(precisio
         assert {kind for kind, _ in found} == {"f32" if precision == "fp32" else "u8"}
         layers = [layer.out_size for one in whole for layer in one.graph.layers]
         assert sorted(size for _, size in found) == sorted(layers)
+
+
+def test_times_are_taken_and_blocks_are_framed_in_one_place_each():
+    """A runtime says how it runs once; the loop around it and the neighbours of a block are the same for all."""
+    sources = {path.name: path.read_text() for path in Path(hwsearch.backends.__file__).parent.rglob("*.py")}
+    assert [name for name, text in sources.items() if "perf_counter" in text] == ["_clock.py"]
+    assert [name for name, text in sources.items() if "stride=size" in text] == ["_frames.py"]
+    calls = []
+    seconds = timed(lambda: calls.append(time.sleep(2e-3)), 3)
+    assert len(calls) == 3
+    assert seconds.shape == (3,)
+    assert seconds.min() >= 2e-3

@@ -19,7 +19,7 @@ import pytest
 
 import hwsearch
 from hwsearch._files import _lock
-from hwsearch._files._lock import claim, sweep, temporary
+from hwsearch._files._lock import claim, remove_leftovers, temporary
 from hwsearch._files._writing import write_atomic
 from hwsearch.errors import FileError, InUse
 from hwsearch.profiling import Effort
@@ -166,30 +166,30 @@ def test_only_temporary_files_of_dead_writers_of_this_very_file_are_swept(tmp_pa
         path.write_bytes(b"half")
     living, file = temporary(target)
     with file:
-        sweep(target)
+        remove_leftovers(target)
         assert living.exists()
         assert not left.exists()
         assert all(path.exists() for path in others)
-    sweep(target)
+    remove_leftovers(target)
     assert not living.exists()
 
 
-def test_a_sweeper_never_breaks_a_writer(tmp_path: Path) -> None:
+def test_removing_leftovers_never_breaks_a_writer(tmp_path: Path) -> None:
     target, stop = tmp_path / "n.json", threading.Event()
 
-    def sweeping() -> None:
+    def removing() -> None:
         while not stop.is_set():
-            sweep(target)
+            remove_leftovers(target)
 
-    sweeper = threading.Thread(target=sweeping)
-    sweeper.start()
+    remover = threading.Thread(target=removing)
+    remover.start()
     try:
         for number in range(100):
             write_atomic(target, f"{number}".encode(), sync=False)
             assert target.read_bytes() == f"{number}".encode()
     finally:
         stop.set()
-        sweeper.join()
+        remover.join()
 
 
 def in_another_thread(call) -> list[BaseException | None]:

@@ -146,4 +146,4 @@ def test_a_board_that_says_impossible_things_of_itself_is_refused_before_anythin
 
 def test_a_board_that_says_who_it_is_is_known(board) -> None:
     board(f"if 'describe' in sys.argv[-1]: print({json.dumps(ABOUT)!r})")
-    assert Remote("user@board", "roofline").describe().runtime == Roofline().describe().runtime
+    assert Remote("user@board", "roofline").device.runtime == Roofline().describe().runtime

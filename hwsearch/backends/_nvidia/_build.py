@@ -33,7 +33,7 @@ class Target:
     """What an engine runs on.
 
     Attributes:
-        runtime: TensorRT's version, with ``rtx`` before it where it is TensorRT-RTX.
+        runtime: TensorRT's version, with ``rtx`` before it if it is TensorRT-RTX.
         sm: compute capabilities, such as ``("86", "89")``.
         gpu: the GPU's name, or ``""`` where an engine runs on every GPU of these compute capabilities.
         workspace_mib: memory that layers may use, MiB; all there is where ``None``.
@@ -45,7 +45,7 @@ class Target:
     workspace_mib: int | None = None
 
     def difference(self, other: Target) -> str:
-        """What keeps an engine for this target from running on the other one, in words; empty where it may run."""
+        """What keeps an engine for this target from running on the other one, in words; empty if it may run."""
         if self.runtime != other.runtime:
             return f"it was built by TensorRT {self.runtime}, and here is {other.runtime}"
         if not set(other.sm) <= set(self.sm):
@@ -202,7 +202,7 @@ class Engines:
             raise BuildFailed(f"TensorRT {self.target.runtime} cannot build {what}: {why}.{tail}")
 
     def _answer(self, pipe: IO[bytes]) -> str | None:
-        """What the worker replies; ``None`` where it died.
+        """What the worker replies; ``None`` if it died.
 
         Raises:
             TimeoutError: it says nothing.

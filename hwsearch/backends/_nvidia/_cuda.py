@@ -1,4 +1,4 @@
-"""The little of CUDA that measuring needs, through pycuda where that is installed and else through cuda-python.
+"""The little of CUDA that measuring needs, through pycuda if that is installed, and else through cuda-python.
 
 Never run on a GPU by its authors: the tests run it on a stand-in for each of the two packages, and check that every function asked for is
 there in cuda-python.
@@ -95,7 +95,7 @@ class Cuda(ABC):
 
     @abstractmethod
     def capture(self, work: Callable[[], None]) -> Graph | None:
-        """Turn what ``work`` queues into one CUDA graph; ``None`` where the package has no graphs or the work cannot be captured."""
+        """Turn what ``work`` queues into one CUDA graph; ``None`` if the package has no graphs or the work cannot be captured."""
 
     @abstractmethod
     def wait(self) -> None:
@@ -221,7 +221,7 @@ class CudaPython(Cuda):
         """Call a function of CUDA's runtime.
 
         Raises:
-            Unsupported: it fails, such as for want of memory; with CUDA's word for it.
+            Unsupported: it fails, because memory ran out for instance; with CUDA's word for it.
         """
         status, *result = getattr(self._runtime, name)(*arguments)
         if int(status) != 0:

@@ -66,7 +66,7 @@ def facts(gpu: Any) -> dict[str, str]:
 
 
 def held_back(gpu: Any) -> tuple[str, ...]:
-    """Why a GPU is slower than it is asked to be at this moment, in words; empty where it is not, or does not tell.
+    """Why a GPU is slower than it is asked to be at this moment, in words; empty if it is not, or does not tell.
 
     Args:
         gpu: from :func:`handle`.
@@ -80,6 +80,29 @@ def held_back(gpu: Any) -> tuple[str, ...]:
         return ()
     both = [{name: getattr(nvml, f"nvmlClocks{word}Reason{name}", 0) for name in _REASONS} for word in ("Event", "Throttle")]
     return tuple(words for name, words in _REASONS.items() if any(bits & masks[name] for masks in both))
+
+
+class Watch:
+    """Whether a GPU is held back while something runs: ``with watch: ...``, and then ``watch.held_back``.
+
+    Args:
+        gpu: from :func:`handle`; ``None`` if NVML is not there, and then nothing is ever known to be held back.
+
+    Attributes:
+        held_back: whether heat or power held the GPU back before or after what ran last.
+    """
+
+    def __init__(self, gpu: Any | None) -> None:
+        self._gpu, self.held_back = gpu, False
+
+    def __enter__(self) -> None:
+        self.held_back = self._is()
+
+    def __exit__(self, *error: object) -> None:
+        self.held_back = self._is() or self.held_back
+
+    def _is(self) -> bool:
+        return self._gpu is not None and bool(held_back(self._gpu))
 
 
 def _text(value: str | bytes) -> str:

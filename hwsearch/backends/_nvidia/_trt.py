@@ -13,7 +13,7 @@ from ...errors import InvalidInput, MissingDependency, Unsupported
 PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 """TensorRT; TensorRT-RTX; and the same where only its two wheels are installed, without the package that names them."""
 PORTABLE = ("80", "86", "89", "120")
-"""What TensorRT-RTX builds for where no GPU is asked for and none is there."""
+"""What TensorRT-RTX builds for if no GPU is named and none is present."""
 
 _PLATFORMS = (
     " (Linux on x86-64 or Arm; it needs an NVIDIA GPU and its driver) or TensorRT-RTX with: pip install 'hwsearch[tensorrt-rtx]' "
@@ -57,7 +57,7 @@ def is_rtx(module: ModuleType) -> bool:
 
 
 def version(module: ModuleType) -> str:
-    """The version, with ``rtx`` before it where it is TensorRT-RTX."""
+    """The version, with ``rtx`` before it if it is TensorRT-RTX."""
     return f"rtx {module.__version__}" if is_rtx(module) else str(module.__version__)
 
 

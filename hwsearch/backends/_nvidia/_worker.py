@@ -41,7 +41,7 @@ def build(module: Any, logger: Any, request: dict[str, Any]) -> str:
     """Build one engine and write it.
 
     Returns:
-        Why that failed; empty where it did not.
+        Why that failed; empty if it did not.
     """
     if request["here"] is not None:
         _gpu(request["gpu"])

@@ -111,7 +111,7 @@ def metadata(model: PathLike | ModelProto) -> dict[str, str]:
 
 
 def input_shape(model: PathLike | ModelProto) -> tuple[int | None, ...]:
-    """The shape of a model's first input; ``None`` where a dimension is open.
+    """The shape of a model's first input; ``None`` if a dimension is open.
 
     Raises:
         FileError, CorruptFile: as :func:`placed`.
@@ -159,7 +159,7 @@ def _layers(model: ModelProto) -> Iterator[Placed]:
             continue
         weight = node.input[1]
         weights = format_of(weight)
-        # With float weights the product is one of floats, also where the feature map was dequantised just before.
+        # With float weights the product is one of floats, also if the feature map was dequantised just before.
         activations = format_of(node.input[0]) if weights.startswith("int") else weights
         shape = _shape(weight, constants, makers)
         options = {option.name: onnx.helper.get_attribute_value(option) for option in node.attribute}

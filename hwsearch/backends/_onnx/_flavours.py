@@ -1,4 +1,4 @@
-"""Flavours of ONNX graphs: each runtime fuses a quantised network only where it is written down its own way."""
+"""Flavours of ONNX graphs: each runtime fuses a quantised network only if it is written down in its own way."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Format:
 
     Attributes:
         floats: of float tensors, biases among them.
-        grid: of quantised feature maps; ``None`` where they are floats.
-        weights: of the weights on file, which are then dequantised with one scale an output channel; ``None`` where they are floats.
+        grid: of quantised feature maps; ``None`` if they are floats.
+        weights: of the weights on file, which are then dequantised with one scale an output channel; ``None`` if they are floats.
         opset: the first version of ONNX's operators that takes these types.
     """
 

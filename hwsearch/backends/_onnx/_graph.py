@@ -43,7 +43,7 @@ def build(
 ) -> ModelProto:
     """Build the ONNX model of a network, its weights inside.
 
-    The input is called ``"input"``, shape ``(batch, cin, size, size)``: float32, or on the grid (uint8, int8 or fp8) where the first block
+    The input is called ``"input"``, shape ``(batch, cin, size, size)``: float32, or on the grid (uint8, int8 or fp8) if the first block
     is quantised or dequantises. The output is called ``"output"``: float32 or on the grid.
 
     Args:
@@ -75,7 +75,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Value:
-    """A tensor of the graph: its name, its ONNX type and, where it is on a grid, what its numbers mean."""
+    """A tensor of the graph: its name, its ONNX type and, if it is on a grid, what its numbers mean."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -306,7 +306,7 @@ class _Builder:
         return float(scale), int(zero)
 
     def _cast(self, name: str, value: _Value, kind: int) -> _Value:
-        """Floats of another type; nothing where they have it."""
+        """Floats of another type; nothing if they have it."""
         return value if value.kind == kind else replace(self._node("Cast", name, [value.name], value.shape, to=kind), kind=kind)
 
     # -- nodes ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ...networks._blocks import Block, Layer
 from ._flavours import FLOAT8, LARGEST
 
 _PERIOD = 1021
-"""After so many values random weights repeat; a prime, so that filters differ."""
+"""Number of values after which random weights repeat; a prime, so that filters differ."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -26,7 +26,7 @@ class LayerWeights:
         out_scale, out_zero: the ``uint8`` quantiser of the layer's output, after its activation; ``None`` and 0 in float blocks. Poolings
             and linear layers need none: the former keep that of their input, the latter give floats.
         pre_scale, pre_zero: the same before an activation that no quantiser can stand for, which are all but the ReLUs.
-        steps: of weights on a grid, shape ``(cout,)``; where left out, those that reach to the largest weight of each channel.
+        steps: of weights on a grid, shape ``(cout,)``; if omitted, those that reach to the largest weight of each channel.
     """
 
     weight: Floats
@@ -59,7 +59,7 @@ def random_weights(network: Sequence[Block], seed: int = 0, symmetric: bool = Fa
     """Sensible random numbers for profiling, one entry a block; the time of a block does not depend on them.
 
     They repeat after a while, and few are the largest, so that model files can be packed small, in int8 too. Quantisers have no zero point
-    where they are to be ``symmetric``.
+    if they are to be ``symmetric``.
     """
     rng = np.random.default_rng(seed)
     numbers = np.clip(rng.standard_normal(_PERIOD), -2, 2).astype(np.float32)

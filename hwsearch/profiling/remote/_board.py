@@ -151,7 +151,7 @@ def digest(data: bytes) -> str:
 
 
 def main() -> int:
-    """Run the jobs of the folder in which ``run.pyz`` lies, or ``describe NAME OPTIONS``; the exit code is 1 where that failed."""
+    """Run the jobs of the folder in which ``run.pyz`` lies, or ``describe NAME OPTIONS``; the exit code is 1 if that failed."""
     archive = Path(sys.argv[0]).resolve()
     # Processes that a runtime's builder starts find the package in the archive too.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(archive), os.environ.get("PYTHONPATH", "")]))

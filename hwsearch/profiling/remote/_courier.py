@@ -20,7 +20,7 @@ def have(folder: str) -> None:
 
 
 def take(folder: str) -> None:
-    """Write files from standard input: a line "SIZE NAME", then so many bytes; a file is there whole or not at all."""
+    """Write files from standard input: a line "SIZE NAME", then SIZE bytes; a file is there whole or not at all."""
     while line := sys.stdin.buffer.readline():
         size, name = line.decode().rstrip("\n").split(" ", 1)
         data = sys.stdin.buffer.read(int(size))

@@ -186,6 +186,10 @@ class Absent(Workbench):
 def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> LatencyTable:
     """Make the latency table of what a board has measured; see :func:`emit`.
 
+    Example:
+        >>> import hwsearch
+        >>> table = hwsearch.profiling.collect("resnet_cifar", "results", out="board.json")  # doctest: +SKIP
+
     Args:
         space: the space for which the jobs were emitted.
         results: the folder ``results`` that came back from the board, or the folder of jobs with it inside.

@@ -55,7 +55,7 @@ class _Call:
     Attributes:
         process: the ``ssh`` that runs it.
         heard_at: when it last said or took something.
-        ended: why it was ended from here; empty where it was not.
+        ended: why it was ended from here; empty if it was not.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -125,7 +125,7 @@ class Board:
 
     Raises:
         InvalidInput: ``host`` is no name of a machine, but an option of ssh, say; or ``timeout_s`` is not above 0.
-        ConnectionLost: from any method, where the machine cannot be reached, is silent, or the connection is cut.
+        ConnectionLost: from any method, if the machine cannot be reached, is silent, or the connection is cut.
         BoardFailed: from any method, where what was called there fails, or prints without end.
     """
 
@@ -137,7 +137,7 @@ class Board:
         self.host, self.python, self.timeout_s = host, python, timeout_s
 
     def files(self, folder: str) -> set[str]:
-        """The files in a folder there; none where there is no such folder."""
+        """The files in a folder there; none if there is no such folder."""
         found: set[str] = set()
 
         def listed(output: _Output) -> None:

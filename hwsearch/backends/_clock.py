@@ -1,0 +1,52 @@
+"""The one timing loop, and what all runtimes are given to run on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .base import Times
+
+
+def timed(run: Callable[[], object], runs: int) -> Times:
+    """Run something again and again, and read the clock before and after each run.
+
+    Args:
+        run: runs once, to its end.
+        runs: how often.
+
+    Returns:
+        Seconds of each run, shape ``(runs,)``.
+    """
+    clock = time.perf_counter_ns
+    marks = np.empty((runs, 2), dtype=np.int64)
+    for i in range(runs):
+        start = clock()
+        run()
+        marks[i] = start, clock()
+    return np.asarray((marks[:, 1] - marks[:, 0]) * 1e-9, dtype=np.float64)
+
+
+def random_input(kind: npt.DTypeLike, shape: list[int]) -> npt.NDArray[Any]:
+    """Random numbers to run a network on: the latency of a network does not depend on them.
+
+    Args:
+        kind: a type of floating-point numbers or of whole numbers.
+        shape: of the input.
+
+    Returns:
+        An array of this shape and type: normal numbers; or whole numbers, those of one byte without sign from all of their range.
+    """
+    rng, wanted = np.random.default_rng(0), np.dtype(kind)
+    if wanted.kind == "f":
+        return rng.standard_normal(shape).astype(wanted)
+    return rng.integers(0, 256 if wanted == np.uint8 else 120, shape).astype(wanted)
+
+
+def input_shape(sizes: list[Any], batch: int) -> list[int]:
+    """The shape of an input of an ONNX model, whose open dimensions become the batch."""
+    return [size if isinstance(size, int) and size > 0 else batch for size in sizes]

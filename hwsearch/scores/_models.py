@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .._gaussian import Posterior, squared_distances
 from ..errors import CorruptFile, UnknownName, require
-from ._perceptrons import Arrays, Features, Perceptrons, Values
+from ._perceptrons import Arrays, Examples, Features, Perceptrons, Values
 
 
 class Model(Protocol):
@@ -93,18 +93,23 @@ class Trees:
         return trees
 
     @classmethod
-    def fit(cls, steps: Features, features: Features, y: Values, seed: int, members: int = 3, trees: int = 200, depth: int = 4) -> Trees:
-        """Boost least squares (arguments as :meth:`Perceptrons.fit`; ``trees`` of at most ``depth`` decisions a member)."""
+    def fit(cls, examples: Examples, members: int = 3, trees: int = 200, depth: int = 4) -> Trees:
+        """Boost least squares with ``trees`` trees of at most ``depth`` decisions in each of the members."""
         ensemble = require("sklearn.ensemble", feature="Fitting a predictor", extra="torch")
-        inputs = features @ steps
+        inputs = examples.features @ examples.steps
         nodes = 2 ** (depth + 1) - 1
         shape = (members, trees, nodes)
         feature, left, right = np.full(shape, -1, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         value, start = np.zeros(shape, np.float32), np.zeros(members)
         for member in range(members):
             model = ensemble.GradientBoostingRegressor(
-                n_estimators=trees, max_depth=depth, learning_rate=0.06, subsample=0.5, max_features=0.5, random_state=seed + member
-            ).fit(inputs, y)
+                n_estimators=trees,
+                max_depth=depth,
+                learning_rate=0.06,
+                subsample=0.5,
+                max_features=0.5,
+                random_state=examples.seed + member,
+            ).fit(inputs, examples.y)
             start[member] = float(model.init_.constant_.ravel()[0])
             for number, fitted in enumerate(model.estimators_[:, 0]):
                 tree, count = fitted.tree_, fitted.tree_.node_count
@@ -113,7 +118,7 @@ class Trees:
                 left[member, number, :count] = np.maximum(tree.children_left, 0)
                 right[member, number, :count] = np.maximum(tree.children_right, 0)
                 value[member, number, :count] = model.learning_rate * tree.value[:, 0, 0]
-        return cls(feature, left, right, value, np.ascontiguousarray(steps.T), start)
+        return cls(feature, left, right, value, np.ascontiguousarray(examples.steps.T), start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,21 +190,21 @@ class GaussianProcess:
         return process
 
     @classmethod
-    def fit(cls, steps: Features, features: Features, y: Values, seed: int) -> GaussianProcess:
-        """Maximise the marginal likelihood of variances, length scale and noise (arguments as :meth:`Perceptrons.fit`)."""
+    def fit(cls, examples: Examples) -> GaussianProcess:
+        """Maximise the marginal likelihood of variances, length scale and noise."""
         gaussian = require("sklearn.gaussian_process", feature="Fitting a predictor", extra="torch")
         kernels = require("sklearn.gaussian_process.kernels", feature="Fitting a predictor", extra="torch")
-        inputs = (features @ steps).astype(np.float32)
+        inputs = (examples.features @ examples.steps).astype(np.float32)
         smooth = kernels.ConstantKernel(0.5, (1e-3, 1e2)) * kernels.RBF(3.0, (0.3, 100.0))
         linear = kernels.ConstantKernel(0.1, (1e-5, 1e2)) * kernels.DotProduct(1.0, (1e-2, 1e2))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a variance at the edge of its range is fine
             model = gaussian.GaussianProcessRegressor(
-                smooth + linear + kernels.WhiteKernel(0.05, (1e-5, 1.0)), random_state=seed, n_restarts_optimizer=1
-            ).fit(inputs.astype(np.float64), y)
+                smooth + linear + kernels.WhiteKernel(0.05, (1e-5, 1.0)), random_state=examples.seed, n_restarts_optimizer=1
+            ).fit(inputs.astype(np.float64), examples.y)
         (constant, radial), (scale, dot) = ((part.k1, part.k2) for part in (model.kernel_.k1.k1, model.kernel_.k1.k2))
         terms = np.array([constant.constant_value, radial.length_scale, scale.constant_value, dot.sigma_0**2])
-        return cls(inputs, np.asarray(model.alpha_), np.asarray(model.L_), steps.astype(np.float32), terms)
+        return cls(inputs, np.asarray(model.alpha_), np.asarray(model.L_), examples.steps.astype(np.float32), terms)
 
 
 MODELS: dict[str, Any] = {"mlp": Perceptrons, "linear": Perceptrons, "trees": Trees, "gp": GaussianProcess}
@@ -245,5 +250,5 @@ def fit_model(
         options.pop("units", None)
     threads = require("threadpoolctl", feature="Fitting a predictor", extra="torch")  # comes with scikit-learn
     with threads.threadpool_limits(1):  # the matrices are small: more threads only wait for each other
-        model: Model = MODELS[kind].fit(steps, features, y, seed, **options)
+        model: Model = MODELS[kind].fit(Examples(features, y, steps, seed), **options)
     return model

@@ -25,6 +25,23 @@ _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
+class Examples:
+    """Networks with their scores, as models are fitted to them.
+
+    Attributes:
+        features: one-hot rows, shape ``(n, features)``.
+        y: standardised scores, shape ``(n,)``.
+        steps: turns one-hot features into what linear and smooth models read, shape ``(features, steps)``.
+        seed: of everything random.
+    """
+
+    features: Features
+    y: Values
+    steps: Features
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
 class Perceptrons:
     """A linear model plus the mean of an ensemble of perceptrons.
 
@@ -106,10 +123,7 @@ class Perceptrons:
     @classmethod
     def fit(
         cls,
-        steps: Features,
-        features: Features,
-        y: Values,
-        seed: int,
+        examples: Examples,
         hidden: Sequence[int] = (64, 64),
         members: int = 5,
         base: Perceptrons | None = None,
@@ -121,16 +135,14 @@ class Perceptrons:
         the base alone, in the share that orders most pairs of unseen networks correctly: few networks can do more harm than good.
 
         Args:
-            steps: see :func:`hwsearch.scores._models.fit_model`.
-            features: one-hot rows, shape ``(n, features)``.
-            y: standardised scores, shape ``(n,)``.
-            seed: of the perceptrons.
+            examples: what is fitted.
             hidden: widths of their hidden layers.
             members: how many; 0 gives a linear model.
             base: what was learned from other scores of the space.
             units: a layer of ReLUs, and sums of them that are further inputs of the ridge regression; see
                 :func:`hwsearch.scores._transfer.interplay`.
         """
+        features, steps, y = examples.features, examples.steps, examples.y
         inputs = (features @ steps).astype(np.float64)
         given, known = inputs, np.zeros(len(y))
         if units is not None:
@@ -140,7 +152,7 @@ class Perceptrons:
             known = base.each(features).mean(axis=0)
             given = np.column_stack([given, _FREE * known])
         ridge = _ridge(given, y)
-        ensemble = _Ensemble(members or (_PARTS if base is not None else 0), members, tuple(hidden), seed)
+        ensemble = _Ensemble(members or (_PARTS if base is not None else 0), members, tuple(hidden), examples.seed)
         judged = _judged(given, inputs, y, ensemble)
         stacks = tuple(_stack(model, steps, unit * judged.belief) for model, unit in judged.members if judged.belief > 0)
         inner = inputs.shape[1]

@@ -1,4 +1,4 @@
-"""Variation: new rows from nothing, from one row, and from two."""
+"""Variation: new rows from nothing, from one row, and from two (:class:`SearchSpace` has these as methods, and explains them)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ from ._genes import Genes, Rows
 
 
 def sample(genes: Genes, n: int, rng: np.random.Generator) -> Rows:
-    """Random canonical rows, each gene drawn uniformly from its allowed values.
-
-    Args:
-        n: how many.
-        rng: the source of randomness.
-
-    Returns:
-        Shape ``(n, genes)``.
-    """
+    """Random canonical rows, shape ``(n, genes)``."""
     X = np.empty((n, len(genes.choices)), dtype=np.uint8)
     for gene, allowed in enumerate(genes.allowed):
         X[:, gene] = np.array(allowed, dtype=np.uint8)[rng.integers(len(allowed), size=n)]
@@ -28,17 +20,7 @@ def sample(genes: Genes, n: int, rng: np.random.Generator) -> Rows:
 
 
 def mutate(genes: Genes, X: Rows, rng: np.random.Generator, rate: float | npt.NDArray[np.float64]) -> Rows:
-    """Redraw genes at random.
-
-    Args:
-        X: canonical rows, shape ``(n, genes)``.
-        rng: the source of randomness.
-        rate: the chance of a gene to be redrawn: one number, or one a row, shape ``(n,)``. At least one active gene of each
-            row is redrawn.
-
-    Returns:
-        Canonical rows, shape ``(n, genes)``.
-    """
+    """Rows with some genes redrawn, at least one active gene of each, shape ``(n, genes)``."""
     before = genes.active(X)
     change = rng.random(X.shape, dtype=np.float32) < np.reshape(rate, (-1, 1)).astype(np.float32)
     change[np.arange(len(X)), _some_gene(genes, before, rng)] = True

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Values
 from ..spaces._tables import TableSum
 from ._pareto import nondominated
-
-Values = npt.NDArray[np.float64]
 
 MOST_JOINED = 150_000
 """Options made at once by a join that may not pay."""

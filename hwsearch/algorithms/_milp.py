@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows, Values
 from ..costs._limits import Limit
 from ..errors import Infeasible
-from ..spaces._genes import Rows, only
+from ..spaces._genes import only
 from ..spaces._lowering import canonical_table
 from ..spaces._space import SearchSpace
 from ..spaces._tables import TableSum
 from ._factors import Factor, factors, reduce
 from ._quiet import quiet
 
-Values = npt.NDArray[np.float64]
 Cut = list[npt.NDArray[np.intp]]
 """For some factors, perhaps, options of which not every one of these factors may have one; empty for the other factors."""
 

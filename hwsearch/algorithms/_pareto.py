@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 import numpy.typing as npt
 
-Values = npt.NDArray[np.float64]
+from .._types import Values
 
 
 def pareto(first: Values, second: Values) -> npt.NDArray[np.intp]:

@@ -9,7 +9,7 @@ import functools
 import operator
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,17 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._writing import PathLike
+from .._types import Rows, Values
+from .._types import Score as Score
 from ..costs._limits import Limit, check_limits, prove_feasible
 from ..costs._metrics import METRICS, Metric, available, metric, values_of
 from ..devices._table import QUANTITIES, LatencyTable, load_table
 from ..errors import InvalidInput, SaturationWarning, WrongSpace
 from ..scores._predictor import Predictor, load_predictor
-from ..spaces._genes import Rows
 from ..spaces._load import load_space
 from ..spaces._space import SearchSpace
 
-Values = npt.NDArray[np.float64]
-Score = Callable[[Rows], npt.ArrayLike]
 Devices = LatencyTable | PathLike | Sequence[LatencyTable | PathLike]
 """A latency table, its path, or its name in ``latency_tables/``; or several of them."""
 

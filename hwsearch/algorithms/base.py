@@ -10,14 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from ..spaces._genes import Rows
+from .._types import Rows, Values
 
 if TYPE_CHECKING:
     from ._problem import Problem
-
-Values = npt.NDArray[np.float64]
 
 
 class Algorithm(Protocol):

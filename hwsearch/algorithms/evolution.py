@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces._genes import Rows
+from .._types import Rows, Values
 from ..spaces._keys import contains, row_keys
-from .base import Values, mutation_rates
+from .base import mutation_rates
 
 if TYPE_CHECKING:
     from ._problem import Problem

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from .._types import Rows, Values
 from ..errors import InvalidInput
-from ..spaces._genes import Rows
 from ..spaces._space import SearchSpace
 from ..spaces._tables import TableSum
 from ._milp import Program
-from .base import Values
 
 if TYPE_CHECKING:
     from ._problem import Problem

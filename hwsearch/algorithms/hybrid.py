@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from .._types import Rows, Values
 from ..errors import Infeasible
-from ..spaces._genes import Rows
 from ..spaces._keys import contains, row_keys
 from ..spaces._space import SearchSpace
 from ..spaces._tables import Table, TableSum
 from ._milp import Program
-from .base import Values
 from .evolution import Evolution, EvolutionState
 from .exact import additive
 

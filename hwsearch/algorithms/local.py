@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces._genes import Rows
+from .._types import Rows, Values
 from ..spaces._space import SearchSpace
-from .base import Values
 
 if TYPE_CHECKING:
     from ._problem import Problem

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows, Values
 from ..errors import InvalidInput
-from ..spaces._genes import Rows
 from ..spaces._keys import row_keys
-from .base import Values
 from .evolution import founders
 
 if TYPE_CHECKING:

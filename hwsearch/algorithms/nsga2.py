@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows, Values
 from ..costs._metrics import Metric, values_of
 from ..errors import UnknownName
-from ..spaces._genes import Rows
 from ._pareto import nondominated
-from .base import Values, mutation_rates
+from .base import mutation_rates
 
 if TYPE_CHECKING:
     from ._problem import Problem

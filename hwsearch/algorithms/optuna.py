@@ -13,11 +13,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows, Values
 from ..errors import UnknownName, require
-from ..spaces._genes import Rows
 from ..spaces._keys import row_keys
 from ..spaces._space import SearchSpace
-from .base import Values
 
 if TYPE_CHECKING:
     from ._problem import Problem

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows, Values
 from ..errors import Infeasible, InvalidInput, InvalidLimit, UnknownName
-from ..spaces._genes import Rows
-from ._metrics import METRICS, Metric, Values, adjective
+from ._metrics import METRICS, Metric, adjective
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,16 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._writing import PathLike
+from .._types import Rows, Values
 from ..devices._table import LatencyTable, load_table
 from ..errors import InvalidInput, UnknownName
 from ..networks._blocks import Block
 from ..spaces import _tables
-from ..spaces._genes import Rows
 from ..spaces._lowering import checked_table
 from ..spaces._space import SearchSpace
 from ..spaces._tables import TableSum
-
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Values
 from ..devices._calibration import spearman
 from ..errors import InvalidInput, check_seed
 from ..networks._blocks import Block
@@ -19,8 +20,6 @@ from ..spaces import _tables
 from ..spaces._space import SearchSpace
 from ..spaces._tables import TableSum
 from ._metrics import Metric, values_of
-
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

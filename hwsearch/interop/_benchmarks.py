@@ -13,18 +13,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from .._files._reading import PathLike, guarded, parse_text, read_bytes, read_json
+from .._types import Rows, Values
 from ..errors import CorruptFile, InvalidInput, UnknownName
 from ..spaces import _tables
-from ..spaces._genes import Rows
 from ..spaces._space import SearchSpace
 from ..spaces.library import nasbench201 as _nb201
 from ..spaces.library import nasbench_macro as _macro
 from ._checks import report, some
-
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

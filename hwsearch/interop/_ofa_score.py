@@ -11,17 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._writing import PathLike
+from .._types import Flags, Rows, Values
 from ..errors import InvalidInput
 from ..scores._predictor import Predictor
 from ..spaces._chain import divisible
-from ..spaces._genes import Rows, Value
+from ..spaces._genes import Value
 from ..spaces._space import SearchSpace
 from ..spaces.library.ofa_resnet50 import EXPANDS, RESOLUTIONS, SCALES
 from ..spaces.library.ofa_resnet50 import build as ofa_resnet50
 from ._ofa import ofa_predictor
-
-Values = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 _FULL = {"stem": 64, "stage1": 256, "stage2": 512, "stage3": 1024, "stage4": 2048}
 """Full widths of the stem and of the stages."""

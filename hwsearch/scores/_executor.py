@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows, Score
 from ..errors import WorkersLost
-from ..spaces._genes import Rows
-
-Score = Callable[[Rows], npt.ArrayLike]
-
 
 _ROWS = 8
 """Rows of a task. It does not depend on the number of workers, since numerical libraries round batches of other lengths otherwise."""

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._gaussian import Posterior, squared_distances
+from .._types import Features, Values
 from ..errors import CorruptFile, UnknownName, require
-from ._perceptrons import Arrays, Examples, Features, Perceptrons, Values
+from ._perceptrons import Arrays, Examples, Perceptrons
 
 
 class Model(Protocol):

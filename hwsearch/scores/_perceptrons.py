@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Features, Values
 from ..errors import CorruptFile, require
 
-Features = npt.NDArray[np.float32]
-Values = npt.NDArray[np.float64]
 Arrays = dict[str, npt.NDArray[Any]]
 Layers = tuple[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], ...]
 

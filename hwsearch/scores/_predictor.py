@@ -17,15 +17,13 @@ import numpy.typing as npt
 
 from .._files._reading import guarded, read_arrays
 from .._files._writing import PathLike, write_arrays
+from .._types import Features, Flags, Values
 from ..errors import CorruptFile, InvalidInput, UnknownName, WrongSpace, check_seed
 from ..spaces._space import SearchSpace
 from ..spaces._tables import Table, TableSum
 from ._models import MODELS, Model, fit_model
-from ._perceptrons import Features, Perceptrons
+from ._perceptrons import Perceptrons
 from ._transfer import interplay, rounding, sources
-
-Values = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 FORMAT = "hwsearch-predictor"
 VERSION = 1

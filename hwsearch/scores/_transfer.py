@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Features
 from ..errors import InvalidInput
 from ..networks._blocks import Precision
 from ..spaces._space import SearchSpace
 
-Features = npt.NDArray[np.float32]
 _JUST = 1e-3
 """A unit that one more feature would wake is just awake, so that the gradient tells."""
 _LEAST = 0.02

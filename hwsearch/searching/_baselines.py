@@ -7,9 +7,9 @@ from typing import Unpack
 
 import numpy as np
 
+from .._types import Rows
 from ..algorithms._problem import Posing, Problem
 from ..errors import Infeasible
-from ..spaces._genes import Rows
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, SearchSpace
 

@@ -6,21 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Unpack
 
 import numpy as np
-import numpy.typing as npt
 
+from .._types import Rows, Score, Values
 from ..algorithms._load import load_algorithm
-from ..algorithms._problem import Posing, Problem, Score
+from ..algorithms._problem import Posing, Problem
 from ..algorithms.base import Algorithm
 from ..costs._limits import Limit, prove_feasible
 from ..costs._metrics import Metric, values_of
 from ..errors import Infeasible, InvalidInput
-from ..spaces._genes import Rows
 from ..spaces._space import SearchSpace
 from ._loop import solve
 from ._result import Front, SearchResult
 from ._run import ONCE, Run
-
-Values = npt.NDArray[np.float64]
 
 
 def cheapest(

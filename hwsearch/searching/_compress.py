@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 
 from .._files._writing import PathLike, write_atomic
+from .._types import Rows
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Parts, Problem
 from ..backends._load import load_backend
 from ..devices._table import LatencyTable
 from ..errors import Infeasible, InvalidInput, UnknownName
 from ..profiling._measure import Measurement, measure
-from ..spaces._genes import Rows
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, SearchSpace
 from ._baselines import dense, uniform

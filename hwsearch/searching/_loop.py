@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .._files._lock import claim
 from .._progress import progress as progress_bar
+from .._types import Values
 from ..algorithms._pareto import hypervolume, nondominated
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
@@ -24,9 +25,6 @@ from ..spaces._keys import contains, row_keys
 from ._result import Front, SearchResult, Status
 from ._run import ONCE, Run
 from ._state import SearchState, finish, init, load_state, save_state
-
-Values = npt.NDArray[np.float64]
-
 
 _MANY = 256
 """Points of a front in three dimensions whose volume is worth waiting for, after each step anew."""

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from .._files._reading import guarded, read_document
 from .._files._writing import PathLike, write_atomic
 from .._html import table, text
+from .._types import Rows, Values
 from ..errors import CorruptFile, require
-from ..spaces._genes import Rows
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, SearchSpace
 from .verify._records import TextRows, Verification
@@ -24,7 +23,6 @@ from .verify._records import TextRows, Verification
 if TYPE_CHECKING:
     import pandas as pd
 
-Values = npt.NDArray[np.float64]
 
 FORMAT = "hwsearch-result"
 VERSION = 2

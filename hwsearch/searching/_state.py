@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import _reading, _writing
+from .._types import Rows, Values
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
 from ..costs._metrics import values_of
 from ..errors import InvalidInput, WrongSpace, check_seed
-from ..spaces._genes import Rows
 from ..spaces._keys import row_keys
-
-Values = npt.NDArray[np.float64]
 
 FORMAT = "hwsearch-search"
 VERSION = 1

@@ -17,10 +17,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows as Rows
 from ..errors import InvalidInput, UnknownName
 
 Value = int | float | str
-Rows = npt.NDArray[np.uint8]
 
 ROLES = ("resolution", "depth", "width", "expand", "kernel", "precision", "branch", "operation")
 """What genes decide: the size of the input image, the number of blocks, a number of channels (or a multiplier of it), a ratio of inner to

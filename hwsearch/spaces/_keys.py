@@ -7,8 +7,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows
 from ..errors import InvalidInput
-from ._genes import Genes, Rows
+from ._genes import Genes
 
 
 def row_keys(X: Rows) -> npt.NDArray[np.uint64]:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from .._files._reading import check_header, read_json
 from .._files._writing import PathLike, write_atomic
+from .._types import Rows
 from ..errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
 from ..networks._blocks import Block
 from . import _variation
-from ._genes import ROLES, Choice, Genes, Rows, Value, only
+from ._genes import ROLES, Choice, Genes, Value, only
 from ._lowering import Slot, SlotBlocks, check_slots, checked_table, lowered
 from ._tables import Table
 

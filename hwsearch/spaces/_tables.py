@@ -15,12 +15,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Values
 from ..errors import InvalidInput
 
 Table = tuple[tuple[int, ...], npt.NDArray[np.float64]]
 """Gene indices in ascending order, and an array with one axis a gene."""
 
-Values = npt.NDArray[np.float64]
 
 MOST_CELLS = 20_000_000
 _CHUNK = 4096

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ._genes import Genes, Rows
+from .._types import Rows
+from ._genes import Genes
 
 
 def sample(genes: Genes, n: int, rng: np.random.Generator) -> Rows:

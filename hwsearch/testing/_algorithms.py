@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .._types import Rows, Score
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..costs._metrics import metric
@@ -17,12 +18,10 @@ from ..errors import Infeasible
 from ..searching._loop import result, step
 from ..searching._state import SearchState, init, load_state, save_state
 from ..searching.verify._verifier import Verifier
-from ..spaces._genes import Choice, Rows
+from ..spaces._genes import Choice
 from ..spaces._keys import row_keys
 from ..spaces._space import SearchSpace
 from ._backends import check_backend as check_backend
-
-Score = Callable[[Rows], npt.ArrayLike]
 
 
 def check_algorithm(make: Callable[[], Algorithm], *, steps: int = 4, additive: bool = False) -> None:

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from ...algorithms._problem import Score
+from ..._types import Rows, Score, Values
 from ...costs._metrics import Metric
 from ...devices._calibration import class_of
 from ...devices._table import LatencyTable
 from ...scores._models import GaussianProcess, fit_model
 from ...spaces import _tables
-from ...spaces._genes import Rows
 from ...spaces._space import SearchSpace
-
-Values = npt.NDArray[np.float64]
 
 _CHUNK = 1024
 """Rows at a time, since each is compared with all that were measured."""

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ..._files import _reading, _writing
 from ..._progress import Advance
 from ..._progress import progress as progress_bar
+from ..._types import Rows
 from ...algorithms._load import load_algorithm
 from ...algorithms._problem import Problem
 from ...algorithms.base import Algorithm
@@ -22,7 +22,6 @@ from ...algorithms.exact import Exact, additive
 from ...costs._metrics import values_of
 from ...devices._table import LatencyTable
 from ...errors import Infeasible, InvalidInput, UnknownName, check_count
-from ...spaces._genes import Rows
 from ...spaces._keys import row_of_hex
 from ...spaces._space import SearchSpace
 from .._loop import explore, result
@@ -32,8 +31,6 @@ from .._state import SearchState
 from ._corrections import Corrected, corrected_latency, corrected_score
 from ._records import QUANTITIES, Checked, Round, Verification
 from ._verifier import Measured, Verifier, Verify, verifier_for
-
-Values = npt.NDArray[np.float64]
 
 FORMAT = "hwsearch-verification"
 VERSION = 1

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from ..._types import Rows, Values
 from ...errors import InvalidInput
-from ...spaces._genes import Rows
 from ...spaces._space import SearchSpace
-
-Values = npt.NDArray[np.float64]
 
 QUANTITIES: Mapping[str, float] = {"score": 0.005, "latency_ms": 0.03}
 """What can be verified, and how far prediction and measurement may be apart where nothing else is asked for: a score by its value (half a

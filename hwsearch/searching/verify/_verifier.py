@@ -9,16 +9,14 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..._types import Rows, Values
 from ...algorithms._problem import Problem
 from ...backends._load import load_backend
 from ...backends.base import Backend
 from ...devices._table import LatencyTable
 from ...errors import FileError, InvalidInput, MissingDependency, Unsupported, WrongDevice
 from ...profiling._measure import measure
-from ...spaces._genes import Rows
 from ...spaces._space import SearchSpace
-
-Values = npt.NDArray[np.float64]
 
 
 class Verifier(Protocol):

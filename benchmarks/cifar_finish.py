@@ -43,7 +43,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import Data, Recipe, Supernet, load_data, score_samples, train
+from hwsearch.nn import Data, Recipe, Supernet, SupernetScore, load_data, sample_networks, score_networks, train
 
 LEVEL = 0.4
 """The latency limit, as a share of the largest network's latency at its fastest precision."""
@@ -120,9 +120,8 @@ def choose(space: hwsearch.SearchSpace, table: hwsearch.LatencyTable, data: Data
     if (out / "chosen.json").exists():
         return
     supernet = Supernet.load(road / "supernet.safetensors", space)
-    X, y = score_samples(
-        space, weights=supernet, data=data, out=road / "predictor.scores.npz", samples=200, images=1000, seed=seed, progress=False
-    )
+    X, score = sample_networks(space, 200, seed), SupernetScore(space, supernet, data, images=1000)
+    y = score_networks(score, X, out=road / "predictor.scores.npz", progress=False)
     predictor = hwsearch.Predictor.fit(space, X, y, seed=seed)
     full = min(table.predict(hwsearch.searching.dense(space, precision).blocks()) for precision in table.precisions)
     networks, measured = chosen(space, table, predictor, LEVEL * full, seed)

@@ -110,7 +110,7 @@ class Bench:
             how = Quantization(ranges, correction)
 
             def measure(net: Supernet = net, how: Quantization = how) -> dict[str, Any]:
-                network = deployed(net, net.largest, how=how)
+                network = deployed(net, net.largest, quantization=how)
                 found = logits(network, self.images(net))
                 wanted = logits(deployed(net, net.largest, floating=True), self.images(net))
                 return {"error": float((found - wanted).square().mean() / wanted.var())}

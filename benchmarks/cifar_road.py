@@ -29,7 +29,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import Data, SupernetVerifier, load_data, resize, score_samples
+from hwsearch.nn import Data, SupernetScore, SupernetVerifier, load_data, resize, sample_networks, score_networks
 
 LEVELS = (0.6, 0.4, 0.25)
 """Latency levels, as shares of the largest network's latency at its fastest precision."""
@@ -53,8 +53,9 @@ def road(
     """One seed: a supernet, a predictor, and one comparison a level."""
     space = hwsearch.load_space("resnet_cifar")
     weights = out / "supernet.safetensors"
-    supernet = hwsearch.train(space, data=data, out=weights, epochs=epochs, seed=seed)
-    X, y = score_samples(space, weights=supernet, data=data, out=out / "predictor.scores.npz", samples=samples, images=images, seed=seed)
+    supernet = hwsearch.train(space, data=data, out=weights, recipe={"epochs": epochs}, seed=seed)
+    X = sample_networks(space, samples, seed)
+    y = score_networks(SupernetScore(space, supernet, data, images=images), X, out=out / "predictor.scores.npz")
     predictor = hwsearch.Predictor.fit(space, X, y, seed=seed)
     full = min(table.predict(hwsearch.searching.dense(space, precision).blocks()) for precision in table.precisions)
     uniforms = [

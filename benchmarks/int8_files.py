@@ -88,7 +88,7 @@ def main() -> None:
             x = torch.cat([images.normalize(part) for part, _ in batches]).contiguous()
             y = np.concatenate([np.asarray(labels) for _, labels in batches])
             for bits in (8, 7):
-                network = deployed(net, row, how=Quantization(weight_bits=bits))
+                network = deployed(net, row, quantization=Quantization(weight_bits=bits))
                 with torch.inference_mode():
                     simulated = np.concatenate([network(part).numpy() for part in x.split(BATCH)])
                 blocks = [folded.block for folded in network.blocks]

@@ -34,7 +34,7 @@ from hwsearch.algorithms import hypervolume, load_algorithm, nondominated
 from hwsearch.devices import Device, Protocol, Row
 from hwsearch.interop import apq_table
 from hwsearch.networks import Layer, Precision
-from hwsearch.nn import Data, Supernet, evaluate, load_data, score_samples
+from hwsearch.nn import Data, Supernet, SupernetScore, evaluate, load_data, sample_networks, score_networks
 from hwsearch.spaces import Rows
 
 LEVELS = (0.9, 0.75, 0.6, 0.5, 0.4)
@@ -285,8 +285,8 @@ def device(name: str, options: argparse.Namespace, data: Data) -> None:
     document: dict[str, Any] = {"levels": LEVELS, "floor": FLOOR}
     if name == "cpu":
         space, table, finest = hwsearch.load_space("resnet_cifar").restrict(PART), hwsearch.load_table(options.table), "fp32"
-        how = {"weights": options.weights, "data": data, "out": options.out / "cpu.scores.npz", "images": IMAGES}
-        pool = score_samples(space, samples=POOL, seed=0, **how)
+        X, score = sample_networks(space, POOL), SupernetScore(space, options.weights, data, images=IMAGES)
+        pool = (X, score_networks(score, X, out=options.out / "cpu.scores.npz"))
     else:
         space, finest, pool = SPACE, "w8a8", tuple(part[:POOL] for part in scored(options.transfer).fit)
         table, document["fit"] = bitfusion(options.bitfusion, space)

@@ -75,14 +75,15 @@ VERBS = {
         _bytes("t.json"),
     ),
     "train": Verb(
-        f"from hwsearch.nn import train\n{_READY}train(space, data='digits', out=f'{{folder}}/w.safetensors', epochs=2, **quiet)",
+        f"from hwsearch.nn import train\n{_READY}train(space, data='digits', out=f'{{folder}}/w.safetensors', "
+        "recipe=dict(epochs=2), **quiet)",
         "w.safetensors",
         _bytes("w.safetensors"),
     ),
     "fit-predictor": Verb(
-        "from hwsearch.nn import fit_predictor\n"
-        f"{_READY}fit_predictor(space, weights=f'{{given}}/w.safetensors', data='digits', out=f'{{folder}}/p.npz', samples=40, images=200, "
-        "**quiet)",
+        "from hwsearch.nn import Sampling, fit_predictor\n"
+        f"{_READY}fit_predictor(space, weights=f'{{given}}/w.safetensors', data='digits', out=f'{{folder}}/p.npz', "
+        "sampling=Sampling(networks=40, images=200), **quiet)",
         "p.npz",
         _bytes("p.npz", "p.scores.npz"),
         ("train",),
@@ -90,7 +91,8 @@ VERBS = {
     "finish": Verb(
         "from hwsearch.nn import finish\n"
         "row = space.sample(1, np.random.default_rng(5))[0]\n"
-        f"{_READY}finish(space.architecture(row), data='digits', out=folder, weights=f'{{given}}/w.safetensors', epochs=2, **quiet)",
+        f"{_READY}finish(space.architecture(row), data='digits', out=folder, weights=f'{{given}}/w.safetensors', "
+        "recipe=dict(epochs=2), **quiet)",
         "finished.json",
         lambda folder: [_bytes("float.safetensors", "best.onnx")(folder), _json("finished.json", "latency_ms", "spread_ms")(folder)],
         ("train",),

@@ -28,8 +28,8 @@ from rich.table import Table
 import hwsearch
 from hwsearch._files._writing import write_atomic
 from hwsearch.nn import Recipe, Supernet, make_data
-from hwsearch.nn.training._lesson import Sandwich
 from hwsearch.nn.training._loop import Training
+from hwsearch.nn.training._losses import Sandwich
 from hwsearch.nn.training._processes import Processes
 
 PARTS = (1, 2, 4)

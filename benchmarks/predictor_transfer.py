@@ -69,20 +69,19 @@ class Pairs:
 
 def score(options: argparse.Namespace) -> None:
     """Evaluate the networks, a part of each kind at a time, so that there is always something to look at."""
-    from hwsearch.nn import load_data, score_networks
-    from hwsearch.nn._samples import sampled
+    from hwsearch.nn import SupernetScore, load_data, sample_networks, score_networks
 
     space, data = SPACE, load_data("cifar10", options.data)
-    mixed = sampled(space, 4 + options.test + options.fit, 1)
+    mixed = sample_networks(space, 4 + options.test + options.fit, 1)
     rows = {
-        "floating": sampled(space, options.floating, 0, floating=True),
+        "floating": sample_networks(space, options.floating, 0, floating=True),
         "test": mixed[4 : 4 + options.test],
         "fit": np.concatenate([mixed[:4], mixed[4 + options.test :]]),
     }
     for part in range(1, 5):
         for kind, X in rows.items():
-            how = {"images": IMAGES[kind], "floating": kind == "floating"}
-            score_networks(space, X[: len(X) * part // 4], weights=options.weights, data=data, out=options.out / f"{kind}.npz", **how)
+            accuracy = SupernetScore(space, options.weights, data, images=IMAGES[kind], floating=kind == "floating")
+            score_networks(accuracy, X[: len(X) * part // 4], out=options.out / f"{kind}.npz")
 
 
 def cifar(folder: Path) -> Pairs:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import load_data
+from hwsearch.nn import Deployment, load_data
 
 LEVEL = 0.4
 NAMES = ("inherited", "fine-tuned", "from scratch")
@@ -40,11 +40,8 @@ def compare(folder: Path, road: Path, out: Path, seed: int, epochs: int) -> dict
             data=data,
             out=out / name.replace(" ", "-"),
             weights=weights,
-            teacher=supernet,
-            recipe={"amp": "bf16"},
-            epochs=epochs,
-            batch=128,
-            tuning=0,
+            recipe={"amp": "bf16", "epochs": epochs, "batch": 128, "teacher": supernet},
+            deployment=Deployment(tuning=0),
             seed=seed,
             progress=False,
         )

@@ -23,6 +23,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -180,7 +181,7 @@ def rank(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="o
     for number, one in enumerate(spread(space, NETWORKS, 20)):
         out = folder / "alone" / f"{number}-{epochs}.safetensors"
         out.parent.mkdir(parents=True, exist_ok=True)
-        network = train(space.alone(one.genes), data=images, out=out, recipe=ALONE, epochs=epochs)
+        network = train(space.alone(one.genes), data=images, out=out, recipe=replace(ALONE, epochs=epochs))
         alone, inherited = (evaluate(one, weights=one_or_all, data=images, split="val") for one_or_all in (network, supernet))
         macs = sum(block.macs for block in one.blocks()) / 1e6
         found.append((macs, inherited, alone))

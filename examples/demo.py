@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch.nn import Data, Quantization, SupernetVerifier, load_data, resize
+from hwsearch.nn import Data, Quantization, Sampling, SupernetVerifier, load_data, resize
 from hwsearch.reports import Compared, front_figure, write_report
 
 SPACES = {"digits": "resnet_digits", "cifar10": "resnet_cifar"}
@@ -67,12 +67,12 @@ def main() -> None:
     console.print(table)
 
     console.rule("2  train: one supernet, all sub-networks")
-    hwsearch.train(space, data=data, out=weights, epochs=options.epochs, seed=seed)
+    hwsearch.train(space, data=data, out=weights, recipe={"epochs": options.epochs}, seed=seed)
 
     console.rule("3  predict: accuracy of any sub-network, at its precisions")
-    how = Quantization().on(table.device)  # int8 as this CPU computes it
-    file, count = out / "predictor.npz", options.samples
-    predictor = hwsearch.fit_predictor(space, weights=weights, data=data, out=file, samples=count, how=how, seed=seed)
+    quantization = Quantization().on(table.device)  # int8 as this CPU computes it
+    file, sampling = out / "predictor.npz", Sampling(networks=options.samples, quantization=quantization)
+    predictor = hwsearch.fit_predictor(space, weights=weights, data=data, out=file, sampling=sampling, seed=seed)
     console.print(str(predictor.report), highlight=False)
 
     console.rule("4  search: architecture, widths and bit-widths together")

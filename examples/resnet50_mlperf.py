@@ -22,6 +22,7 @@ from rich.table import Table
 import hwsearch
 from hwsearch.backends import differences, load_backend
 from hwsearch.errors import MissingDependency
+from hwsearch.nn import Deployment
 from hwsearch.searching import quantized_in_place, revert_slower
 
 console = Console()
@@ -101,9 +102,11 @@ def main() -> None:
     winner = revert_slower(winner, checked)
 
     console.rule("4  trained from scratch, the dense network as its teacher; quantised, exported")
-    common = {"data": data, "epochs": epochs, "backend": options.backend, "tuning": 0 if options.toy else 1}
-    hwsearch.finish(dense, out=out / "dense", **common)
-    finished = hwsearch.finish(winner, out=out / "compressed", teacher=out / "dense" / "float.safetensors", **common)
+    recipe = {} if epochs is None else {"epochs": epochs}
+    deployment = Deployment(backend=options.backend, tuning=0 if options.toy else 1)
+    hwsearch.finish(dense, data=data, out=out / "dense", recipe=recipe, deployment=deployment)
+    recipe["teacher"] = out / "dense" / "float.safetensors"
+    finished = hwsearch.finish(winner, data=data, out=out / "compressed", recipe=recipe, deployment=deployment)
     console.print(repr(finished))
     models = [out / "dense" / "best.onnx", out / "compressed" / "best.onnx"]
     for model, architecture in zip(models, (dense, winner), strict=True):

@@ -355,8 +355,8 @@ def _weights(folder: Path) -> Iterator[Format]:
 
     from hwsearch.nn import Recipe, Supernet, load_coded, load_data, save_coded
     from hwsearch.nn.published._state import read_state
-    from hwsearch.nn.training._lesson import Sandwich
     from hwsearch.nn.training._loop import Training
+    from hwsearch.nn.training._losses import Sandwich
     from hwsearch.nn.training._processes import processes
 
     data = load_data("digits")
@@ -415,7 +415,7 @@ def _weights(folder: Path) -> Iterator[Format]:
 
 def _scores() -> Iterator[Format]:
     from hwsearch._files._writing import Journal
-    from hwsearch.nn import _samples as samples
+    from hwsearch.nn import _scores as samples
 
     header = {"format": samples.FORMAT, "version": 1, "space": "tiny", "fingerprint": space().fingerprint, "weights": "w", "data": "d"}
     header |= {"images": 10, "floating": False, "tuning": 0}

@@ -197,11 +197,12 @@ class Run:
 
     def train(self) -> None:
         """The supernet; its state is on disk every few steps."""
-        hwsearch.train(self.trained_space, data=self.data, out=self.out / "supernet.safetensors", epochs=self.scale.epochs, progress=False)
+        recipe = {"epochs": self.scale.epochs}
+        hwsearch.train(self.trained_space, data=self.data, out=self.out / "supernet.safetensors", recipe=recipe, progress=False)
 
     def fit_predictor(self) -> None:
         """Its predictor."""
-        options = {"samples": self.scale.samples, "images": self.scale.images, "progress": False}
+        options = {"sampling": hwsearch.nn.Sampling(networks=self.scale.samples, images=self.scale.images), "progress": False}
         weights = self.out / "supernet.safetensors"
         print(hwsearch.fit_predictor(self.trained_space, weights=weights, data=self.data, out=self.out / "predictor.npz", **options).report)
 

@@ -325,7 +325,8 @@ def _compare_arithmetic(predictor: object, space: SearchSpace, tables: Sequence[
             warnings.warn(
                 f"The predictor was fitted to networks with int8 weights of {bits} bits, and the products of {table.device.name!r} carry "
                 f"{table.device.weight_bits}, which is what files for it have. Fit a predictor for this device with: "
-                f"hwsearch fit-predictor --device {table.source}, or fit_predictor(..., how=Quantization().on(table.device)).",
+                f"hwsearch fit-predictor --device {table.source}, or "
+                "fit_predictor(..., sampling=Sampling(quantization=Quantization().on(table.device))).",
                 SaturationWarning,
                 stacklevel=4,
             )

@@ -1,5 +1,8 @@
 from ._load import load_backend as load_backend
 from ._onnx._check import differences as differences
+from ._onnx._weights import BlockWeights as BlockWeights
+from ._onnx._weights import LayerWeights as LayerWeights
+from ._trained import TrainedModel as TrainedModel
 from .base import Backend as Backend
 from .base import Network as Network
 from .base import Roofline as Roofline

@@ -8,13 +8,12 @@ import platform
 import warnings
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from .._files._writing import PathLike
 from ..devices._device import Device
@@ -22,6 +21,7 @@ from ..errors import FileError, InvalidInput, MissingDependency, SaturationWarni
 from ..networks._blocks import Block
 from ._energy import cpu_meter, metered, words_of
 from ._frames import framed
+from ._trained import Runner, TrainedModel
 from .base import Backend, Network, Session
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ PROBE = (
 )
 """An ONNX model, compressed and in base64, so that boards without onnx can run it: a convolution whose inputs are to be 255 and whose int8
 weights are all 127, with 32 channels and 3x3 kernels."""
-Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 CPU = Path("/sys/devices/system/cpu/cpu0")
 
 
@@ -69,6 +68,7 @@ class CpuBackend(Backend):
     version: ClassVar[str]
     probe: ClassVar[int] = 1
     runs_files = True
+    suffix = ".onnx"
 
     def __init__(self, threads: int = 1, batch: int = 1, weight_bits: int | None = None) -> None:
         threads, batch = check_count("threads", threads, least=1, most=4096), check_count("batch", batch, least=1)
@@ -111,6 +111,22 @@ class CpuBackend(Backend):
 
     def _model(self, network: Network) -> bytes:
         return bytes(self._build(network).SerializeToString())
+
+    def _encode(self, model: TrainedModel) -> bytes:
+        from ._onnx._file import encode
+        from ._onnx._flavours import ONNXRUNTIME
+
+        return encode(model, ONNXRUNTIME.carried(self.weight_bits))
+
+    def notes(self, path: PathLike) -> dict[str, str]:
+        """The metadata of an ONNX file, by key.
+
+        Raises:
+            FileError: there is no such file; CorruptFile if it is no ONNX file.
+        """
+        from ._onnx._check import metadata
+
+        return metadata(path)
 
     def _build(self, network: Network) -> ModelProto:
         # Boards that are given model files have no onnx.
@@ -162,7 +178,7 @@ class CpuBackend(Backend):
         """Open a model, or the file of one."""
 
     @abstractmethod
-    def runner(self, model: ModelProto | str | bytes) -> Run:
+    def runner(self, model: ModelProto | str | bytes) -> Runner:
         """A function that computes the output of a model, of the bytes of one, or of the file of one."""
 
 
@@ -172,7 +188,7 @@ def _carried(kind: type[CpuBackend]) -> int:
     return 8 if exact(kind().runner(zlib.decompress(base64.b64decode(PROBE)))) else 7
 
 
-def exact(run: Run) -> bool:
+def exact(run: Runner) -> bool:
     """Whether a runtime computes the model :data:`PROBE` exactly: inside the borders, every value of its output has to be 200."""
     found = run(np.full((1, 32, 8, 8), 255, dtype=np.uint8))[..., 1:-1, 1:-1]
     return bool((np.abs(found.astype(np.float64) - 200) <= 1).all())

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._reading import PathLike
+from .._files._writing import write_atomic
 from ..devices._device import Device
 from ..errors import InvalidInput, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
+from ._trained import Check, Runner, TrainedModel
 
 Times = npt.NDArray[np.float64]
 Network = Sequence[Block]
@@ -70,15 +74,21 @@ class Backend(ABC):
 
     Attributes:
         name: under which it is registered.
+        batch: images of one run.
         energy: what its sessions' energies are: ``"measured"``, ``"estimated"`` or ``"unavailable"``.
         runs_files: whether :meth:`runner` computes what model files compute.
+        suffix: how the names of its model files end, such as ``".onnx"``; ``None`` if it writes no trained networks.
+        zero_points: whether quantised feature maps have zero points in its model files.
         weight_bits: how many bits the weights of ``int8`` blocks may have so that the integer arithmetic of this device carries their
             products exactly.
     """
 
     name: str
     energy: str = "unavailable"
+    batch: int = 1
     runs_files: bool = False
+    suffix: str | None = None
+    zero_points: bool = True
     weight_bits: int = 8
 
     @property
@@ -148,11 +158,11 @@ class Backend(ABC):
         """
         raise Unsupported(f"Backend {self.name!r} does not run model files ({path}); give it blocks.")
 
-    def runner(self, model: Any) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    def runner(self, model: Any) -> Runner:
         """A function that computes the output of a model on this device.
 
         Args:
-            model: an ONNX model, or the path of its file.
+            model: the bytes of a model file, or its path.
 
         Returns:
             It takes the input of the model and returns its output, both with the batch that the model was written for.
@@ -177,9 +187,50 @@ class Backend(ABC):
         self.check(network)
         return self._model(network)
 
+    def encode(self, model: TrainedModel) -> bytes:
+        """The model file of a trained network, which :meth:`runner` runs.
+
+        Raises:
+            Unsupported: the device cannot run one of the blocks, or this backend writes no trained networks.
+            InvalidInput: a batch that its files cannot take.
+        """
+        # Sparse weights are zeros among those of a dense block, wherever no kernel skips them.
+        self.check([replace(block, precision=block.bits.dense) for block in model.network])
+        return self._encode(model)
+
+    def write(self, model: TrainedModel, out: PathLike, check: Check) -> Path:
+        """Write the model file of a trained network if it computes what the network does, as :func:`hwsearch.export` asks.
+
+        Args:
+            model: the network.
+            out: the file.
+            check: compares what the file computes with the evaluation.
+
+        Raises:
+            BuildFailed: it computes something else.
+            Unsupported, InvalidInput: as :meth:`encode`.
+        """
+        data = self.encode(model)
+        check("exported file", self.runner(data))
+        write_atomic(out, data)
+        return Path(out)
+
+    def notes(self, path: PathLike) -> Mapping[str, str]:
+        """What a model file says of itself, by key: the :attr:`TrainedModel.notes` that it was written with.
+
+        Raises:
+            FileError: the file cannot be used.
+            Unsupported: this backend reads no files.
+        """
+        raise Unsupported(f"Backend {self.name!r} reads no model files ({path}).")
+
     def _model(self, network: Network) -> bytes:
         """The model file of a network that was checked."""
         raise Unsupported(f"Backend {self.name!r} has no model files, so it cannot be measured on another machine.")
+
+    def _encode(self, model: TrainedModel) -> bytes:
+        """The model file of a trained network that was checked."""
+        raise Unsupported(f"Backend {self.name!r} writes no trained networks into model files.")
 
 
 def check_fit(network: Network) -> None:

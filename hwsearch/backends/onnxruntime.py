@@ -11,7 +11,8 @@ import numpy as np
 from .._files._writing import PathLike
 from ..errors import InvalidInput, require
 from ._clock import input_shape, random_input, timed
-from ._cpu import CpuBackend, Run
+from ._cpu import CpuBackend
+from ._trained import Runner
 from .base import Session, Times
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ class OnnxRuntime(CpuBackend):
     def _run(self, model: ModelProto | str) -> Session:
         return OrtSession(self.session(model), self.batch)
 
-    def runner(self, model: ModelProto | str | bytes) -> Run:
+    def runner(self, model: ModelProto | str | bytes) -> Runner:
         """A function from an input array to the output array."""
         session = self.session(model)
         return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
-    def as_written(self, model: ModelProto | str | bytes) -> Run:
+    def as_written(self, model: ModelProto | str | bytes) -> Runner:
         """A function from an input array to the output array, computed node by node as the graph says.
 
         Integers are products of floats between quantisers then, which are exact on every machine. It is how graphs for another runtime

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import require
 from ._clock import random_input, timed
-from ._cpu import CpuBackend, Run
+from ._cpu import CpuBackend
+from ._trained import Runner
 from .base import Session, Times
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class OpenVino(CpuBackend):
         compiled = self.compile(model)
         return OvSession(compiled)
 
-    def runner(self, model: ModelProto | str | bytes) -> Run:
+    def runner(self, model: ModelProto | str | bytes) -> Runner:
         """A function from an input array to the output array."""
         compiled = self._compile(self._read(model))
         return lambda x: np.array(compiled([x])[0])

@@ -40,6 +40,7 @@ class Recording(Backend):
 
     def __init__(self, backend: Backend, path: PathLike) -> None:
         self.backend, self.name, self.energy = backend, backend.name, backend.energy
+        self.weight_bits, self.zero_points = backend.weight_bits, backend.zero_points
         self._journal = Journal(path)
         if os.path.exists(self._journal.path):
             raise FileError(f"{self._journal.path} is there already. Delete it, or record into another file.")
@@ -142,6 +143,7 @@ class Replay(Backend):
         for number, record in enumerate(records[1:], start=2):
             with guarded(f"{journal.path}, line {number}", "record of a recording"):
                 self._take(record)
+        self.weight_bits, self.zero_points = device.weight_bits, device.zero_points
         self._blocks = {key for network in self._heard for key in network}
         self._device = replace(
             device,

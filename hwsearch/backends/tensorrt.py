@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._reading import PathLike, read_bytes
+from .._files._writing import write_atomic
 from ..devices._device import Device
-from ..errors import BuildFailed, Unsupported, check_count, check_positive
+from ..errors import BuildFailed, InvalidInput, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
 from . import _energy
 from ._frames import framed
 from ._nvidia import _cuda, _nvml, _trt
 from ._nvidia._build import Engines, Target, load_engine, save_engine
 from ._onnx._flavours import TENSORRT
+from ._trained import Check, TrainedModel
 from .base import Backend, Network, Session, Times
 
 
@@ -48,6 +50,8 @@ class TensorRT(Backend):
     """
 
     name = "tensorrt"
+    suffix = ".engine"
+    zero_points = False
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class TensorRT(Backend):
             "cuda": self._device.package,
             "tf32": "allowed in fp32",
             "l2": "flushed before every run" if self.flush_l2 else "as the run before left it",
+            "zero_points": "none",
             "energy": _energy.words_of(self._meter),
         }
         name = facts.get("gpu", f"SM {self._here}")
@@ -135,6 +140,38 @@ class TensorRT(Backend):
         save_engine(out, self.engines.build(model, os.fspath(out)), self.target, facts)
         return Path(out)
 
+    def write(self, model: TrainedModel, out: PathLike, check: Check) -> Path:
+        """Build the engine of a trained network and write it, and the ONNX file of the same name that it is built from.
+
+        The graph is run in ONNX Runtime, unless it holds bf16, which that does not run on CPUs, and the engine if there is a GPU. Neither
+        file is written if one of them does not compute what the network does; the note beside the engine says what was compared.
+
+        Raises:
+            BuildFailed: the builder failed, or the graph or the engine computes something else.
+            InvalidInput: an engine that is to be called ``.onnx``, or of another batch than this backend's.
+            MissingDependency: onnxruntime is not installed.
+        """
+        source, differences = Path(out).with_suffix(".onnx"), {}
+        if source == Path(out):
+            raise InvalidInput(
+                f"{out} is where the graph goes, beside the engine. Name the engine, such as {source.with_suffix('.engine')}."
+            )
+        graph = self.encode(model)
+        if all(block.bits.dense != "bf16" for block in model.network):
+            from .onnxruntime import OnnxRuntime
+
+            differences["onnxruntime"] = check("graph", OnnxRuntime().as_written(graph))
+        write_atomic(source, graph)
+        try:
+            if self.here:
+                session = self.session(source)
+                with session:
+                    differences["engine"] = check("engine", session.run)
+            return self.save(graph, out, {"differences": differences, "tolerance": check.tolerance})
+        except BuildFailed:
+            source.unlink()
+            raise
+
     @property
     def here(self) -> bool:
         """Whether this machine has a GPU, and a package to reach it by."""
@@ -167,6 +204,17 @@ class TensorRT(Backend):
         from ._onnx._graph import build
 
         return bytes(build(network, batch=self.batch, flavour=TENSORRT).SerializeToString())
+
+    def _encode(self, model: TrainedModel) -> bytes:
+        from ._onnx._file import encode
+
+        if model.batch != self.batch:
+            asked = "any number of" if model.batch is None else model.batch
+            raise InvalidInput(
+                f"An engine takes {self.batch} images at once, the batch of its backend, and not {asked}; choose another backend: "
+                f"load_backend('tensorrt', batch={model.batch or 'N'})."
+            )
+        return encode(model, TENSORRT)
 
     def _run(self, plan: bytes, what: str) -> TrtSession:
         return TrtSession(self._module, self._device, plan, what, self.flush_l2, self._watched)

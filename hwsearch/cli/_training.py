@@ -40,8 +40,8 @@ def train(
     """Train the once-for-all supernet of SPACE. A stopped run continues from its last step."""
     from ..nn.training._train import train as run
 
-    options = given(epochs=epochs, batch=batch)
-    run(space, data=images(data, data_dir), out=out, recipe=settings(changes), seed=seed, progress=not quiet, **options)
+    recipe = settings(changes) | given(epochs=epochs, batch=batch)
+    run(space, data=images(data, data_dir), out=out, recipe=recipe, seed=seed, progress=not quiet)
     console.print(describe(out))
 
 
@@ -66,13 +66,15 @@ def fit_predictor(
     from concurrent.futures import ProcessPoolExecutor
 
     from ..algorithms._problem import find_table
-    from ..nn._samples import fit_predictor as run
-    from ..nn.quantization._quantize import Quantization
+    from ..nn._fit import Sampling
+    from ..nn._fit import fit_predictor as run
+    from ..nn.quantization._quantize import STANDARD
 
     pool = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
-    how = None if device is None else Quantization().on(find_table(device).device)
-    options: dict[str, Any] = {"samples": samples, "floating": floating, "tuning": tuning, "rounds": rounds, "seed": seed, "executor": pool}
-    run(space, weights=weights, data=images(data, data_dir), out=out, how=how, progress=not quiet, **options)
+    quantization = STANDARD if device is None else STANDARD.on(find_table(device).device)
+    sampling = Sampling(networks=samples, floating=floating, tuning=tuning, rounds=rounds, quantization=quantization)
+    where = images(data, data_dir)
+    run(space, weights=weights, data=where, out=out, sampling=sampling, seed=seed, executor=pool, progress=not quiet)
     console.print(describe(out))
 
 
@@ -130,6 +132,7 @@ def finish(
     quiet: Quiet = False,
 ) -> None:
     """Train a network alone, quantise, export and measure it. A stopped run continues from its last step."""
+    from ..nn._finish import Deployment
     from ..nn._finish import finish as run
 
     run(
@@ -137,12 +140,9 @@ def finish(
         data=images(data, data_dir),
         out=out,
         weights=weights,
-        teacher=teacher,
-        recipe=settings(changes),
-        tuning=tuning,
-        backend=backend,
+        recipe=settings(changes) | given(epochs=epochs, batch=batch, teacher=teacher),
+        deployment=Deployment(backend=backend, tuning=tuning),
         seed=seed,
         progress=not quiet,
-        **given(epochs=epochs, batch=batch),
     )
     console.print(describe(out / "finished.json"))

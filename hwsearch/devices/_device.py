@@ -25,6 +25,9 @@ _IDENTITY_FACTS = (*_NEEDED_FACTS, "int8")
 """Facts that belong to the identity too: two generations of processors often share a name. What int8 arithmetic does follows from the
 others and the runtime, so that it may be missing."""
 
+_WITHOUT_ZERO_POINTS = ("tensorrt",)
+"""Runtimes whose tables say nothing of zero points if an earlier version wrote them, and whose files have none."""
+
 
 class _FromFile:
     """Can be made of JSON data, without any package that boards do not have."""
@@ -99,6 +102,11 @@ class Device(_FromFile):
         """How many bits of ``int8`` weights its integer products carry without saturating: 8, unless its facts say otherwise."""
         told = re.search(r"weights of (\d) bits", self._fact("int8"))
         return int(told[1]) if told else 8
+
+    @property
+    def zero_points(self) -> bool:
+        """Whether quantised feature maps have zero points in model files for it: yes, unless its facts say ``zero_points: none``."""
+        return self._fact("zero_points") != "none" and self.runtime not in _WITHOUT_ZERO_POINTS
 
     def same_as(self, other: Device) -> bool:
         """Whether measurements on both can be put together: nothing tells them apart, and both tell the same facts of their identity."""

@@ -26,7 +26,7 @@ def apq_table(file: PathLike) -> LatencyTable:
 
     The table has one number for all that comes before the stages (``head``) and one for all that comes after (``tail``); each is shared
     among the blocks of the space there in proportion to their MACs, so that sums are exact. Entries that are negative, not finite or
-    contradictory are left out, and reported with the blocks of the space that the table lacks.
+    contradictory are skipped, and reported with the blocks of the space that the table lacks.
 
     Args:
         file: JSON, ``"(cin, cout, size, kernel, stride, padding, groups)-W4A8"`` -> ``{latency, energy}`` in ms and mJ.
@@ -53,7 +53,7 @@ def apq_table(file: PathLike) -> LatencyTable:
         for block in blocks:
             share = block.macs / macs
             rows[block.key] = Row(row.latency_ms * share, energy_mj=row.energy_mj * share)
-    found = [f"left out {some(wrong)}: negative, not finite or contradictory"] if wrong else []
+    found = [f"skipped {some(wrong)}: negative, not finite or contradictory"] if wrong else []
     lacking = [key for key in _wanted() if key not in rows]
     found += [f"it lacks {some(lacking)} of the space 'apq'"] if lacking else []
     device = Device("bitfusion", "analytic", "BitFusion", "bitfusion-simulator", "unknown", facts=report(name, found))
@@ -74,7 +74,7 @@ def _row(entry: object) -> Row | None:
 
 
 def _blocks(key: str, name: str) -> Iterable[Block]:
-    """The block of an entry; none where the entry contradicts itself."""
+    """The block of an entry; none if the entry contradicts itself."""
     match = _ENTRY.fullmatch(key)
     if match is None:
         raise CorruptFile(f"{name}: {key!r} is no convolution of APQ's table.")

@@ -29,5 +29,5 @@ def some(keys: Sequence[str], most: int = 3) -> str:
 
 
 def problems(table: LatencyTable) -> tuple[str, ...]:
-    """What was found wrong with the foreign file that a table came from; empty where nothing was."""
+    """What was found wrong with the foreign file that a table came from; empty if nothing was."""
     return tuple(filter(None, table.device.facts.get(_FACT, "").split("; ")))

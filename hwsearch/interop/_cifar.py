@@ -11,16 +11,14 @@ from ..spaces._chain import Chain, Stage
 from ..spaces._space import SearchSpace
 
 if TYPE_CHECKING:
-    from ..nn.data._images import Data
+    from ..nn.data._images import DataLike
     from ..nn.supernet._supernet import Supernet
 
 WIDTHS = (16, 32, 64)
 """Output widths of the three stages."""
 
 
-def cifar_resnet(
-    file: PathLike, *, data: PathLike | tuple[str, PathLike] | Data | None = None, precisions: tuple[str, ...] = ("fp32", "int8")
-) -> Supernet:
+def cifar_resnet(file: PathLike, *, data: DataLike | None = None, precisions: tuple[str, ...] = ("fp32", "int8")) -> Supernet:
     """Read a trained ResNet-20, -32, -44, -56, -110 or any other of their kind for CIFAR-10.
 
     Its space holds this one network; what is chosen is the precision of each block, of the first and the last layer at 8 bits or more.
@@ -40,7 +38,7 @@ def cifar_resnet(
     Raises:
         FileError: the file cannot be read.
         CorruptFile: it is no state dict of such a network.
-        InvalidInput: no precisions, or one that there is not.
+        InvalidInput: no precisions, or one that does not exist.
         MissingDependency: PyTorch is not installed.
     """
     from ..nn.published._cifar_resnets import read
@@ -56,7 +54,7 @@ def cifar_resnet_space(blocks: int, precisions: tuple[str, ...]) -> SearchSpace:
         precisions: of each block; the stem and the classifier have the same ones, raised to 8 bits.
 
     Raises:
-        InvalidInput: no precisions, or one that there is not.
+        InvalidInput: no precisions, or one that does not exist.
     """
     if not precisions:
         raise InvalidInput("precisions must name one precision at least.")
@@ -67,7 +65,7 @@ def cifar_resnet_space(blocks: int, precisions: tuple[str, ...]) -> SearchSpace:
 
 
 def edge(precision: str) -> str:
-    """What the first and the last layer of a network have where the others have ``precision``: at least 8 bits.
+    """The precision of the first and the last layer of a network whose others have ``precision``: at least 8 bits.
 
     These layers suffer most and weigh least (DoReFa-Net, 2016, section 2.7, leaves them in floating point).
 

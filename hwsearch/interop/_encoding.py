@@ -59,7 +59,7 @@ def _groups(space: SearchSpace) -> list[_Columns]:
 
 
 def _each(space: SearchSpace, end: str) -> _Columns:
-    """A column for each value of each gene whose name ends so, and of a gene that takes its place (``..._7``)."""
+    """A column for each value of each gene whose name has this ending, and of a gene that takes its place (``..._7``)."""
     names = [choice.name for choice in space.choices if choice.name.endswith(end)]
     sources = [[name, *(other for other in (f"{name}_7",) if other in space.position)] for name in names]
     return [[(gene, value) for gene in genes] for genes in sources for value in space.choices[space.position[genes[0]]].values]

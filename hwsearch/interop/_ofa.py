@@ -37,12 +37,12 @@ def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTab
 
     Once-for-All measures every input resolution on its own, so the blocks carry it as their context; the space ``ofa_mobilenetv3`` does the
     same. Average pooling, feature mixing and classifier make one ``head`` block. A row's spread is the standard deviation of its runs.
-    Entries that are negative, not finite, or contradict themselves are left out; entries that were run only once are kept.
+    Entries that are negative, not finite, or contradict themselves are skipped; entries that were run only once are kept.
     Both are reported.
 
     Args:
         folder: with a file such as ``160_lookup_table.yaml`` for each resolution, values ``{count, mean, std}`` in ms.
-        device: what was measured; named after the folder where left out.
+        device: what was measured; if omitted, it is named after the folder.
 
     Raises:
         FileError: there is no such folder, or no such file in it.
@@ -80,7 +80,7 @@ def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTab
     if not rows:
         raise CorruptFile(f"{folder}: its files hold no usable entry.")
     counts = [row.rounds for row in rows.values()]
-    found_wrong = [f"left out {some(wrong)}: negative, not finite or contradictory"] if wrong else []
+    found_wrong = [f"skipped {some(wrong)}: negative, not finite or contradictory"] if wrong else []
     found_wrong += [f"{some(once)} measured only once"] if once else []
     name = Path(folder).resolve().name
     known = device or Device(name, "cpu", name, "once-for-all", "unknown")
@@ -98,7 +98,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _row(entry: object) -> Row | None:
-    """The measurement of one entry; ``None`` where it makes no sense."""
+    """The measurement of one entry; ``None`` if it makes no sense."""
     if not isinstance(entry, dict):
         return None
     mean, std, count = entry.get("mean"), entry.get("std", 0.0), entry.get("count", 1)
@@ -108,7 +108,7 @@ def _row(entry: object) -> Row | None:
 
 
 def _block(what: str, numbers: Mapping[str, int], context: str) -> Block | None:
-    """The block of an entry; ``None`` where the entry contradicts itself (or is a part of the head)."""
+    """The block of an entry; ``None`` if the entry contradicts itself (or is a part of the head)."""
     if what in _HEAD:
         return None
     cin, cout, size = numbers["cin"], numbers["cout"], numbers["size"]

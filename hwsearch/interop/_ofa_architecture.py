@@ -46,7 +46,7 @@ def ofa_architecture(config: PathLike | Mapping[str, Any], space: SearchSpace, r
         config: a ``net.config`` file or its JSON data; or the setting of a supernet: ``{"ks": ..., "e": ..., "d": ..., "r": [...]}`` of
             MobileNetV3, ``{"d": ..., "e": ..., "w": ..., "image_size": ...}`` of ResNet-50.
         space: ``ofa_mobilenetv3`` of the network's width, or ``ofa_resnet50``.
-        resolution: of the input image, px; needed where ``config`` does not say it.
+        resolution: of the input image, px; needed if ``config`` does not say it.
 
     Raises:
         FileError: the file cannot be read.
@@ -112,7 +112,7 @@ def _setting(data: Mapping[str, Any], space: SearchSpace) -> dict[str, Value]:
 
 
 def _parsed(data: Mapping[str, Any], resolution: int) -> list[Block]:
-    """The blocks of a ``net.config``, poolings left out."""
+    """The blocks of a ``net.config``, without poolings."""
     if "first_conv" in data:
         layers = [data["first_conv"], *data["blocks"], data["final_expand_layer"]]
     else:

@@ -29,12 +29,12 @@ _LEAST = {"stage1": 2, "stage2": 2, "stage3": 4, "stage4": 2}
 
 @dataclass(frozen=True, eq=False)
 class OfaScore:
-    """An accuracy on ImageNet as Once-for-All's predictor foretells it, interpolated; see :func:`ofa_resnet50_score`.
+    """An accuracy on ImageNet as Once-for-All's predictor predicts it, interpolated; see :func:`ofa_resnet50_score`.
 
     Attributes:
         space: whose rows it takes.
         predictor: the published one.
-        reach: how far beyond the published widths it still answers, as a fraction of them.
+        reach: how far beyond the published widths it still predicts, as a fraction of them.
     """
 
     space: SearchSpace

@@ -22,13 +22,13 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
     """Read a latency table of TF-NAS: inverted bottlenecks at every inner width.
 
     Only some of the widths were measured. The others lie on straight lines between these or beyond them, far enough for some to be
-    negative; they are found as the points that continue the line through their neighbours. All but the measured ones are left out, and
+    negative; they are found as the points that continue the line through their neighbours. All but the measured ones are skipped, and
     reported; a latency table interpolates better than a straight line does. The constant ``base`` (stem, first block, head) becomes what
     every network costs.
 
     Args:
         file: JSON, ``"MBInvertedResBlock_{size}_{cin}_{excited}_{cout}_k{kernel}_s{stride}_{activation}"`` -> ``{width: ms}``.
-        device: what was measured; named after the file where left out.
+        device: what was measured; if omitted, it is named after the file.
         interpolated: keep what lies on a line, if it is positive.
 
     Raises:
@@ -63,9 +63,9 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
                     continue
             block = Block("mbconv", cin, cout, size, (width, excited) if excited else (width,), kernel, stride, activation=match[7])
             rows[block.key] = Row(float(value))
-    found = [f"left out {some(wrong)}: negative or not finite"] if wrong else []
+    found = [f"skipped {some(wrong)}: negative or not finite"] if wrong else []
     found += (
-        [f"{'kept' if interpolated else 'left out'} {some(never)}: never measured, but on a line between or beyond others"] if never else []
+        [f"{'kept' if interpolated else 'skipped'} {some(never)}: never measured, but on a line between or beyond others"] if never else []
     )
     known = device or Device(os.path.splitext(os.path.basename(name))[0], "cpu", "unknown", "pytorch", "unknown")
     known = replace(known, facts={**known.facts, **report(name, found)})

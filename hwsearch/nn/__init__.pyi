@@ -1,10 +1,14 @@
 from ._evaluate import evaluate as evaluate
 from ._export import export as export
 from ._files import evaluate_file as evaluate_file
+from ._finish import Deployment as Deployment
 from ._finish import finish as finish
-from ._samples import fit_predictor as fit_predictor
-from ._samples import score_networks as score_networks
-from ._samples import score_samples as score_samples
+from ._fit import Sampling as Sampling
+from ._fit import fit_predictor as fit_predictor
+from ._sampling import floats as floats
+from ._sampling import sample_networks as sample_networks
+from ._scores import SupernetScore as SupernetScore
+from ._scores import score_networks as score_networks
 from ._verifier import SupernetVerifier as SupernetVerifier
 from .data._arrays import ArrayData as ArrayData
 from .data._arrays import make_data as make_data

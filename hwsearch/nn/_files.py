@@ -15,7 +15,7 @@ from ..errors import InvalidInput
 from ..spaces._space import Architecture
 from ._agreement import outputs
 from ._export import export
-from .data._images import Data, Normalize
+from .data._images import Data, DataLike, Normalize
 from .data._load import load_data
 from .supernet._plain import resize
 from .supernet._supernet import Supernet
@@ -24,17 +24,17 @@ from .supernet._supernet import Supernet
 def evaluate_file(
     model: PathLike,
     *,
-    data: PathLike | tuple[str, PathLike] | Data,
+    data: DataLike,
     backend: str | Backend = "onnxruntime",
     split: str = "test",
     images: int | None = None,
 ) -> float:
-    """Accuracy of an exported ONNX file, computed by its runtime on this machine.
+    """Accuracy of an exported model file, computed by its runtime on this machine.
 
     Args:
-        model: the file, written by :func:`hwsearch.export`, whose metadata say how images are prepared.
+        model: the file, written by :func:`hwsearch.export`, whose metadata says how images are prepared.
         data: the images (:func:`hwsearch.nn.load_data`).
-        backend: whose runtime runs it: ``"onnxruntime"`` or ``"openvino"``.
+        backend: whose runtime runs it: a backend, or its name, that runs model files.
         split: ``"train"``, ``"val"`` or ``"test"``.
         images: evaluate on this many images only, the first of the split.
 
@@ -42,20 +42,18 @@ def evaluate_file(
         Share of the images that it gets right, between 0 and 1.
 
     Raises:
-        FileError: there is no such file, or it is no ONNX model.
+        FileError: there is no such file, or it is no model file of this backend.
         InvalidInput: the file does not say how its images are prepared.
         UnknownName: there is no such split.
         Unsupported: the backend does not run files.
     """
-    from ..backends._onnx._check import input_shape, load, metadata
-
-    runtime, loaded = load_backend(backend), load(model)
-    said = metadata(loaded).get("hwsearch.input")
+    runtime = load_backend(backend)
+    said = runtime.notes(model).get("hwsearch.input")
     if said is None:
         raise InvalidInput(f"{model} does not say how its images are prepared; hwsearch.export writes files that do.")
     facts = msgspec.json.decode(said)
     normalize = Normalize(tuple(facts["mean"]), tuple(facts["std"]))
-    batch = input_shape(loaded)[0]
+    batch = facts["batch"] if "batch" in facts else _batch(model)
     run = runtime.runner(str(Path(model)))
     right = total = 0
     for x, y in load_data(data).batches(split, batch or 50, images):
@@ -65,8 +63,15 @@ def evaluate_file(
     return right / total
 
 
+def _batch(model: PathLike) -> int | None:
+    """How many images an ONNX file takes at once, from the shape of its input; files of earlier versions do not say it."""
+    from ..backends._onnx._check import input_shape
+
+    return input_shape(model)[0]
+
+
 def evaluate_exported(architecture: Architecture, *, weights: Supernet, data: Data, backend: Backend, split: str) -> float:
     """Accuracy of an architecture as the file that :func:`hwsearch.export` writes of it, run by the backend; see :func:`evaluate_file`."""
     with tempfile.TemporaryDirectory() as folder:
-        path = export(architecture, weights=weights, out=Path(folder, "network.onnx"), backend=backend)
+        path = export(architecture, weights=weights, out=Path(folder, f"network{backend.suffix}"), backend=backend)
         return evaluate_file(path, data=data.normalized(weights.normalize), backend=backend, split=split)

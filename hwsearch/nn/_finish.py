@@ -1,138 +1,179 @@
-"""Finishing: the network that a search has found is trained in earnest, quantised, exported and measured."""
+"""Finishing: the network that a search has found is trained alone, quantised, exported and measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .._files._lock import claim
 from .._files._writing import PathLike
-from ..backends._load import load_backend
 from ..backends.base import Backend
 from ..errors import InvalidInput
 from ..networks._blocks import Block
 from ..profiling._measure import measure
 from ..searching._finished import Finished, load_finished
 from ..searching._result import SearchResult
+from ..spaces._genes import Rows
 from ..spaces._space import Architecture
 from ._evaluate import accuracy, deployed
-from ._export import export
+from ._export import export, load_writer
 from ._files import evaluate_file
-from .data._images import Data
+from .data._images import Data, DataLike
 from .data._load import load_data
-from .quantization._quantize import Quantization
+from .quantization._quantize import STANDARD, Quantization
 from .quantization._tune import FINEST, tune
-from .supernet._supernet import Supernet, load_supernet
+from .supernet._supernet import Supernet, WeightsLike, load_supernet
 from .training._processes import processes
-from .training._recipe import Recipe, recipe_for
+from .training._recipe import Recipe, RecipeLike, recipe_for
 from .training._train import train
 
 FINE = 0.25
 """The learning rate of inherited weights, as a share of that of random ones."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """For which runtime a network is finished, and how it is quantised for it.
+
+    Attributes:
+        backend: a backend that writes model files, or its name.
+        quantization: how the network is quantised; the backend decides about zero points, and about the most bits of weights.
+        tuning: epochs of quantisation-aware fine-tuning, at a fiftieth of the learning rate; 0 for calibration alone.
+
+    Raises:
+        InvalidInput: a negative number of epochs.
+    """
+
+    backend: str | Backend = "onnxruntime"
+    quantization: Quantization = STANDARD
+    tuning: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tuning < 0:
+            raise InvalidInput(f"tuning must be at least 0, not {self.tuning}.")
+
+
+ON_CPU = Deployment()
+"""A file for ONNX Runtime, after one epoch of fine-tuning."""
+
+
 def finish(
     result: SearchResult | Architecture,
     *,
-    data: PathLike | tuple[str, PathLike] | Data,
+    data: DataLike,
     out: PathLike,
-    weights: PathLike | Supernet | None = None,
-    teacher: PathLike | Supernet | None = None,
-    recipe: Recipe | Mapping[str, Any] | None = None,
-    epochs: int | None = None,
-    batch: int | None = None,
-    tuning: int = 1,
-    how: Quantization | None = None,
-    backend: str | Backend = "onnxruntime",
+    weights: WeightsLike | None = None,
+    recipe: RecipeLike = None,
+    deployment: Deployment = ON_CPU,
     seed: int = 0,
     progress: bool = True,
 ) -> Finished:
     """Train the network of a search alone, quantise it, export it, and measure it.
 
-    It begins with what it inherits from ``weights``, or from scratch, and learns from the labels and from the ``teacher``. Then it is
-    calibrated and, where it has quantised blocks, fine-tuned at its precisions; of the two what is better on the validation images is
-    exported. A call that was stopped is continued by the same call: all that it does is in files in ``out`` as soon as it is done.
+    The network begins with the weights that it inherits, or from scratch, and learns from the labels and from the recipe's teacher, if
+    there is one. Then it is calibrated and, if it has quantised blocks, fine-tuned at its precisions; whichever of the two is better on the
+    validation images is exported. Each stage is kept in a file in ``out``, so a call that was stopped is continued by the same call.
 
     Args:
         result: the result of a search, whose best network is taken, or an architecture.
         data: the images (:func:`hwsearch.nn.load_data`).
-        out: the folder to write: ``float.safetensors``, perhaps ``tuned.safetensors``, ``best.onnx`` (``best.engine`` for TensorRT) and
-            ``finished.json``.
-        weights: the supernet to inherit from, or its file; from scratch where left out.
-        teacher: weights of the same space, or their file; their largest network teaches. A finished dense network makes a good one.
-        recipe: how; a good one for the data where left out, with a quarter of its learning rate where weights are inherited, and changed
-            where a mapping of some fields is given.
-        epochs, batch: instead of the recipe's.
-        tuning: epochs of quantisation-aware fine-tuning, at a fiftieth of the learning rate; 0 for calibration alone.
-        how: how it is quantised, as of :func:`hwsearch.nn.deploy`; whether with zero points, and the most bits of its weights, is for
-            the backend to say.
-        backend: a backend, or its name, that takes model files.
+        out: the folder to write: ``float.safetensors``, perhaps ``tuned.safetensors``, the model file ``best`` (``best.onnx``, or
+            ``best.engine`` for TensorRT) and ``finished.json``.
+        weights: the supernet to inherit from, or its file; from scratch if omitted.
+        recipe: how to train: a :class:`hwsearch.nn.Recipe`, or some of its fields, which then change the good recipe for the data. If
+            weights are inherited, that recipe has a quarter of its learning rate. A finished dense network makes a good ``teacher``.
+        deployment: for which runtime, and how the network is quantised for it.
         seed: of all randomness.
         progress: show bars with the time left.
 
     Raises:
-        InvalidInput: a negative number of epochs, or what :func:`hwsearch.nn.train` refuses.
+        InvalidInput: what :func:`hwsearch.train` refuses.
         Unsupported: the backend takes no model files, or not at these precisions.
         FileError: a file cannot be used.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.spaces import Chain, Stage
+        >>> toy = Chain("toy", (8,), (8,), (Stage((1, 2), (8, 16), (8, 12)),), classes=10, precisions=("fp32", "int8"), channels=1).space()
+        >>> network = toy.architecture(hwsearch.nn.Supernet(toy).smallest)
+        >>> done = hwsearch.finish(network, data="digits", out="finished", recipe={"epochs": 1}, progress=False)
+        >>> done.model
+        'best.onnx'
     """
     architecture = result.best if isinstance(result, SearchResult) else result
-    if tuning < 0:
-        raise InvalidInput(f"tuning must be at least 0, not {tuning}.")
-    device, data, folder = load_backend(backend), load_data(data), Path(out)
+    data, space = load_data(data), architecture.space.alone(architecture.genes)
     if weights is not None and not isinstance(recipe, Recipe):
         recipe = {"learning_rate": FINE * recipe_for(data.name, None).learning_rate, **(recipe or {})}
-    recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)
-    if teacher is None and recipe.hints:
-        raise InvalidInput("Hints are a teacher's: name one (teacher=..., or --teacher), or leave hints out of the recipe.")
-    space = architecture.space.alone(architecture.genes)
-    expert = None if teacher is None else load_supernet(teacher, space)
-    team, summary = processes(), folder / "finished.json"
+    recipe = recipe_for(data.name, recipe)
+    teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, space)
+    work = _Work(architecture, data, Path(out), replace(recipe, teacher=teacher), deployment, seed, progress)
+    team, summary = processes(), work.folder / "finished.json"
     with claim(summary if team.first else None):
-        trained = train(
-            space, data=data, out=folder / "float.safetensors", recipe=recipe, weights=weights, teacher=expert, seed=seed, progress=progress
-        )
-        data, how = data.normalized(trained.normalize), (how or Quantization()).on(device)
-        found = [(folder / "float.safetensors", trained)]
-        blocks = architecture.blocks()
-        if tuning and any(block.bits.weight_bits <= 8 for block in blocks):
-            finest = replace(
-                recipe, epochs=tuning, learning_rate=FINEST * recipe.learning_rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None
+        found = work.train(weights)
+        if team.first:
+            work.ship(found, teacher).save(summary)
+        team.wait()
+        return load_finished(summary, architecture.space)
+
+
+class _Work:
+    """The stages of :func:`finish`."""
+
+    def __init__(
+        self, architecture: Architecture, data: Data, folder: Path, recipe: Recipe, deployment: Deployment, seed: int, progress: bool
+    ) -> None:
+        self.architecture, self.data, self.folder, self.recipe = architecture, data, folder, recipe
+        self.backend, self.tuning = load_writer(deployment.backend), deployment.tuning
+        self.quantization = deployment.quantization.on(self.backend)
+        self.seed, self.progress = seed, progress
+
+    def train(self, weights: WeightsLike | None) -> dict[Path, Supernet]:
+        """Train the network alone, and tune it if it is quantised; the trained weights by their files."""
+        path, data, recipe = self.folder / "float.safetensors", self.data, self.recipe
+        alone = self.architecture.space.alone(self.architecture.genes)
+        trained = train(alone, data=data, out=path, recipe=recipe, weights=weights, seed=self.seed, progress=self.progress)
+        self.data, found = data.normalized(trained.normalize), {path: trained}
+        if self.tuning and any(block.bits.weight_bits <= 8 for block in self.architecture.blocks()):
+            path, rate = self.folder / "tuned.safetensors", FINEST * recipe.learning_rate
+            recipe = replace(recipe, epochs=self.tuning, learning_rate=rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None)
+            found[path] = tune(
+                trained, data=self.data, out=path, recipe=recipe, quantization=self.quantization, seed=self.seed, progress=self.progress
             )
-            path = folder / "tuned.safetensors"
-            found.append((path, tune(trained, data=data, out=path, recipe=finest, teacher=expert, how=how, seed=seed, progress=progress)))
-        if not team.first:
-            team.wait()
-            return load_finished(summary, architecture.space)
-        networks = [deployed(one, architecture.genes, how=how) for _, one in found]
-        chosen = max(range(len(found)), key=lambda index: accuracy(networks[index], data, "val"))
-        path, best = found[chosen]
-        model = export(architecture, weights=best, out=folder / ("best.engine" if how.symmetric else "best.onnx"), backend=device, how=how)
-        rivals = [] if expert is None else [_fp32(expert.space.blocks(expert.largest))]
-        measured = measure([model, *rivals], backend=device, seed=seed, progress=progress)
-        simulated = accuracy(networks[chosen], data, "test")
-        finished = Finished(
-            architecture=architecture,
+        return found
+
+    def ship(self, found: dict[Path, Supernet], teacher: Supernet | None) -> Finished:
+        """Export and measure the candidate that is best on the validation images."""
+        networks = {path: deployed(one, self.architecture.genes, quantization=self.quantization) for path, one in found.items()}
+        path = max(found, key=lambda path: accuracy(networks[path], self.data, "val"))
+        best, blocks, backend = found[path], self.architecture.blocks(), self.backend
+        out = self.folder / f"best{backend.suffix}"
+        model = export(self.architecture, weights=best, out=out, backend=backend, quantization=self.quantization)
+        rivals = [] if teacher is None else [_fp32(teacher.space.blocks(teacher.largest))]
+        measured = measure([model, *rivals], backend=backend, seed=self.seed, progress=self.progress)
+        simulated = accuracy(networks[path], self.data, "test")
+        return Finished(
+            architecture=self.architecture,
             weights=path.name,
             model=model.name,
-            tuned=chosen == 1,
-            accuracy=evaluate_file(model, data=data, backend=device) if device.runs_files else simulated,
+            tuned=path.stem == "tuned",
+            accuracy=evaluate_file(model, data=self.data, backend=backend) if backend.runs_files else simulated,
             simulated_accuracy=simulated,
-            float_accuracy=accuracy(deployed(best, architecture.genes, floating=True), data, "test"),
+            float_accuracy=self._float_accuracy(best, self.architecture.genes),
             latency_ms=measured[0].latency_ms,
             spread_ms=measured[0].spread_ms,
             device=measured[0].device.name,
             macs=sum(block.macs for block in blocks),
             params=sum(block.params for block in blocks),
             size_mb=model.stat().st_size / 1e6,
-            teacher_accuracy=accuracy(deployed(expert, expert.largest, floating=True), data, "test") if expert else None,
-            teacher_ms=measured[1].latency_ms if expert else None,
-            data=data.label,
+            teacher_accuracy=None if teacher is None else self._float_accuracy(teacher, teacher.largest),
+            teacher_ms=None if teacher is None else measured[1].latency_ms,
+            data=self.data.label,
         )
-        finished.save(summary)
-        team.wait()
-        return finished
+
+    def _float_accuracy(self, weights: Supernet, row: Rows) -> float:
+        """Accuracy of a network in floating point on the test images."""
+        return accuracy(deployed(weights, row, floating=True), self.data, "test")
 
 
 def _fp32(blocks: Sequence[Block]) -> list[Block]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .._files._writing import PathLike
 from ..algorithms._problem import Problem
 from ..backends.base import Backend
 from ..devices._device import Device
@@ -18,18 +17,18 @@ from ..spaces._genes import Rows
 from ..spaces._space import SearchSpace
 from ._evaluate import evaluate
 from ._files import evaluate_exported
-from .data._images import Data
+from .data._images import Data, DataLike
 from .data._load import load_data
-from .quantization._quantize import Quantization
-from .supernet._supernet import Supernet, load_supernet
+from .quantization._quantize import STANDARD
+from .supernet._supernet import Supernet, WeightsLike, load_supernet
 
 
 @dataclass(frozen=True)
 class SupernetVerifier:
     """Evaluates networks in a trained supernet on all validation images, and measures them on this machine.
 
-    Accuracy is that of the exported files, run in the runtime of the table where latencies are verified too and the runtime can run
-    files; otherwise as evaluated in torch, in the int8 arithmetic of the problem's device if it names one.
+    Accuracy is that of the exported files, run in the runtime of the table if latencies are verified too and the runtime can run files;
+    otherwise as evaluated in torch, in the int8 arithmetic of the problem's device if it names one.
 
     Attributes:
         supernet: the trained weights, or their file.
@@ -37,15 +36,15 @@ class SupernetVerifier:
         backend: to measure with, or its name; if omitted, the one that the table names.
     """
 
-    supernet: PathLike | Supernet
-    data: PathLike | tuple[str, PathLike] | Data
+    supernet: WeightsLike
+    data: DataLike
     backend: str | Backend | None = None
 
     def __call__(self, problem: Problem, table: LatencyTable | None) -> _InSupernet:
         """For a problem and the table of this machine, ``None`` if latencies are not verified.
 
         Raises:
-            FileError: the weights cannot be used; WrongSpace where they are of another space.
+            FileError: the weights cannot be used; WrongSpace if they are of another space.
             WrongDevice: the table was measured elsewhere, or its runtime is not here.
         """
         space = problem.space
@@ -59,7 +58,7 @@ class _InSupernet:
 
     def __init__(self, space: SearchSpace, supernet: Supernet, data: Data, measured: Measured | None, device: Device | None) -> None:
         self._space, self._supernet, self._data, self._measured = space, supernet, data, measured
-        self._how = Quantization() if device is None else Quantization().on(device)
+        self._quantization = STANDARD if device is None else STANDARD.on(device)
         self._files = measured.backend if measured is not None and measured.backend.runs_files else None
         names = [f"supernet {supernet.digest} on {data.label}"]
         if self._files is not None:
@@ -75,7 +74,7 @@ class _InSupernet:
         weights, data = self._supernet, self._data
         networks = list(map(self._space.architecture, X))
         if self._files is None:
-            return np.array([evaluate(one, weights=weights, data=data, split="val", how=self._how) for one in networks])
+            return np.array([evaluate(one, weights=weights, data=data, split="val", quantization=self._quantization) for one in networks])
         return np.array([evaluate_exported(one, weights=weights, data=data, backend=self._files, split="val") for one in networks])
 
     def latency_ms(self, X: Rows) -> npt.NDArray[np.float64]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from ..backends._onnx._weights import random_weights
+from ..backends._trained import Runner, TrainedModel
 from ..backends.base import Backend
 from ..errors import InvalidInput, Unsupported
 from ..networks._blocks import Block
@@ -40,6 +44,8 @@ def check_backend(backend: Backend, networks: Sequence[Sequence[Block]] = ()) ->
         _promise(times.shape == (3,) and times.dtype == np.float64, "times(runs) is float64 of shape (runs,), in seconds")
         _promise(np.isfinite(times).all() and (times > 0).all(), "every run takes some time")
     _check_files(backend)
+    if backend.suffix is not None and backend.runs_files:
+        _check_exports(backend)
     _check_refusals(backend)
 
 
@@ -61,6 +67,8 @@ def _check_description(backend: Backend) -> None:
     _promise(first == second, "describe() says the same when asked twice")
     _promise(first.runtime == backend.name, "the device's runtime is the backend's name")
     _promise(first.kind in ("cpu", "gpu", "analytic", "replay"), "the device's kind is cpu, gpu, analytic or replay")
+    _promise(first.zero_points == backend.zero_points, "the device's facts tell whether there are zero points, as the backend does")
+    _promise(first.weight_bits == backend.weight_bits, "the device's facts tell the bits of int8 weights, as the backend does")
     _promise(first.threads >= 1 and first.batch >= 1, "threads and batch are at least 1")
     _promise(backend.precisions, "there is at least one precision")
     _promise(len(set(backend.precisions)) == len(backend.precisions), "no precision is named twice")
@@ -95,6 +103,38 @@ def _check_files(backend: Backend) -> None:
                 _promise((session.times(2) > 0).all(), "load() runs what model() makes")
                 known = session.energy_mj is not None
                 _promise(known == (backend.energy != "unavailable"), "sessions of files have energies where the backend says so")
+
+
+def _check_exports(backend: Backend) -> None:
+    """A trained network can be written into a file, which is run before and says what it is."""
+    block = Block("head", 16, 10, 4, precision="fp32")
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((10, 16)).astype(np.float32), rng.standard_normal(10).astype(np.float32)
+    head = next(iter(random_weights((block,))))
+    layers = [layer if not layer.weight.size else replace(layer, weight=weight, bias=bias) for layer in head.body]
+    model = TrainedModel((block,), (replace(head, body=tuple(layers)),), backend.batch, {"hwsearch.test": "1"})
+    x = rng.standard_normal((backend.batch, 16, 4, 4)).astype(np.float32)
+    check = _Check(x, x.mean(axis=(2, 3)) @ weight.T + bias)
+    with tempfile.TemporaryDirectory() as folder:
+        path = backend.write(model, Path(folder) / f"model{backend.suffix}", check)
+        _promise(check.runs, "write() checks what a file computes")
+        _promise(backend.notes(path).get("hwsearch.test") == "1", "notes() are those of the trained model")
+        check("file", backend.runner(str(path)))
+
+
+class _Check:
+    """Compares what a model computes with what is right."""
+
+    tolerance = 0.01
+
+    def __init__(self, x: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> None:
+        self.x, self.right, self.runs = x, right, 0
+
+    def __call__(self, what: str, run: Runner) -> float:
+        self.runs += 1
+        apart = float(np.linalg.norm(np.asarray(run(self.x)) - self.right) / np.linalg.norm(self.right))
+        _promise(apart <= self.tolerance, f"the {what} computes the trained network: it is {apart:.1%} off")
+        return apart
 
 
 def _check_refusals(backend: Backend) -> None:

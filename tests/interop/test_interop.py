@@ -188,7 +188,7 @@ def test_doubtful_measurements_are_reported(tmp_path: Path) -> None:
     block = "expanded_conv-input:80x80x24-output:40x40x32-expand:72-kernel:{}-stride:2-idskip:{}-se:0-hs:0"
     once = f"'{block.format(7, 0)}': {{count: 1, mean: 3.0, std: 0.0}}\n"
     write_note(tmp_path, {**LAYERS, block.format(3, 0): -1.0, block.format(5, 1): 2.0}, once)
-    with pytest.warns(ForeignDataWarning, match=r"left out 2 entries .*kernel:3.*kernel:5.* 1 entry .*kernel:7.* measured only once"):
+    with pytest.warns(ForeignDataWarning, match=r"skipped 2 entries .*kernel:3.*kernel:5.* 1 entry .*kernel:7.* measured only once"):
         table = interop.ofa_latency(tmp_path)
     assert len(interop.problems(table)) == 2
     kernels = {hwsearch.networks.Block.parse(key).kernel for key in table.rows if key.startswith("mbconv")}
@@ -305,7 +305,7 @@ def test_a_damaged_table_of_apq_is_reported(tmp_path: Path) -> None:
     layer = "(16, 64, 112, 1, 1, 0, 1)-W4A4"
     path = tmp_path / "apq.json"
     path.write_text(json.dumps({"head": entry, "tail": entry, layer: {"latency": -0.1, "energy": 0.2}}))
-    with pytest.warns(ForeignDataWarning, match=r"left out 1 entry .*it lacks 6567 entries"):
+    with pytest.warns(ForeignDataWarning, match=r"skipped 1 entry .*it lacks 6567 entries"):
         table = interop.apq_table(path)
     assert len(table.rows) == 4
     path.write_text(json.dumps({layer: entry}))
@@ -389,7 +389,7 @@ def test_tfnas_widths_that_were_never_measured_are_left_out(data_folder: Path, d
 def test_tfnas_numbers_that_cannot_be_are_refused_or_left_out(tmp_path: Path) -> None:
     path, key = tmp_path / "latency.json", "MBInvertedResBlock_112_16_0_24_k3_s2_relu"
     path.write_text(json.dumps({"base": 1.0, key: {"16": 1e300, "24": 0.3}}))
-    with pytest.warns(ForeignDataWarning, match=f"left out 1 entry .{key} at width 16"):
+    with pytest.warns(ForeignDataWarning, match=f"skipped 1 entry .{key} at width 16"):
         assert len(interop.tfnas_table(path).rows) == 1
     path.write_text(json.dumps({"base": 1.0, key: {"8": 0.1, "9" * 400: 0.2, "9" * 401: 0.4}}))
     with pytest.raises(CorruptFile, match="is not a whole table of TF-NAS: int too large"):

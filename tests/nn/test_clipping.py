@@ -57,7 +57,7 @@ def test_correction_keeps_the_means_and_brings_the_outputs_closer(trained: Path,
     int8 = toy.architecture(row).at_precision("int8").genes
     with torch.inference_mode():
         wanted = deployed(supernet, row, floating=True)(images)
-        found = {way: deployed(supernet, int8, how=Quantization(correction=way))(images) for way in ("none", "bias", "scale")}
+        found = {way: deployed(supernet, int8, quantization=Quantization(correction=way))(images) for way in ("none", "bias", "scale")}
     drift = {way: float((one - wanted).mean(dim=0).abs().max()) for way, one in found.items()}
     assert max(drift["bias"], drift["scale"]) <= drift["none"] + 1e-4
 

@@ -15,7 +15,20 @@ import hwsearch
 from hwsearch import SearchSpace
 from hwsearch.backends import load_backend
 from hwsearch.networks import Block
-from hwsearch.nn import Quantization, Recipe, Supernet, deploy, evaluate, export, load_data, score_samples, trace, train
+from hwsearch.nn import (
+    Quantization,
+    Recipe,
+    Supernet,
+    SupernetScore,
+    deploy,
+    evaluate,
+    export,
+    load_data,
+    sample_networks,
+    score_networks,
+    trace,
+    train,
+)
 from hwsearch.nn.supernet._elastic import ElasticBlock, ElasticLayer
 from hwsearch.spaces import Chain, Stage
 
@@ -145,7 +158,7 @@ def test_int8_loses_little_and_its_file_computes_the_same(weights: Path, mobile:
             assert np.abs(found - expected).max() / np.abs(expected).max() < tolerance
             assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.99
             right = float((found.argmax(axis=1) == data.test_y.numpy()).mean())
-            assert right == pytest.approx(evaluate(architecture, weights=supernet, data=data, how=how), abs=0.01)
+            assert right == pytest.approx(evaluate(architecture, weights=supernet, data=data, quantization=how), abs=0.01)
     int8, fp32 = (evaluate(ends(mobile, supernet, one)[1], weights=supernet, data=data) for one in ("int8", "fp32"))
     assert int8 > fp32 - 0.02
 
@@ -154,7 +167,8 @@ def test_weights_come_back_from_the_file_and_are_scored(weights: Path, mobile: S
     supernet = Supernet.load(weights, mobile)
     supernet.save(tmp_path / "again.safetensors")
     assert Supernet.load(tmp_path / "again.safetensors", mobile).digest == supernet.digest
-    _, scores = score_samples(mobile, weights=supernet, data="digits", out=tmp_path / "scores.npz", samples=6, images=100, progress=False)
+    score = SupernetScore(mobile, supernet, "digits", images=100)
+    scores = score_networks(score, sample_networks(mobile, 6), out=tmp_path / "scores.npz", progress=False)
     assert scores.min() > 0.5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import torch
 
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput
-from hwsearch.nn import Recipe, Supernet, finish, load_data, train
+from hwsearch.nn import Deployment, Recipe, Supernet, finish, load_data, train
 from hwsearch.searching import load_finished
 
 torch.set_num_threads(1)
@@ -29,7 +30,8 @@ def architecture(toy: hwsearch.SearchSpace) -> hwsearch.Architecture:
 def test_network_is_trained_with_its_teacher_quantised_exported_and_measured(
     architecture: hwsearch.Architecture, trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path
 ) -> None:
-    arguments = {"data": "digits", "out": tmp_path / "done", "weights": trained, "teacher": trained, "recipe": RECIPE, "progress": False}
+    recipe = replace(RECIPE, teacher=trained)
+    arguments = {"data": "digits", "out": tmp_path / "done", "weights": trained, "recipe": recipe, "progress": False}
     done = finish(architecture, **arguments)
     assert done.accuracy > 0.9
     assert done.float_accuracy == pytest.approx(done.accuracy, abs=0.03)
@@ -52,14 +54,20 @@ def test_network_is_trained_with_its_teacher_quantised_exported_and_measured(
 
 
 def test_hints_without_a_teacher_are_refused(architecture: hwsearch.Architecture, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="Hints are a teacher's"):
+    with pytest.raises(InvalidInput, match="Hints come from a teacher"):
         finish(architecture, data="digits", out=tmp_path, recipe={"hints": 0.5}, progress=False)
     assert not list(tmp_path.iterdir())
 
 
+def test_fine_tuning_for_a_negative_number_of_epochs_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="tuning must be at least 0, not -1"):
+        Deployment(tuning=-1)
+
+
 def test_weights_of_one_network_are_not_taken_for_those_of_another(architecture: hwsearch.Architecture, tmp_path: Path) -> None:
     toy = architecture.space
-    alone = train(toy.alone(architecture.genes), data="digits", out=tmp_path / "one.safetensors", recipe=RECIPE, epochs=3, progress=False)
+    recipe, out = replace(RECIPE, epochs=3), tmp_path / "one.safetensors"
+    alone = train(toy.alone(architecture.genes), data="digits", out=out, recipe=recipe, progress=False)
     with pytest.raises(InvalidInput, match="These weights are of networks with"):
         hwsearch.evaluate(toy.architecture(Supernet(toy).largest), weights=alone, data="digits")
     with pytest.raises(InvalidInput, match="These weights are of networks with"):

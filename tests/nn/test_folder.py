@@ -194,7 +194,7 @@ def test_damaged_files_are_named_before_training_begins(spoiled: Path, tmp_path:
 
 def test_damaged_files_are_left_out_and_listed_by_option(spoiled: Path, tmp_path: Path) -> None:
     space = Chain("tiny", (8,), (8,), (Stage((1,), (8,), (8,), 2),), 2, ("fp32",)).space()
-    with pytest.warns(DamagedWarning, match="(?s)^3 damaged images are left out.*dark/3.png.*dark/5.png.*bright/1.png"):
+    with pytest.warns(DamagedWarning, match="(?s)^3 damaged images are skipped.*dark/3.png.*dark/5.png.*bright/1.png"):
         data = folder_data(spoiled, size=16, workers=0, skip_damaged=True)
     assert sum(map(len, data.items.values())) == 47
     train(space, data=data, out=tmp_path / "tiny.safetensors", recipe=Recipe(epochs=1, batch=9), progress=False)

@@ -20,7 +20,20 @@ from hwsearch.backends._onnx._check import input_shape, metadata
 from hwsearch.backends._onnx._flavours import ONNXRUNTIME
 from hwsearch.backends._onnx._graph import BlockWeights, LayerWeights, build
 from hwsearch.errors import BuildFailed, InvalidInput, SaturationWarning
-from hwsearch.nn import Data, Quantization, Supernet, SupernetVerifier, evaluate, evaluate_file, export, fit_predictor, score_networks
+from hwsearch.nn import (
+    Data,
+    Quantization,
+    Sampling,
+    Supernet,
+    SupernetScore,
+    SupernetVerifier,
+    evaluate,
+    evaluate_file,
+    export,
+    fit_predictor,
+    score_networks,
+)
+from hwsearch.nn._agreement import Agreement
 from hwsearch.nn._evaluate import deployed
 from hwsearch.nn.quantization._quantize import quantize_weight
 
@@ -89,7 +102,7 @@ def test_the_file_computes_the_simulation_on_every_test_image(
     backend: Backend, supernet: Supernet, data: Data, int8: hwsearch.Architecture, tmp_path: Path
 ) -> None:
     path = export(int8, weights=supernet, out=tmp_path / "a.onnx", backend=backend)
-    simulated = evaluate(int8, weights=supernet, data=data, how=Quantization().on(backend))
+    simulated = evaluate(int8, weights=supernet, data=data, quantization=Quantization().on(backend))
     assert evaluate_file(path, data=data, backend=backend) == pytest.approx(simulated, abs=2.5 / data.count("test"))
     largest = max(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max() for one in weights_of(path))
     assert largest == 2 ** (backend.weight_bits - 1) - 1
@@ -109,7 +122,7 @@ def test_seven_bits_stay_within_sixteen_bit_sums() -> None:
 def test_files_for_another_machine_are_told_apart(
     supernet: Supernet, int8: hwsearch.Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EXPORT, "check_graph", lambda *_: None)
+    monkeypatch.setattr(Agreement, "__call__", lambda *_: 0.0)
     here = load_backend("onnxruntime")
     paths = {
         bits: export(int8, weights=supernet, out=tmp_path / f"{bits}.onnx", backend=load_backend("onnxruntime", weight_bits=bits))
@@ -171,7 +184,7 @@ def test_a_file_of_one_batch_is_not_measured_as_another(supernet: Supernet, int8
 
 
 def test_weights_tuned_with_eight_bits_are_rounded_again_where_seven_are_carried(supernet: Supernet, int8: hwsearch.Architecture) -> None:
-    seven = deployed(supernet, int8.genes, how=Quantization(weight_bits=7))
+    seven = deployed(supernet, int8.genes, quantization=Quantization(weight_bits=7))
     for folded in seven.blocks:
         for layer in folded.body:
             if layer.steps is not None:
@@ -199,29 +212,33 @@ def test_a_table_says_how_many_bits_its_device_carries(saturating: hwsearch.Late
     assert replace(saturating.device, facts={}).weight_bits == replace(saturating.device, facts={"int8": "exact"}).weight_bits == 8
     assert backend.describe().weight_bits == backend.weight_bits
     assert Quantization().on(saturating.device) == Quantization(weight_bits=7)
-    assert Quantization().on(replace(saturating.device, runtime="tensorrt")).symmetric
+    assert Quantization().on(replace(saturating.device, runtime="tensorrt")).symmetric, "as tables of earlier versions have it"
+    assert Quantization().on(replace(saturating.device, facts={"zero_points": "none"})).symmetric
 
 
 def test_scores_are_simulated_as_they_are_told_and_never_joined_with_others(
     supernet: Supernet, data: Data, int8: hwsearch.Architecture, tmp_path: Path
 ) -> None:
     few, out = Quantization(weight_bits=2), tmp_path / "scores.npz"
-    options = {"weights": supernet, "data": data, "progress": False}
-    (score,) = score_networks(int8.space, int8.genes[None], out=out, how=few, **options)
-    assert score == evaluate(int8, weights=supernet, data=data, split="val", how=few)
+    accuracy = SupernetScore(int8.space, supernet, data)
+    coarse = replace(accuracy, quantization=few)
+    (score,) = score_networks(coarse, int8.genes[None], out=out, progress=False)
+    assert score == evaluate(int8, weights=supernet, data=data, split="val", quantization=few)
     assert score < evaluate(int8, weights=supernet, data=data, split="val")
     with pytest.raises(InvalidInput, match=r"other arguments: quantization .*'weight_bits': 2.*'weight_bits': 8"):
-        score_networks(int8.space, int8.genes[None], out=out, **options)
-    assert score_networks(int8.space, int8.genes[None], out=out, how=few, **options) == [score]
+        score_networks(accuracy, int8.genes[None], out=out, progress=False)
+    assert score_networks(coarse, int8.genes[None], out=out, progress=False) == [score]
 
 
 def test_a_predictor_of_other_arithmetic_than_the_devices_is_warned_of(
     trained: Path, toy: hwsearch.SearchSpace, saturating: hwsearch.LatencyTable, tmp_path: Path
 ) -> None:
     predictors = {bits: tmp_path / f"{bits}.npz" for bits in (7, 8)}
-    options = {"weights": trained, "data": "digits", "samples": 10, "images": 100, "progress": False}
-    fit_predictor(toy, out=predictors[7], how=Quantization().on(saturating.device), **options)
-    fit_predictor(toy, out=predictors[8], **options)
+    options = {"weights": trained, "data": "digits", "progress": False}
+    sampling = Sampling(networks=10, images=100)
+    seven = replace(sampling, quantization=Quantization().on(saturating.device))
+    fit_predictor(toy, out=predictors[7], sampling=seven, **options)
+    fit_predictor(toy, out=predictors[8], sampling=sampling, **options)
     assert [hwsearch.load_predictor(predictors[bits], toy).weight_bits for bits in (7, 8)] == [7, 8]
     exact = replace(saturating, device=replace(saturating.device, facts={}))
     for bits, table in ((7, saturating), (8, exact)):
@@ -243,6 +260,8 @@ def test_scores_that_no_file_is_run_for_are_verified_in_the_devices_arithmetic(
     make = SupernetVerifier(supernet, data)
     device = replace(saturating, device=replace(saturating.device, facts=facts))
     verifier = make(hwsearch.Problem.of(int8.space, predictor=lambda X: X.sum(axis=1), device=device), None)
-    assert verifier.score(int8.genes[None]) == [evaluate(int8, weights=supernet, data=data, split="val", how=Quantization(weight_bits=2))]
+    assert verifier.score(int8.genes[None]) == [
+        evaluate(int8, weights=supernet, data=data, split="val", quantization=Quantization(weight_bits=2))
+    ]
     assert verifier.name.endswith("int8 weights of 2 bits")
     assert make(hwsearch.Problem.of(int8.space, predictor=lambda X: X.sum(axis=1)), None).name != verifier.name

@@ -128,13 +128,13 @@ def test_tuned_int8_network_is_what_its_file_computes(tmp_path: Path) -> None:
     data = load_data("digits")
     assert isinstance(data, ArrayData)
     how = Quantization().on(load_backend("onnxruntime"))
-    tuned = tune(floating, data=data, out=tmp_path / "tuned.safetensors", recipe=FINE, how=how, progress=False)
+    tuned = tune(floating, data=data, out=tmp_path / "tuned.safetensors", recipe=FINE, quantization=how, progress=False)
     path = hwsearch.export(architecture, weights=tuned, out=tmp_path / "tuned.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     x = data.normalize(data.test_x).contiguous()
     found = np.concatenate([session.run(None, {"input": image[None].numpy()})[0] for image in x])
     with torch.inference_mode():
-        network_ = deployed(tuned, architecture.genes, how=how)
+        network_ = deployed(tuned, architecture.genes, quantization=how)
         expected = network_(x).numpy()
     largest = max(quantizer.scale for quantizer in network_.quantizers.values())
     assert np.abs(found - expected).max() < 2 * largest  # a value between two steps may fall to either
@@ -162,7 +162,7 @@ def test_tuning_on_other_images_or_with_a_teacher_is_another_one(
     with pytest.raises(InvalidInput, match="data 'digits' there and 'mine' here"):
         tune(floating, data=replace(data, name="mine"), out=out, recipe=FINE, progress=False)
     with pytest.raises(InvalidInput, match="teacher None there"):
-        tune(floating, data=data, out=out, recipe=FINE, teacher=floating, progress=False)
+        tune(floating, data=data, out=out, recipe=replace(FINE, teacher=floating), progress=False)
 
 
 def test_steps_without_zero_points_are_used_where_there_shall_be_none(
@@ -171,13 +171,13 @@ def test_steps_without_zero_points_are_used_where_there_shall_be_none(
     architecture, floating = three_bits
     data, ways = load_data("digits"), (Quantization(symmetric=True), Quantization())
     for number, how in enumerate(ways):
-        tuned = tune(floating, data=data, out=tmp_path / f"{number}.safetensors", recipe=FINE, how=how, progress=False)
-        kept, other = (deployed(tuned, architecture.genes, how=one) for one in (how, ways[1 - number]))
+        tuned = tune(floating, data=data, out=tmp_path / f"{number}.safetensors", recipe=FINE, quantization=how, progress=False)
+        kept, other = (deployed(tuned, architecture.genes, quantization=one) for one in (how, ways[1 - number]))
         assert {one.symmetric for one in kept.quantizers.values()} == {how.symmetric}
         assert {one.symmetric for one in other.quantizers.values()} == {not how.symmetric}
         grids = {float(tensor) for name, tensor in tuned.learned.items() if name.endswith("out_grid.step")}
         assert {one.scale for one in kept.quantizers.values()} <= {abs(step) for step in grids}
-        assert hwsearch.evaluate(architecture, weights=tuned, data=data, how=ways[1 - number]) > 0.5
+        assert hwsearch.evaluate(architecture, weights=tuned, data=data, quantization=ways[1 - number]) > 0.5
 
 
 def test_what_cannot_be_tuned_is_refused(three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from torch import nn
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import Recipe, Supernet, load_data, make_data, train, tune
-from hwsearch.nn.training._lesson import Run, Sandwich, hint, taught
 from hwsearch.nn.training._loop import Training
+from hwsearch.nn.training._losses import Forward, Sandwich, hint, taught
 from hwsearch.nn.training._processes import Processes
 
 torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def test_recomputing_keeps_fewer_maps(toy: hwsearch.SearchSpace) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            Run(recompute=recompute)(Supernet(toy), torch.randn(16, 1, 8, 8))
+            Forward(recompute=recompute)(Supernet(toy), torch.randn(16, 1, 8, 8))
         return total
 
     assert kept(True) < 0.5 * kept(False)
@@ -104,7 +104,7 @@ def test_teacher_and_hints_pull_the_student_towards_the_teacher(toy: hwsearch.Se
     teacher = supernet.extract(supernet.largest)
     x, y = data.normalize(data.train_x[:128]), data.train_y[:128]
     with torch.no_grad():
-        logits, maps = Run()(teacher, x)
+        logits, maps = Forward()(teacher, x)
     assert [one.shape[2] for one in maps] == [12, 6]
     assert float(hint(maps, maps)) == pytest.approx(0.0, abs=1e-6)
     recipe = replace(RECIPE, distill=1.0, hints=1.0)
@@ -117,7 +117,7 @@ def test_teacher_and_hints_pull_the_student_towards_the_teacher(toy: hwsearch.Se
         training = Training(Sandwich(student, recipe, teacher), data, recipe, 0, Processes())
         list(training)
         with torch.no_grad():
-            distances.append(float(hint(Run()(student, x)[1], maps)))
+            distances.append(float(hint(Forward()(student, x)[1], maps)))
     assert distances[1] < 0.8 * distances[0]
 
 

@@ -22,9 +22,12 @@ from hwsearch.errors import InvalidInput
 from hwsearch.nn import (
     ArrayData,
     Data,
+    Deployment,
     FolderData,
     Recipe,
+    Sampling,
     Supernet,
+    SupernetScore,
     SupernetVerifier,
     finish,
     fit_predictor,
@@ -122,12 +125,13 @@ def test_a_begun_training_is_not_gone_on_with_on_corrected_labels(toy: hwsearch.
 
 def test_scores_on_corrected_labels_are_refused(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     X = toy.sample(2, np.random.default_rng(0))
-    how = {"weights": trained, "out": tmp_path / "scores.npz", "progress": False}
-    before = score_networks(toy, X, data="digits", **how)
+    how = {"out": tmp_path / "scores.npz", "progress": False}
+    before = score_networks(SupernetScore(toy, trained, "digits"), X, **how)
+    other = SupernetScore(toy, trained, corrected())
     with pytest.raises(InvalidInput, match=ANEW):
-        score_networks(toy, X, data=corrected(), **how)
+        score_networks(other, X, **how)
     (tmp_path / "scores.npz").unlink()
-    assert (score_networks(toy, X, data=corrected(), **how) < before - 0.1).all()
+    assert (score_networks(other, X, **how) < before - 0.1).all()
 
 
 def test_workers_open_files_again_that_have_changed(folder: Path, tmp_path: Path) -> None:
@@ -140,8 +144,10 @@ def test_workers_open_files_again_that_have_changed(folder: Path, tmp_path: Path
 
     def score(name: str) -> float:
         with ThreadPoolExecutor(1) as pool:
-            how = {"weights": weights, "data": ("imagefolder", folder), "out": tmp_path / f"{name}.npz", "executor": pool}
-            return float(score_networks(space, [space.sample(1, np.random.default_rng(0))[0]], progress=False, **how)[0])
+            row, how = space.sample(1, np.random.default_rng(0)), {"executor": pool, "progress": False}
+            return float(
+                score_networks(SupernetScore(space, weights, ("imagefolder", folder)), row, out=tmp_path / f"{name}.npz", **how)[0]
+            )
 
     before = score("before")
     for split in ("train", "val", "test"):
@@ -158,22 +164,23 @@ def test_files_of_the_first_versions_without_a_fingerprint_still_load(trained: P
     assert train(toy, data="digits", out=out, recipe=RECIPE, progress=False).digest == first.digest
 
     X = toy.sample(2, np.random.default_rng(0))
-    how = {"weights": trained, "data": "digits", "out": tmp_path / "scores.npz", "images": 50, "progress": False}
-    scores = score_networks(toy, X, **how)
+    score, how = SupernetScore(toy, trained, "digits", images=50), {"out": tmp_path / "scores.npz", "progress": False}
+    scores = score_networks(score, X, **how)
     old, arrays = read_arrays(tmp_path / "scores.npz", "scores", format="hwsearch-scores", version=1)
     del old["data_fingerprint"]
     write_arrays(tmp_path / "scores.npz", old, {**arrays, "accuracy": arrays["accuracy"] / 2})
-    assert np.array_equal(score_networks(toy, X, **how), scores / 2), "it was read, and not made again"
+    assert np.array_equal(score_networks(score, X, **how), scores / 2), "it was read, and not made again"
 
 
 def test_predictor_and_finished_network_say_which_images_they_come_from(trained: Path, toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
     label = f"digits {load_data('digits').fingerprint}"
-    fit_predictor(toy, weights=trained, data="digits", out=tmp_path / "p.npz", samples=10, images=20, progress=False)
+    how = {"weights": trained, "out": tmp_path / "p.npz", "sampling": Sampling(networks=10, images=20), "progress": False}
+    fit_predictor(toy, data="digits", **how)
     assert hwsearch.load_predictor(tmp_path / "p.npz", toy).data == label
     with pytest.raises(InvalidInput, match=ANEW):
-        fit_predictor(toy, weights=trained, data=corrected(), out=tmp_path / "p.npz", samples=10, images=20, progress=False)
+        fit_predictor(toy, data=corrected(), **how)
     smallest = toy.architecture(Supernet(toy).smallest)
-    how = {"out": tmp_path / "done", "recipe": RECIPE, "tuning": 0, "backend": "onnxruntime", "progress": False}
+    how = {"out": tmp_path / "done", "recipe": RECIPE, "deployment": Deployment(tuning=0), "progress": False}
     finish(smallest, data="digits", **how)
     assert load_finished(tmp_path / "done" / "finished.json", toy).data == label
     with pytest.raises(InvalidInput, match=ANEW):

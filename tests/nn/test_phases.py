@@ -18,8 +18,8 @@ from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import PHASES, Phase, Recipe, Supernet, load_data, train
 from hwsearch.nn._evaluate import accuracy, deployed
 from hwsearch.nn.supernet._channels import rank_channels
-from hwsearch.nn.training._lesson import Sandwich
 from hwsearch.nn.training._loop import Training
+from hwsearch.nn.training._losses import Sandwich
 from hwsearch.nn.training._phases import corner, kinds, phases_for
 from hwsearch.nn.training._processes import Processes
 from hwsearch.nn.training._recipe import recipe_for

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 import hwsearch
 from hwsearch.backends.onnxruntime import OnnxRuntime
 from hwsearch.errors import InvalidInput, Unsupported
-from hwsearch.nn import Phase, Recipe, Supernet, evaluate, load_data, train
-from hwsearch.nn._samples import floats, sampled
+from hwsearch.nn import Phase, Recipe, Supernet, evaluate, floats, load_data, sample_networks, train
 from hwsearch.nn.quantization._sparse import DECAY, best_order, kept, mask, thin
 from hwsearch.spaces import Chain, Stage
 
@@ -137,7 +136,7 @@ def test_whatever_the_order_of_precisions_the_largest_network_teaches_with_all_i
     held = Phase(resolution=0, kernel=0, depth=0, width=0).restrict(space)
     assert held.size == 1
     assert np.array_equal(held.sample(1, np.random.default_rng(0))[0], supernet.largest)
-    corners = sampled(space, 4, 0)
+    corners = sample_networks(space, 4, 0)
     assert {tuple(row) for row in floats(space, corners)} == {tuple(supernet.largest), tuple(supernet.smallest)}
     assert len({tuple(row) for row in corners}) == 4, "at the coarsest precisions, too"
 

@@ -24,8 +24,8 @@ import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
 from hwsearch.nn import PHASES, Recipe, Supernet, load_data, train
 from hwsearch.nn._evaluate import accuracy, deployed
-from hwsearch.nn.training._lesson import Sandwich
 from hwsearch.nn.training._loop import ChangedWarning, SkippedWarning, Training
+from hwsearch.nn.training._losses import Sandwich
 from hwsearch.nn.training._processes import Processes
 
 torch.set_num_threads(1)
@@ -91,7 +91,7 @@ def test_finished_training_is_not_repeated_and_other_arguments_are_refused(train
     recipe = Recipe(epochs=10, batch=32, learning_rate=0.2, random_networks=1)
     assert train(toy, data="digits", out=trained, recipe=recipe, progress=False).digest == Supernet.load(trained, toy).digest
     with pytest.raises(InvalidInput, match=r"epochs 10 there and 13 here.*name another file"):
-        train(toy, data="digits", out=trained, recipe=recipe, epochs=13, progress=False)
+        train(toy, data="digits", out=trained, recipe=replace(recipe, epochs=13), progress=False)
     with pytest.raises(InvalidInput, match="seed 0 there and 1 here"):
         train(toy, data="digits", out=trained, recipe=recipe, seed=1, progress=False)
     with pytest.raises(WrongSpace):
@@ -125,9 +125,9 @@ class Faulty(Sandwich):
     faults: ClassVar[set[int]] = set()
     made: ClassVar[int] = 0
 
-    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         Faulty.made += 1
-        for loss in super().losses(x, y, rng):
+        for loss in super().__call__(x, y, rng):
             yield loss * float("nan") if Faulty.made in self.faults else loss
 
 
@@ -146,7 +146,7 @@ def test_single_steps_that_are_not_finite_are_left_out_and_counted(
     monkeypatch.setattr(faulty, "faults", {2, 6, 7, 8, 9, 16})
     out = tmp_path / "a.safetensors"
     how = {"data": "digits", "out": out, "recipe": Recipe(epochs=1, batch=64, random_networks=1), "progress": False}
-    with pytest.warns(SkippedWarning, match="6 of 16 steps were left out"):
+    with pytest.warns(SkippedWarning, match="6 of 16 steps were skipped"):
         done = train(toy, **how)
     assert done.facts["happened"] == {"skipped": 6}
     assert all(bool(torch.isfinite(tensor).all()) for tensor in Supernet.load(out, toy).state_dict().values())

@@ -20,7 +20,7 @@ import hwsearch
 from hwsearch.costs import metric
 from hwsearch.devices import LatencyTable
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName, WrongDevice
-from hwsearch.nn import SupernetVerifier
+from hwsearch.nn import Sampling, SupernetVerifier
 from hwsearch.reports import verification_figure, write_report
 from hwsearch.scores._models import fit_model
 from hwsearch.searching import DeviceVerifier, Status, load_result
@@ -399,7 +399,7 @@ def test_device_verifiers_measure_with_the_backend_of_the_table(toy: SearchSpace
 
 def test_a_small_supernet_is_verified_on_validation_images(toy: SearchSpace, trained: Path, tmp_path: Path) -> None:
     predictor = hwsearch.fit_predictor(
-        toy, weights=trained, data="digits", out=tmp_path / "predictor.npz", samples=12, images=100, progress=False
+        toy, weights=trained, data="digits", out=tmp_path / "predictor.npz", sampling=Sampling(networks=12, images=100), progress=False
     )
     table = hwsearch.profile(toy, backend="roofline", out=tmp_path / "table.json", progress=False)
     limits = {"latency_ms": 0.06}

@@ -146,6 +146,13 @@ def make_data(name: str, train: Split, val: Split, test: Split, *, shift: int = 
 
     Raises:
         InvalidInput: images or labels of the wrong type or shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.nn import make_data
+        >>> pairs = [(np.zeros((4, 1, 8, 8), np.uint8), np.arange(4)) for _ in range(3)]
+        >>> make_data("mine", *pairs).count("train")
+        4
     """
     tensors: dict[str, torch.Tensor] = {}
     given: tuple[Any, ...] = (train, val, test)

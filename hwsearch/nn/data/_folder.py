@@ -35,7 +35,7 @@ _Item = tuple[str, int]
 
 
 class DamagedWarning(UserWarning):
-    """Images that cannot be read are left out."""
+    """Images that cannot be read are skipped."""
 
 
 def folder_data(folder: PathLike, *, size: int = 224, workers: int | None = None, skip_damaged: bool = False) -> FolderData:
@@ -45,13 +45,13 @@ def folder_data(folder: PathLike, *, size: int = 224, workers: int | None = None
     a ``cat``. The other splits must have the same classes.
 
     Without ``test`` its place is taken by ``val``, as with ImageNet, and every tenth of the training images, at most 10,000, is held out
-    for validation: nothing is chosen on the images that the final accuracy is told of.
+    for validation: nothing is chosen on the images of the final accuracy.
 
     Args:
         folder: holds ``train`` and ``val``.
         size: height and width of what a network is given, px; it resizes them to its own resolution.
-        workers: processes that read and vary images; one a core, less the one that trains, where left out. It changes no image.
-        skip_damaged: read every image now, and leave out those that cannot be read: a :class:`DamagedWarning` lists them. Otherwise a
+        workers: processes that read and vary images; if omitted, one fewer than cores. Their number changes no image.
+        skip_damaged: read every image now, and skip those that cannot be read: a :class:`DamagedWarning` lists them. Otherwise a
             training that begins reads every image once before its first step, and refuses damaged ones by name.
 
     Raises:
@@ -101,7 +101,7 @@ def _undamaged(found: dict[str, list[_Item]], workers: int) -> dict[str, list[_I
     """The files that can be read; the others are listed in a warning."""
     damaged = _damaged([path for items in found.values() for path, _ in items], workers, progress=False)
     if damaged:
-        warnings.warn(f"{len(damaged)} damaged images are left out: {' '.join(damaged.values())}", DamagedWarning, stacklevel=3)
+        warnings.warn(f"{len(damaged)} damaged images are skipped: {' '.join(damaged.values())}", DamagedWarning, stacklevel=3)
     return {name: [item for item in items if item[0] not in damaged] for name, items in found.items()}
 
 
@@ -116,7 +116,7 @@ def _damaged(paths: Sequence[str], workers: int, progress: bool) -> dict[str, st
 
 
 def _loader(files: Dataset[Any], workers: int, **how: Any) -> DataLoader[Any]:
-    """Reads files by so many processes, or by itself in a process that may not have any, such as one of a pool."""
+    """Reads files with several processes, or in this process if it may not start any, as in a pool."""
     workers = 0 if multiprocessing.current_process().daemon else workers
     generator = torch.Generator()  # of the loader's own, so that the user's random numbers stay as they are
     return DataLoader(files, num_workers=workers, generator=generator, **how)

@@ -1,4 +1,4 @@
-"""Images with labels: what training and evaluation ask of them."""
+"""Images with labels, as training and evaluation use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class Normalize:
         mean, std: one number a channel, of pixels scaled to 0..1.
 
     Raises:
-        InvalidInput: not as many of both, or a standard deviation that is not positive.
+        InvalidInput: different numbers of both, or a standard deviation that is not positive.
     """
 
     mean: tuple[float, ...]
@@ -52,10 +52,12 @@ Share = tuple[int, int, Index]
 """Training images to be taken together: the step, which part of the step's batch they are, and their numbers, shape ``(n,)``."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images, ``uint8`` of shape ``(n, channels, height, width)``, and labels, ``int64`` of shape ``(n,)``."""
+DataLike = Union[PathLike, tuple[str, PathLike], "Data"]
+"""Images, or what :func:`hwsearch.nn.load_data` makes images of: a name, a folder, or a name with its folder."""
 
 
 class Data(ABC):
-    """A labelled set of images in three splits: what training and evaluation ask of it.
+    """A labelled set of images in three splits: as training and evaluation use it.
 
     The images are square, since networks resize them to a square: crop or pad others.
 
@@ -80,7 +82,7 @@ class Data(ABC):
         """A hash of what makes these images what they are, 16 hexadecimal digits: another one means other pixels, labels or splits.
 
         Weights, scores, predictors and finished networks keep it, so that old results are never taken for those of new images. By default
-        every image is read once; a class that reads from disk had better tell its files apart without reading them.
+        every image is read once; a class that reads from disk should tell its files apart without reading them.
         """
         hashed = hashlib.sha256(str(self.classes).encode())
         for split in SPLITS:
@@ -102,7 +104,7 @@ class Data(ABC):
         return f"{self.name} {self.fingerprint}"
 
     def normalized(self, normalize: Normalize | None) -> Self:
-        """The same images, normalised as a network wants them; as they are where it does not say."""
+        """The same images, normalised as a network wants them; unchanged if it does not say."""
         other = copy(self)
         if normalize is not None:
             vars(other).update(mean=normalize.mean, std=normalize.std)
@@ -129,7 +131,7 @@ class Data(ABC):
 
     @abstractmethod
     def batches(self, split: str, batch: int, most: int | None = None) -> Iterator[Batch]:
-        """The images of a split in their order, as they are evaluated; the first ``most`` of them where that is given.
+        """The images of a split in their order, as they are evaluated; the first ``most`` of them if that is given.
 
         Raises:
             UnknownName: there is no such split.
@@ -149,7 +151,7 @@ class Data(ABC):
 
 
 def check_split(name: str) -> None:
-    """Raise UnknownName where there is no such split."""
+    """Raise UnknownName if there is no such split."""
     if name not in SPLITS:
         raise UnknownName("split", name, SPLITS)
 
@@ -163,7 +165,7 @@ def same_data(found: Mapping[str, Any], wanted: Mapping[str, Any], path: PathLik
         path: the file.
 
     Returns:
-        What the file says, with today's fingerprint where it keeps none.
+        What the file says, with today's fingerprint if it keeps none.
 
     Raises:
         InvalidInput: it comes from images that had the same name and another content.

@@ -13,12 +13,12 @@ from ..._files._writing import PathLike
 from ...errors import FileError, InvalidInput, UnknownName, require
 from ._arrays import make_data
 from ._folder import folder_data
-from ._images import Data
+from ._images import Data, DataLike
 from ._vision import import_torchvision
 
 
-def load_data(data: PathLike | tuple[str, PathLike] | Data, folder: PathLike | None = None) -> Data:
-    """The images of that name; a :class:`Data` is handed back as it is.
+def load_data(data: DataLike, folder: PathLike | None = None) -> Data:
+    """The images of that name; a :class:`Data` is returned as it is.
 
     Args:
         data: ``"digits"`` (1,797 scanned digits of 8x8 px that come with scikit-learn), ``"cifar10"``, ``"imagefolder"``, or a name with
@@ -32,6 +32,12 @@ def load_data(data: PathLike | tuple[str, PathLike] | Data, folder: PathLike | N
         InvalidInput: neither of these, such as arrays or a torch ``DataLoader``.
         FileError: the folder lacks the files.
         MissingDependency: scikit-learn or torchvision is not installed.
+
+    Example:
+        >>> from hwsearch.nn import load_data
+        >>> data = load_data("digits")
+        >>> data.classes, data.count("train"), data.count("test")
+        (10, 1077, 360)
     """
     if isinstance(data, Data):
         return data

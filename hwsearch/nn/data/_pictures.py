@@ -1,4 +1,4 @@
-"""Image files: each read whole and scaled rightly, or refused by its name."""
+"""Image files: each read completely and scaled correctly, or refused by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_picture(path: str) -> Any:
     """The image in a file, as a ``PIL.Image`` of mode RGB with 8 bits a channel.
 
     Sixteen bits a channel are scaled to eight, so that black and white stay what they are. Numbers whose black and white are not known
-    (floating point, 32 bits, signed) are refused. Of an animation the first image is taken, and transparency is left out.
+    (floating point, 32 bits, signed) are refused. Of an animation the first image is taken, and transparency is dropped.
 
     Args:
         path: the file.

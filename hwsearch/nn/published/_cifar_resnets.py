@@ -13,7 +13,7 @@ from ..._files._writing import PathLike
 from ...backends._torch_blocks import GraphBlock, GraphLayer
 from ...errors import CorruptFile
 from ...spaces._space import SearchSpace
-from ..data._images import Data, Normalize
+from ..data._images import DataLike, Normalize
 from ..data._load import load_data
 from ..supernet._supernet import Supernet
 from ._state import read_state
@@ -22,9 +22,7 @@ IMAGENET = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def read(
-    file: PathLike, space_of: Callable[[int], SearchSpace], widths: Sequence[int], data: PathLike | tuple[str, PathLike] | Data | None
-) -> Supernet:
+def read(file: PathLike, space_of: Callable[[int], SearchSpace], widths: Sequence[int], data: DataLike | None) -> Supernet:
     """Read a network; see :func:`hwsearch.interop.cifar_resnet`.
 
     Args:

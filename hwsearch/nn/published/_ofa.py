@@ -45,7 +45,7 @@ class OfaSupernet(Supernet):
     def set_published(self, state: State, source: str) -> None:
         """Take over the weights of Once-for-All's own state dict.
 
-        Where it has no matrices for the kernels, the middle of a kernel is taken as it is.
+        If it has no matrices for the kernels, the middle of a kernel is taken as it is.
 
         Args:
             state: tensors by name, from a supernet of any version of Once-for-All.

@@ -25,7 +25,7 @@ def read_state(path: PathLike) -> dict[str, npt.NDArray[Any]]:
     """Read the tensors of a state dict, in their order.
 
     A checkpoint of a training script may hold them under a key such as ``"state_dict"``, ``"model"`` or ``"state_dict_ema"`` (the average
-    of the weights is taken where there is one), and with names that begin with ``"module."``. Numbers of 8 and 16 bits with a floating
+    of the weights is taken if there is one), and with names that begin with ``"module."``. Numbers of 8 and 16 bits with a floating
     point become ``float32``, which holds all of them exactly.
 
     Args:

@@ -43,8 +43,8 @@ def mse(values: torch.Tensor, grid: Grid, bits: int) -> float:
 def kl(values: torch.Tensor, grid: Grid, bits: int) -> float:
     """The share whose rounded values are distributed most like the values themselves (Migacz, GTC'17).
 
-    The divergence is that of the histogram of the clipped values, in 2,048 bins, from the one that is left of it when the bins between two
-    steps are made one. Zeros are left out: they are kept as they are in any case, and there may be many.
+    The divergence is that of the histogram of the clipped values, in 2,048 bins, from the histogram in which the bins between two steps are
+    merged. Zeros are not counted: rounding keeps them in any case, and there may be many.
     """
     values = values[values != 0]
     step, zero = grid(1.0)

@@ -56,7 +56,7 @@ def share(weights: npt.ArrayLike, bits: int) -> Shared:
 
     Channels are brought to one scale first (their root mean square), so that one codebook suits all; a batch norm that is folded in
     therefore changes no code. Lloyd's iterations begin with the best runs of ascending weights, to within some hundreds of places, and
-    every value is used. Weights that are zero stay zero and cost one of the values, so sparsity survives.
+    every value is used. Weights that are zero stay zero and take one of the values, so sparsity survives.
 
     Args:
         weights: finite, shape ``(cout, ...)``.
@@ -86,16 +86,16 @@ def check_bits(bits: object) -> None:
     """Refuse bits that no codebook has.
 
     Raises:
-        InvalidInput: neither of 2 to 8.
+        InvalidInput: they are not 2 to 8.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not BITS[0] <= bits <= BITS[1]:
         raise InvalidInput(f"bits of a codebook must be {BITS[0]} to {BITS[1]}, not {bits!r}.")
 
 
 def _k_means(ordered: Numbers, most: int) -> Numbers:
-    """The values, at most so many, to which ascending numbers are nearest on the whole: means of runs that Lloyd's iterations settle.
+    """At most ``most`` values that ascending numbers lie nearest to: the means of runs, after Lloyd's iterations.
 
-    A cluster that runs empty takes the far end of the widest and fullest one, so all values are used where there are as many numbers.
+    A cluster that runs empty takes the far end of the widest and fullest one, so all values are used if there are enough numbers.
     """
     distinct = np.unique(ordered)
     if len(distinct) <= most:
@@ -124,7 +124,7 @@ def _means(sums: Numbers, bounds: npt.NDArray[np.intp]) -> Numbers:
 
 
 def _runs(ordered: Numbers, most: int) -> npt.NDArray[np.intp]:
-    """Where the best runs, so many, of ascending numbers begin and end, shape ``(most + 1,)``.
+    """Where the best ``most`` runs of ascending numbers begin and end, shape ``(most + 1,)``.
 
     Dynamic programming (Wang and Song, 2011) over some hundreds of places where a run may end. Half of these are evenly many numbers apart;
     the others are as dense as the cube root of the density of the numbers, as the values of a good codebook are (Panter and Dite, 1951),

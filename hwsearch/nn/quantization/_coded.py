@@ -20,10 +20,10 @@ from ...networks._blocks import Block
 from ...networks._layers import Layer
 from ...spaces import _tables
 from ...spaces._space import Architecture
-from ..data._images import Data
+from ..data._images import DataLike
 from ..data._load import load_data
 from ..supernet._deploy import Deployed, fit
-from ..supernet._supernet import Supernet, load_supernet, place_name
+from ..supernet._supernet import Supernet, WeightsLike, load_supernet, place_name
 from . import _huffman as huffman
 from ._codebook import BITS, Floats, Shared, check_bits, share
 from ._folded import FoldedBlock, FoldedLayer, fold
@@ -46,7 +46,7 @@ class Coded:
     Attributes:
         architecture: the network's genes, as :meth:`hwsearch.Architecture.document` tells them.
         blocks: in the order of execution.
-        weights: of each layer that has some, in the order of blocks and of their layers.
+        weights: of each layer that has weights, in the order of blocks and of their layers.
         biases: of the same layers, batch norms folded in, shape ``(cout,)`` each.
         quantizers: as of :class:`Deployed`.
         input: ``mean`` and ``std`` that the images are normalised with.
@@ -109,10 +109,10 @@ class Coded:
 def save_coded(
     architecture: Architecture,
     *,
-    weights: PathLike | Supernet,
+    weights: WeightsLike,
     out: PathLike,
     bits: int | None = None,
-    data: PathLike | tuple[str, PathLike] | Data | None = None,
+    data: DataLike | None = None,
 ) -> Coded:
     """Write an architecture with its weights of the supernet as one coded file.
 
@@ -124,15 +124,15 @@ def save_coded(
         architecture: the network.
         weights: the supernet, or the network trained alone; or its file.
         out: the file to write.
-        bits: of the codes, 2 to 8; those of each block's precision where left out, 8 where that is a float.
-        data: calibrate on training images of these data; on those that the supernet carries where left out.
+        bits: of the codes, 2 to 8; if omitted, those of each block's precision, or 8 for floats.
+        data: calibrate on training images of these data; if omitted, on those that the supernet carries.
 
     Returns:
         The network as :func:`load_coded` reads it.
 
     Raises:
         InvalidInput: no architecture, or other bits.
-        FileError: the weights cannot be used; WrongSpace where they are of another space.
+        FileError: the weights cannot be used; WrongSpace if they are of another space.
     """
     if not isinstance(architecture, Architecture):
         raise InvalidInput(f"architecture must be an Architecture, such as result.best, not {type(architecture).__name__}.")

@@ -30,7 +30,7 @@ class FoldedLayer:
     """One layer as it is deployed.
 
     Attributes:
-        layer: what it is.
+        layer: its shape and activation.
         weight: the batch norm folded in; rounded where the block is quantised. Shape ``(cout, cin / groups, k, k)`` or ``(cout, cin)``;
             empty for a pooling.
         bias: shape ``(cout,)``; empty for a pooling.
@@ -59,7 +59,7 @@ class FoldedLayer:
 
 
 class Visit(ABC):
-    """What is done on the way through a network, besides running its layers."""
+    """What to do with the feature maps of a network while its layers run."""
 
     def sums(self, place: Place, layer: FoldedLayer, y: torch.Tensor) -> torch.Tensor:
         """What becomes of the outputs of a convolution or a linear layer before the activation."""

@@ -19,9 +19,9 @@ LONGEST = 16
 
 
 def lengths(counts: npt.NDArray[np.integer]) -> Symbols:
-    """The code lengths of least total for symbols that occur so often, shape ``(symbols,)``; 0 for symbols that never occur.
+    """The code lengths of least total for symbols with these counts, shape ``(symbols,)``; 0 for symbols that never occur.
 
-    Where a code would be longer than :data:`LONGEST` bits, counts are halved until it is not.
+    If a code would be longer than :data:`LONGEST` bits, counts are halved until it is not.
     """
     found = np.zeros(len(counts), dtype=np.uint8)
     weight = {symbol: int(count) for symbol, count in enumerate(counts) if count > 0}

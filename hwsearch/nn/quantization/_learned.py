@@ -83,7 +83,7 @@ class Grid(nn.Module):
 
     @staticmethod
     def _eased(step: torch.Tensor, scale: float) -> torch.Tensor:
-        """The same step, with so much of its gradient."""
+        """The same step, with this share of its gradient."""
         return step * scale + (step * (1 - scale)).detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -101,13 +101,13 @@ class Grid(nn.Module):
 
 
 def grid(module: nn.Module, name: str, bits: int) -> Grid | None:
-    """What a layer or a block has learned under a name, where that is for so many bits."""
+    """The quantiser that a layer or a block has learned under a name, if it is for this number of bits."""
     found = getattr(module, name, None)
     return found if isinstance(found, Grid) and found.bits == bits else None
 
 
 def learned(network: nn.Module) -> dict[str, torch.Tensor]:
-    """What the quantisers of a network have learned, by name; nothing where it has none."""
+    """The learned quantisers of a network, by name."""
     return {name: tensor for name, tensor in network.state_dict().items() if "_grid." in name}
 
 

@@ -22,15 +22,16 @@ class Quantization:
     Attributes:
         ranges: how the range of a feature map is chosen: ``"mse"``, ``"minmax"``, ``"percentile"`` or ``"kl"``
             (:mod:`hwsearch.nn.quantization._clipping`).
-        correction: what is made good of the error that rounding brings into the outputs of a layer, channel by channel: the mean, by the
-            bias (``"bias"``, Nagel et al., ICCV'19, section 4.2); the mean and the standard deviation (``"scale"``), as batch norms do that
-            are estimated anew behind quantised weights; or nothing (``"none"``).
+        correction: what is restored of the outputs of a layer whose weights are rounded, channel by channel: the mean, by the bias
+            (``"bias"``, Nagel et al., ICCV'19, section 4.2); the mean and the standard deviation (``"scale"``), as re-estimated batch norms
+            do; or nothing (``"none"``).
         symmetric: whether quantisers have no zero points, as of :class:`hwsearch.nn.Deployed`.
         weight_bits: the most bits that weights have, whatever their precision says. Runtimes on x86 without VNNI carry 7
             (:attr:`hwsearch.backends.Backend.weight_bits`).
 
     Raises:
-        UnknownName: a way that there is not.
+        UnknownName: there is no such way.
+        InvalidInput: bits that are not 2 to 8.
     """
 
     ranges: str = "mse"
@@ -46,13 +47,16 @@ class Quantization:
                 raise UnknownName(what, name, known)
 
     def on(self, device: Backend | Device) -> Quantization:
-        """The same, as the files for a device have it: with zero points or without, and with weights that its arithmetic carries.
+        """The same, as model files for a device need it: with zero points or without, and with weights that its arithmetic carries.
 
         Args:
             device: a backend, or the device of a latency table (``table.device``).
         """
-        runtime = device.name if isinstance(device, Backend) else device.runtime
-        return replace(self, symmetric=runtime == "tensorrt", weight_bits=min(self.weight_bits, device.weight_bits))
+        return replace(self, symmetric=not device.zero_points, weight_bits=min(self.weight_bits, device.weight_bits))
+
+
+STANDARD = Quantization()
+"""Ranges of least square error, and layers whose means and standard deviations are restored."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ class Quantizer:
 def fit_quantizer(x: torch.Tensor, bits: int, signed: bool, symmetric: bool = False, ranges: str = "mse") -> Quantizer:
     """The quantiser of a feature map.
 
-    Clipping rare large values is what saves few bits; at 8 bits it changes little. What it costs is told by at most 32,768 values drawn at
-    random, the range by all of them.
+    With few bits, clipping rare large values saves accuracy; with 8 it changes little. Its error is estimated from at most 32,768 values
+    drawn at random, the range from all of them.
 
     Args:
         x: a feature map of real images, any shape.
@@ -146,7 +150,7 @@ def quantize_weight(weight: torch.Tensor, bits: int, steps: torch.Tensor | None 
     Args:
         weight: shape ``(cout, ...)``.
         bits: 2 to 8.
-        steps: of the grid, shape ``(cout,)``; :func:`weight_steps` where left out.
+        steps: of the grid, shape ``(cout,)``; if omitted, those of :func:`weight_steps`.
 
     Returns:
         The rounded weights, shaped like ``weight``.

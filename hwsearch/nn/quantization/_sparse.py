@@ -1,6 +1,6 @@
 """2:4 sparsity: of every four neighbours along the input channels two weights are zero, as the tensor cores of NVIDIA GPUs want it.
 
-Which two is a matter of magnitude alone. While a network learns, the others keep learning: gradients pass the mask, and what it hides
+The two smallest are zero. While a network learns, the others keep learning: gradients pass the mask, and what it hides
 decays a little faster (SR-STE, Zhou et al., ICLR'21, section 4.2), so that choices can still change. Before that, the channels inside a
 block are put into the order that hides the least (channel permutations, Pool and Yu, NeurIPS'21), which costs nothing: the layer before
 gives its outputs in that order.

@@ -63,11 +63,11 @@ class _Axes:
 def rank_channels(supernet: Supernet, kept: SearchSpace) -> None:
     """Put the channels of all layers into the order of their importance, the largest L1 norm of the weights that read them first.
 
-    Every network of ``kept`` computes what it did: channels move only between its widths. Where one convolution has several groups of
-    channels, they stay where they are.
+    Every network of ``kept`` computes what it did: channels move only between its widths. Channels of grouped convolutions stay where they
+    are.
 
     Args:
-        supernet: whose weights are re-ordered in place.
+        supernet: its weights are re-ordered in place.
         kept: the space of the supernet, restricted to the networks that have been trained.
     """
     axes, uses, fixed = _walk(supernet, kept)

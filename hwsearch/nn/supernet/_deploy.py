@@ -11,7 +11,7 @@ from torch import nn
 from ...networks._blocks import Block
 from ..quantization._folded import FoldedBlock, FoldedLayer, Map, Place, Round, Visit, fold, owners
 from ..quantization._learned import grid, grids
-from ..quantization._quantize import Quantization, Quantizer, fit_quantizer
+from ..quantization._quantize import STANDARD, Quantization, Quantizer, fit_quantizer
 from ._plain import resize
 
 
@@ -57,11 +57,11 @@ class Deployed:
         return self.symmetric and (summed or place[1].endswith(".pre"))
 
     def run(self, x: torch.Tensor, visit: Visit) -> torch.Tensor:
-        """Run the network with quantisers of one's own.
+        """Run the network with other quantisers than its own.
 
         Args:
             x: normalised images, shape ``(n, channels, h, w)``.
-            visit: what is done on the way.
+            visit: what to do with the feature maps.
 
         Returns:
             Logits, shape ``(n, classes)``.
@@ -111,7 +111,7 @@ class _Fitting(Visit):
     """All quantisers are chosen, each on a map that the ones before it have rounded already, and layers corrected."""
 
     network: Deployed
-    how: Quantization
+    quantization: Quantization
     wanted: Moments
 
     def sums(self, place: Place, layer: FoldedLayer, y: torch.Tensor) -> torch.Tensor:
@@ -119,7 +119,7 @@ class _Fitting(Visit):
             return y
         (mean, std), (wanted, spread) = _moments(y), self.wanted[place]
         factor = torch.ones_like(std)
-        if self.how.correction == "scale":
+        if self.quantization.correction == "scale":
             factor = torch.where((std > 1e-6) & (spread > 1e-6), spread / std, factor)
             layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
             layer.steps.mul_(factor)
@@ -131,51 +131,51 @@ class _Fitting(Visit):
     def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
         if self.network.skipped(place):
             return None
-        self.network.quantizers[place] = fit_quantizer(y, bits, signed, self.how.symmetric, self.how.ranges)
+        self.network.quantizers[place] = fit_quantizer(y, bits, signed, self.quantization.symmetric, self.quantization.ranges)
         return self.network.quantizers[place]
 
 
-def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor, how: Quantization | None = None) -> Deployed:
+def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor, quantization: Quantization = STANDARD) -> Deployed:
     """Fold and quantise a plain network.
 
-    Quantisers that have been learned, with zero points or without as ``how`` has it, are taken as they are (:func:`hwsearch.nn.tune`); of a
-    network that has some, nothing is corrected.
+    Quantisers that the network has learned (:func:`hwsearch.nn.tune`) are taken as they are if they have zero points, or none, as
+    ``quantization`` says; then no layer is corrected.
 
     Args:
-        network: from :meth:`hwsearch.nn.Supernet.extract`, its batch norms calibrated; it is left as it was.
-        blocks: what it is, as ``space.blocks(row)`` tells.
+        network: from :meth:`hwsearch.nn.Supernet.extract`, its batch norms calibrated; it stays as it is.
+        blocks: what the network is made of, as ``space.blocks(row)`` tells.
         images: normalised training images to choose the quantisers on, shape ``(n, channels, h, w)``.
-        how: as :class:`Quantization` has it by itself where left out.
+        quantization: how it is quantised.
 
     Raises:
         InvalidInput: the network does not have these blocks.
         Unsupported: 8-bit floats.
     """
-    how = how or Quantization()
     with torch.inference_mode():
-        deployed = Deployed(fold(network, blocks, weight_bits=how.weight_bits), _learned(network, blocks, how.symmetric), how.symmetric)
+        symmetric = quantization.symmetric
+        deployed = Deployed(fold(network, blocks, weight_bits=quantization.weight_bits), _learned(network, blocks, symmetric), symmetric)
         if any(block.bits.quantized for block in blocks) and not deployed.quantizers:
-            fit(deployed, fold(network, [replace(block, precision="fp32") for block in blocks]), images, how)
+            fit(deployed, fold(network, [replace(block, precision="fp32") for block in blocks]), images, quantization)
     return deployed
 
 
-def fit(network: Deployed, floats: tuple[FoldedBlock, ...], images: torch.Tensor, how: Quantization) -> None:
+def fit(network: Deployed, floats: tuple[FoldedBlock, ...], images: torch.Tensor, quantization: Quantization) -> None:
     """Choose all quantisers of a network, and correct the layers whose weights are rounded.
 
     Args:
         network: without quantisers; its layers are changed in place.
         floats: the blocks of the same network in floating point.
         images: normalised training images, shape ``(n, channels, h, w)``.
-        how: as of :func:`deploy`.
+        quantization: as of :func:`deploy`.
     """
     watching = _Watching()
-    if how.correction != "none":
+    if quantization.correction != "none":
         Deployed(floats, {}).run(images, watching)
-    network.run(images, _Fitting(network, how, watching.moments))
+    network.run(images, _Fitting(network, quantization, watching.moments))
 
 
 def _learned(network: nn.Sequential, blocks: Sequence[Block], symmetric: bool) -> dict[Place, Quantizer]:
-    """The quantisers of feature maps that a network has learned; none where some are for other blocks or of the other symmetry."""
+    """The quantisers of feature maps that a network has learned; none if some are for other blocks or of the other symmetry."""
     found = {place: grid(*owner, blocks[place[0]].bits.activation_bits) for place, owner in owners(network, blocks).items()}
     ours = {place: one.quantizer for place, one in found.items() if one is not None and one.symmetric == symmetric}
     return ours if len(ours) == sum(not one.step.ndim for one in grids(network)) else {}

@@ -101,7 +101,7 @@ def calibrate_bn(network: nn.Module, images: torch.Tensor | Iterable[torch.Tenso
     Args:
         network: with :class:`torch.nn.BatchNorm2d` layers.
         images: normalised training images, shape ``(n, channels, h, w)``, or batches of them, of one size.
-        batch: images at a time, where they come as one tensor.
+        batch: images at a time, if they come as one tensor.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ from . import _weights_file as weights_file
 from ._elastic import PARTS, ElasticBlock
 from ._plain import calibrate_bn, plain, resize, thin_out
 
+WeightsLike = Union[PathLike, "Supernet"]
+"""A supernet, or the file of one."""
 _LEARNED = "learned."
 
 
@@ -73,7 +75,7 @@ class Supernet(nn.Module):
         self.activate(self.largest)
 
     def _places(self, kept: SearchSpace) -> Iterator[tuple[str, list[Block], bool]]:
-        """In the order of execution each place that holds weights: a slot, or one of its blocks where it holds several.
+        """In the order of execution each place that holds weights: a slot, or one of its blocks if it holds several.
 
         Args:
             kept: the space, or a restriction of it.
@@ -123,7 +125,7 @@ class Supernet(nn.Module):
         self._path = self._placed(self.row)
 
     def _held(self, row: npt.ArrayLike) -> Rows:
-        """The canonical row, where there are weights for it; precisions play no part."""
+        """The canonical row, if there are weights for it; precisions play no part."""
         canonical = only(self.space.canonical(self.space.check(np.asarray(row)[None], "row")))
         for gene in np.flatnonzero(self.space.active(canonical[None])[0]).tolist():
             choice, held = self.space.choices[gene], self.held(gene)
@@ -166,7 +168,7 @@ class Supernet(nn.Module):
         """Set the batch-norm statistics of the active network, and switch to evaluation mode.
 
         Args:
-            images: normalised training images, shape ``(n, channels, h, w)``; those that the supernet carries where left out.
+            images: normalised training images, shape ``(n, channels, h, w)``; if omitted, those that the supernet carries.
         """
         calibrate_bn(self, self.calibration() if images is None else images)
 
@@ -183,11 +185,11 @@ class Supernet(nn.Module):
     def extract(self, row: npt.ArrayLike, images: torch.Tensor | None = None) -> nn.Sequential:
         """The network of a row as ordinary torch modules with weights of their own, calibrated and in evaluation mode.
 
-        It can be trained further like any module. The supernet is left as it was.
+        It can be trained further like any module. The supernet stays as it is.
 
         Args:
             row: gene indices, shape ``(genes,)``.
-            images: normalised training images to calibrate the batch norms on, shape ``(n, channels, h, w)``. Where left out, a settled
+            images: normalised training images to calibrate the batch norms on, shape ``(n, channels, h, w)``. If omitted, a settled
                 network keeps its statistics, and others are calibrated on the images that the supernet carries.
 
         Raises:
@@ -209,7 +211,7 @@ class Supernet(nn.Module):
         return network
 
     def reorder(self) -> None:
-        """Where the only network is 2:4 sparse, put the channels inside its blocks into the order that costs least."""
+        """If the only network is 2:4 sparse, put the channels inside its blocks into the order that costs least."""
         for name, block in self._path:
             if block.bits.sparse:
                 self.block(name).reorder(block)
@@ -327,7 +329,7 @@ class Supernet(nn.Module):
         return supernet
 
 
-def load_supernet(weights: PathLike | Supernet, space: SearchSpace) -> Supernet:
+def load_supernet(weights: WeightsLike, space: SearchSpace) -> Supernet:
     """The supernet of a file, or a :class:`Supernet` as it is; for a space of other precisions one that shares its weights.
 
     Raises:
@@ -352,7 +354,7 @@ def _module_name(slot: str) -> str:
 
 
 def place_name(slot: Slot, number: int) -> str:
-    """The name of a place: that of the slot; where it holds several blocks, they are numbered from the second on."""
+    """The name of a place: that of the slot; if it holds several blocks, they are numbered from the second on."""
     return slot.name if number == 1 else f"{slot.name}.{number}"
 
 

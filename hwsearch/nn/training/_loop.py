@@ -7,7 +7,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ...errors import CorruptFile, InvalidInput
 from ..data._images import Data, Share, same_data
 from ..data._vision import import_transforms
 from ..supernet import _weights_file as weights_file
-from ._lesson import Lesson
+from ._losses import Losses
 from ._phases import Phase
 from ._processes import Processes, accelerator
 from ._recipe import Recipe
@@ -31,65 +30,44 @@ Facts = dict[str, Any]
 HAPPENED = "happened"
 """What happened on the way, among the facts of a result."""
 _PATIENCE = 20
-"""Writing the state may take this part of the time."""
+"""Writing takes at most 1/20 of the time."""
 _SEVERAL = 5
-"""After as many steps in a row without finite losses and gradients a training has diverged."""
+"""After this many steps in a row without finite losses and gradients a training has diverged."""
 _SEVERAL_SCALED = 30
-"""The same where losses are scaled: finding the scale takes such steps."""
+"""The same if losses are scaled: finding the scale takes such steps."""
 _APART = 20
-"""Earlier states are this part of the steps apart."""
+"""Earlier states are 1/20 of the steps apart."""
 _FREE = ("learning_rate", "clip", "amp")
 """What may be changed of a recipe when a training goes on."""
 
 
 class SkippedWarning(UserWarning):
-    """Steps of a training were left out."""
+    """Steps of a training were skipped."""
 
 
 class ChangedWarning(UserWarning):
-    """A training goes on otherwise than it began."""
+    """A training goes on with another recipe than it began with."""
 
 
-def learn(
-    lesson: Lesson,
-    data: Data,
-    recipe: Recipe,
-    *,
-    seed: int,
-    partial: Path,
-    facts: Facts,
-    team: Processes,
-    title: str,
-    progress: bool = True,
-) -> Facts:
-    """Train to the end, from the state in ``partial`` where there is one.
-
-    The state is written there after a step, as often as writing takes at most a twentieth of the time. All randomness of a step follows
-    from ``seed`` and the number of the step, so it does not matter at which step a training was stopped.
-
-    A step whose loss or gradients are not finite changes no weights. After several of them in a row the training has diverged: the state of
-    some time before is put back, from which another call goes on with another learning rate, clipping or number format.
+def learn(training: Training, partial: Path, facts: Facts, *, title: str, progress: bool = True) -> Facts:
+    """Train to the end, from the state in ``partial`` if there is one.
 
     Args:
-        lesson: what learns, and from which losses; afterwards its parameters are the result.
-        data: the images.
-        recipe: how.
-        seed: of all randomness.
+        training: what is trained; afterwards its network is the result.
         partial: where the state goes; the caller removes it when the result is safe.
         facts: the arguments, as JSON data; a state of other arguments is refused.
-        team: the processes that take part.
         title: of the progress bar.
         progress: show a bar with the time left.
 
     Returns:
-        What happened on the way, if anything: how many steps were left out (``skipped``), and at which step the recipe was changed to what
+        What happened on the way, if anything: how many steps were skipped (``skipped``), and at which step the recipe was changed to what
         (``changes``).
 
     Raises:
         InvalidInput: training diverged, or ``partial`` was begun with other arguments.
         CorruptFile, NewerVersion, WrongSpace: ``partial`` is not what it should be.
     """
-    training = Training(lesson, data, recipe, seed, team)
+    team = training.team
     training.keep_in(partial, facts)
     team.wait()
     with show_progress(title, training.steps, progress and team.first) as advance:
@@ -101,7 +79,7 @@ def learn(
     training.finish()
     if team.first and training.skipped and not training.scaler.is_enabled():  # which finds its scale so
         warnings.warn(
-            f"{training.skipped} of {training.steps} steps were left out, since their losses or gradients were not finite.",
+            f"{training.skipped} of {training.steps} steps were skipped, since their losses or gradients were not finite.",
             SkippedWarning,
             stacklevel=2,
         )
@@ -110,7 +88,7 @@ def learn(
 
 
 def earlier(partial: Path) -> list[Path]:
-    """Where the states of some time before are, the oldest one first."""
+    """The files of earlier states, the oldest one first."""
     return [Path(f"{partial}.2"), Path(f"{partial}.1")]
 
 
@@ -121,24 +99,37 @@ def forget(partial: Path) -> None:
 
 
 class Training:
-    """What changes from step to step: weights, their moving average, momentum, the scale of fp16 losses, and the number of the step.
+    """A training under way: weights, their moving average, momentum, the scale of fp16 losses, and the number of the step.
+
+    The state is written after a step, as often as writing takes at most a twentieth of the time. All randomness of a step follows from
+    the seed and the number of the step, so it does not matter at which step a training was stopped.
+
+    A step whose loss or gradients are not finite changes no weights. After several of them in a row the training has diverged: an earlier
+    state is put back, from which another call goes on with another learning rate, clipping or number format.
+
+    Args:
+        losses: of the network to train.
+        data: the images.
+        recipe: how to train.
+        seed: of all randomness.
+        team: the processes that take part.
 
     Attributes:
-        step, steps: how many steps were made, and how many there are.
-        skipped, in_a_row: how many of them changed nothing, since losses or gradients were not finite; and how many of the last ones.
+        step, steps: the number of steps that were made, and of all steps.
+        skipped, in_a_row: how many steps changed nothing, since losses or gradients were not finite; and how many of the last ones did.
         changes: at which steps the recipe was changed, and to what.
-        partial, facts: where states are written and what they say of the arguments; ``None`` where this is not for this process to do.
+        partial, facts: where states are written, ``None`` in all processes but the first, and what they say of the arguments.
     """
 
-    def __init__(self, lesson: Lesson, data: Data, recipe: Recipe, seed: int, team: Processes) -> None:
-        self.lesson, self.data, self.recipe, self.seed, self.team = lesson, data, recipe, seed, team
+    def __init__(self, losses: Losses, data: Data, recipe: Recipe, seed: int, team: Processes) -> None:
+        self.losses, self.data, self.recipe, self.seed, self.team = losses, data, recipe, seed, team
         self.step = self.skipped = self.in_a_row = 0
         self.changes: list[Facts] = []
         self.steps_per_epoch = data.count("train") // recipe.batch
         self.steps = recipe.epochs * self.steps_per_epoch
         self.device = accelerator()
-        lesson.network.to(self.device).train()
-        self.parameters = dict(lesson.network.named_parameters())
+        losses.network.to(self.device).train()
+        self.parameters = dict(losses.network.named_parameters())
         # Weights of convolutions and linear layers; kernel matrices begin as the identity, and are not drawn to zero.
         decayed = [p for name, p in self.parameters.items() if p.ndim > 1 and "matrices" not in name]
         others = [p for name, p in self.parameters.items() if p.ndim <= 1 or "matrices" in name]
@@ -168,7 +159,7 @@ class Training:
         if self.partial is not None and self.partial.exists():
             for path in [path for path in earlier(self.partial) if path.exists()][:1]:
                 os.replace(path, self.partial)
-            kept = f" {self.partial} keeps a state of some time before, from which this call goes on; delete it to start anew."
+            kept = f" {self.partial} keeps an earlier state, from which this call goes on; delete it to start anew."
         return (
             f"Training diverged: losses, gradients or weights were not finite in {max(1, self.in_a_row)} step(s) in a row, the last of "
             f"them step {self.step} of {self.steps}. Call again with a smaller learning_rate than {self.recipe.learning_rate:g}, with "
@@ -207,8 +198,7 @@ class Training:
                 part = self.team.rank + number * self.team.count
                 x, y = self._mixed(self.data.normalize(images.to(device)), labels.to(device), part)
                 # Each part runs the same networks: what the losses choose is drawn anew.
-                losses = self.lesson.losses(x, y, np.random.default_rng([self.seed, self.step, 0x10]))
-                for index, loss in enumerate(losses):
+                for index, loss in enumerate(self.losses(x, y, np.random.default_rng([self.seed, self.step, 0x10]))):
                     torch.autograd.backward(self.scaler.scale(loss / recipe.parts))
                     if index == 0:
                         told += loss.detach() / recipe.parts
@@ -246,7 +236,7 @@ class Training:
         self.scaler.step(self.optimizer)
 
     def _mixed(self, x: torch.Tensor, y: torch.Tensor, part: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixup or cutmix, where the recipe has them."""
+        """Mixup or cutmix, if the recipe has them."""
         recipe = self.recipe
         ways = [(name, alpha) for name, alpha in (("MixUp", recipe.mixup), ("CutMix", recipe.cutmix)) if alpha]
         if not ways:
@@ -263,7 +253,7 @@ class Training:
 
     @torch.no_grad()
     def _follow(self, age: int) -> None:
-        """Draw the moving average, of so many steps, after the weights; young averages follow faster."""
+        """Move the average towards the weights; an average of few steps (``age``) follows faster."""
         share = 1 - min(self.recipe.ema, (1 + age) / (10 + age))
         for name, average in self.average.items():
             average.lerp_(self.parameters[name].detach(), share)
@@ -272,10 +262,10 @@ class Training:
     def _begin(self, phase: Phase, place: int) -> None:
         """Go on with a phase; at its first step as a training of its own would begin, with the result of the phase before."""
         if place:
-            self.lesson.begin(phase, None)
+            self.losses.begin(phase, None)
             return
         self._settle()
-        self.lesson.begin(phase, self.recipe.place(self.step - 1, self.steps)[0] if self.step else None)
+        self.losses.begin(phase, self.recipe.place(self.step - 1, self.steps)[0] if self.step else None)
         self.optimizer.state.clear()
         for name, average in self.average.items():
             average.copy_(self.parameters[name])
@@ -289,10 +279,10 @@ class Training:
     def finish(self) -> None:
         """Leave the result in the network, on the CPU."""
         self._settle()
-        self.lesson.network.cpu()
+        self.losses.network.cpu()
 
     def keep_in(self, partial: Path, facts: Facts) -> None:
-        """Go on from the state in a file, where there is one; the first process writes its states there from now on.
+        """Go on from the state in a file, if there is one; the first process writes its states there from now on.
 
         Raises:
             InvalidInput, CorruptFile, NewerVersion, WrongSpace: as :meth:`resume`.
@@ -319,12 +309,12 @@ class Training:
                 tensors[f"momentum.{name}"] = momentum
         document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict()}
         document |= {"skipped": self.skipped, "changes": self.changes}
-        weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.lesson.space, tensors, document, sync=False)
+        weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.losses.space, tensors, document, sync=False)
         if self.step - self._kept >= self.steps / _APART:
             older, newer = earlier(self.partial)
             if newer.exists():
                 os.replace(newer, older)
-            weights_file.write(newer, weights_file.CHECKPOINT_FORMAT, self.lesson.space, tensors, document, sync=False)
+            weights_file.write(newer, weights_file.CHECKPOINT_FORMAT, self.losses.space, tensors, document, sync=False)
             self._kept = self.step
         self._saved = self.step
         self._written = time.perf_counter()
@@ -337,7 +327,7 @@ class Training:
             InvalidInput: it was begun with other arguments.
             CorruptFile: it is not such a state.
         """
-        tensors, header = weights_file.read(path, weights_file.CHECKPOINT_FORMAT, self.lesson.space)
+        tensors, header = weights_file.read(path, weights_file.CHECKPOINT_FORMAT, self.losses.space)
         same_arguments(header.get("training"), facts, path, free=_FREE)
         step = header.get("step")
         if not isinstance(step, int) or not 0 <= step <= self.steps:
@@ -354,7 +344,7 @@ class Training:
                 self.scaler.load_state_dict(header["scaler"])
             self.skipped, self.changes = int(header.get("skipped", 0)), [dict(one) for one in header.get("changes", [])]
         self.step = self._saved = self._kept = step
-        self._note({**as_json(asdict(Recipe(epochs=1))), **header["training"].get("recipe", {})}, path)
+        self._note({**as_json(Recipe(epochs=1).document), **header["training"].get("recipe", {})}, path)
 
     def _note(self, before: Facts, path: Path) -> None:
         """Write down what is changed of a recipe when the training goes on."""
@@ -386,7 +376,7 @@ def same_arguments(found: object, wanted: Facts, path: Path, free: Sequence[str]
     """
     if not isinstance(found, dict) or not isinstance(found.get("recipe", {}), dict):
         raise CorruptFile(f"{path} does not say how it was trained.")
-    usual = as_json(asdict(Recipe(epochs=1)))  # what a recipe of an older hwsearch does not name
+    usual = as_json(Recipe(epochs=1).document)  # what a recipe of an older hwsearch does not name
     found = same_data(found, wanted, path)
     ignored = dict.fromkeys(("recipe", HAPPENED, *free))
     flat = [{**facts, **usual, **facts.get("recipe", {}), **ignored} for facts in (found, wanted)]

@@ -19,14 +19,14 @@ KINDS = ("resolution", "kernel", "depth", "width")
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training, and how small networks may be in it; everything is free where nothing is said.
+    """A part of a training, and how small networks may be in it; by default all networks are trained.
 
     Attributes:
         share: of the training, relative to the other phases.
         resolution, kernel, depth, width: how far down genes of this kind go: 0 for the largest value alone, 1 for all values, a number
             between them for that part of the smaller values, rounded up.
         rate: the highest learning rate, relative to the recipe's.
-        random_networks: how many random networks a step; as many as the recipe says where left out.
+        random_networks: how many random networks a step; if omitted, as the recipe says.
 
     Raises:
         InvalidInput: a number that makes no sense.
@@ -81,7 +81,7 @@ PHASES = {
 
 
 def phases_for(phases: tuple[Phase, ...], space: SearchSpace) -> tuple[Phase, ...]:
-    """The phases without those that would train the same networks as the one before, such as the kernel phase where kernels are fixed."""
+    """The phases without those that would train the same networks as the one before, such as the kernel phase if kernels are fixed."""
     shaping = [gene for gene, kind in enumerate(kinds(space)) if kind]
 
     def networks(phase: Phase) -> list[tuple[int, ...]]:
@@ -117,7 +117,7 @@ def ordered(space: SearchSpace) -> list[tuple[int, ...]]:
 
 
 def kinds(space: SearchSpace) -> tuple[str, ...]:
-    """What each gene changes of the largest network: one of :data:`KINDS`, or ``""`` where it changes no shape."""
+    """What each gene changes of the largest network: one of :data:`KINDS`, or ``""`` if it changes no shape."""
     largest = corner(space, -1)
     whole = _shapes(space, largest)
     found = []

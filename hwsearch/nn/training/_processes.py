@@ -63,7 +63,7 @@ def processes() -> Processes:
 
 
 def accelerator() -> torch.device:
-    """Where this process computes: its own GPU where there is one (hide them with ``CUDA_VISIBLE_DEVICES=``), else the CPU."""
+    """Where this process computes: its own GPU if there is one (hide them with ``CUDA_VISIBLE_DEVICES=``), else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

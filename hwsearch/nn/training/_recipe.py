@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 
 from ...errors import InvalidInput, UnknownName
+from ..supernet._supernet import WeightsLike
 from ._phases import PHASES, Phase
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,21 +30,23 @@ class Recipe:
         weight_decay: on convolution and linear weights only.
         clip: the greatest norm of all gradients together; longer ones are scaled down to it. 0 for not at all.
         label_smoothing: for the largest network, which learns from the labels; all others learn from its output.
-        random_networks: how many random networks a step, besides the largest and the smallest; none where there is one network only.
-        amp: compute in ``"bf16"`` or ``"fp16"`` where torch deems it safe (fp16 with its losses scaled); faster where there is hardware
-            for it.
-        parts: a step's images are run in so many parts, each normalised by itself: one after the other, which takes less memory, or on
-            the processes of ``torchrun``, which share them out. The result does not depend on how many processes there are.
+        random_networks: how many random networks a step, besides the largest and the smallest; none if there is one network only.
+        amp: compute in ``"bf16"`` or ``"fp16"`` where torch deems it safe (fp16 with its losses scaled); faster if there is hardware for
+            it.
+        parts: the number of parts in which a step's images are run, each normalised by itself: one after the other, which takes less
+            memory, or on the processes of ``torchrun``. The result does not depend on how many processes there are.
         ema: the result is the moving average of the weights with this decay, after a warm-up; 0 for the last weights.
         recompute: keep no feature maps inside blocks for the backward pass, and compute them again: less memory, a third more time.
         mixup, cutmix: the images of a batch are mixed in pairs (Zhang et al., ICLR'18; Yun et al., ICCV'19), their share drawn from a
-            beta distribution with this parameter; 0 for not at all. Where both are given, a coin decides.
+            beta distribution with this parameter; 0 for not at all. If both are given, a coin decides.
+        teacher: weights of the same space, or their file; their largest network teaches besides the labels. Without one the network learns
+            from the labels alone.
         distill: with a teacher, the share of its output in the loss; the labels have the rest.
         temperature: at which the teacher's and the student's outputs are compared (Hinton et al., 2015, section 2).
         hints: with a teacher, the weight of the difference between its attention maps and the student's (see
-            :mod:`hwsearch.nn.training._lesson`).
+            :mod:`hwsearch.nn.training._losses`).
         phases: which networks may be trained when: all at all times (:data:`hwsearch.nn.PHASES` has ``"sandwich"``), or ever smaller ones
-            (``"progressive"``). Each phase is as a training of its own that begins with the result of the one before: it has its own
+            (``"progressive"``). Each phase is a training of its own that begins with the result of the one before: it has its own
             warm-up, momentum and moving average. Of phases that follow each other and train the same networks, the first counts.
 
     Raises:
@@ -69,6 +72,7 @@ class Recipe:
     temperature: float = 1.0
     hints: float = 0.0
     phases: tuple[Phase, ...] = PHASES["sandwich"]
+    teacher: WeightsLike | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.random_networks < 0:
@@ -91,6 +95,11 @@ class Recipe:
             raise UnknownName("amp", self.amp, AMP)
         if not (self.phases and all(isinstance(phase, Phase) for phase in self.phases)):
             raise InvalidInput(f"phases must be one Phase or more, not {self.phases!r}.")
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The numbers of the recipe as plain data, for files; a teacher is told by the digest of its weights instead."""
+        return {name: value for name, value in asdict(replace(self, teacher=None)).items() if name != "teacher"}
 
     def place(self, step: int, steps: int) -> tuple[Phase, int, int]:
         """Where one step out of ``steps`` stands: its phase, its number in the phase, and how many steps the phase has."""
@@ -117,20 +126,22 @@ RECIPES = {
 """Good recipes by the name of the data; other data begin with that of ``"cifar10"``."""
 
 
-def recipe_for(data: str, recipe: Recipe | Mapping[str, Any] | None, **changes: int | None) -> Recipe:
+RecipeLike = Recipe | Mapping[str, Any] | None
+"""A recipe, or the fields that are to differ from the good recipe for the data, or ``None`` for that recipe itself."""
+
+
+def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
     """The recipe that is asked for.
 
     Args:
-        data: the name of the data, which have a good recipe.
-        recipe: another one, or what is to be changed in the good one, or nothing; phases may be given by their name.
-        changes: further fields, where they are not ``None``.
+        data: the name of the data, for which :data:`RECIPES` has a good recipe.
+        recipe: another recipe, or the fields to change in the good one; phases may be given by their name.
 
     Raises:
         UnknownName: a field that recipes do not have, or phases of no such name.
-        InvalidInput: a value that makes no sense.
+        InvalidInput: a value that makes no sense, or hints without a teacher.
     """
     given = {} if recipe is None or isinstance(recipe, Recipe) else dict(recipe)
-    given |= {name: value for name, value in changes.items() if value is not None}
     names = [field.name for field in fields(Recipe)]
     for name in given:
         if name not in names:
@@ -140,6 +151,9 @@ def recipe_for(data: str, recipe: Recipe | Mapping[str, Any] | None, **changes: 
             raise UnknownName("phases", given["phases"], PHASES)
         given["phases"] = PHASES[given["phases"]]
     try:
-        return replace(recipe if isinstance(recipe, Recipe) else RECIPES.get(data, RECIPES["cifar10"]), **given)
+        chosen = replace(recipe if isinstance(recipe, Recipe) else RECIPES.get(data, RECIPES["cifar10"]), **given)
     except TypeError as error:
         raise InvalidInput(f"The recipe cannot be read: {error} in {given}.") from error
+    if chosen.hints and chosen.teacher is None:
+        raise InvalidInput("Hints come from a teacher. Name one in the recipe (teacher=..., or --teacher), or leave hints out of it.")
+    return chosen

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +15,15 @@ from ..._files._writing import PathLike
 from ...errors import InvalidInput, check_seed
 from ...spaces._load import load_space
 from ...spaces._space import SearchSpace
-from ..data._images import Data
+from ..data._images import Data, DataLike
 from ..data._load import load_data
 from ..supernet._plain import calibrate_bn
-from ..supernet._supernet import Supernet, load_supernet
-from ._lesson import Lesson, Sandwich
-from ._loop import HAPPENED, Facts, as_json, earlier, forget, learn, same_arguments
+from ..supernet._supernet import Supernet, WeightsLike, load_supernet
+from ._loop import HAPPENED, Facts, Training, as_json, earlier, forget, learn, same_arguments
+from ._losses import Losses, Sandwich
 from ._phases import phases_for
 from ._processes import accelerator, processes
-from ._recipe import Recipe, recipe_for
+from ._recipe import Recipe, RecipeLike, recipe_for
 
 _STATISTICS = 4096
 """Images that settle the batch norms of a network that is alone."""
@@ -33,42 +32,28 @@ _STATISTICS = 4096
 def train(
     space: str | SearchSpace,
     *,
-    data: PathLike | tuple[str, PathLike] | Data,
+    data: DataLike,
     out: PathLike,
-    recipe: Recipe | Mapping[str, Any] | None = None,
-    epochs: int | None = None,
-    batch: int | None = None,
-    weights: PathLike | Supernet | None = None,
-    teacher: PathLike | Supernet | None = None,
+    recipe: RecipeLike = None,
+    weights: WeightsLike | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Supernet:
     """Train the supernet of a space, or continue where an earlier call was stopped.
 
     Each step trains the largest network on the labels, and the smallest and some random networks on the largest one's output: the sandwich
-    rule (:class:`hwsearch.nn.training._lesson.Sandwich`). The recipe's phases say how small networks may be at which time: from the
-    beginning, or little by little. A single network is a space of one, ``space.alone(row)``: it learns from the labels, and in the end
-    keeps batch-norm statistics of its own.
+    rule. A single network is a space of one, ``space.alone(row)``; it learns from the labels. ``torchrun`` shares batches over processes.
 
-    While it trains, the state goes to ``<out>.partial``, so a killed training loses a few steps at most: calling again with the same
-    arguments continues it and ends with exactly the weights of an uninterrupted one (on the same machine and number of threads). All
-    randomness of a step follows from ``seed`` and the number of the step. Where ``out`` is already the result of these arguments, it is
-    read and handed back.
-
-    A step whose loss or gradients are not finite is left out and counted. After several of them in a row the training is refused, and a
-    state of some time before is kept: the same call with a smaller ``learning_rate``, another ``clip`` or ``amp`` goes on from there.
-
-    Started by ``torchrun``, the processes share out each batch, in the recipe's ``parts``; the first one writes. A GPU is used where torch
-    sees one.
+    The state goes to ``<out>.partial``: the same call continues a killed training, and ends with exactly the weights of an uninterrupted
+    one (on the same machine and number of threads). If ``out`` already is the result of these arguments, it is read and returned. If
+    training diverges, a call with a smaller ``learning_rate``, another ``clip`` or ``amp`` goes on from an earlier state.
 
     Args:
         space: the space, or its name.
-        data: the images, or their name, or name and folder (:func:`load_data`).
+        data: the images, or their name, or name and folder (:func:`hwsearch.nn.load_data`).
         out: the safetensors file to write.
-        recipe: how to train; a good one for the data where left out, changed where a mapping of some fields is given.
-        epochs, batch: instead of the recipe's.
-        weights: a supernet of the same space, or its file, to begin with instead of random weights.
-        teacher: weights of the same space, or their file; their largest network teaches besides the labels.
+        recipe: how to train: a :class:`hwsearch.nn.Recipe`, or some of its fields, which then change the good recipe for the data.
+        weights: a supernet of the same space, or its file, to begin with; random weights if omitted.
         seed: of all randomness.
         progress: show a bar with the time left.
 
@@ -76,33 +61,34 @@ def train(
         The trained supernet.
 
     Raises:
-        InvalidInput: the images do not fit the space, the processes not the recipe's parts, ``out`` was begun or made with other arguments,
-            or training diverged.
+        InvalidInput: the images do not fit the space, the processes not the recipe's parts, ``out`` was made with other arguments, or
+            training diverged.
         CorruptFile, NewerVersion, WrongSpace: a file exists and is not what it should be.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.spaces import Chain, Stage
+        >>> toy = Chain("toy", (8,), (8,), (Stage((1, 2), (8, 16), (8, 12)),), classes=10, precisions=("fp32", "int8"), channels=1).space()
+        >>> supernet = hwsearch.train(toy, data="digits", out="toy.safetensors", recipe={"epochs": 1}, progress=False)
     """
-    seed = check_seed(seed)
-    space = load_space(space)
-    data = load_data(data)
-    recipe = recipe_for(data.name, recipe, epochs=epochs, batch=batch)
-    recipe = suited(recipe, data, space)
+    seed, space, data = check_seed(seed), load_space(space), load_data(data)
+    recipe = suited(recipe_for(data.name, recipe), data, space)
     supernet = Supernet(space, seed)
     _check_fit(supernet, data)
-    facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": asdict(recipe), "allowed": space.allowed}
+    facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": recipe.document, "allowed": space.allowed}
     if weights is not None:
         weights = load_supernet(weights, space)
         supernet.inherit(weights)
         if space.size == 1:
             supernet.reorder()
         facts["weights"] = weights.digest
-    lecturer = None
+    teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, space)
     if teacher is not None:
-        teacher = load_supernet(teacher, space)
-        lecturer = teacher.extract(teacher.largest).to(accelerator())
         facts["teacher"] = teacher.digest
-    for one in (teacher, weights):
-        data = data.normalized(one.normalize if isinstance(one, Supernet) else None)
-    lesson = Sandwich(supernet, recipe, lecturer)
-    return complete(lesson, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+    for source in (teacher, weights):
+        data = data.normalized(source.normalize if isinstance(source, Supernet) else None)
+    losses = Sandwich(supernet, recipe, None if teacher is None else teacher.extract(teacher.largest).to(accelerator()))
+    return complete(losses, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
 def suited(recipe: Recipe, data: Data, space: SearchSpace) -> Recipe:
@@ -120,16 +106,16 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace) -> Recipe:
 
 
 def complete(
-    lesson: Lesson, supernet: Supernet, data: Data, recipe: Recipe, *, out: Path, facts: Facts, seed: int, progress: bool
+    losses: Losses, supernet: Supernet, data: Data, recipe: Recipe, *, out: Path, facts: Facts, seed: int, progress: bool
 ) -> Supernet:
-    """Teach a lesson to its end and write the supernet that comes of it; or read it, where ``out`` is there already.
+    """Train to the end and write the supernet that results; or read it, if ``out`` exists already.
 
     Args:
-        lesson: what learns: the supernet, or the plain network of the only row it has.
-        supernet: whose weights are written.
+        losses: of the network to train: the supernet, or the plain network of the only row it has.
+        supernet: the weights to write.
         data: the images.
-        recipe: how.
-        out: the file; the state goes beside it while the training lasts.
+        recipe: how to train.
+        out: the file; the state lies beside it while the training lasts.
         facts: the arguments, as JSON data.
         seed: of all randomness.
         progress: show a bar with the time left.
@@ -148,12 +134,12 @@ def complete(
         if not partial.exists():
             data.check(team, progress=progress)
         title = f"training {supernet.space.name}"
-        happened = learn(lesson, data, recipe, seed=seed, partial=partial, facts=facts, team=team, title=title, progress=progress)
+        happened = learn(Training(losses, data, recipe, seed, team), partial, facts, title=title, progress=progress)
         facts = {**facts, HAPPENED: happened} if happened else facts
         supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
-        if lesson.network is not supernet:
-            assert isinstance(lesson.network, nn.Sequential)
-            supernet.settle(lesson.network)
+        if losses.network is not supernet:
+            assert isinstance(losses.network, nn.Sequential)
+            supernet.settle(losses.network)
         elif supernet.space.size == 1:
             network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
             calibrate_bn(network, _varied(data, recipe.batch, seed))

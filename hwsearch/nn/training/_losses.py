@@ -1,4 +1,4 @@
-"""What is learned in a step: the sandwich rule for a supernet, of which a single network is the smallest case."""
+"""The losses of a training step: the sandwich rule for a supernet; a single network is its smallest case."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Maps = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Run:
+class Forward:
     """Runs a network as its recipe says: in which numbers, and with which feature maps kept.
 
     Attributes:
@@ -35,7 +35,7 @@ class Run:
     recompute: bool = False
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Run:
+    def of(cls, recipe: Recipe) -> Forward:
         """As a recipe says."""
         return cls(AMP[recipe.amp] if recipe.amp else None, recipe.recompute)
 
@@ -67,43 +67,43 @@ class Run:
         return out  # type: ignore[no-any-return]
 
 
-class Lesson(ABC):
-    """A network and what it learns from a batch.
+class Losses(ABC):
+    """The losses that a network is trained by.
 
     Attributes:
-        space: whose network it is.
-        network: its parameters are trained.
+        space: the space of the network.
+        network: the network; training changes its parameters.
     """
 
     space: SearchSpace
     network: nn.Module
 
     @abstractmethod
-    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
-        """The losses of a batch; each is sent backward before the next one is asked for, so that one network is in memory at a time.
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        """Yield the losses of a batch; each is sent backward before the next one is computed, so one network is in memory at a time.
 
         Args:
             x: normalised images, shape ``(n, channels, h, w)``.
             y: labels, shape ``(n,)``; or the share of each class, shape ``(n, classes)``.
-            rng: where further choices come from.
+            rng: draws the networks of the step.
         """
 
     def begin(self, phase: Phase, before: Phase | None) -> None:  # noqa: B027
-        """Go on with a phase of the recipe; most lessons are the same in all phases.
+        """Enter a phase of the recipe; by default the losses are the same in all phases.
 
         Args:
-            phase: that of the next steps.
-            before: the one that has just ended; ``None`` where training starts or is continued.
+            phase: the phase of the next steps.
+            before: the phase that has just ended; ``None`` if training starts or is continued.
         """
 
 
-class Sandwich(Lesson):
+class Sandwich(Losses):
     """The largest network learns from the labels and from the teacher, if there is one; the smallest and some random ones from the largest.
 
     This is the sandwich rule with in-place distillation (Universally Slimmable Networks, ICCV'19, section 3; BigNAS, ECCV'20, section 3.1).
-    In a space of one network nothing but its first part is left.
+    In a space of one network only the loss of that network remains.
 
-    A phase leaves out what it does not free. Between two phases the channels are put into the order of their importance
+    A phase trains only the networks that it frees. Between two phases the channels are put into the order of their importance
     (:func:`hwsearch.nn.supernet._channels.rank_channels`), so that narrower networks begin with the channels that matter.
 
     A teacher may also give hints: at the end of each feature-map size the mean square over the channels says where the network looks; these
@@ -118,11 +118,11 @@ class Sandwich(Lesson):
 
     def __init__(self, supernet: Supernet, recipe: Recipe, teacher: nn.Module | None = None) -> None:
         self.space, self.network, self.recipe, self.teacher = supernet.space, supernet, recipe, teacher
-        self.supernet, self.run = supernet, Run.of(recipe)
+        self.supernet, self.run = supernet, Forward.of(recipe)
         self.begin(recipe.phases[0], None)
 
-    def losses(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
-        """First that of the largest network."""
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+        """Yield the loss of the largest network first, then those of the smaller ones."""
         supernet, recipe = self.supernet, self.recipe
         supernet.activate(supernet.largest)
         logits, maps = self.run(supernet, x)
@@ -135,7 +135,7 @@ class Sandwich(Lesson):
             yield F.cross_entropy(self.run(supernet, x)[0], wanted)
 
     def begin(self, phase: Phase, before: Phase | None) -> None:
-        """Choose the networks of the phase; where another one has ended, first order the channels as far as its networks stay the same."""
+        """Choose the networks of the phase; if another phase has ended, first order the channels as far as its networks stay the same."""
         if before is not None:
             rank_channels(self.supernet, before.restrict(self.space))
         self.trained = phase.restrict(self.space)
@@ -149,7 +149,7 @@ def taught(
     y: torch.Tensor,
     logits: torch.Tensor,
     maps: Maps = (),
-    run: Run | None = None,
+    run: Forward | None = None,
 ) -> torch.Tensor:
     """The loss of a student that learns from the labels and from a teacher, if there is one (Hinton et al., 2015, section 2).
 
@@ -158,13 +158,13 @@ def taught(
         teacher: a plain network in evaluation mode.
         x, y: the images and their labels.
         logits, maps: what the student makes of them; without feature maps there are no hints.
-        run: how the teacher is run; in float32 where left out.
+        run: how the teacher is run; in float32 if omitted.
     """
     loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
     if teacher is None:
         return loss
     with torch.no_grad():
-        wanted, there = (run or Run())(teacher, x)
+        wanted, there = (run or Forward())(teacher, x)
     t = recipe.temperature
     soft = t**2 * F.cross_entropy(logits / t, F.softmax(wanted / t, dim=1))
     loss = (1 - recipe.distill) * loss + recipe.distill * soft
@@ -175,11 +175,12 @@ def hint(maps: Maps, wanted: Maps) -> torch.Tensor:
     """How far attention maps are from a teacher's: the mean over sizes and images of the squared distance, between 0 and 2.
 
     Args:
-        maps, wanted: feature maps of student and teacher, as many, shapes ``(n, c, h, w)``; the teacher's are resized to the student's.
+        maps, wanted: feature maps of student and teacher, the same number, shapes ``(n, c, h, w)``; the teacher's are resized
+            to the student's.
     """
     distances = []
     for own, other in zip(maps, wanted, strict=True):
-        a, b = (one.float().square().mean(dim=1, keepdim=True) for one in (own, other))
+        a, b = (each.float().square().mean(dim=1, keepdim=True) for each in (own, other))
         b = F.adaptive_avg_pool2d(b, (a.shape[2], a.shape[3]))
         distances.append((F.normalize(a.flatten(1)) - F.normalize(b.flatten(1))).square().sum(dim=1).mean())
     return torch.stack(distances).mean()

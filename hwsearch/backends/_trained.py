@@ -1,0 +1,51 @@
+"""Trained networks, as backends write them into model files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from ..networks._blocks import Block
+from ._onnx._weights import BlockWeights
+
+Runner = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""Takes the images of one batch and returns what a model computes for them."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network, as backends write it into model files.
+
+    Attributes:
+        network: its blocks, in the order of execution.
+        weights: the numbers of each block.
+        batch: how many images the file takes at once; ``None`` for any number.
+        notes: what the file says of itself, by key.
+    """
+
+    network: tuple[Block, ...]
+    weights: tuple[BlockWeights, ...]
+    batch: int | None = 1
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Check(Protocol):
+    """Compares what a written model computes with what the trained network does."""
+
+    @property
+    def tolerance(self) -> float:
+        """The largest relative difference that is allowed."""
+
+    def __call__(self, what: str, run: Runner) -> float:
+        """The relative difference of the logits.
+
+        Args:
+            what: the name of what ``run`` runs, for messages.
+            run: takes the images of one batch and returns their logits.
+
+        Raises:
+            BuildFailed: the difference is larger than ``tolerance``.
+        """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,32 @@ def test_imports_run_downwards() -> None:
         and room(module) != "searching"
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_modules_and_functions_stay_small() -> None:
+    large = []
+    for path in modules().values():
+        text = path.read_text()
+        large += [f"{path.relative_to(ROOT)} has {lines} lines"] if (lines := text.count("\n")) > 400 else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
+                large.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {node.end_lineno - node.lineno + 1} lines")
+    assert not large, "\n".join(large)
+
+
+def public() -> dict[str, object]:
+    """What the faces of the library and of its packages show, by their dotted names."""
+    faces = [module for module, path in modules().items() if path.with_suffix(".pyi").exists()]
+    return {f"{face}.{name}": getattr(module, name) for face in faces for module in [import_module(face)] for name in module.__all__}
+
+
+def test_public_verbs_take_at_most_eight_arguments() -> None:
+    taken = {
+        name: [each for each in inspect.signature(verb).parameters if each != "self"]
+        for name, verb in public().items()
+        if inspect.isfunction(verb)
+    }
+    assert not {name: each for name, each in taken.items() if len(each) > 8}
 
 
 def test_no_import_circles() -> None:

@@ -45,8 +45,7 @@ def export(
     """Write an architecture with its weights of the supernet as the model file of a runtime.
 
     The backend that profiles a network also writes it, so what was measured is what is shipped. Before it is written the file is run in its
-    runtime, and must give the logits of the evaluation in torch (``hwsearch.backends._onnx._flavours.TOLERANCES``). For TensorRT the ONNX
-    file that the engine is built from is written beside it. What its metadata say is described in ``docs/quickstart.md``.
+    runtime, and must give the logits of the evaluation in torch. ``docs/quickstart.md`` describes its metadata.
 
     Args:
         architecture: the network.

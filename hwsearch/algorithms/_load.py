@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_algorithm(algorithm: str | Algorithm | None, problem: Problem | None = None) -> Algorithm:
-    """The algorithm of that name with its defaults; an algorithm object is handed back as it is.
+    """The algorithm of that name with its defaults; an algorithm object is returned as it is.
 
     Args:
         algorithm: ``None`` means what is best for the problem: ``"memetic"`` if its score knows its gradient, else ``"evolution"``.

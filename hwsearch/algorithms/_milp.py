@@ -86,7 +86,7 @@ class Program:
 
         Args:
             space: where to search.
-            score: what is to be made large; cells of inactive genes count as those at index zero.
+            score: what is maximised; cells of inactive genes count as those at index zero.
             limits: the most that metrics may be. Those on maxima (peak memory) exclude cells of their tables.
         """
         summed = [limit for limit in limits if not limit.metric.peak]

@@ -1,6 +1,6 @@
 """The protocol of search algorithms, and random search, its smallest honest implementation.
 
-An algorithm holds hyper-parameters only. Its state is a frozen dataclass of arrays and numbers that is passed in and handed back,
+An algorithm holds hyper-parameters only. Its state is a frozen dataclass of arrays and numbers that is passed in and returned,
 so that a search can be stopped, saved and taken up again at any step.
 """
 
@@ -55,7 +55,7 @@ class Algorithm(Protocol):
         """The state after hearing about new rows.
 
         Args:
-            state: the state that ``ask`` handed back.
+            state: the state that ``ask`` returned.
             X: those asked rows that had not been evaluated before, perhaps none, shape ``(n, genes)``.
             scores: higher is better; NaN if a limit is exceeded, shape ``(n,)``.
             costs: each limited metric as a fraction of its limit (feasible: all at most 1), shape ``(n, limits)``.

@@ -74,11 +74,9 @@ def ofa_architecture(config: PathLike | Mapping[str, Any], space: SearchSpace, r
 
 def _stages(space: SearchSpace) -> list[tuple[str, tuple[Value, ...], int]]:
     """Name, depths and most blocks of each stage."""
-    names = [
-        choice.name.removesuffix(".depth") for choice in space.choices if choice.name.startswith("stage") and choice.name.endswith(".depth")
-    ]
-    depths = [space.choices[space.position[f"{name}.depth"]].values for name in names]
-    return [(name, values, int(max(values))) for name, values in zip(names, depths, strict=True)]
+    depths = [space.choices[gene] for gene in space.with_role("depth")]
+    stages = [(choice.name.partition(".")[0], choice.values) for choice in depths if choice.name.startswith("stage")]
+    return [(name, values, int(max(values))) for name, values in stages]
 
 
 def _active(space: SearchSpace, gene: str, values: Sequence[Any], depths: Sequence[int]) -> Iterator[tuple[str, Value]]:
@@ -99,7 +97,7 @@ def _setting(data: Mapping[str, Any], space: SearchSpace) -> dict[str, Value]:
         return dict(pairs) | {f"{name}.depth": depth for (name, _, _), depth in zip(stages, depths, strict=True)}
     stem, *added = data["d"]
     depths = [min(map(int, values)) + int(more) for (_, values, _), more in zip(stages, added, strict=True)]
-    widths = [choice for choice in space.choices if choice.name.endswith(".width")]
+    widths = [space.choices[gene] for gene in space.with_role("width")]
     return (
         dict(_active(space, "expand", data["e"], depths))
         | {choice.name: choice.values[index] for choice, index in zip(widths, data["w"], strict=True)}
@@ -213,14 +211,14 @@ def ofa_setting(architecture: Architecture) -> dict[str, Any]:
         raise InvalidInput(f"Once-for-All has no networks of space {space.name!r}.")
     stages = _stages(space)
 
-    def each(gene: str) -> list[Value]:
-        names = [choice for choice in space.choices if choice.name.endswith(f".{gene}")]
-        return [values.get(choice.name, choice.values[0]) for choice in names]
+    def each(role: str) -> list[Value]:
+        choices = [space.choices[gene] for gene in space.with_role(role)]
+        return [values.get(choice.name, choice.values[0]) for choice in choices]
 
     depths = [int(values[f"{name}.depth"]) for name, _, _ in stages]
     if "stem2.depth" not in values:
         return {"ks": each("kernel"), "e": each("expand"), "d": depths, "r": [values["resolution"]]}
-    widths = [choice for choice in space.choices if choice.name.endswith(".width")]
+    widths = [space.choices[gene] for gene in space.with_role("width")]
     added = [depth - min(map(int, offered)) for depth, (_, offered, _) in zip(depths, stages, strict=True)]
     return {
         "d": [2 * int(values["stem2.depth"]), *added],

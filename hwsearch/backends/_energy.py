@@ -80,7 +80,7 @@ class Meter(ABC):
 
 
 class Metered(Session):
-    """A session and a meter: the energy of a run is measured when it is first asked for, and kept.
+    """A session and a meter: the energy of a run is measured when it is first needed, and kept.
 
     Args:
         session: what runs.
@@ -110,7 +110,7 @@ class Metered(Session):
         return self._meter.energy_mj(lambda: self._session.times(1))
 
     def close(self) -> None:
-        """Close the session; the meter goes on."""
+        """Close the session; the meter stays open."""
         self._session.close()
 
 

@@ -1,6 +1,6 @@
-"""A device played back from a recording of real measurements: for tests, and for showing what was measured on a device not at hand.
+"""A device played back from a recording of real measurements: for tests, and for showing what was measured on a device that is not here.
 
-Tables made from a recording are those of a device of kind ``"replay"``, which is no other device's: they cannot be taken for new
+Tables made from a recording are those of a device of kind ``"replay"``, which no other device is: they cannot be taken for new
 measurements, nor merged with them.
 """
 
@@ -26,7 +26,7 @@ _Keys = tuple[str, ...]
 
 
 class Recording(Backend):
-    """Any backend, and a record of every time that its sessions told.
+    """Any backend, and a record of every time that its sessions measured.
 
     Whatever is done with it is done with the backend; the file grows by a line whenever a session is closed.
 
@@ -43,7 +43,7 @@ class Recording(Backend):
         self.weight_bits, self.zero_points = backend.weight_bits, backend.zero_points
         self._journal = Journal(path)
         if os.path.exists(self._journal.path):
-            raise FileError(f"{self._journal.path} is there already. Delete it, or record into another file.")
+            raise FileError(f"{self._journal.path} exists already. Delete it, or record into another file.")
         self._framed: set[Block] = set()
         device = asdict(backend.describe())
         self._journal.append(

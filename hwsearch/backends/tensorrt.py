@@ -73,8 +73,8 @@ class TensorRT(Backend):
             here: str | None = self._device.sm()
         except (Unsupported, ImportError):  # no GPU, or nothing to reach it by
             here = None
-        asked = ((here,) if here else _trt.PORTABLE) if sm is None else tuple(sm) if isinstance(sm, list | tuple) else (sm,)
-        targets = _trt.check_targets(self._module, asked, here)
+        wanted = ((here,) if here else _trt.PORTABLE) if sm is None else tuple(sm) if isinstance(sm, list | tuple) else (sm,)
+        targets = _trt.check_targets(self._module, wanted, here)
         # TensorRT tunes its engines on one GPU; TensorRT-RTX finishes them on the GPU that they run on.
         tuned = "" if _trt.is_rtx(self._module) else self._facts["gpu"]
         self.target = Target(_trt.version(self._module), targets, tuned, workspace_mib)
@@ -221,7 +221,7 @@ class TensorRT(Backend):
 
     @cached_property
     def _watched(self) -> Any:
-        """NVML's handle; ``None`` without NVML, and then nothing tells what holds the GPU back or what it uses."""
+        """NVML's handle; ``None`` without NVML, and then nothing is known of what holds the GPU back or what it uses."""
         try:
             return self._handle
         except ImportError:

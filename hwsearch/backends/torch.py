@@ -46,7 +46,7 @@ class Torch(Backend):
 
     Raises:
         InvalidInput: an unknown mode, or threads or batch below 1.
-        Unsupported: there is no such device, or CUDA graphs are asked for on a CPU.
+        Unsupported: there is no such device, or the mode is ``"graph"`` on a CPU.
         MissingDependency: torch is not installed.
     """
 
@@ -108,7 +108,7 @@ class Torch(Backend):
 
     @cached_property
     def _hardware(self) -> tuple[str, dict[str, str]]:
-        """Name and facts, asked for once: clocks change, and a description does not."""
+        """Name and facts, read once: clocks change, and a description does not."""
         if not self._gpu:
             hardware, _, facts = cpu_facts()
             return hardware, facts

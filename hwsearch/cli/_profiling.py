@@ -88,11 +88,12 @@ def profile(
 
         console.print(_terminal.latency_table(collect_results(space, collect, out=out), out))
     else:
-        from ..profiling.remote._ssh import Remote as Board
+        from ..profiling.remote import _ssh
 
         device = load_backend(backend, **runtime)
         if remote is not None:
-            _there(space, Board(remote, device, python, **given(timeout_s=timeout)), out, **options)
+            board = _ssh.Remote(_ssh.Board(remote, python, **given(timeout_s=timeout)), device)
+            _there(space, board, out, **options)
         else:
             _here(space, batch or [1], out, backend=device, **options)
 

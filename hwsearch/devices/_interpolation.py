@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 _TILES = (4, 8, 16, 32)
 _CHUNK = 8192
 _MOST = 1500
-"""The process is fitted on at most this many blocks of a family: its work grows with their third power."""
+"""The process is fitted on at most this many blocks of a family: fitting is cubic in their number."""
 _LEARNT = 300
 """Its lengths and heights are learnt from at most this many."""
 _RIDGE = 1e-3

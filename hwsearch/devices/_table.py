@@ -351,7 +351,7 @@ def load_table(path: PathLike, *, device: Device | None = None) -> LatencyTable:
         CorruptFile: it is truncated or malformed, or holds impossible or repeated values; the message says where.
         NewerVersion: a newer hwsearch wrote it.
         WrongUnit: its unit is not milliseconds.
-        WrongDevice: it was measured on another device than ``device``, or does not tell enough of its own to know.
+        WrongDevice: it was measured on another device than ``device``, or does not say enough about its own to know.
 
     Example:
         >>> import hwsearch

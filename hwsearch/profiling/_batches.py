@@ -21,7 +21,7 @@ def profile_batches(
 ) -> dict[int, LatencyTable]:
     """Profile a space at several batch sizes, one after the other: a GPU that is idle at 1 may be the cheaper one at 64.
 
-    A run that was killed goes on where it was when it is started again, and tables that are complete are not measured again.
+    A run that was killed continues where it was when it is started again, and tables that are complete are not measured again.
 
     Example:
         >>> import hwsearch
@@ -55,7 +55,7 @@ def profile_batches(
     name, given = (backend.name, backend.options) if isinstance(backend, Backend) else (backend, {})
     tables = {}
     for size in sizes:
-        # Only a batch above 1 is asked for: not every backend has the option.
+        # Only a batch above 1 is passed on: not every backend has the option.
         chosen = load_backend(name, **({**given, "batch": size} if size > 1 or "batch" in given else given))
         tables[size] = profile(where, backend=chosen, out=path.replace("{batch}", str(size)), **options)
     return tables

@@ -260,7 +260,7 @@ def _read(folder: Path, model: str, scenario: str, short: bool, device: Device) 
         figure = float(found[key]) * factor
         queries, duration_s = int(found.get("result_query_count", 0)), float(found.get("effective_min_duration_ms", 0)) * 1e-3
         if not (figure >= 0 and queries >= 0 and duration_s >= 0):
-            raise CorruptFile(f"{path} tells of {figure:g} {unit} in {queries} queries, which is impossible.")
+            raise CorruptFile(f"{path} says {figure:g} {unit} in {queries} queries, which is impossible.")
     return Bench(
         model=model,
         scenario=scenario,

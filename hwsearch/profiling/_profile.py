@@ -44,8 +44,8 @@ def profile(
 ) -> LatencyTable:
     """Measure every block of a space on a device, and whole networks to calibrate and to check their sums.
 
-    Each round is on disk as soon as it is measured (in ``<out>.partial.jsonl``), so that a run that was killed goes on where it
-    was when it is started again. A table that exists already is completed: only what it lacks is measured. Blocks that the runtime
+    Each round is on disk as soon as it is measured (in ``<out>.partial.jsonl``), so that a run that was killed continues where
+    it was when it is started again. A table that exists already is completed: only what it lacks is measured. Blocks that the runtime
     cannot build are not in the table, and a :class:`LeftOutWarning` names them; another run tries them again.
 
     Example:
@@ -190,7 +190,7 @@ def _plan_batch(sampler: Sampler, table: LatencyTable, batch: Batch) -> Plan:
 
 
 def _begun(journal: Journal, table: LatencyTable) -> Batch | None:
-    """The batch whose measuring has begun, whatever is asked for now; a journal whose batch is in the table already is removed."""
+    """The batch whose measuring has begun, which is finished first; a journal whose batch is in the table already is removed."""
     header = next(iter(journal), None)
     if not isinstance(header, dict) or "batch" not in header:
         return None

@@ -1,7 +1,7 @@
 """What to measure of a space that is too large to be measured whole: corners, stairs, whole networks, and where the model is least sure.
 
 What comes next follows from what a table holds, and from nothing else; a batch that has begun stands in its journal. So a run that was
-stopped goes on where it was.
+stopped continues where it was.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a latency table is of the device that is at hand: its sentinel must take as long as it did then."""
+"""Whether a latency table is of this device: its sentinel must take as long as it did then."""
 
 from __future__ import annotations
 

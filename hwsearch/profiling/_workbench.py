@@ -141,6 +141,6 @@ def check_finished(readings: Readings, device: str) -> Readings:
         raise FileError(
             f"{device} has not finished: {len(lacking)} of {len(readings.readings)} networks lack rounds. {lacking[0]!r} "
             f"has {had}; it needs {fewest} in calm moments that agree, or {most} of any kind.{strangers} Run there again: python "
-            "run.pyz (it goes on where it was)"
+            "run.pyz (it continues where it was)"
         )
     return readings

@@ -20,7 +20,7 @@ from hwsearch import _registry
 from hwsearch.backends import Roofline, load_backend
 from hwsearch.cli import app
 from hwsearch.errors import BoardFailed, ConnectionLost, CorruptFile, FileError, Unsupported, WrongDevice, WrongSpace
-from hwsearch.profiling import Effort, Remote, collect, emit, profile
+from hwsearch.profiling import Board, Effort, Remote, collect, emit, profile
 from hwsearch.profiling.remote import _ssh as remote
 from hwsearch.spaces import Chain, Stage
 
@@ -287,14 +287,14 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
     out = tmp_path / "t.json"
 
     def go():
-        board = Remote(f"ssh://user@127.0.0.1:{server.port}", python=board_python)
+        board = Remote(Board(f"ssh://user@127.0.0.1:{server.port}", python=board_python))
         return profile(SMALL, backend=board, out=out, **OPTIONS)
 
     # While the files are sent.
     jobs = emit(SMALL, tmp_path / "jobs", **OPTIONS)
     models = sum(path.stat().st_size for path in (jobs / "models").iterdir())
     server.cuts = [["take", "in", (jobs / "run.pyz").stat().st_size + models // 2], ["give", "out", 2_000]]
-    with pytest.raises(ConnectionLost, match=r"user@127\.0\.0\.1:\d+: .*Run the same command again: it goes on where it was\."):
+    with pytest.raises(ConnectionLost, match=r"user@127\.0\.0\.1:\d+: .*Run the same command again: it continues where it was\."):
         go()
     server.rest()
     assert not out.exists()
@@ -344,7 +344,7 @@ def test_a_board_over_ssh_whose_connection_is_cut_twice(tmp_path, server, board_
 def test_a_sample_is_measured_on_a_board(tmp_path, server, board_python):
     host = f"ssh://user@127.0.0.1:{server.port}"
     effort = Effort(budget=600, error=0.9, checks=12, fits=4)
-    table = profile(SMALL, backend=Remote(host, python=board_python), out=tmp_path / "t.json", effort=effort, progress=False)
+    table = profile(SMALL, backend=Remote(Board(host, python=board_python)), out=tmp_path / "t.json", effort=effort, progress=False)
     assert table.error()["networks"] == 12
     assert 0 < table.spent_s < 600
     assert sum("run.pyz" in command and "describe" not in command for command in server.commands) >= 2, "batch after batch"
@@ -354,12 +354,12 @@ def test_a_sample_is_measured_on_a_board(tmp_path, server, board_python):
 def test_a_board_that_lacks_something_says_so(tmp_path, server, board_python, monkeypatch):
     host = f"ssh://user@127.0.0.1:{server.port}"
     with pytest.raises(BoardFailed, match="no-such-python"):
-        Remote(host, python="no-such-python")
+        Remote(Board(host, python="no-such-python"))
     poor = tmp_path / "poor"
     poor.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
     poor.chmod(0o755)
     with pytest.raises(BoardFailed, match="numpy"):
-        Remote(host, python=str(poor))
+        Remote(Board(host, python=str(poor)))
     monkeypatch.setenv(remote.SSH, "no-such-ssh")
     with pytest.raises(BoardFailed, match="HWSEARCH_SSH"):
         Remote(host)

@@ -25,7 +25,7 @@ FORMAT = "hwsearch-engine"
 VERSION = 1
 _WORKER = (sys.executable, "-m", f"{__package__}._worker")
 _TAIL = 800
-"""So many characters of the builder's log are told."""
+"""Number of characters of the builder's log that are shown."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The little of CUDA that measuring needs, through pycuda if that is installed, and else through cuda-python.
 
-Never run on a GPU by its authors: the tests run it on a stand-in for each of the two packages, and check that every function asked for is
-there in cuda-python.
+Never run on a GPU by its authors: the tests run it on a stand-in for each of the two packages, and check that cuda-python has every
+function that is called.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def facts(gpu: Any) -> dict[str, str]:
         gpu: from :func:`handle`.
     """
     nvml = require("pynvml", feature="Asking an NVIDIA GPU about itself", extra="tensorrt")
-    asked: dict[str, Callable[[], str]] = {
+    questions: dict[str, Callable[[], str]] = {
         "gpu": lambda: _text(nvml.nvmlDeviceGetName(gpu)),
         "sm": lambda: "".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(gpu))),
         "driver": lambda: _text(nvml.nvmlSystemGetDriverVersion()),
@@ -57,7 +57,7 @@ def facts(gpu: Any) -> dict[str, str]:
         "power_limit_w": lambda: f"{nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000:g}",
     }
     found = {}
-    for name, ask in asked.items():
+    for name, ask in questions.items():
         try:
             found[name] = ask()
         except nvml.NVMLError:  # boards differ in what they tell, a Jetson or a slice of a shared GPU most of all
@@ -66,7 +66,7 @@ def facts(gpu: Any) -> dict[str, str]:
 
 
 def held_back(gpu: Any) -> tuple[str, ...]:
-    """Why a GPU is slower than it is asked to be at this moment, in words; empty if it is not, or does not tell.
+    """Why a GPU is slower than its settings say at this moment, in words; empty if it is not, or does not say.
 
     Args:
         gpu: from :func:`handle`.

@@ -74,21 +74,21 @@ def precisions(module: ModuleType, targets: Sequence[str]) -> tuple[str, ...]:
     return (*dense, *(f"{name}-2:4" for name in _SPARSE if sparse and name in dense))
 
 
-def check_targets(module: ModuleType, asked: Sequence[object], here: str | None) -> tuple[str, ...]:
+def check_targets(module: ModuleType, wanted: Sequence[object], here: str | None) -> tuple[str, ...]:
     """Check that engines for these compute capabilities can be built on this machine, and return them.
 
     Args:
         module: from :func:`find`.
-        asked: such as ``("86", "89")``.
+        wanted: such as ``("86", "89")``.
         here: that of this machine's GPU, or ``None``.
 
     Raises:
         InvalidInput: no target, or none that is one.
-        Unsupported: TensorRT builds for the GPU that is there only, or this TensorRT-RTX does not know the target.
+        Unsupported: TensorRT builds only for the GPU of this machine, or this TensorRT-RTX does not know the target.
     """
-    targets = tuple(target for target in asked if isinstance(target, str) and target.isdecimal())
-    if not targets or len(targets) < len(asked):
-        raise InvalidInput(f"sm must be compute capabilities such as '89', not {', '.join(map(repr, asked)) or 'nothing'}.")
+    targets = tuple(target for target in wanted if isinstance(target, str) and target.isdecimal())
+    if not targets or len(targets) < len(wanted):
+        raise InvalidInput(f"sm must be compute capabilities such as '89', not {', '.join(map(repr, wanted)) or 'nothing'}.")
     if set(targets) == {here}:
         return targets
     if not hasattr(module, "ComputeCapability"):

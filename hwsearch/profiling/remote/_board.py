@@ -113,14 +113,14 @@ def run(folder: Path) -> None:
 
 
 def _heartbeat() -> Callable[[float], None]:
-    """Tells whoever listens, every ten seconds, that measuring goes on; it is called after each measurement."""
+    """Prints every ten seconds that measuring continues; it is called after each measurement."""
     told = time.monotonic()
 
     def beat(done: float) -> None:
         nonlocal told
         if time.monotonic() - told > _HEARTBEAT_S:
             told = time.monotonic()
-            with suppress(OSError):  # nobody listens any more: the end of the round will tell
+            with suppress(OSError):  # nobody listens any more, which the end of the round will show
                 print("measuring", flush=True)
 
     return beat
@@ -163,7 +163,7 @@ def main() -> int:
     except HwsearchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever listened is gone; another run goes on from here
+    except BrokenPipeError:  # nobody listens any more; another run continues from here
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

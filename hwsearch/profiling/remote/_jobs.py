@@ -43,7 +43,7 @@ from . import _board
 _OF_JOBS = ("backend", "options", "energy", "protocol", "checks", "fits", "seed", "blocks")
 """What a journal of a board begins with, beside what every journal of profiling does."""
 _UNKNOWN = Device("the board", "cpu", "unknown", "unknown", "unknown")
-"""What is known of a board before it has told."""
+"""What is known of a board before it has answered."""
 _MAIN = b"""import sys
 if sys.version_info < (3, 10):
     sys.exit("run.pyz needs Python 3.10 or newer, and this is " + sys.version.split()[0])

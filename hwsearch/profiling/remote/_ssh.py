@@ -1,8 +1,8 @@
 """Profiling a board over ssh: jobs are sent there, run there, and their results fetched, by the ``ssh`` program of this machine.
 
 The board needs an ssh server, Python, numpy and the runtime. A connection that is cut loses nothing: the same command sends only what is
-not there yet, goes on where the board was, and fetches from the last byte that came. What a board says is bounded, and a board that says
-nothing for too long is given up.
+not there yet, continues where the board was, and fetches from the last byte that came. The output of a board is bounded, and a board
+that is silent for too long is given up.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class Board:
     Args:
         host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
         python: the board's Python, which has numpy and the runtime.
-        timeout_s: a board that says nothing for so long is given up; it tells of its life every ten seconds while it measures, unless a
-            single model takes longer. ``None`` waits for ever.
+        timeout_s: the connection is given up after this many silent seconds. While it measures, a board prints a line every ten seconds,
+            unless a single model takes longer. ``None`` waits for ever.
 
     Raises:
         InvalidInput: ``host`` is no name of a machine, but an option of ssh, say; or ``timeout_s`` is not above 0.
@@ -239,7 +239,7 @@ class Board:
         said = _shown(complaints)
         if process.returncode == _LOST or call.ended.startswith("it has said nothing"):
             why = call.ended or said or "the connection was cut"
-            raise ConnectionLost(f"{self.host}: {why}. Run the same command again: it goes on where it was.")
+            raise ConnectionLost(f"{self.host}: {why}. Run the same command again: it continues where it was.")
         if process.returncode:
             raise BoardFailed(f"{self.host}: {call.ended or said or f'{self.python} ended with code {process.returncode}'}")
 
@@ -276,21 +276,18 @@ class Remote(Workbench):
     The board measures by itself. Jobs wait in ``<out>.partial.jsonl.jobs`` here, and lie under ``.hwsearch`` in the user's home there.
 
     Args:
-        host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
+        board: the board, or just its name: ``user@host``, a name from the configuration of ssh, or ``ssh://user@host:port``.
         runtime: the backend of the board; it must be installed here too, to build the models.
-        python: the board's Python, which has numpy and the runtime.
-        timeout_s: see :class:`Board`.
 
     Raises:
-        InvalidInput: ``host`` is no name of a machine.
+        InvalidInput: ``board`` is no name of a machine.
         ConnectionLost: the board cannot be reached.
         BoardFailed: it lacks something, or says of itself what cannot be; the message is what it said.
     """
 
-    def __init__(
-        self, host: str, runtime: str | Backend = "onnxruntime", python: str = "python3", timeout_s: float | None = _SILENCE_S
-    ) -> None:
-        backend, self.board = load_backend(runtime), Board(host, python, timeout_s)
+    def __init__(self, board: str | Board, runtime: str | Backend = "onnxruntime") -> None:
+        backend, self.board = load_backend(runtime), board if isinstance(board, Board) else Board(board)
+        host = self.board.host
         with tempfile.TemporaryDirectory() as place:
             program = Path(place) / "run.pyz"
             program.write_bytes(archive())
@@ -312,7 +309,7 @@ class Remote(Workbench):
         """Have a plan measured there, and bring the journal of it.
 
         Raises:
-            ConnectionLost: the board cannot be reached, or the connection was cut; calling again goes on.
+            ConnectionLost: the board cannot be reached, or the connection was cut; another call continues.
             BoardFailed: what was called on the board failed; the message says what it said.
         """
         readings = plan.read(journal)
@@ -326,7 +323,7 @@ class Remote(Workbench):
         jobs = Path(f"{journal.path}.jobs")
         try:
             write_jobs(jobs, self.runtime, plan)
-        except FileError:  # it holds the jobs of another run, which nobody wants any more
+        except FileError:  # it holds the jobs of another run, which are obsolete
             shutil.rmtree(jobs)
             write_jobs(jobs, self.runtime, plan)
         folder = f".hwsearch/{_board.digest((jobs / _board.PLAN).read_bytes())[:16]}"

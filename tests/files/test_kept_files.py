@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import hwsearch
-from hwsearch.nn import Data, Supernet, SupernetScore, evaluate, evaluate_file, load_coded, load_data, make_data, score_networks
+from hwsearch.errors import InvalidInput
+from hwsearch.nn import Data, Supernet, SupernetScore, evaluate, evaluate_file, load_coded, load_data, make_data, score_networks, train
 from hwsearch.scores import load_predictor
 from hwsearch.searching import load_finished
 from hwsearch.spaces import Chain, Stage
@@ -51,6 +52,16 @@ def test_a_supernet_is_read(space: hwsearch.SearchSpace, images: Data, network: 
     supernet = Supernet.load(KEPT / "supernet.safetensors", space)
     assert supernet.digest == expected["digest"]
     assert evaluate(network, weights=supernet, data=images) == pytest.approx(expected["accuracy"], abs=0.03)
+
+
+def test_a_trained_supernet_is_the_result_of_the_same_call(space: hwsearch.SearchSpace, images: Data, tmp_path: Path) -> None:
+    out = tmp_path / "supernet.safetensors"
+    shutil.copy(KEPT / "supernet.safetensors", out)
+    recipe = {"epochs": 25, "batch": 20, "amp": None, "label_smoothing": 0.0}
+    train(space, data=images, out=out, recipe=recipe, progress=False)
+    assert out.read_bytes() == (KEPT / "supernet.safetensors").read_bytes(), "it was read, and not made again"
+    with pytest.raises(InvalidInput, match="epochs 25 there and 24 here"):
+        train(space, data=images, out=out, recipe={**recipe, "epochs": 24}, progress=False)
 
 
 def test_scores_are_read_and_nothing_is_evaluated_again(space: hwsearch.SearchSpace, images: Data, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_a_channel_that_others_determine_costs_nothing_however_much_it_weighs() 
     first, plain = (importance(adopted, name, images())[group] for name in ("reconstruction", "outputs"))
     assert int(np.argmin(first)) in (2, 5)
     assert first.min() < 0.02 * np.sort(first)[1]
-    assert int(np.argmax(plain)) == 5 or plain[5] > np.median(plain)
+    assert plain[5] > np.median(plain)
 
 
 @pytest.mark.parametrize("name", ["residual sum", "transformer block", "flatten to linear", "dense cat", "squeeze and excite"])

@@ -22,6 +22,7 @@ from .groups import Group
 from .importance import Evidence, Read, Scores, criterion
 
 _RIDGE = 1e-3
+"""Added to the channels' second moments, relative to their mean, so that they can be inverted."""
 _LARGEST = 1024
 """Channels beyond which those of a group are taken for independent of each other, since time goes with the cube."""
 

@@ -1,13 +1,15 @@
-"""Names to things: spaces, backends and algorithms that are built in, registered, or announced by other installed packages.
+"""Names to things: spaces, backends, algorithms and costs that are built in, registered, or announced by other installed packages.
 
 A package announces a plug-in by an entry point: a line of its ``pyproject.toml`` such as ``my_space = "my_package.spaces:build"`` in the
-table ``[project.entry-points."hwsearch.spaces"]``, or ``hwsearch.backends``, or ``hwsearch.algorithms``. It is imported when its name is
-first asked for. What is built in or registered comes before what is announced.
+table ``[project.entry-points."hwsearch.spaces"]``, or ``hwsearch.backends``, ``hwsearch.algorithms``, ``hwsearch.costs``. It is imported
+when its name is first asked for. What is built in or registered comes before what is announced.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +53,8 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "nsga2": "hwsearch.algorithms.nsga2:NSGA2",
         "optuna": "hwsearch.algorithms.optuna:OptunaSearch",
     },
+    # The costs that come with hwsearch stand in costs/_metrics.py.
+    "cost": {},
 }
 
 
@@ -58,9 +62,10 @@ def register(what: str, name: str, target: str | Any) -> None:
     """Add a plug-in to this process; :mod:`hwsearch._registry` says how an installed package announces one to every process.
 
     Args:
-        what: ``"space"``, ``"backend"`` or ``"algorithm"``.
+        what: ``"space"``, ``"backend"``, ``"algorithm"`` or ``"cost"``.
         name: the name by which users ask for it.
-        target: a callable that makes the thing, or ``"module:attribute"``, imported when first asked for.
+        target: a callable that makes the thing, or, for a cost, that gives the cost of a :class:`hwsearch.networks.Block`; or
+            ``"module:attribute"``, imported when first asked for.
 
     Raises:
         UnknownName: there is no such kind of plug-in.
@@ -81,7 +86,7 @@ def register(what: str, name: str, target: str | Any) -> None:
 
 def names(what: str) -> tuple[str, ...]:
     """The names of a kind that can be asked for, sorted."""
-    return tuple(sorted({*_kind(what), *_announced(what)}))
+    return tuple(sorted({*_kind(what), *_announced(what, tuple(sys.path))}))
 
 
 def make(what: str, name: str, **options: Any) -> Any:
@@ -91,7 +96,7 @@ def make(what: str, name: str, **options: Any) -> Any:
         UnknownName: there is no such name, or it takes no option of one of the names.
         InvalidInput: it needs an option that is missing; or it was announced by a package from which it cannot be imported.
     """
-    target = _target(what, name)
+    target = find(what, name)
     takes = inspect.signature(target)
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.parameters.values()):
         for option in options:
@@ -110,11 +115,12 @@ def _kind(what: str) -> dict[str, str | Any]:
     return _TARGETS[what]
 
 
-def _target(what: str, name: str) -> Any:
-    """The callable behind a name.
+def find(what: str, name: str) -> Any:
+    """The callable behind a name, which is not called.
 
     Raises:
-        UnknownName, InvalidInput: as :func:`make`.
+        UnknownName: there is no such name.
+        InvalidInput: it was announced by a package from which it cannot be imported.
     """
     known = _kind(what)
     if name in known:
@@ -123,7 +129,7 @@ def _target(what: str, name: str) -> Any:
             module, _, attribute = target.partition(":")
             target = getattr(import_module(module), attribute)
         return target
-    announced = _announced(what)
+    announced = _announced(what, tuple(sys.path))
     if name not in announced:
         raise UnknownName(what, name, {*known, *announced})
     first, *others = announced[name]
@@ -138,8 +144,9 @@ def _target(what: str, name: str) -> Any:
         raise InvalidInput(f"The {what} {name!r} of {_origin(first)} cannot be imported: {error}.") from error
 
 
-def _announced(what: str) -> dict[str, list[EntryPoint]]:
-    """The entry points of a kind, by name."""
+@cache
+def _announced(what: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """The entry points of a kind, by name, of the packages on a path; looked for once, since that reads a file of each package."""
     from importlib.metadata import entry_points
 
     found: dict[str, list[EntryPoint]] = {}

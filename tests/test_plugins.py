@@ -72,6 +72,11 @@ class Guessing:
         return False
 """
 
+COST = """
+def flops(block) -> float:
+    return 2.0 * block.macs
+"""
+
 USE = """
 import hwsearch
 from hwsearch.backends import load_backend
@@ -79,9 +84,11 @@ from hwsearch.testing import check_backend
 
 check_backend(load_backend("acme_npu"))
 table = hwsearch.profile("acme_space", backend="acme_npu", out="table.json", progress=False)
-problem = hwsearch.Problem.of("acme_space", device=table, predictor=lambda X: X.sum(axis=1), limits={"latency_ms": 1.0})
+limits = {"latency_ms": 1.0, "acme_flops": 4e5}
+problem = hwsearch.Problem.of("acme_space", device=table, predictor=lambda X: X.sum(axis=1), limits=limits)
 result = hwsearch.search(problem, "acme_guessing")
-assert result.values["latency_ms"] <= 1.0
+assert all(result.values[name] <= most for name, most in limits.items()), result.values
+assert result.values["acme_flops"] == 2 * result.values["macs"]
 print(hwsearch.load_space("acme_space", classes=3).name, table.device.name, result.provenance["algorithm"])
 """
 
@@ -96,10 +103,10 @@ def announce(folder: Path, package: str, **entries: str) -> None:
 
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
-    """A folder on the path of Python that holds an installed package with a space, a backend and an algorithm."""
+    """A folder on the path of Python that holds an installed package with a space, a backend, an algorithm and a cost."""
     package = tmp_path / "site" / "acme"
     package.mkdir(parents=True)
-    for name, text in {"__init__": "", "space": SPACE, "npu": BACKEND, "guessing": ALGORITHM}.items():
+    for name, text in {"__init__": "", "space": SPACE, "npu": BACKEND, "guessing": ALGORITHM, "cost": COST}.items():
         (package / f"{name}.py").write_text(text)
     announce(
         package.parent,
@@ -107,6 +114,7 @@ def acme(tmp_path: Path) -> Path:
         spaces="acme_space = acme.space:build",
         backends="acme_npu = acme.npu:Npu",
         algorithms="acme_guessing = acme.guessing:Guessing",
+        costs="acme_flops = acme.cost:flops",
     )
     return package.parent
 
@@ -116,7 +124,7 @@ def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=folder.parent, env=environment, check=False)
 
 
-def test_a_space_a_backend_and_an_algorithm_of_another_package_are_found(acme: Path) -> None:
+def test_a_space_a_backend_an_algorithm_and_a_cost_of_another_package_are_found(acme: Path) -> None:
     done = python(acme, "-W", "error", "-c", USE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("acme_space acme-npu ")

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files._writing import PathLike
+from .._registry import find, names
 from .._types import Rows, Values
 from ..devices._table import LatencyTable, load_table
 from ..errors import InvalidInput, UnknownName
@@ -46,6 +47,13 @@ _OWN = _Kind("", "lower")  # of costs that a space brings along
 METRICS: tuple[str, ...] = tuple(_KINDS)
 """Latency (ms) and energy (mJ) come from a device's table. MACs, BitOps, parameters, size (weights as deployed, MB of 10^6 bytes) and
 peak memory (live feature maps of one image, MB) are counted."""
+
+
+def _kind(name: str) -> _Kind | None:
+    """What is known of a cost by its name, whether it is built in or a plug-in; ``None`` if there is no such cost."""
+    if name in _KINDS:
+        return _KINDS[name]
+    return _Kind("", "lower", find("cost", name)) if name in names("cost") else None
 
 
 def adjective(name: str) -> str:
@@ -171,7 +179,8 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None 
     """Compile a cost for one space and, if it is measured, one device.
 
     Args:
-        name: one of :data:`METRICS`, or a cost that the space brings along (see :meth:`SearchSpace.from_tables`).
+        name: one of :data:`METRICS`, a cost that was registered (see :func:`hwsearch.register`), or a cost that the space brings along
+            (see :meth:`SearchSpace.from_tables`).
         space: the space whose rows it will take.
         table: the device's latency table, or its path; needed for ``latency_ms`` and ``energy_mj`` only.
         interpolate: whether blocks that are not in the table may be estimated from those that are; if ``None``, they are if the
@@ -191,11 +200,12 @@ def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None 
         ((3,), True)
     """
     table = load_table(table) if isinstance(table, str | os.PathLike) else table
-    kind = _KINDS.get(name, _OWN)
     if name in space.costs:
-        return Metric(name, kind.unit, space, TableSum(space.costs[name], kind.peak))
-    if name not in _KINDS:
-        raise UnknownName("metric", name, [*_KINDS, *space.costs])
+        own = _KINDS.get(name, _OWN)
+        return Metric(name, own.unit, space, TableSum(space.costs[name], own.peak))
+    kind = _kind(name)
+    if kind is None:
+        raise UnknownName("metric", name, [*_KINDS, *names("cost"), *space.costs])
     if kind.of_block is not None:
         return Metric.of_blocks(name, space, kind.of_block, unit=kind.unit, peak=kind.peak)
     if table is None:
@@ -224,7 +234,7 @@ def available(space: SearchSpace, table: LatencyTable | None = None) -> tuple[st
     measured = [] if table is None else ["latency_ms"]
     if table is not None and table.has_energy(space.unique_blocks[index] for index in space.reachable):
         measured.append("energy_mj")
-    counted = [name for name, kind in _KINDS.items() if kind.of_block is not None] if space.slots else []
+    counted = [*(name for name, kind in _KINDS.items() if kind.of_block is not None), *names("cost")] if space.slots else []
     return tuple(dict.fromkeys([*space.costs, *measured, *counted]))
 
 

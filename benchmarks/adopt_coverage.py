@@ -22,7 +22,7 @@ import torch
 
 from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.errors import Unsupported
-from hwsearch.nn.adopt import Adopted, adopt
+from hwsearch.nn.adoption import Adopted, adopt
 from hwsearch.nn.data._vision import import_torchvision
 
 PIXELS = {"vit_h": 224, "vit": 224, "maxvit": 224, "swin": 224, "inception": 96, "deeplab": 96, "fcn": 96}

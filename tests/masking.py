@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hwsearch.nn.adopt import Adopted, adopt
+from hwsearch.nn.adoption import Adopted, adopt
 
 
 def enliven(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -328,8 +328,8 @@ def test_an_unknown_operation_freezes_what_reaches_it_and_is_named_with_its_line
 
 
 def test_a_rule_that_fails_is_named_and_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwsearch.nn.adopt import rule
-    from hwsearch.nn.adopt.rules import base
+    from hwsearch.nn.adoption import rule
+    from hwsearch.nn.adoption.rules import base
 
     monkeypatch.setattr(base, "_RULES", dict(base._RULES))
 
@@ -345,7 +345,7 @@ def test_a_rule_that_fails_is_named_and_freezes(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that says that a softmax over channels works value by value: masked and cut network differ, and the group is frozen."""
-    from hwsearch.nn.adopt.rules import base
+    from hwsearch.nn.adoption.rules import base
 
     monkeypatch.setattr(base, "_RULES", {**base._RULES, "softmax": base._RULES["pointwise"]})
     module = Net(
@@ -360,7 +360,7 @@ def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_wrong_rule_is_caught_within_a_branch_that_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Widths within a residual branch are proven while the branch is there."""
-    from hwsearch.nn.adopt.rules import base
+    from hwsearch.nn.adoption.rules import base
 
     monkeypatch.setattr(base, "_RULES", {**base._RULES, "softmax": base._RULES["pointwise"]})
     module = Net(
@@ -584,8 +584,8 @@ def test_the_report_says_what_is_free_and_why_the_rest_is_not() -> None:
 
 
 def test_a_custom_operation_is_frozen_until_it_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwsearch.nn.adopt import rule
-    from hwsearch.nn.adopt.rules import base
+    from hwsearch.nn.adoption import rule
+    from hwsearch.nn.adoption.rules import base
 
     monkeypatch.setattr(base, "_RULES", dict(base._RULES))
 

@@ -16,11 +16,11 @@ from test_adopt import CASES, IMAGE, Keyed
 
 import hwsearch
 from hwsearch.errors import CorruptFile, InvalidInput, NewerVersion
-from hwsearch.nn.adopt import load_network, save_network
+from hwsearch.nn.adoption import load_network, save_network
 
 LOADING = """
 import sys, torch
-from hwsearch.nn.adopt import load_network
+from hwsearch.nn.adoption import load_network
 network = load_network(sys.argv[1])
 assert not any(name.startswith("test_") for name in sys.modules)
 with torch.no_grad():

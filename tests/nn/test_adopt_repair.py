@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName
-from hwsearch.nn.adopt import Adopted, Evidence, allocate, criterion, importance
-from hwsearch.nn.adopt.criteria import projected
+from hwsearch.nn.adoption import Adopted, Evidence, allocate, criterion, importance
+from hwsearch.nn.adoption.criteria import projected
 
 
 def chain() -> tuple[Net, Adopted]:
@@ -351,8 +351,8 @@ def test_units_are_removed_where_importance_is_least_for_what_they_save() -> Non
 
 
 def test_criteria_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwsearch.nn.adopt import importance as function
-    from hwsearch.nn.adopt.importance import _CRITERIA
+    from hwsearch.nn.adoption import importance as function
+    from hwsearch.nn.adoption.importance import _CRITERIA
 
     monkeypatch.setitem(_CRITERIA, "mine", _CRITERIA["l1"])
 

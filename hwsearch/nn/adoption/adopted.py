@@ -142,7 +142,7 @@ class Adopted:
         Args:
             keep: for some groups, how many units to keep, or which ones; all of the others.
             branches: those to remove.
-            scores: the importance of each unit, as from :func:`~hwsearch.nn.adopt.importance`.
+            scores: the importance of each unit, as from :func:`~hwsearch.nn.adoption.importance`.
             images: inputs to repair the network on: each layer is fitted by least squares to what the whole network computes there, and
                 batch norms after no such layer take new statistics; some 800 images suffice, and all values of a layer on them have to
                 fit into memory. Nothing is repaired if omitted.

@@ -1,4 +1,4 @@
-"""Ways of telling which units matter, each a small function; :func:`~hwsearch.nn.adopt.importance.criterion` registers more."""
+"""Ways of telling which units matter, each a small function; :func:`~hwsearch.nn.adoption.importance.criterion` registers more."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Result = Axes | list[Axes]
 
 
 class Rewriting(Protocol):
-    """What a rule may ask of the smaller network while it is being built (:class:`~hwsearch.nn.adopt.cut.Cut`)."""
+    """What a rule may ask of the smaller network while it is being built (:class:`~hwsearch.nn.adoption.cut.Cut`)."""
 
     def index(self, node: Any, dim: int) -> Labels | None:
         """The places along an axis that are kept; ``None`` where all are."""

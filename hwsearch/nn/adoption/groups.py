@@ -112,7 +112,7 @@ def analyse(network: fx.GraphModule, batch: int, frozen: Mapping[str, str]) -> A
     """Find groups and kernels.
 
     Args:
-        network: from :func:`~hwsearch.nn.adopt.capture.capture`.
+        network: from :func:`~hwsearch.nn.adoption.capture.capture`.
         batch: the size of the batch axis in its recorded sizes.
         frozen: parameters whose channels have to stay, each with the reason.
     """

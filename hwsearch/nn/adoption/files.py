@@ -32,7 +32,7 @@ _CLOSED = ("from_file",)
 
 
 def save_network(network: fx.GraphModule, path: PathLike) -> None:
-    """Write a network that :meth:`~hwsearch.nn.adopt.Adopted.extract` gave, whole or not at all.
+    """Write a network that :meth:`~hwsearch.nn.adoption.Adopted.extract` gave, whole or not at all.
 
     Args:
         network: the network; it may have been trained since.

@@ -104,7 +104,7 @@ def test_recording_and_playing_back_are_the_same_in_order_and_energy(tmp_path):
         assert played.rows[key].energy_mj == row.energy_mj
     assert (played.energy, played.device.kind) == ("estimated", "replay")
     check_backend(Recording(Roofline(), tmp_path / "other.jsonl"))
-    with pytest.raises(FileError, match="there already"):
+    with pytest.raises(FileError, match="exists already"):
         Recording(Roofline(), tmp_path / "other.jsonl")
 
 

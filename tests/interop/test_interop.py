@@ -214,7 +214,7 @@ def test_the_shell_imports_and_complains(tmp_path: Path) -> None:
     out = tmp_path / "note.json"
     done = CliRunner().invoke(app, ["import", "ofa-latency", str(folder), "--out", str(out)], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
-    assert "left out 1 entry (160 px Conv_1-input:6x6x192" in done.output
+    assert "skipped 1 entry (160 px Conv_1-input:6x6x192" in done.output
     table = load_table(out)
     assert (table.device.name, len(table.rows)) == ("note", 4)
     assert len(interop.problems(table)) == 1
@@ -377,7 +377,7 @@ def test_tfnas_widths_that_were_never_measured_are_left_out(data_folder: Path, d
     document = json.loads(path.read_text())
     negative = sum(value <= 0 for key, widths in document.items() if key != "base" for value in widths.values())
     assert negative > 0
-    assert interop.problems(table)[0].startswith(f"left out {negative} entries")
+    assert interop.problems(table)[0].startswith(f"skipped {negative} entries")
     blocks = [hwsearch.networks.Block.parse(key) for key in table.rows]
     assert all(row.latency_ms > 0 for row in table.rows.values())
     assert np.mean([block.mids[0] % 8 == 0 for block in blocks]) > 0.95

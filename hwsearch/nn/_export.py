@@ -23,10 +23,9 @@ from ..spaces._chain import boundary
 from ..spaces._space import Architecture
 from ._agreement import Agreement
 from .data._images import DataLike, Normalize
-from .data._load import load_data
 from .quantization._folded import FoldedBlock, FoldedLayer
 from .quantization._quantize import STANDARD, Quantization
-from .supernet._deploy import Deployed, deploy
+from .supernet._deploy import Deployed, calibration_of, deploy
 from .supernet._plain import Boundary, Resize
 from .supernet._supernet import Supernet, WeightsLike, load_supernet
 
@@ -76,12 +75,7 @@ def export(
     if not isinstance(architecture, Architecture):
         raise InvalidInput(f"architecture must be an Architecture, such as result.best, not {type(architecture).__name__}.")
     runtime, supernet = load_writer(backend), load_supernet(weights, architecture.space)
-    if data is None:
-        normalize, images = supernet.normalize, supernet.calibration()
-    else:
-        data = load_data(data).normalized(supernet.normalize)
-        normalize, images = data.normalize, data.normalize(data.calibration_images(0))
-    assert normalize is not None
+    normalize, images = calibration_of(supernet, data)
     quantization, at_once = quantization.on(runtime), _batch(batch, runtime.batch)
     network = _deployed(architecture, precision, supernet, images, quantization)
     notes: dict[str, Any] = {"architecture": architecture.document(), "input": _input(network, normalize, at_once)}

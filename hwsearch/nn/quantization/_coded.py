@@ -21,8 +21,7 @@ from ...networks._layers import Layer
 from ...spaces import _tables
 from ...spaces._space import Architecture
 from ..data._images import DataLike
-from ..data._load import load_data
-from ..supernet._deploy import Deployed, fit
+from ..supernet._deploy import Deployed, calibration_of, fit
 from ..supernet._supernet import Supernet, WeightsLike, load_supernet, place_name
 from . import _huffman as huffman
 from ._codebook import BITS, Floats, Shared, check_bits, share
@@ -139,12 +138,7 @@ def save_coded(
     if bits is not None:
         check_bits(bits)
     supernet = load_supernet(weights, architecture.space)
-    if data is None:
-        normalize, images = supernet.normalize, supernet.calibration()
-    else:
-        data = load_data(data).normalized(supernet.normalize)
-        normalize, images = data.normalize, data.normalize(data.calibration_images(0))
-    assert normalize is not None
+    normalize, images = calibration_of(supernet, data)
     blocks = architecture.blocks()
     plain = supernet.extract(architecture.genes, None if supernet.settled else images)
     with torch.inference_mode():

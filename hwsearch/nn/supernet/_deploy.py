@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from ...networks._blocks import Block
+from ..data._images import DataLike, Normalize
+from ..data._load import load_data
 from ..quantization._folded import FoldedBlock, FoldedLayer, Map, Place, Round, Visit, fold, owners
 from ..quantization._learned import grid, grids
 from ..quantization._quantize import STANDARD, Quantization, Quantizer, fit_quantizer
 from ._plain import resize
+from ._supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -179,3 +182,21 @@ def _learned(network: nn.Sequential, blocks: Sequence[Block], symmetric: bool) -
     found = {place: grid(*owner, blocks[place[0]].bits.activation_bits) for place, owner in owners(network, blocks).items()}
     ours = {place: one.quantizer for place, one in found.items() if one is not None and one.symmetric == symmetric}
     return ours if len(ours) == sum(not one.step.ndim for one in grids(network)) else {}
+
+
+def calibration_of(supernet: Supernet, data: DataLike | None = None) -> tuple[Normalize, torch.Tensor]:
+    """How images are normalised for a supernet, and normalised ones to calibrate its networks on, shape ``(n, channels, h, w)``.
+
+    Args:
+        supernet: the trained weights.
+        data: take training images of these data; if omitted, those that the supernet carries.
+
+    Raises:
+        InvalidInput: no data are given, and the supernet carries no images.
+    """
+    if data is not None:
+        found = load_data(data).normalized(supernet.normalize)
+        return found.normalize, found.normalize(found.calibration_images(0))
+    images = supernet.calibration()
+    assert supernet.normalize is not None  # or it would carry no images
+    return supernet.normalize, images

@@ -35,7 +35,7 @@ from torch import nn
 from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.nn import load_data
 from hwsearch.nn.adoption import Adopted, adopt, allocate, importance
-from hwsearch.nn.adoption.repair import Repair
+from hwsearch.nn.adoption._repair import Repair
 
 MEAN, DEVIATION = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 SCORED, REPAIRED = 1000, 800

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn.adoption import Adopted, Evidence, allocate, criterion, importance
-from hwsearch.nn.adoption.criteria import projected
+from hwsearch.nn.adoption._criteria import projected
 
 
 def chain() -> tuple[Net, Adopted]:
@@ -352,7 +352,7 @@ def test_units_are_removed_where_importance_is_least_for_what_they_save() -> Non
 
 def test_criteria_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     from hwsearch.nn.adoption import importance as function
-    from hwsearch.nn.adoption.importance import _CRITERIA
+    from hwsearch.nn.adoption._importance import _CRITERIA
 
     monkeypatch.setitem(_CRITERIA, "mine", _CRITERIA["l1"])
 

@@ -1,12 +1,13 @@
 """A user's own network as a search space: capture, groups of channels, proofs, and the smaller network."""
 
-from . import criteria, elimination
-from .adopted import Adopted, adopt
-from .branches import Branch
-from .files import load_network, save_network
-from .groups import Extent, Group, Kernel
-from .importance import Evidence, allocate, criterion, importance
-from .report import Report, Row
+from . import _criteria as _criteria  # these two register what they hold
+from . import _elimination as _elimination
+from ._adopted import Adopted, adopt
+from ._branches import Branch
+from ._files import load_network, save_network
+from ._groups import Extent, Group, Kernel
+from ._importance import Evidence, allocate, criterion, importance
+from ._report import Report, Row
 from .rules import rule
 
 __all__ = [
@@ -20,9 +21,7 @@ __all__ = [
     "Row",
     "adopt",
     "allocate",
-    "criteria",
     "criterion",
-    "elimination",
     "importance",
     "load_network",
     "rule",

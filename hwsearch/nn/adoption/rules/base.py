@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import fx
 
-from ..axes import Atoms, Axes, Factor, Labels, on, tie_along
+from .._axes import Atoms, Axes, Factor, Labels, on, tie_along
 
 Result = Axes | list[Axes]
 """What lies on the axes of an operation's result, or of each of its results."""
 
 
 class Rewriting(Protocol):
-    """What a rule may ask of the smaller network while it is being built (:class:`~hwsearch.nn.adoption.cut.Cut`)."""
+    """What a rule may ask of the smaller network while it is being built (:class:`~hwsearch.nn.adoption._cut.Cut`)."""
 
     def index(self, node: Any, dim: int) -> Labels | None:
         """The places along an axis that are kept; ``None`` where all are."""

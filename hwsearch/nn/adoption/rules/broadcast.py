@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..axes import Axes, Factor, on, tie_along
+from .._axes import Axes, Factor, on, tie_along
 from .base import Flow, shape_of, where
 
 _FIXED = "it meets values of fixed size"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..axes import Axes, Factor, Labels, without
+from .._axes import Axes, Factor, Labels, without
 from .base import Call, Rewriting, elements, rows, rule, shape_of
 
 _FIXED = "the input there is of fixed size"

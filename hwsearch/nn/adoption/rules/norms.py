@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..axes import Axes, Factor, on, tie_along
+from .._axes import Axes, Factor, on, tie_along
 from .base import Call, Rewriting, rows, rule
 
 _FIXED = "the normalised axis is of fixed size"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from ..axes import Axes, Factor, Labels, on, taken, without
+from .._axes import Axes, Factor, Labels, on, taken, without
 from .base import Call, Rewriting, rows, rule
 
 aten = torch.ops.aten

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..axes import Axes, Factor
+from .._axes import Axes, Factor
 from .base import Call, rule
 from .broadcast import merge
 

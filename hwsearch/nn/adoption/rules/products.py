@@ -7,7 +7,7 @@ from string import ascii_letters
 
 from torch import fx
 
-from ..axes import Axes, Factor, Labels, tie_along
+from .._axes import Axes, Factor, Labels, tie_along
 from .base import Call, Multiplications, rule, shape_of
 from .broadcast import merge
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..axes import Axes, Factor, on, tie_along
+from .._axes import Axes, Factor, on, tie_along
 from .base import Call, rule
 from .pointwise import pointwise
 

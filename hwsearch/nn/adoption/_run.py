@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .state import get
+from ._state import get
 
 Before = Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[fx.Node, Any], Any]

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from .cut import Cut
+from ._cut import Cut
+from ._state import get
 from .rules.base import base_name, bound, shape_of
-from .state import get
 
 _FITTED = ("conv1d", "conv2d", "linear")
 

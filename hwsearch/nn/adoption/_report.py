@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from .branches import Branch
-from .groups import Analysis, Extent, Group, Kernel
+from ._branches import Branch
+from ._groups import Analysis, Extent, Group, Kernel
 
 
 @dataclass(frozen=True)

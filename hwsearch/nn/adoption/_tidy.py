@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from .lines import source_line
+from ._lines import source_line
+from ._run import execute
+from ._state import get
 from .rules.base import base_name, bound, shape_of
-from .run import execute
-from .state import get
 
 aten = torch.ops.aten
 _DROPOUT = ("dropout", "feature_dropout", "alpha_dropout")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import fx
 
+from ._run import execute
+from ._state import get
 from .rules.base import base_name, bound
-from .run import execute
-from .state import get
 
 _SCALED = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 

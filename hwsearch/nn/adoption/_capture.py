@@ -15,9 +15,9 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from ...errors import InvalidInput, Unsupported
-from .lines import failing_line
-from .state import put
-from .tidy import tidy
+from ._lines import failing_line
+from ._state import put
+from ._tidy import tidy
 
 
 @dataclass

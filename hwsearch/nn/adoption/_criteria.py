@@ -1,4 +1,4 @@
-"""Ways of telling which units matter, each a small function; :func:`~hwsearch.nn.adoption.importance.criterion` registers more."""
+"""Ways of telling which units matter, each a small function; :func:`~hwsearch.nn.adoption.criterion` registers more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import InvalidInput
-from .importance import Evidence, Loss, Scores, criterion
+from ._importance import Evidence, Loss, Scores, criterion
 
 
 @criterion("l1")

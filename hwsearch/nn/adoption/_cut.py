@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from .axes import Axes, Labels, on
-from .groups import Analysis
+from ._axes import Axes, Labels, on
+from ._groups import Analysis
+from ._state import get, put
 from .rules import Call, find_rule
 from .rules.base import bound, shape_of
-from .state import get, put
 
 
 class Cut:

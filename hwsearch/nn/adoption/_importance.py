@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import fx
 
 from ...errors import InvalidInput, UnknownName
-from .axes import Labels
-from .groups import Group
+from ._axes import Labels
+from ._groups import Group
+from ._run import execute
+from ._state import get
 from .rules import find_rule
-from .run import execute
-from .state import get
 
 if TYPE_CHECKING:
-    from .adopted import Adopted
-    from .cut import Cut
+    from ._adopted import Adopted
+    from ._cut import Cut
 
 Array = np.ndarray[Any, Any]
 Scores = dict[str, Array]

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import fx
 
-from .axes import Labels
-from .branches import Branch
-from .cut import Cut
-from .groups import Analysis, Group, units
-from .lively import lively
-from .masked import run_masked, staying
-from .run import execute
-from .state import get
+from ._axes import Labels
+from ._branches import Branch
+from ._cut import Cut
+from ._groups import Analysis, Group, units
+from ._lively import lively
+from ._masked import run_masked, staying
+from ._run import execute
+from ._state import get
 
 TOLERANCE = 1e-5
 """The largest difference that passes, relative to the largest output."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from .axes import Factor, Labels, on, tie_along
+from ._axes import Factor, Labels, on, tie_along
 from .rules import Call, Flow, find_rule
 from .rules.base import base_name, bound, shape_of, where
 
@@ -112,7 +112,7 @@ def analyse(network: fx.GraphModule, batch: int, frozen: Mapping[str, str]) -> A
     """Find groups and kernels.
 
     Args:
-        network: from :func:`~hwsearch.nn.adoption.capture.capture`.
+        network: from :func:`~hwsearch.nn.adoption._capture.capture`.
         batch: the size of the batch axis in its recorded sizes.
         frozen: parameters whose channels have to stay, each with the reason.
     """

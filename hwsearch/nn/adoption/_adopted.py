@@ -14,14 +14,14 @@ import torch
 from torch import fx, nn
 
 from ...errors import InvalidInput, UnknownName
-from .axes import Labels
-from .branches import Branch, find_branches
-from .capture import capture
-from .cut import Cut
-from .groups import Analysis, Group, Kernel, analyse, matching, units
-from .proof import Prover, stays
-from .repair import Repair
-from .report import Report, make_report
+from ._axes import Labels
+from ._branches import Branch, find_branches
+from ._capture import capture
+from ._cut import Cut
+from ._groups import Analysis, Group, Kernel, analyse, matching, units
+from ._proof import Prover, stays
+from ._repair import Repair
+from ._report import Report, make_report
 
 Keep = Mapping[str, "int | Sequence[int] | Labels"]
 Scores = Mapping[str, "np.ndarray[Any, Any]"]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from .axes import Axes, Factor
-from .cut import Cut
+from ._axes import Axes, Factor
+from ._cut import Cut
+from ._run import execute
 from .rules import Call, find_rule
 from .rules.base import bound, shape_of
-from .run import execute
 
 
 def run_masked(cut: Cut, inputs: tuple[torch.Tensor, ...], tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from ..._files._reading import check_header, guarded, parse_json, parse_tensor_header, read_bytes
 from ..._files._writing import PathLike, write_atomic
 from ...errors import CorruptFile, InvalidInput
-from .state import get, put
+from ._state import get, put
 
 FORMAT = "hwsearch-adopted-network"
 VERSION = 1

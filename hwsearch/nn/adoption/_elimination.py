@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ...errors import InvalidInput
-from .axes import Labels
-from .criteria import projected
-from .groups import Group
-from .importance import Evidence, Read, Scores, criterion
+from ._axes import Labels
+from ._criteria import projected
+from ._groups import Group
+from ._importance import Evidence, Read, Scores, criterion
 
 _RIDGE = 1e-3
 """Added to the channels' second moments, relative to their mean, so that they can be inverted."""

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hwsearch._files._writing import Journal, write_atomic
-from hwsearch.nn import load_data
+from hwsearch.nn import ArrayData, load_data
 from hwsearch.nn.adoption import Adopted, adopt, allocate, importance
 from hwsearch.nn.adoption._repair import Repair
 
@@ -159,6 +159,7 @@ def run(weights: Path, folder: Path, depth: int, share: float, seed: int, row: s
     """One row of one seed."""
     _, adopted = subject(weights, depth)
     data = load_data(("cifar10", folder))
+    assert isinstance(data, ArrayData)
     start, limit = time.process_time(), share * adopted.macs()
     if row == "uniform":
         keep = adopted.choose(uniform(adopted, limit), importance(adopted, "l1"))

@@ -34,6 +34,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import Data, Recipe, Supernet, SupernetScore, load_data, sample_networks, score_networks, train
+from hwsearch.nn import ArrayData, Recipe, Supernet, SupernetScore, load_data, sample_networks, score_networks, train
 
 LEVEL = 0.4
 """The latency limit, as a share of the largest network's latency at its fastest precision."""
@@ -115,7 +116,7 @@ def no_slower(
     return one, measured
 
 
-def choose(space: hwsearch.SearchSpace, table: hwsearch.LatencyTable, data: Data, road: Path, out: Path, seed: int) -> None:
+def choose(space: hwsearch.SearchSpace, table: hwsearch.LatencyTable, data: ArrayData, road: Path, out: Path, seed: int) -> None:
     """Choose and measure the networks of one seed, once."""
     if (out / "chosen.json").exists():
         return
@@ -141,7 +142,7 @@ def choose(space: hwsearch.SearchSpace, table: hwsearch.LatencyTable, data: Data
     write_atomic(out / "chosen.json", json.dumps(document, indent=1).encode())
 
 
-def finish(space: hwsearch.SearchSpace, data: Data, out: Path, seed: int, name: str, recipe: Recipe) -> dict[str, float]:
+def finish(space: hwsearch.SearchSpace, data: ArrayData, out: Path, seed: int, name: str, recipe: Recipe) -> dict[str, Any]:
     """Train one network alone; its test accuracies, in float and as exported."""
     facts = json.loads((out / "chosen.json").read_text())[name]
     one = hwsearch.Architecture.from_document(facts.pop("architecture"), space, out / "chosen.json")
@@ -171,6 +172,7 @@ def main() -> None:
     console = Console()
     space, table = hwsearch.load_space("resnet_cifar"), hwsearch.load_table(options.table)
     data = load_data("cifar10", options.folder)
+    assert isinstance(data, ArrayData)
     recipe = Recipe(epochs=options.epochs, batch=128, learning_rate=0.2, label_smoothing=0.0, amp="bf16")
     for seed in options.seeds:
         choose(space, table, data, options.road / f"seed{seed}", options.out / f"seed{seed}", seed)

@@ -27,6 +27,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class Bench:
         """The published network in floating point and at uniform precisions."""
         for precision in ("fp32", "int8", "w4a8", "int4"):
             net = self.network(depth, precision)
-            self.once(f"resnet{depth} {precision}", lambda net=net: self.test(net, net.largest))
+            self.once(f"resnet{depth} {precision}", partial(self.test, net, net.largest))
 
     def ways(self, depth: int) -> None:
         """Each way of choosing ranges and each correction."""

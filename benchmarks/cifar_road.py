@@ -29,13 +29,13 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import Data, SupernetScore, SupernetVerifier, load_data, resize, sample_networks, score_networks
+from hwsearch.nn import ArrayData, SupernetScore, SupernetVerifier, load_data, resize, sample_networks, score_networks
 
 LEVELS = (0.6, 0.4, 0.25)
 """Latency levels, as shares of the largest network's latency at its fastest precision."""
 
 
-def accuracy(model: Path, architecture: hwsearch.Architecture, data: Data) -> float:
+def accuracy(model: Path, architecture: hwsearch.Architecture, data: ArrayData) -> float:
     """The share of test images that a model file gets right in ONNX Runtime."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     right = 0
@@ -48,7 +48,7 @@ def accuracy(model: Path, architecture: hwsearch.Architecture, data: Data) -> fl
 
 
 def road(
-    seed: int, data: Data, table: hwsearch.LatencyTable, out: Path, epochs: int, samples: int, images: int
+    seed: int, data: ArrayData, table: hwsearch.LatencyTable, out: Path, epochs: int, samples: int, images: int
 ) -> Iterator[dict[str, float]]:
     """One seed: a supernet, a predictor, and one comparison a level."""
     space = hwsearch.load_space("resnet_cifar")
@@ -111,9 +111,9 @@ def picture(rows: list[dict[str, float]], path: Path) -> None:
     axes = figure.subplots()
     for name, marker, colour in (("searched", "o", "#0072b2"), ("uniform", "^", "#009e73")):
         points = [(row[f"{name}_ms"], 100 * row[f"{name}_accuracy"]) for row in rows]
-        axes.scatter(*zip(*points, strict=True), marker=marker, color=colour, alpha=0.4, s=28)
+        axes.scatter([x for x, _ in points], [y for _, y in points], marker=marker, color=colour, alpha=0.4, s=28)
         means = [np.mean([p for p, row in zip(points, rows, strict=True) if row["level"] == level], axis=0) for level in LEVELS]
-        axes.plot(*np.transpose(means), marker=marker, color=colour, label=f"{name}, mean and single seeds")
+        axes.plot(*np.transpose(np.array(means)), marker=marker, color=colour, label=f"{name}, mean and single seeds")
     axes.set(xlabel="measured latency (ms), ONNX Runtime, one thread", ylabel="CIFAR-10 test accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -133,6 +133,7 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console()
     data = load_data("cifar10", options.folder)
+    assert isinstance(data, ArrayData)
     table = hwsearch.profile("resnet_cifar", backend="onnxruntime", out=options.out / "latency_table.json")
     console.print(table, table.error())
     facts = {"device": table.device.hardware, "runtime": table.device.runtime_version, "python": platform.python_version()}

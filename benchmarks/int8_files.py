@@ -52,8 +52,8 @@ def mobile(path: Path, data: Data, epochs: int) -> tuple[Supernet, SearchSpace]:
     widths = {"stage1.out": (24,), "stage2.out": (32,), "stage3.out": (64,), "final.out": (240,)}
     shape = {"resolution": (32,), "*.depth": (2,), "*.expand": (3,), "*.kernel": (3,), **widths}
     space = load_space("mobilenetv3_cifar").restrict(shape)
-    recipe = {"amp": None, "learning_rate": 0.1}
-    return train(space.restrict({"precision": ("fp32",)}), data=data, out=path, recipe=recipe, epochs=epochs, progress=False), space
+    recipe = {"amp": None, "learning_rate": 0.1, "epochs": epochs}
+    return train(space.restrict({"precision": ("fp32",)}), data=data, out=path, recipe=recipe, progress=False), space
 
 
 def main() -> None:

@@ -220,7 +220,8 @@ def bitfusion(file: Path, space: hwsearch.SearchSpace) -> tuple[hwsearch.Latency
 
     def fitted(some: np.ndarray) -> np.ndarray:
         unit = A.max(axis=0)
-        return nnls(A[some] / unit / y[some, None], np.ones(int(some.sum())))[0] / unit
+        found: np.ndarray = nnls(A[some] / unit / y[some, None], np.ones(int(some.sum())))[0]
+        return np.asarray(found / unit)
 
     off = A[out] @ fitted(~out) / y[out] - 1
     rates = fitted(np.ones(len(y), dtype=np.bool_))
@@ -288,7 +289,8 @@ def device(name: str, options: argparse.Namespace, data: Data) -> None:
         X, score = sample_networks(space, POOL), SupernetScore(space, options.weights, data, images=IMAGES)
         pool = (X, score_networks(score, X, out=options.out / "cpu.scores.npz"))
     else:
-        space, finest, pool = SPACE, "w8a8", tuple(part[:POOL] for part in scored(options.transfer).fit)
+        space, finest, (X, y, *_) = SPACE, "w8a8", scored(options.transfer).fit
+        pool = X[:POOL], y[:POOL]
         table, document["fit"] = bitfusion(options.bitfusion, space)
         print("BitFusion, fitted:", document["fit"])
     supernet = Supernet.load(options.weights, space)

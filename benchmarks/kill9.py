@@ -195,19 +195,19 @@ def main() -> None:
         place = Path(name)
         given = place / "given"
         given.mkdir()
-        for verb in [verb for verb in VERBS if any(verb in VERBS[asked].needs for asked in options.only)]:
-            made = place / f"given-{verb}"
-            _undisturbed(VERBS[verb], made, given)
+        for before in [each for each in VERBS if any(each in VERBS[chosen].needs for chosen in options.only)]:
+            made = place / f"given-{before}"
+            _undisturbed(VERBS[before], made, given)
             for path in made.iterdir():
                 path.rename(given / path.name)
-        for name in options.only:
-            verb, own = VERBS[name], place / name
+        for chosen in options.only:
+            verb, own = VERBS[chosen], place / chosen
             own.mkdir()
             done, runs, wrong = killed(verb, own, given, options.kills, rng)
             refused, more = paired(verb, own, given, verb.result(own / "whole"), options.pairs)
             faults += len(wrong) + len(more)
             print(
-                f"{name}: killed {done} times in {runs} runs, {options.pairs} pairs of which {refused} processes were refused", flush=True
+                f"{chosen}: killed {done} times in {runs} runs, {options.pairs} pairs of which {refused} processes were refused", flush=True
             )
             print(*(f"    {one}" for one in wrong + more), sep="\n", end="\n" * bool(wrong + more), flush=True)
     print(f"{faults} faults")

@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -172,7 +173,7 @@ def curves(options: argparse.Namespace) -> None:
     show(options, summary)
 
 
-def show(options: argparse.Namespace, summary: dict) -> None:
+def show(options: argparse.Namespace, summary: dict[str, Any]) -> None:
     """The table and the figure."""
     shown = Table(
         title=f"{options.what}, {options.kind}: pairwise accuracy on {summary['test']} quantised networks, mean (least) of the seeds"

@@ -23,9 +23,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,12 +76,16 @@ def fine(precision: str = "int8") -> SearchSpace:
     return Chain("resnet50", (224,), (), (stem, pool, *stages), 1000, (precision,), head_precisions=(precision,)).space()
 
 
-SPACES = {"fine": fine, "ofa": lambda: ofa_resnet50.build(precisions=("int8",)), "resnet50": lambda: hwsearch.load_space("resnet50")}
+SPACES: dict[str, Callable[[], SearchSpace]] = {
+    "fine": fine,
+    "ofa": lambda: ofa_resnet50.build(precisions=("int8",)),
+    "resnet50": lambda: hwsearch.load_space("resnet50"),
+}
 
 
 def scaled(fraction: float, precision: str = "int8") -> list[Block]:
     """ResNet50 with all widths at a fraction, rounded to multiples of 8."""
-    at = {"precision": precision}
+    at: dict[str, Any] = {"precision": precision}
 
     def width(full: int) -> int:
         return max(8, 8 * round(full * fraction / 8))
@@ -119,7 +124,7 @@ class AtLeast:
 def placed(network: Sequence[Block]) -> Architecture:
     """A network of plain bottlenecks in a space of all widths that are multiples of 8 (too large to lower)."""
     space = resnet50.build(mids=200, outs=200)
-    values: dict[str, object] = {"resolution": 224, "stem.precision": "int8", "head.precision": "int8"}
+    values: dict[str, int | float | str] = {"resolution": 224, "stem.precision": "int8", "head.precision": "int8"}
     stage, number = 0, 0
     for block in network:
         if block.kind == "conv":
@@ -234,7 +239,7 @@ def measure(path: Path, rounds: int, batch: int | None) -> None:
     write(path, document)
 
 
-def write(path: Path, document: dict[str, object]) -> None:
+def write(path: Path, document: dict[str, Any]) -> None:
     """Write a result, and show it."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
@@ -263,7 +268,8 @@ def picture(path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7.5, 4.8))
     for label, points in REPORTED.items():
-        axes.scatter(*zip(*points, strict=True), label=label, marker="x", s=40)
+        across, up = zip(*points, strict=True)
+        axes.scatter(across, up, label=label, marker="x", s=40)
     for file in sorted(RESULTS.glob("resnet50-*.json")):
         document = json.loads(file.read_text())
         if "networks" not in document:
@@ -305,7 +311,8 @@ def main() -> None:
         for name in options.names:
             measure(RESULTS / f"{name}.json", options.rounds, options.batch)
     elif options.what == "in-place":
-        in_place(*options.names, options)
+        name, network = options.names
+        in_place(name, network, options)
     elif options.what == "picture":
         picture(options.out)
     elif options.what == "export":

@@ -98,7 +98,7 @@ def pymoo(name: str, population: int, *, front: bool = False) -> Callable[[Probl
 
         space = problem.space
 
-        class Same(Theirs):
+        class Same(Theirs):  # type: ignore[misc]  # it has no types
             def __init__(self) -> None:
                 top = np.array(space.sizes) - 1
                 super().__init__(n_var=len(top), n_obj=1 + front, n_ieq_constr=len(problem.limits), xl=0, xu=top, vtype=int)
@@ -254,7 +254,7 @@ def pruning() -> list[dict[str, Any]]:
             rows.append({**row, "cpu_s": round(time.process_time() - began, 2)})
             show(rows[-1])
     began = time.process_time()
-    front = sweep(space, predictor=worth, limits={"latency_ms": full * np.linspace(0.2, 1.0, 17)}, algorithm="exact")
+    front = sweep(space, predictor=worth, limits={"latency_ms": (full * np.linspace(0.2, 1.0, 17)).tolist()}, algorithm="exact")
     proven = sum(result.status is hwsearch.searching.Status.OPTIMAL for result in front)
     rows.append(
         {

@@ -64,7 +64,7 @@ def main() -> None:
             cells = [f"{mean(found[name]):.3f} ± {stdev(found[name]):.3f}" for name in ("all", "edges")]
             shown.add_row(precision, str(steps), f"{limit:.2f}", *cells, f"{gain:+.1%}")
         if options.measure:
-            backend = hwsearch.load_backend(table.device.runtime, batch=table.device.batch)
+            backend = hwsearch.backends.load_backend(table.device.runtime, batch=table.device.batch)
             networks = [every.blocks(best[name]) for name in ("all", "edges")]
             for name, row, one in zip(("all", "edges"), networks, measure(networks, backend=backend, table=table), strict=True):
                 console.print(f"{precision}, {name}: predicted {table.predict(row):.3f} ms, measured {one.latency_ms:.3f} ms")

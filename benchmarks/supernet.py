@@ -40,7 +40,7 @@ from scipy.stats import kendalltau, spearmanr
 import hwsearch
 from hwsearch._files._writing import write_atomic
 from hwsearch.costs import metric
-from hwsearch.nn import Recipe, Supernet, evaluate, load_data, train
+from hwsearch.nn import ArrayData, Recipe, Supernet, evaluate, load_data, train
 
 RESULTS = Path(__file__).parent / "results"
 PART = {"resolution": (28, 32), "stem.out": (16,), "stage*.depth": (2, 3)} | {
@@ -112,10 +112,15 @@ def speed(rounds: int = 7, batch: int = 128, amp: str = "bf16") -> None:
             network.eval()(x)
 
     many = space.sample(200, rng)
+
+    def activate() -> None:
+        for row in many:
+            supernet.activate(row)
+
     works: dict[str, Callable[[], object]] = {
         "sandwich": sandwich,
         "four": four,
-        "activate": lambda: [supernet.activate(row) for row in many],
+        "activate": activate,
         "extract": lambda: supernet.extract(rows[2], x),
         "evaluate largest": lambda: look(plain[0]),
         "evaluate random": lambda: look(plain[2]),
@@ -186,13 +191,13 @@ def rank(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="o
         macs = sum(block.macs for block in one.blocks()) / 1e6
         found.append((macs, inherited, alone))
         print(f"{number}: {macs:.1f} MMACs, inherited {inherited:.4f}, alone {alone:.4f}", flush=True)
-    macs, inherited, alone = zip(*found, strict=True)
+    sizes, scores, trained = zip(*found, strict=True)
     told(
         "rank",
         {
-            "Spearman": float(spearmanr(inherited, alone).statistic),
-            "Kendall": float(kendalltau(inherited, alone).statistic),
-            "Spearman of MACs with alone": float(spearmanr(macs, alone).statistic),
+            "Spearman": float(spearmanr(scores, trained).statistic),
+            "Kendall": float(kendalltau(scores, trained).statistic),
+            "Spearman of MACs with alone": float(spearmanr(sizes, trained).statistic),
             "networks": NETWORKS,
             "epochs alone": epochs,
             "epochs of the supernet": supernet.facts["recipe"]["epochs"],
@@ -206,6 +211,7 @@ def agree(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="
     """Whether what is shipped is what was evaluated, and takes the time that was foretold."""
     space, table = hwsearch.load_space("resnet_cifar"), hwsearch.load_table(TABLE)
     images, supernet = load_data(("cifar10", data)), Supernet.load(weights, space)
+    assert isinstance(images, ArrayData)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [space.architecture(row) for row in space.sample(networks, np.random.default_rng(30))]
     files = [hwsearch.export(one, weights=supernet, out=folder / f"{number}.onnx") for number, one in enumerate(chosen)]

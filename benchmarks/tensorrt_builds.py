@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from hwsearch._files._writing import write_atomic
 from hwsearch._registry import names
 from hwsearch.backends.tensorrt import TensorRT
 from hwsearch.errors import BuildFailed
+from hwsearch.networks import Block
 from hwsearch.spaces import load_space
 
 RESULTS = Path(__file__).parent / "results" / "tensorrt_builds.json"
@@ -38,7 +40,7 @@ def main() -> None:
     for space in chosen.spaces:
         blocks = load_space(space).unique_blocks
         if space == "apq":  # its precisions are its own; its shapes are tried at ours
-            blocks = [block for block in blocks if block.precision == "w8a8"]
+            blocks = tuple(block for block in blocks if block.precision == "w8a8")
         shapes = {replace(block, precision="fp32", context="") for block in blocks if not block.boundary}
         for precision in chosen.precisions:
             rows.append(one(space, precision, sorted(shapes, key=lambda block: block.key), chosen.most))
@@ -48,7 +50,7 @@ def main() -> None:
     write_atomic(RESULTS, json.dumps(document, indent=1).encode() + b"\n")
 
 
-def one(space: str, precision: str, shapes: list, most: int) -> dict:
+def one(space: str, precision: str, shapes: list[Block], most: int) -> dict[str, Any]:
     """Build the blocks of one space at one precision."""
     rng = np.random.default_rng(0)
     drawn = [shapes[index] for index in sorted(rng.permutation(len(shapes))[:most])]

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import hwsearch
-from hwsearch.nn import Data, Quantization, Sampling, SupernetVerifier, load_data, resize
+from hwsearch.nn import ArrayData, Quantization, Sampling, SupernetVerifier, load_data, resize
 from hwsearch.reports import Compared, front_figure, write_report
 
 SPACES = {"digits": "resnet_digits", "cifar10": "resnet_cifar"}
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def accuracy(model: Path, resolution: int, data: Data) -> float:
+def accuracy(model: Path, resolution: int, data: ArrayData) -> float:
     """The share of test images that a model file gets right in ONNX Runtime."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     images = resize(data.normalize(data.test_x), resolution).contiguous().numpy()
@@ -56,6 +56,7 @@ def main() -> None:
     console = Console()
     out = options.out or Path("demo-output") / options.data
     data = load_data(options.data, options.folder)
+    assert isinstance(data, ArrayData)
     space = hwsearch.load_space(SPACES[options.data])
     if options.data == "digits":
         torch.set_num_threads(1)  # networks this small only make threads wait for each other

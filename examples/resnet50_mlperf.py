@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def score_of(space: hwsearch.SearchSpace, options: argparse.Namespace) -> Callable[..., object]:
+def score_of(space: hwsearch.SearchSpace, options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
     """What tells better networks from worse ones before any is trained."""
     if not options.toy:
         return hwsearch.interop.ofa_resnet50_score(options.predictor, space, reach=0.05)
@@ -123,8 +123,8 @@ def main() -> None:
     try:
         for scenario in ("SingleStream", "Offline"):
             benched = hwsearch.bench(models, scenario=scenario, backend=device, out=out / "bench", short=not options.full_length)
-            for one in benched:
-                console.print(f"{scenario}: {one.model} {one.figure:.4g} {one.unit}, {one.verdict} ({one.stamp})")
+            for bench in benched:
+                console.print(f"{scenario}: {bench.model} {bench.figure:.4g} {bench.unit}, {bench.verdict} ({bench.stamp})")
     except MissingDependency as error:
         console.print(f"No run of LoadGen: {error}")
 

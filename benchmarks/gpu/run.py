@@ -202,9 +202,10 @@ class Run:
 
     def fit_predictor(self) -> None:
         """Its predictor."""
-        options = {"sampling": hwsearch.nn.Sampling(networks=self.scale.samples, images=self.scale.images), "progress": False}
-        weights = self.out / "supernet.safetensors"
-        print(hwsearch.fit_predictor(self.trained_space, weights=weights, data=self.data, out=self.out / "predictor.npz", **options).report)
+        sampling = hwsearch.nn.Sampling(networks=self.scale.samples, images=self.scale.images)
+        given, out = self.out / "supernet.safetensors", self.out / "predictor.npz"
+        predictor = hwsearch.fit_predictor(self.trained_space, weights=given, data=self.data, out=out, sampling=sampling, progress=False)
+        print(predictor.report)
 
     def deploy(self, label: str) -> None:
         """The searched network against uniform widths at a few latencies: accuracy on test images, latency on the device."""

@@ -113,7 +113,7 @@ class Torch(Backend):
             hardware, _, facts = cpu_facts()
             return hardware, facts
         facts = {} if self._handle is None else _nvml.facts(self._handle)
-        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        cudnn = torch.backends.cudnn.version()
         return torch.cuda.get_device_name(self.device), {**facts, "cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
 
     def _open(self, network: Network) -> Session:
@@ -166,7 +166,7 @@ class TorchSession(Session):
     def _times_gpu(self, runs: int) -> Times:
         run, image = self._run, self._input
         with self._watch, torch.cuda.device(self._backend.device):
-            events = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]  # type: ignore[no-untyped-call]
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(runs + 1)]
             events[0].record()
             for event in events[1:]:
                 run(image)

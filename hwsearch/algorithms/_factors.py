@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .._types import Values
-from ..spaces._tables import TableSum
+from ..spaces._arrays import Column
+from ..spaces._sums import Link
 from ._pareto import nondominated
 
 MOST_JOINED = 150_000
@@ -29,66 +29,61 @@ class Factor:
     """Ways to set some genes.
 
     Attributes:
-        genes: in ascending order.
+        genes: in ascending order; sums over genes, which have columns behind them, count as genes.
         rows: their indices, an option a row, shape ``(options, genes)``.
         costs: what an option adds to the objective (to be made small) and to each summed limit, shape ``(options, 1 + limits)``.
     """
 
     genes: tuple[int, ...]
-    rows: npt.NDArray[np.uint8]
+    rows: npt.NDArray[np.uint16]
     costs: Values
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def columns(self, genes: Sequence[int]) -> npt.NDArray[np.uint8]:
+    def columns(self, genes: Sequence[int]) -> npt.NDArray[np.uint16]:
         """The indices of some of its genes, shape ``(options, len(genes))``."""
         return self.rows[:, [self.genes.index(gene) for gene in genes]]
 
 
-def factors(
-    tables: Sequence[TableSum],
-    excluded: Sequence[tuple[tuple[int, ...], npt.NDArray[np.bool_]]],
-    allowed: Sequence[Sequence[int]],
-) -> list[Factor]:
-    """Tables as factors, those within the scope of another one added to it.
+def factors(tables: Sequence[Sequence[Column]], derived: Sequence[Link], allowed: Sequence[Sequence[int]]) -> list[Factor]:
+    """Tables as factors, those within the scope of another one added to it; and how sums follow from genes, as factors as well.
 
     Args:
-        tables: those of the objective (to be made small), then those of each summed limit.
-        excluded: tables that are true for combinations that are impossible.
+        tables: those of the objective (to be made small), then those of each summed limit; infinite for combinations that are impossible.
+        derived: the columns behind the genes, which are sums.
         allowed: for each gene the indices that may be used.
     """
-    scopes: list[tuple[int, ...]] = []
-    every = {genes for entries in tables for genes, _ in entries} | {genes for genes, _ in excluded}
-    for genes in sorted(every, key=lambda genes: (-len(genes), genes)):
-        if not any(set(genes) <= set(scope) for scope in scopes):
-            scopes.append(genes)
-    single = set().union(*map(set, scopes)) if scopes else set()
-    scopes += [(gene,) for gene in range(len(allowed)) if gene not in single]
-    shapes = [tuple(len(allowed[gene]) for gene in scope) for scope in scopes]
-    home = {genes: min((i for i, s in enumerate(scopes) if set(genes) <= set(s)), key=lambda i: math.prod(shapes[i])) for genes in every}
-    costs = [np.zeros((*shape, len(tables))) for shape in shapes]
-    for column, entries in enumerate(tables):
-        for genes, array in entries:
-            costs[home[genes]][..., column] += _spread(genes, array, scopes[home[genes]], allowed)
-    for genes, impossible in excluded:
-        costs[home[genes]][..., 0] += np.where(_spread(genes, impossible, scopes[home[genes]], allowed), np.inf, 0.0)
+    may = [np.asarray(indices, dtype=np.uint16) for indices in allowed]
+    rows: dict[tuple[int, ...], npt.NDArray[np.uint16]] = {}
+    for link in derived:
+        chosen = _combinations([may[source] for source in link.sources])
+        index = link.index[tuple(chosen.T)].astype(np.uint16)
+        may.append(np.unique(index))
+        rows[(*link.sources, link.column)] = np.column_stack([chosen, index])
+    every = {columns for entries in tables for columns, _ in entries}
+    for columns in sorted(every, key=lambda columns: (-len(columns), columns)):
+        if not any(set(columns) <= set(scope) for scope in rows):
+            rows[columns] = _combinations([may[column] for column in columns])
+    held = set().union(*rows)
+    rows |= {(gene,): _combinations([may[gene]]) for gene in range(len(allowed)) if gene not in held}
+    costs = {scope: np.zeros((len(options), len(tables))) for scope, options in rows.items()}
+    home = {columns: min((scope for scope in rows if set(columns) <= set(scope)), key=lambda scope: len(rows[scope])) for columns in every}
+    for number, entries in enumerate(tables):
+        for columns, array in entries:
+            scope = home[columns]
+            costs[scope][:, number] += array[tuple(rows[scope][:, scope.index(column)] for column in columns)]
     made = []
-    for scope, shape, cost in zip(scopes, shapes, costs, strict=True):
-        rows = np.zeros((math.prod(shape), len(scope)), dtype=np.uint8)
-        for column, (gene, index) in enumerate(zip(scope, np.indices(shape).reshape(len(shape), -1), strict=True)):
-            rows[:, column] = np.asarray(allowed[gene], dtype=np.uint8)[index]
-        flat = cost.reshape(-1, len(tables))
-        possible = np.isfinite(flat).all(axis=1)
-        made.append(Factor(scope, rows[possible], flat[possible]))
+    for scope, options in rows.items():
+        possible = np.isfinite(costs[scope]).all(axis=1)
+        made.append(Factor(scope, options[possible], costs[scope][possible]))
     return made
 
 
-def _spread(genes: Sequence[int], array: npt.NDArray[Any], scope: Sequence[int], allowed: Sequence[Sequence[int]]) -> npt.NDArray[Any]:
-    """A table cut down to the allowed indices, with an axis of length one for each gene of the scope that it does not hold."""
-    cut = array[np.ix_(*(allowed[gene] for gene in genes))] if genes else array
-    lengths = iter(cut.shape)
-    return cut.reshape([next(lengths) if gene in genes else 1 for gene in scope])
+def _combinations(indices: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.uint16]:
+    """Every combination of some columns' indices, shape ``(combinations, columns)``."""
+    grid = np.indices(tuple(map(len, indices))).reshape(len(indices), -1)
+    return np.stack([own[place] for own, place in zip(indices, grid, strict=True)], axis=1) if indices else np.zeros((1, 0), np.uint16)
 
 
 def join(left: Factor, right: Factor) -> Factor:
@@ -101,7 +96,7 @@ def join(left: Factor, right: Factor) -> Factor:
     first = np.repeat(np.arange(len(a)), count)
     second = order[np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)]
     genes = tuple(sorted({*left.genes, *right.genes}))
-    rows = np.empty((len(first), len(genes)), dtype=np.uint8)
+    rows = np.empty((len(first), len(genes)), dtype=np.uint16)
     for column, gene in enumerate(genes):
         source, index = (left, first) if gene in left.genes else (right, second)
         rows[:, column] = source.rows[index, source.genes.index(gene)]
@@ -136,11 +131,11 @@ def _staircase(key: npt.NDArray[np.int64], costs: Values) -> npt.NDArray[np.intp
     return order[keep]
 
 
-def _key(columns: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+def _key(columns: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     """A number for every row of indices, equal for equal rows, ascending from 0."""
     if not columns.shape[1]:
         return np.zeros(len(columns), dtype=np.int64)
-    packed = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.shape[1])))[:, 0]
+    packed = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.shape[1] * columns.itemsize)))[:, 0]
     found: npt.NDArray[np.int64] = np.unique(packed, return_inverse=True)[1].astype(np.int64).reshape(-1)
     return found
 

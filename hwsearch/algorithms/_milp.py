@@ -22,6 +22,7 @@ import numpy.typing as npt
 from .._types import Rows, Values
 from ..costs._limits import Limit
 from ..errors import Infeasible
+from ..spaces._arrays import numbered
 from ..spaces._genes import only
 from ..spaces._lowering import canonical_table
 from ..spaces._space import SearchSpace
@@ -90,11 +91,12 @@ class Program:
             limits: the most that metrics may be. Those on maxima (peak memory) exclude cells of their tables.
         """
         summed = [limit for limit in limits if not limit.metric.peak]
-        excluded = [(genes, array > limit.at_most) for limit in limits if limit.metric.peak for genes, array in limit.metric.tables]
+        peaks = [limit for limit in limits if limit.metric.peak]
+        excluded = [(axes, np.where(array > limit.at_most, np.inf, 0.0)) for limit in peaks for axes, array in limit.metric.tables]
         objective = -TableSum(tuple(canonical_table(space, entry) for entry in score))
-        tables = [objective, *(limit.metric.tables for limit in summed)]
-        sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)}
-        parts = reduce(factors(tables, excluded, space.allowed), sizes)
+        tables, derived = numbered([[*objective, *excluded], *(limit.metric.tables for limit in summed)], len(space.choices))
+        sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)} | {link.column: len(link.total) for link in derived}
+        parts = reduce(factors(tables, derived, space.allowed), sizes)
         spans = [float(np.ptp(part.costs[:, 0])) for part in parts if len(part)]
         return cls(space, tuple(limits), tuple(parts), max(sum(spans), 1e-12))
 
@@ -131,10 +133,13 @@ class Program:
 
     def _row(self, parts: Sequence[Factor], chosen: Sequence[int]) -> Rows:
         """The canonical row of one option of each factor, shape ``(genes,)``."""
-        row = np.zeros(len(self.space.choices), dtype=np.uint8)
-        for part, option in zip(parts, chosen, strict=True):
-            row[list(part.genes)] = part.rows[option]
-        return only(self.space.canonical(row[None]))
+        found = {
+            gene: index
+            for part, option in zip(parts, chosen, strict=True)
+            for gene, index in zip(part.genes, part.rows[option], strict=True)
+        }
+        row = np.array([[found[gene] for gene in range(len(self.space.choices))]], dtype=np.uint8)
+        return only(self.space.canonical(row))
 
     def _within(self, most: Values) -> list[Factor]:
         """The factors without options that break a limit even if every other factor takes its cheapest one.

@@ -10,6 +10,7 @@ import numpy as np
 from .._types import Rows, Values
 from ..errors import InvalidInput
 from ..spaces._space import SearchSpace
+from ..spaces._sums import lengths
 from ..spaces._tables import TableSum
 from ._milp import Program
 
@@ -114,7 +115,7 @@ def additive(score: Any, space: SearchSpace) -> TableSum | None:
     if total.peak:
         return None
     for genes, array in total:
-        if array.shape != tuple(space.sizes[gene] for gene in genes):
+        if array.shape != lengths(genes, space.sizes):
             raise InvalidInput(f"A table of the score has the shape {array.shape}, which does not fit the genes {genes} of {space.name!r}.")
         if np.isnan(array).any() or np.isposinf(array).any():
             raise InvalidInput(

@@ -124,7 +124,8 @@ def surrogate(problem: Problem, X: Rows, scores: Values, most: int = 1500) -> Ta
         most: weights of pairs; if there would be more, pairs are dropped.
     """
     space = problem.space
-    together = {pair for limit in problem.limits for genes, _ in limit.metric.tables for pair in itertools.combinations(genes, 2)}
+    scopes = [[axis for axis in axes if isinstance(axis, int)] for limit in problem.limits for axes, _ in limit.metric.tables]
+    together = {pair for genes in scopes for pair in itertools.combinations(genes, 2)}
     pairs: list[tuple[int, int]] = []
     for a, b in sorted(together):
         if sum(space.sizes[c] * space.sizes[d] for c, d in pairs) + space.sizes[a] * space.sizes[b] <= most:

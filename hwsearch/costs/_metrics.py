@@ -21,8 +21,10 @@ from ..devices._table import LatencyTable, load_table
 from ..errors import InvalidInput, UnknownName
 from ..networks._blocks import Block
 from ..spaces import _tables
+from ..spaces._arrays import check_axes
 from ..spaces._lowering import checked_table
 from ..spaces._space import SearchSpace
+from ..spaces._sums import Sum
 from ..spaces._tables import TableSum
 
 
@@ -71,8 +73,8 @@ class Metric:
         name: any name; in a search it takes the place of the metric of :data:`METRICS` that has the same name.
         unit: of its values.
         space: the space whose rows it takes.
-        tables: arrays over genes whose sum (or maximum) is the cost. The genes of a table ascend, a gene that needs another stands
-            beside it, and cells of inactive genes repeat those at index zero.
+        tables: arrays over genes, and sums of genes, whose sum (or maximum) is the cost. The genes of a table ascend, a gene that needs
+            another stands beside it, and cells of inactive genes repeat those at index zero.
         device: where it was measured; ``None`` for counted costs.
 
     Raises:
@@ -87,21 +89,24 @@ class Metric:
 
     def __post_init__(self) -> None:
         for genes, array in self.tables:
-            if list(genes) != sorted(set(genes)) or array.shape != tuple(self.space.sizes[gene] for gene in genes):
+            if not check_axes(genes, array, self.space.sizes):
                 raise InvalidInput(
                     f"Metric {self.name!r} has a table over the genes {genes} of the shape {array.shape}. Genes must ascend and have one "
                     "axis each; Metric.from_tables() takes them by name and in any order."
                 )
 
     @classmethod
-    def from_tables(cls, name: str, space: SearchSpace, tables: Iterable[tuple[Sequence[str], npt.ArrayLike]], *, unit: str = "") -> Metric:
+    def from_tables(
+        cls, name: str, space: SearchSpace, tables: Iterable[tuple[Sequence[str | Sum[str]], npt.ArrayLike]], *, unit: str = ""
+    ) -> Metric:
         """A cost that is a sum of tables, each over a few genes.
 
         Args:
             name: of the cost.
             space: the space whose rows it takes.
             tables: ``(gene names, array with one axis a gene)``. A table that uses a gene that needs another must name both; what it
-                holds for inactive genes is ignored, but at index zero. Infinity marks what is impossible.
+                holds for inactive genes is ignored, but at index zero. Infinity marks what is impossible. Where only what genes add up
+                to matters, such as the channels of a concatenation, a :class:`~hwsearch.spaces.Sum` stands in the place of a name.
             unit: of the cost.
 
         Raises:

@@ -12,4 +12,5 @@ from ._load import load_space as load_space
 from ._lowering import Slot as Slot
 from ._space import Architecture as Architecture
 from ._space import SearchSpace as SearchSpace
+from ._sums import Sum as Sum
 from ._tables import TableSum as TableSum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from ..errors import InvalidInput, UnknownName
 from ..networks._blocks import Block
 from . import _tables
 from ._genes import Genes
+from ._sums import Sum, Term, lengths
+
+A = TypeVar("A", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -98,39 +102,72 @@ def _lower(genes: Genes, slot: Slot, ids: dict[Block, int]) -> SlotBlocks:
     return SlotBlocks(columns, table.reshape((*(genes.sizes[gene] for gene in columns), most)))
 
 
-def checked_table(space: Genes, cost: str, names: Sequence[str], values: npt.ArrayLike) -> _tables.Table:
+def checked_table(space: Genes, cost: str, names: Sequence[str | Sum[str]], values: npt.ArrayLike) -> _tables.Table:
     """A table of a cost that a user brings, its cells of inactive genes repeating those at index zero.
 
     Args:
         space: whose genes it is over.
         cost: its name, for messages.
-        names: of its genes.
-        values: an array with one axis a gene.
+        names: of its genes, and sums over genes.
+        values: an array with one axis for each of them.
 
     Raises:
         UnknownName: it names a gene that does not exist.
-        InvalidInput: the array has the wrong shape or holds NaN, a gene stands there twice, or one that another needs is missing.
+        InvalidInput: the array has the wrong shape or holds NaN, a gene stands there twice, or one that another needs is missing; or what a
+            sum adds has another shape than its genes have values.
     """
-    _check_needs(space, names, f"a table of {cost!r}", f"A table of {cost!r}")
+    _check_needs(space, [name for name in names if isinstance(name, str)], f"a table of {cost!r}", f"A table of {cost!r}")
     if len(set(names)) != len(names):
         raise InvalidInput(f"A table of {cost!r} names a gene twice: {list(names)}.")
-    columns = tuple(space.position[gene] for gene in names)
-    shape = tuple(space.sizes[gene] for gene in columns)
+    axes = tuple(space.position[name] if isinstance(name, str) else _placed(space, cost, name) for name in names)
+    shape = lengths(axes, space.sizes)
     array = np.array(values, dtype=np.float64)
     if array.shape != shape:
         raise InvalidInput(f"The table of {cost!r} over {list(names)} must have the shape {shape}, not {array.shape}.")
     if np.isnan(array).any():
         raise InvalidInput(f"The table of {cost!r} over {list(names)} holds NaN; infinity marks what is impossible.")
-    own, ordered = canonical_table(space, _tables.table(columns, array))
+    own, ordered = canonical_table(space, _tables.table(axes, array))
     ordered.flags.writeable = False
     return own, ordered
 
 
+def _placed(space: Genes, cost: str, total: Sum[str]) -> Sum[int]:
+    """A sum over names of genes as one over their columns.
+
+    Raises:
+        UnknownName, InvalidInput: as :func:`checked_table`.
+    """
+    for term in total.terms:
+        _check_needs(space, term.genes, f"a sum of {cost!r}", f"A sum of {cost!r}")
+        shape = tuple(space.sizes[space.position[gene]] for gene in term.genes)
+        if term.shape != shape:
+            raise InvalidInput(f"What {' and '.join(term.genes)} add to a sum of {cost!r} must have the shape {shape}, not {term.shape}.")
+    return total.mapped(lambda term: Term(tuple(space.position[gene] for gene in term.genes), term.shape, term.adds))
+
+
 def canonical_table(space: Genes, entry: _tables.Table) -> _tables.Table:
-    """The table, with cells of inactive genes that repeat those at index zero, over its genes and those that they need."""
-    if all(space.needs[gene] is None for gene in entry[0]):
-        return entry
-    own = tuple(sorted(space.with_needs(entry[0])))
+    """The table, with cells of inactive genes that repeat those at index zero, over its genes and those that they need.
+
+    An inactive gene adds to a sum what it adds at index zero.
+    """
+    genes = [axis for axis in entry[0] if isinstance(axis, int)]
+    sums = [axis for axis in entry[0] if isinstance(axis, Sum)]
+    own, array = _canonical(space, genes, entry[1])
+    return _tables.table([*own, *(total.mapped(lambda term: _canonical_term(space, term)) for total in sums)], array, [*own, *sums])
+
+
+def _canonical_term(space: Genes, term: Term[int]) -> Term[int]:
+    places = sorted(range(len(term.genes)), key=lambda place: term.genes[place])
+    genes = [term.genes[place] for place in places]
+    return Term.over(*_canonical(space, genes, term.array.transpose(places)))
+
+
+def _canonical(space: Genes, genes: Sequence[int], array: npt.NDArray[A]) -> tuple[tuple[int, ...], npt.NDArray[A]]:
+    """An array whose first axes are ``genes`` (ascending), over these and the ones that they need; other axes stay behind them."""
+    if all(space.needs[gene] is None for gene in genes):
+        return tuple(genes), array
+    own = space.with_needs(genes)
     shape = tuple(space.sizes[gene] for gene in own)
-    wide = np.broadcast_to(_tables.expand(entry, own), shape)
-    return own, wide[tuple(space.cells(own).T)].reshape(shape)
+    rest = array.shape[len(genes) :]
+    wide = np.broadcast_to(array.reshape(tuple(space.sizes[gene] if gene in genes else 1 for gene in own) + rest), shape + rest)
+    return own, wide[tuple(space.cells(own).T)].reshape(shape + rest)

@@ -22,6 +22,7 @@ from ..networks._blocks import Block
 from . import _variation
 from ._genes import ROLES, Choice, Genes, Value, only
 from ._lowering import Slot, SlotBlocks, check_slots, checked_table, lowered
+from ._sums import Sum
 from ._tables import Table
 
 ARCHITECTURE_FORMAT = "hwsearch-architecture"
@@ -67,7 +68,7 @@ class SearchSpace(Genes):
     def from_tables(
         cls,
         choices: Mapping[str, Sequence[Value]] | Sequence[Choice],
-        tables: Mapping[str, Sequence[tuple[Sequence[str], npt.ArrayLike]]],
+        tables: Mapping[str, Sequence[tuple[Sequence[str | Sum[str]], npt.ArrayLike]]],
         *,
         name: str = "tables",
     ) -> SearchSpace:
@@ -79,7 +80,8 @@ class SearchSpace(Genes):
             choices: gene name -> its values; or :class:`Choice` objects, if some genes count only while another one has certain values.
             tables: cost name -> its tables ``(gene names, array with one axis a gene)``. The cost of a row is the sum of one entry a
                 table (the maximum, for ``"peak_memory_mb"``); infinity marks what is impossible. A table that uses a gene that needs
-                another must name both; what it holds for inactive genes is ignored, but at index zero.
+                another must name both; what it holds for inactive genes is ignored, but at index zero. A :class:`~hwsearch.spaces.Sum`
+                stands in the place of a name where only what genes add up to matters.
             name: of the space.
 
         Returns:
@@ -115,7 +117,8 @@ class SearchSpace(Genes):
         digest = hashlib.sha256(msgspec.json.encode([self.name, genes, corners]))
         for cost, tables in sorted(self.costs.items()):
             for own, array in tables:
-                digest.update(msgspec.json.encode([cost, own]) + array.tobytes())
+                axes = [axis if isinstance(axis, int) else axis.plain for axis in own]
+                digest.update(msgspec.json.encode([cost, axes]) + array.tobytes())
         return digest.hexdigest()[:16]
 
     @cached_property

@@ -23,6 +23,7 @@ from .._files._writing import write_atomic
 from ..devices._device import Device
 from ..errors import InvalidInput, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
+from ..networks._fused import Fused
 from ._trained import Check, Runner, TrainedModel
 
 Times = npt.NDArray[np.float64]
@@ -55,6 +56,12 @@ class Session(ABC):
         return None
 
     @property
+    def kernels_ms(self) -> Mapping[str, float]:
+        """What each kernel of a user's network took in the last :meth:`times`, at its fastest, by name; nothing unless it was opened by
+        :meth:`Backend.profiled`."""
+        return {}
+
+    @property
     def throttled(self) -> bool:
         """Whether the device was held back, by heat or power, during the last :meth:`times`, so that they say little."""
         return False
@@ -77,6 +84,7 @@ class Backend(ABC):
         batch: images of one run.
         energy: what its sessions' energies are: ``"measured"``, ``"estimated"`` or ``"unavailable"``.
         runs_files: whether :meth:`runner` computes what model files compute.
+        tells_kernels: whether :meth:`profiled` tells what each kernel of a model file takes.
         suffix: how the names of its model files end, such as ``".onnx"``; ``None`` if it writes no trained networks.
         zero_points: whether quantised feature maps have zero points in its model files.
         weight_bits: how many bits the weights of ``int8`` blocks may have so that the integer arithmetic of this device carries their
@@ -87,6 +95,7 @@ class Backend(ABC):
     energy: str = "unavailable"
     batch: int = 1
     runs_files: bool = False
+    tells_kernels: bool = False
     suffix: str | None = None
     zero_points: bool = True
     weight_bits: int = 8
@@ -107,7 +116,7 @@ class Backend(ABC):
 
     def supports(self, block: Block) -> bool:
         """Whether the device runs this block."""
-        return block.precision in self.precisions
+        return block.precision in self.precisions and not isinstance(block, Fused)
 
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """How to measure one block.
@@ -141,6 +150,11 @@ class Backend(ABC):
         for block in network:
             if not self.supports(block):
                 known = block.precision in self.precisions
+                if isinstance(block, Fused):
+                    raise Unsupported(
+                        f"Backend {self.name!r} cannot run kernel {block.key} alone: kernels of a user's network run inside it. Export the "
+                        "network and measure the file."
+                    )
                 why = f"it does not support this {block.kind} block" if known else f"its precisions are {', '.join(self.precisions)}"
                 hint = "" if known else " Restrict the space to them: space.restrict({'*.precision': [...]})."
                 raise Unsupported(f"Backend {self.name!r} cannot run block {block.key}: {why}.{hint}")
@@ -157,6 +171,22 @@ class Backend(ABC):
             FileError: the file cannot be used.
         """
         raise Unsupported(f"Backend {self.name!r} does not run model files ({path}); give it blocks.")
+
+    def profiled(self, path: PathLike) -> Session:
+        """Make a model file ready to run on random inputs in such a way that each run also tells what its kernels take.
+
+        The operations of the file are named by :func:`hwsearch.networks.labelled`, which says to which kernel each belongs, and
+        :attr:`Session.kernels_ms` is what the runtime itself says of all operations of a kernel together. What the runtime inserts between
+        kernels, such as a change of the memory layout, belongs to the kernel that comes next. Runs are slower than those of :meth:`load`.
+
+        Raises:
+            Unsupported: this backend does not tell what single kernels take.
+            FileError: the file cannot be used.
+        """
+        raise Unsupported(
+            f"Backend {self.name!r} does not tell what single kernels of a network take, so kernels of a user's network cannot be profiled "
+            "on it. Measure whole model files with hwsearch.measure(), or profile with backend='onnxruntime'."
+        )
 
     def runner(self, model: Any) -> Runner:
         """A function that computes the output of a model on this device.
@@ -240,6 +270,8 @@ def check_fit(network: Network) -> None:
         InvalidInput: channels, sizes or number formats do not fit.
     """
     for before, after in itertools.pairwise(network):
+        if isinstance(before, Fused) or isinstance(after, Fused):
+            continue  # kernels of a user's network are no chain
         if before.kind == "head":
             raise InvalidInput(f"Block {after.key} comes after the classifier {before.key}, which ends a network.")
         if (before.cout, before.out_size) != (after.cin, after.size):
@@ -302,6 +334,10 @@ class Roofline(Backend):
         """Those with a peak."""
         return tuple(self.peak_gmacs)
 
+    def supports(self, block: Block) -> bool:
+        """Whether there is a peak for its precision; kernels of a user's network are computed like any block."""
+        return block.precision in self.precisions
+
     def describe(self) -> Device:
         """An analytic device, described by its own parameters."""
         peaks = " ".join(f"{name}:{value:g}" for name, value in self.peak_gmacs.items())
@@ -317,6 +353,8 @@ class Roofline(Backend):
         for layer in block.graph.layers:
             cin, cout = (-(-channels // layer.groups // tile) * tile for channels in (layer.cin, layer.cout))
             padded += layer.groups * cin * cout * layer.kernel**2 * layer.out_size**2
+        if isinstance(block, Fused):
+            padded = block.macs
         return self.batch * max(memory, padded / self.peak_gmacs[block.precision]) * 1e-6 + self.block_us * 1e-3
 
     def energy_mj(self, block: Block) -> float:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._files._reading import read_json
 from .._files._writing import PathLike
 from ..errors import InvalidInput, require
+from ..networks._fused import kernel_of
 from ._clock import input_shape, random_input, timed
 from ._cpu import CpuBackend
 from ._trained import Runner
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 ort = require("onnxruntime", feature="The backend 'onnxruntime'", extra="onnxruntime")
 
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+_LEAST = 0.1
+"""At least this share of what the profiler says of an operation is real."""
 
 
 class OnnxRuntime(CpuBackend):
@@ -28,10 +34,19 @@ class OnnxRuntime(CpuBackend):
 
     name = "onnxruntime"
     title = "ONNX Runtime"
+    tells_kernels = True
     version = str(ort.__version__)
 
     def _run(self, model: ModelProto | str) -> Session:
         return OrtSession(self.session(model), self.batch)
+
+    def profiled(self, path: PathLike) -> Session:
+        """A session whose runs also tell, by ONNX Runtime's own profiler, what each kernel takes; see :meth:`Backend.profiled`.
+
+        Raises:
+            FileError: there is no such file, or ONNX Runtime cannot run it.
+        """
+        return ProfiledSession(self, os.fspath(path))
 
     def runner(self, model: ModelProto | str | bytes) -> Runner:
         """A function from an input array to the output array."""
@@ -47,13 +62,16 @@ class OnnxRuntime(CpuBackend):
         session = self.session(model, optimize=False)
         return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
-    def session(self, model: ModelProto | str | bytes, optimized: PathLike | None = None, *, optimize: bool = True) -> Any:
+    def session(
+        self, model: ModelProto | str | bytes, optimized: PathLike | None = None, *, optimize: bool = True, trace: PathLike | None = None
+    ) -> Any:
         """An ``onnxruntime.InferenceSession`` with the settings that are profiled.
 
         Args:
             model: the model, its bytes, or the path of its file.
             optimized: where to write the graph that ONNX Runtime made of it, to see what was fused.
             optimize: whether ONNX Runtime may change the graph, as it does for what is profiled.
+            trace: how the name of the file begins into which ONNX Runtime writes what each operation took, when its profiling ends.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -63,6 +81,8 @@ class OnnxRuntime(CpuBackend):
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        if trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, os.fspath(trace)
         if optimized is not None:
             options.optimized_model_filepath = os.fspath(optimized)
         source = model if isinstance(model, str | bytes) else model.SerializeToString()
@@ -92,3 +112,74 @@ class OrtSession(Session):
     def close(self) -> None:
         """Release the inference session."""
         self._session = self._binding = None
+
+
+class ProfiledSession(Session):
+    """A file that is run without the profiler and with it: the first tells what the network takes, the second how that is shared.
+
+    The session under the profiler is made anew for each series of runs, since ONNX Runtime tells what its operations took when it ends.
+
+    Args:
+        backend: whose settings it has.
+        path: of the model file.
+    """
+
+    def __init__(self, backend: OnnxRuntime, path: str) -> None:
+        self._backend, self._path = backend, path
+        self._plain = backend.load(path)
+        self.batch = self._plain.batch
+        self._kernels: dict[str, float] = {}
+
+    @property
+    def kernels_ms(self) -> Mapping[str, float]:
+        """What each kernel took in the last series of runs."""
+        return self._kernels
+
+    def times(self, runs: int) -> Times:
+        """Seconds of each run without the profiler, shape ``(runs,)``."""
+        found = self._plain.times(runs)
+        with tempfile.TemporaryDirectory() as folder:
+            inside = self._backend.session(self._path, trace=os.path.join(folder, "trace"))
+            session = OrtSession(inside, self.batch)
+            session.times(1 + runs)
+            events = read_json(inside.end_profiling(), "trace of ONNX Runtime")
+            session.close()
+        self._kernels = _kernels_ms(events, 1 + runs, 1e3 * float(found.min()))
+        return found
+
+    def close(self) -> None:
+        """Release the inference session."""
+        self._plain.close()
+
+
+def _kernels_ms(events: Sequence[Any], runs: int, whole_ms: float) -> dict[str, float]:
+    """What the operations of each kernel took together, ms, at the fastest of all runs but the first.
+
+    The profiler adds some microseconds to each operation. This constant is what has to be subtracted from each of them so that they add up
+    to what the network takes without the profiler.
+
+    Args:
+        events: of ONNX Runtime's trace.
+        runs: that it is of.
+        whole_ms: what the network takes without the profiler.
+    """
+    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    count = len(nodes) // runs
+    took = 1e-3 * np.array([event["dur"] for event in nodes], dtype=np.float64).reshape(runs, count)[1:].min(axis=0)
+    took = np.maximum(took - _surplus(took, whole_ms), _LEAST * took)
+    kernels = [kernel_of(event["name"].removesuffix("_kernel_time")) for event in nodes[:count]]
+    found: dict[str, float] = {}
+    after = next((kernel for kernel in reversed(kernels) if kernel is not None), "")
+    for kernel, ms in zip(reversed(kernels), reversed(took.tolist()), strict=True):
+        after = kernel or after
+        found[after] = found.get(after, 0.0) + ms
+    return found
+
+
+def _surplus(took: Times, whole: float) -> float:
+    """What to subtract from each of some times, of which a tenth is left at least, so that they add up to ``whole``; perhaps 0."""
+    low, high = 0.0, float(took.max(initial=0.0))
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(took - middle, _LEAST * took).sum() > whole else (low, middle)
+    return low

@@ -55,7 +55,7 @@ class Calibration:
     Attributes:
         call_ms: what running an empty network takes: where the fit of ``network_ms`` starts.
         network_ms: once a network.
-        classes: class name (see :func:`class_of`) -> terms; classes that are left out are used as measured.
+        classes: class name (:attr:`Block.calibrated_with`) -> terms; classes that are left out are used as measured.
     """
 
     call_ms: float = 0.0
@@ -68,7 +68,7 @@ class Calibration:
         if not known:
             return latency_ms
         plain = np.array([1.0, 0.0, 0.0, 0.0])
-        terms = np.array([known.get(class_of(block), plain) for block in blocks]).reshape(-1, 4)
+        terms = np.array([known.get(block.calibrated_with, plain) for block in blocks]).reshape(-1, 4)
         cost = (terms * _works(blocks, latency_ms)).sum(axis=1)
         result: Costs = np.maximum(cost, _FLOOR * latency_ms)
         return result
@@ -86,13 +86,13 @@ class Calibration:
             return self
         from scipy.optimize import lsq_linear
 
-        names = sorted({class_of(block) for network, *_ in networks for block in network})
+        names = sorted({block.calibrated_with for network, *_ in networks for block in network})
         A = np.zeros((len(networks), 1 + 4 * len(names)))
         A[:, 0] = 1.0
         for i, (network, *_) in enumerate(networks):
             works = _works(network, np.array([rows[block] for block in network]))
             for block, work in zip(network, works, strict=True):
-                j = 1 + 4 * names.index(class_of(block))
+                j = 1 + 4 * names.index(block.calibrated_with)
                 A[i, j : j + 4] += work
         measured = np.array([ms for _, ms, _ in networks])
         prior = np.array([self.call_ms] + [1.0, 0.0, 0.0, 0.0] * len(names))
@@ -119,27 +119,13 @@ class Calibration:
 
 def _works(blocks: Sequence[Block], latency_ms: Costs) -> Costs:
     """What the terms multiply: latency, one, edge values and weights (both in millions), shape ``(n, 4)``."""
-    values = [edge_values(block) for block in blocks]
-    weights = [sum(layer.weights for layer in block.graph.layers) for block in blocks]
+    values, weights = [block.edge_values for block in blocks], [block.weights for block in blocks]
     return np.stack([latency_ms, np.ones(len(blocks)), 1e-6 * np.array(values), 1e-6 * np.array(weights)], axis=1)
-
-
-def class_of(block: Block) -> str:
-    """The class of a block: boundaries and the head have their own, other blocks that of their precision."""
-    if block.boundary or block.kind == "head":
-        return block.kind
-    return block.precision
-
-
-def edge_values(block: Block) -> int:
-    """Values of the input and output feature maps of one image."""
-    last = block.graph.body[-1].outputs if block.graph.body else block.cin * block.size**2
-    return block.cin * block.size**2 + last
 
 
 def network_class(blocks: Sequence[Block]) -> str:
     """``"fp32"``, ``"int8"``, ... if all convolutions share a precision, else ``"mixed"``."""
-    precisions = {block.precision for block in blocks if block.graph.layers and block.kind != "head"}
+    precisions = {block.precision for block in blocks if block.inner}
     return precisions.pop() if len(precisions) == 1 else "mixed"
 
 

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from .._gaussian import Posterior, squared_distances
 from ..networks._blocks import Block
+from ..networks._fused import Fused
 from ..networks._layers import Layer
+from ._kernel_work import kernel_coordinates, kernel_work
 
 Floats = npt.NDArray[np.float64]
 _TILES = (4, 8, 16, 32)
@@ -27,6 +29,8 @@ _MOST = 1500
 _LEARNT = 300
 """Its lengths and heights are learnt from at most this many."""
 _RIDGE = 1e-3
+_TRUTH = 0.05
+"""Physics is no truer than this, relatively."""
 _NOISE = 0.005
 """No measurement is taken to be truer than this, relatively."""
 
@@ -56,7 +60,7 @@ class Interpolator:
     def __init__(self, measured: Sequence[tuple[Block, float, float, float | None]]) -> None:
         self._members: dict[str, list[tuple[Block, float, float, float | None]]] = {}
         for entry in measured:
-            self._members.setdefault(family_of(entry[0]), []).append(entry)
+            self._members.setdefault(entry[0].family, []).append(entry)
         self._families: dict[str, tuple[Process, Process | None]] = {}
 
     def estimate(self, blocks: Sequence[Block], *, errors: bool = True) -> Guesses:
@@ -68,7 +72,7 @@ class Interpolator:
         """
         groups: dict[str, list[int]] = {}
         for index, block in enumerate(blocks):
-            groups.setdefault(family_of(block), []).append(index)
+            groups.setdefault(block.family, []).append(index)
         latency, error, energy = (np.full(len(blocks), np.nan) for _ in range(3))
         for name, places in groups.items():
             if name not in self._members:
@@ -81,7 +85,7 @@ class Interpolator:
         return Guesses(latency, error, energy)
 
     def process(self, name: str) -> Process:
-        """The model of the latency of a family (see :func:`family_of`) of which something was measured."""
+        """The model of the latency of a family (:attr:`Block.family`) of which something was measured."""
         return self._family(name)[0]
 
     def _family(self, name: str) -> tuple[Process, Process | None]:
@@ -97,11 +101,6 @@ class Interpolator:
                 energy = Process.fit([b for b, *_ in metered], np.array([mj for _, mj, _ in metered]), np.array([e for *_, e in metered]))
             self._families[name] = latency, energy
         return self._families[name]
-
-
-def family_of(block: Block) -> str:
-    """Kind, precision and number of inner widths (with a squeeze-and-excite or without): what is estimated together."""
-    return f"{block.kind}{len(block.mids)}-{block.precision}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Process:
             chosen = np.sort(np.random.default_rng(0).choice(len(blocks), _MOST, replace=False))
             blocks, values, noise = [blocks[index] for index in chosen], values[chosen], noise[chosen]
         work, noise = _work(blocks), np.hypot(noise, _NOISE)
-        rates = _rates(work, values)
+        rates = _rates(work, values, noise)
         left = np.log(values / np.maximum(work @ rates, 1e-12))
         mean = float(left.mean())
         raw = coordinates(blocks)
@@ -207,7 +206,9 @@ class Process:
 
 
 def _work(blocks: Sequence[Block]) -> Floats:
-    """What blocks have to do, a column a kind of layer and kind of work, shape ``(n, columns)``."""
+    """What blocks of one family have to do, a column a kind of layer and kind of work, shape ``(n, columns)``."""
+    if kernels := _kernels(blocks):
+        return kernel_work(kernels)
     unique: dict[Layer, int] = {}
     index = [[unique.setdefault(layer, len(unique)) for layer in block.graph.layers] for block in blocks]
     table = np.zeros((len(unique) + 1, _LAYER_WORK * len(_ROLES)))
@@ -218,6 +219,11 @@ def _work(blocks: Sequence[Block]) -> Floats:
     padded = np.array([layers + [-1] * (most - len(layers)) for layers in index], dtype=np.intp).reshape(len(blocks), most)
     own = np.array([_block_work(block) for block in blocks]).reshape(len(blocks), -1)
     return np.hstack([table[padded].sum(axis=1), own])
+
+
+def _kernels(blocks: Sequence[Block]) -> list[Fused]:
+    """The blocks of a family, if they are kernels of a user's network."""
+    return [block for block in blocks if isinstance(block, Fused)]
 
 
 _ROLES = ("pointwise", "strided pointwise", "spatial", "strided spatial", "depthwise", "pooling", "linear")
@@ -252,14 +258,15 @@ def _padded(channels: int, tile: int) -> int:
     return -(-channels // tile) * tile
 
 
-def _rates(work: Floats, values: Floats) -> Floats:
-    """Non-negative rates, least squares on relative errors, drawn a little towards zero."""
+def _rates(work: Floats, values: Floats, noise: Floats) -> Floats:
+    """Non-negative rates, least squares on relative errors, drawn a little towards zero; noisy values count less."""
     from scipy.optimize import nnls
 
-    relative = work / values[:, None]
+    weight = _TRUTH / np.hypot(_TRUTH, noise)
+    relative = work / values[:, None] * weight[:, None]
     size = np.maximum(np.sqrt((relative**2).mean(axis=0)), 1e-12)
     scaled = np.vstack([relative / size, _RIDGE * np.sqrt(len(work)) * np.eye(work.shape[1])])
-    rates, _ = nnls(scaled, np.concatenate([np.ones(len(work)), np.zeros(work.shape[1])]))
+    rates, _ = nnls(scaled, np.concatenate([weight, np.zeros(work.shape[1])]))
     result: Floats = rates / size
     return result
 
@@ -268,7 +275,9 @@ def _rates(work: Floats, values: Floats) -> Floats:
 
 
 def coordinates(blocks: Sequence[Block]) -> Floats:
-    """Where a block stands among others: logarithms of widths, padding, size and shape, shape ``(n, d)``."""
+    """Where a block stands among others of its family: logarithms of widths, padding, size and shape, shape ``(n, d)``."""
+    if kernels := _kernels(blocks):
+        return kernel_coordinates(kernels)
     widths = np.array([(block.cin, block.cout, *block.mids) for block in blocks], dtype=np.float64)
     shape = np.array([(block.size, block.kernel, block.groups) for block in blocks], dtype=np.float64)
     kind = np.array([(block.stride > 1, block.graph.shortcut == ()) for block in blocks], dtype=np.float64)

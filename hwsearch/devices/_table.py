@@ -23,7 +23,7 @@ from ..spaces._genes import Value
 from ..spaces._space import SearchSpace
 from ._calibration import Calibration, networks_error
 from ._device import NOISY, Check, Device, Protocol, Row, standard_error
-from ._interpolation import Guesses, Interpolator, Process, family_of
+from ._interpolation import Guesses, Interpolator, Process
 from ._staircase import TOLERANCE, right_edges, space_edges
 from ._table_file import read, write
 
@@ -101,7 +101,7 @@ class LatencyTable:
     @cached_property
     def precisions(self) -> tuple[str, ...]:
         """The precisions that the device was measured at, sorted: those of convolutions if there are any, since a head is often fp32."""
-        inner = {block.precision for block in self._blocks.values() if block.graph.layers and block.kind != "head"}
+        inner = {block.precision for block in self._blocks.values() if block.inner}
         return tuple(sorted(inner or {block.precision for block in self._blocks.values()}))
 
     @cached_property
@@ -165,7 +165,7 @@ class LatencyTable:
         return np.array([found[b] if b in found else self._measured[b].latency_ms for b in blocks], dtype=np.float64)
 
     def process(self, family: str) -> Process:
-        """The model of a family of blocks, some of which were measured; see :func:`hwsearch.devices._interpolation.family_of`."""
+        """The model of a family of blocks, some of which were measured; see :attr:`Block.family`."""
         return self._interpolator.process(family)
 
     def costs(
@@ -213,8 +213,8 @@ class LatencyTable:
         """Whether the energy of all of these blocks is known, or can be estimated if the table is :attr:`sampled`."""
         if self.energy == "unavailable":
             return False
-        families = {family_of(block) for block in self._energies} if self.sampled else set[str]()
-        return all(block in self._energies or family_of(block) in families for block in blocks)
+        families = {block.family for block in self._energies} if self.sampled else set[str]()
+        return all(block in self._energies or block.family in families for block in blocks)
 
     def predict(self, network: Sequence[Block], *, interpolate: bool | None = None) -> float:
         """The latency of a whole network, ms: the sum of its blocks' costs and :attr:`network_ms`."""

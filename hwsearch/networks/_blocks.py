@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Any, ClassVar
 
 from ..errors import InvalidInput, UnknownName
 from ._layers import ACTIVATIONS, Graph, Layer
@@ -237,6 +238,12 @@ class Block:
     precision: str = "fp32"
     activation: str = "relu"
     context: str = ""
+    _others: ClassVar[dict[str, type[Block]]] = {}
+
+    def __init_subclass__(cls, *, prefix: str = "", **options: Any) -> None:
+        """Blocks of another form, whose keys begin with ``prefix:``."""
+        super().__init_subclass__(**options)
+        cls._others[prefix] = cls
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -273,6 +280,9 @@ class Block:
         Raises:
             InvalidInput: it is not a block's key.
         """
+        prefix = key.partition(":")[0]
+        if prefix in cls._others:
+            return cls._others[prefix].parse(key)
         match = _KEY.fullmatch(key)
         if match is None:
             raise InvalidInput(f"{key!r} is not a block key, such as 'basic-in16-mid24-out16-px32-k3-s1-g1-int8'.")
@@ -295,6 +305,32 @@ class Block:
     def boundary(self) -> bool:
         """Whether this is a change of precision, with no layer inside."""
         return not self.graph.layers
+
+    @property
+    def inner(self) -> bool:
+        """Whether it counts for the precision of a network: boundaries do not, and the head is often in floats."""
+        return bool(self.graph.layers) and self.kind != "head"
+
+    @property
+    def family(self) -> str:
+        """Kind, precision and number of inner widths (with a squeeze-and-excite or without): what is estimated together."""
+        return f"{self.kind}{len(self.mids)}-{self.precision}"
+
+    @property
+    def calibrated_with(self) -> str:
+        """The class whose calibration it has: boundaries and the head have their own, other blocks that of their precision."""
+        return self.kind if self.boundary or self.kind == "head" else self.precision
+
+    @property
+    def edge_values(self) -> int:
+        """Values of the input and output feature maps of one image."""
+        last = self.graph.body[-1].outputs if self.graph.body else self.cin * self.size**2
+        return self.cin * self.size**2 + last
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, without biases and batch norms."""
+        return sum(layer.weights for layer in self.graph.layers)
 
     @property
     def out_size(self) -> int:

@@ -63,8 +63,8 @@ def frame(bench: Workbench, table: LatencyTable, header: Mapping[str, Any], bloc
 
 def _check_whole(space: SearchSpace, bench: Workbench, wanted: Sequence[Block], able: Sequence[Block]) -> None:
     """Check that all blocks of a space that a device runs can be measured."""
-    if not any(block.graph.layers and block.kind != "head" for block in able):
-        needs = dict.fromkeys(block.precision for block in wanted if block.graph.layers and block.kind != "head")
+    if not any(block.inner for block in able):
+        needs = dict.fromkeys(block.precision for block in wanted if block.inner)
         raise Unsupported(
             f"Backend {bench.name!r} runs no block of {space.name!r}: its precisions are {', '.join(bench.precisions)}, and the "
             f"space's are {', '.join(needs)}."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +21,14 @@ from ..errors import WrongDevice, check_seed
 from ..spaces._load import load_space
 from ..spaces._space import SearchSpace
 from ._assembly import assemble, warn_of_failures
-from ._effort import ALL, Effort
-from ._journal import make_header, words
+from ._effort import ALL, Effort, sentinel_of
+from ._in_context import assemble_kernels, choose, openers
+from ._journal import make_header, resume, words
 from ._networks import networks_of
 from ._plan import Plan, fingerprint_of, name_of
 from ._planning import frame, part_of, plan_space
 from ._readings import Readings
+from ._rounds import Rounds, period_of
 from ._sampling import Batch, Sampler, held_out_error
 from ._sentinel import ask_sentinel, check_facts, check_sentinel
 from ._workbench import Workbench, workbench
@@ -80,6 +84,8 @@ def profile(
     where, bench, seed = load_space(space), workbench(backend), check_seed(seed)
     with claim(out):
         work = _Work(bench, out, effort.protocol(bench.precisions))
+        if where.kernels_only and bench.tells_kernels:
+            return _in_context(work, where, effort, seed, progress)
         if effort.budget_s is None:
             plan = plan_space(where, bench, work.table, effort, seed)
             return _complete(work, plan, f"profiling {where.name} on {work.table.device.name}", progress)
@@ -178,6 +184,32 @@ def _sample(work: _Work, sampler: Sampler, effort: Effort, progress: bool) -> La
             sampler.drop([block for block in batch.blocks if plan.why(block, readings.failed)], lost)
             advance(took)
     return load_table(work.out)
+
+
+def _in_context(work: _Work, space: SearchSpace, effort: Effort, seed: int, progress: bool) -> LatencyTable:
+    """Measure the kernels of a user's network inside whole networks; a budget ends the rounds."""
+    chosen = choose(space, work.table, effort, seed)
+    if not chosen.rows:
+        return work.finish()
+    work.compare()
+    fingerprint = fingerprint_of([part_of(space), *chosen.rows])
+    header = make_header(work.table.device, work.table.protocol, space.name, fingerprint, seed) | {"again": sorted(chosen.roles)}
+    sentinel = sentinel_of(work.bench.precisions)
+    with tempfile.TemporaryDirectory() as folder:
+        things = openers(space, work.bench.runtime, chosen, Path(folder))
+        period_s = period_of(work.bench.device)
+        rounds = Rounds(things, lambda: work.bench.runtime.open((sentinel,)), work.table.protocol, seed, period_s, chosen.roles)
+        rounds.limit_s = effort.budget_s or math.inf
+        for record in resume(work.journal, header):
+            rounds.add(record)
+        with progress_bar(
+            f"profiling {space.name} on {work.table.device.name}", len(things) * rounds.protocol.max_rounds, progress
+        ) as advance:
+            rounds.finish(work.journal.append, advance)
+    assemble_kernels(space, chosen, work.table, rounds).save(work.out)
+    work.table = load_table(work.out)
+    work.journal.remove()
+    return work.table
 
 
 def _plan_batch(sampler: Sampler, table: LatencyTable, batch: Batch) -> Plan:

@@ -23,6 +23,7 @@ _AGAIN = 2
 """What is measured again has at most this many times the rounds of everything else."""
 _FEWEST = 4
 """At least this many of the calmest readings count."""
+PART = "/"
 _LEVEL = 0.25
 """The result is this quantile of the readings that count: other work only ever makes a run slower, so the faster ones are truer."""
 
@@ -48,6 +49,7 @@ class Readings:
 
     Attributes:
         readings: name -> all readings.
+        parts: name of a thing and of a kernel in it, with ``PART`` between them -> all readings of that kernel.
         failed: name -> why it could not be built.
         strangers: names of readings that are of none of the things; they do not count.
         number: of the last round.
@@ -57,6 +59,7 @@ class Readings:
     def __init__(self, names: Iterable[str], protocol: Protocol, again: Collection[str] = ()) -> None:
         self.protocol, self.again = protocol, frozenset(again)
         self.readings: dict[str, list[Reading]] = {name: [] for name in names}
+        self.parts: dict[str, list[Reading]] = {}
         self.failed: dict[str, str] = {}
         self.strangers: set[str] = set()
         self.number, self.spent_s = 0, 0.0
@@ -71,6 +74,8 @@ class Readings:
         for name, reading in record["times"].items():
             if name in self.readings:
                 self.readings[name].append(Reading(*reading))
+            elif name.partition(PART)[0] in self.readings:
+                self.parts.setdefault(name, []).append(Reading(*reading))
             else:
                 self.strangers.add(name)
 
@@ -119,16 +124,19 @@ class Readings:
 
     def _calm(self, name: str) -> list[Reading]:
         """The readings that count: those of calm moments, or the calmest few."""
-        readings = sorted(self.readings[name], key=lambda reading: reading.sentinel_ms)
+        readings = sorted(self._all(name), key=lambda reading: reading.sentinel_ms)
         limit = _CALM * self.reference_ms()
         count = sum(reading.sentinel_ms <= limit for reading in readings)
         return readings[: max(count, _FEWEST)]
+
+    def _all(self, name: str) -> list[Reading]:
+        return self.readings[name] if name in self.readings else self.parts[name]
 
     def row(self, name: str, reference_ms: float | None = None) -> Row:
         """What was found out about one thing, with the drift divided out.
 
         Args:
-            name: of the thing.
+            name: of the thing, or of a kernel in it; see :attr:`parts`.
             reference_ms: latency of the sentinel to put it in proportion to; :meth:`reference_ms` by default.
         """
         readings = self._calm(name)
@@ -139,7 +147,7 @@ class Readings:
         latency = np.array([reading.latency_ms for reading in readings]) * reference / drift
         low, level, high = map(float, np.quantile(latency, (0.25, _LEVEL, 0.75)))
         energies = [reading.energy_mj for reading in readings if reading.energy_mj is not None]
-        return Row(level, (high - low) / 2, len(self.readings[name]), float(np.median(energies)) if energies else None)
+        return Row(level, (high - low) / 2, len(self._all(name)), float(np.median(energies)) if energies else None)
 
 
 def difference(whole: Row, frame: Row) -> Row:

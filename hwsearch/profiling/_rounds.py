@@ -8,6 +8,7 @@ shared with other work this brought the repeatability of whole networks from 20 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -17,12 +18,13 @@ import numpy as np
 from ..backends.base import Session
 from ..devices._device import Device, Protocol
 from ..errors import BuildFailed
-from ._readings import Readings
+from ._readings import PART, Readings
 
 Open = Callable[[], Session]
 _SENTINEL_RUNS = 6
 _PERIOD_S = 0.075
 """A round begins at least this long after the one before: twenty of them take 1.5 s, however little there is to measure."""
+_FEWEST_ROUNDS = 3
 _LONG_S = 0.05
 """A thing that takes longer than this is run less often in a round, in proportion: a long run is disturbed less by its beginning."""
 _COOLING_S = (0.5, 2.0, 5.0)
@@ -46,6 +48,9 @@ class Rounds(Readings):
         seed: of the order within the rounds.
         period_s: seconds from the beginning of a round to that of the next, at least; see :func:`period_of`.
         again: see :class:`Readings`.
+
+    Attributes:
+        limit_s: seconds after which nothing is measured any more, finished or not, if there were three rounds.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Rounds(Readings):
     ) -> None:
         super().__init__(things, protocol, again)
         self.things, self.seed, self.period_s = dict(things), seed, period_s
+        self.limit_s = math.inf
         self._open_sentinel = sentinel
         self._sentinel: Session | None = None
         self._sessions: dict[str, Session] = {}
@@ -88,7 +94,9 @@ class Rounds(Readings):
             latency = self._time(session, self.protocol.runs)
             after = self._time(self._sentinel, _SENTINEL_RUNS)
             energy = session.energy_mj
-            times[name] = [latency, max(before, after), *([] if energy is None else [energy])]
+            beside = max(before, after)
+            times[name] = [latency, beside, *([] if energy is None else [energy])]
+            times |= {f"{name}{PART}{kernel}": [ms, beside] for kernel, ms in session.kernels_ms.items()}
             before = after
         record = {"round": number, "times": times} | ({"failed": failed} if failed else {})
         self.add(record)
@@ -127,7 +135,7 @@ class Rounds(Readings):
         before, pause = self.progress(), 0.0
         advance(before)
         try:
-            while self.pending():
+            while self.pending() and (self.spent_s < self.limit_s or self.number < _FEWEST_ROUNDS):
                 time.sleep(pause)
                 began = time.monotonic()
                 record = self.run()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..devices._interpolation import coordinates, family_of
+from ..devices._interpolation import coordinates
 from ..devices._table import LatencyTable
 from ..networks._blocks import Block
 from ..spaces._space import SearchSpace
@@ -83,7 +83,7 @@ class Sampler:
         self._able: dict[str, list[Block]] = {}
         for block in (space.unique_blocks[index] for index in space.reachable):
             if bench.supports(block):
-                self._able.setdefault(family_of(block), []).append(block)
+                self._able.setdefault(block.family, []).append(block)
         self._corners = [block for members in self._able.values() for block in corners(members, _CORNERS)]
         self._lines = self._stairs()
 
@@ -128,7 +128,7 @@ class Sampler:
                 for axis, size in enumerate(cells.shape):
                     line = [int(cells[(*place[:axis], value, *place[axis + 1 :])]) for value in range(size)]
                     found = tuple(dict.fromkeys(self.space.unique_blocks[cell] for cell in line if cell >= 0))
-                    if len(found) > 2 and all(family_of(block) == name for block in found):
+                    if len(found) > 2 and all(block.family == name for block in found):
                         lines[found] = None
         return [list(line) for line in lines]
 
@@ -139,7 +139,7 @@ class Sampler:
         cells = blocks[..., 0]
         places = itertools.product(*(sorted({0, size - 1}) for size in cells.shape))
         known = [(self.space.unique_blocks[cells[place]], place) for place in places if cells[place] >= 0]
-        found = [(block.macs, place) for block, place in known if family_of(block) == name]
+        found = [(block.macs, place) for block, place in known if block.family == name]
         return (*max(found), cells) if found else None
 
     def _bisected(self, table: LatencyTable) -> list[Block]:
@@ -178,8 +178,8 @@ class Sampler:
             pool = [block for block in fresh if block.precision == precision]
             share = table.measured_ms(pool)
             share /= share.mean()
-            for name in sorted({family_of(block) for block in pool}):
-                places = [index for index, block in enumerate(pool) if family_of(block) == name][:_POOL]
+            for name in sorted({block.family for block in pool}):
+                places = [index for index, block in enumerate(pool) if block.family == name][:_POOL]
                 process = table.process(name)
                 found += process.least_sure([pool[index] for index in places], share[places], _BATCH)
             found.sort(key=lambda entry: -entry[0])

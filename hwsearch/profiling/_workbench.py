@@ -42,6 +42,11 @@ class Workbench(ABC):
         """The name of the runtime."""
         return self.runtime.name
 
+    @property
+    def tells_kernels(self) -> bool:
+        """Whether the runtime can be asked here what each kernel of a whole network takes."""
+        return self.here and self.runtime.tells_kernels
+
     def supports(self, block: Block) -> bool:
         """Whether the device has the precision, and the runtime runs such blocks."""
         return block.precision in self.precisions and self.runtime.supports(block)

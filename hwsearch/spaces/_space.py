@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .._files._reading import check_header, read_json
 from .._files._writing import PathLike, write_atomic
 from .._types import Rows
-from ..errors import CorruptFile, InvalidInput, UnknownName, WrongSpace
+from ..errors import CorruptFile, InvalidInput, UnknownName, Unsupported, WrongSpace
 from ..networks._blocks import Block
 from . import _variation
 from ._genes import ROLES, Choice, Genes, Value, only
@@ -225,6 +225,21 @@ class SearchSpace(Genes):
     def architecture(self, row: npt.ArrayLike) -> Architecture:
         """The architecture of a row of shape ``(genes,)``."""
         return Architecture(self, np.asarray(row))
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def kernels_only(self) -> bool:
+        """Whether its blocks are kernels of a user's network, which run only inside files of it: see :meth:`model_file`."""
+        return False
+
+    def model_file(self, row: Rows) -> bytes:
+        """The ONNX file of the network of ``row`` (shape ``(genes,)``), whose operations are named after their slots.
+
+        Raises:
+            Unsupported: its networks are built from blocks.
+        """
+        raise Unsupported(f"Networks of {self.name!r} are built from blocks; a backend's model() writes a file of them.")
 
     # -- lowering ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ..._types import Rows, Score, Values
 from ...costs._metrics import Metric
-from ...devices._calibration import class_of
 from ...devices._table import LatencyTable
 from ...scores._models import GaussianProcess, fit_model
 from ...spaces import _tables
@@ -114,7 +113,7 @@ def corrected_latency(latency: Metric, table: LatencyTable, X: Rows, measured: V
     for work, row in zip(A, X, strict=True):
         for block in space.blocks(row):
             work[place[block]] += cost[place[block]]
-    names = [class_of(block) for block in blocks]
+    names = [block.calibrated_with for block in blocks]
     of_class = np.array([[name == other for other in sorted(set(names))] for name in names], dtype=np.float64)
     spread = _OWN**2 * A.T + _SHARED**2 * of_class @ (of_class.T @ A.T)
     once = (_ONCE * float(np.median(measured))) ** 2

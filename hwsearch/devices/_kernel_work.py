@@ -1,0 +1,94 @@
+"""What kernels of a user's network have to do: the physics behind estimates of kernels that were not measured.
+
+All kernels of a precision share one set of rates. What multiplies has its own rates by its role; each other operation that a kernel takes
+in adds values to be read and written. Channels that are no multiple of 8 or of 16 cost more where a runtime works in blocks of so many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from ..networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, Fused
+
+Floats = npt.NDArray[np.float64]
+_ROLES = ("pointwise", "spatial", "depthwise", "linear", "product", "other")
+_TILES = (8, 16, 32)
+_ALIGNED = (8, 16)
+_KINDS: dict[str, tuple[str, ...]] = {
+    "sum": ("add", "sub"),
+    "scale": ("mul", "div"),
+    "join": ("cat", "stack", "concat", "concatenate"),
+    "pool": ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "upsample"),
+    "move": ("index_select", "permute", "transpose", "split", "chunk", "slice", "roll", "pixel_shuffle", "pad", "select", "unbind"),
+    "curve": ("hardswish", "silu", "gelu", "sigmoid", "hardsigmoid", "tanh", "softmax", "elu", "softplus", "mish"),
+    "norm": ("batch_norm", "layer_norm", "group_norm", "instance_norm"),
+    "clip": ("relu", "relu6", "hardtanh", "clamp", "leaky_relu", "prelu"),
+    "other": (),
+}
+"""Operations that move alike much memory for each value."""
+_NAMES = tuple(_KINDS)
+_OF_ROLE = len(_TILES) + 4 + 3 * len(_ALIGNED)
+
+
+def kernel_work(kernels: Sequence[Fused]) -> Floats:
+    """What kernels have to do, a column a kind of work, shape ``(n, columns)``; all in units of like size."""
+    cin, cout, groups, inputs, outputs, weights, positions = np.array(
+        [(k.cin, k.cout, k.groups, k.inputs, k.outputs, k.weights, prod(k.taps) * prod(k.onto)) for k in kernels], dtype=np.float64
+    ).T
+    role = np.array([_ROLES.index(kernel.role) for kernel in kernels])
+    one = np.ones(len(kernels))
+    within, made = cin / groups, np.where(groups > 1, cout / groups, cout)
+    deep = groups > 1
+    columns: list[Floats] = []
+    for tile in _TILES:
+        dense = _padded(within, min(tile, 8)) * _padded(made, tile)
+        grouped = np.where(within * made <= 4, _padded(groups, tile) * within * made, groups * _padded(within, 8) * _padded(made, 8))
+        columns.append(1e-6 * positions * np.where(deep, grouped, dense))
+    columns += [1e-4 * inputs, 1e-4 * outputs, 1e-4 * weights, 1e-2 * one]
+    for step in _ALIGNED:
+        odd = (cin % step != 0).astype(np.float64)
+        columns += [odd * columns[0], odd * 1e-4 * (inputs + outputs), odd * 1e-2]
+    own = np.stack(columns, axis=1)
+    work = np.zeros((len(kernels), len(_ROLES) - 1, _OF_ROLE))
+    multiplies = role < len(_ROLES) - 1
+    work[multiplies, role[multiplies]] = own[multiplies]
+    return np.hstack([work.reshape(len(kernels), -1), _along(kernels)])
+
+
+def _along(kernels: Sequence[Fused]) -> Floats:
+    """Values that the other operations read and write, and how many there are, by their kind, shape ``(n, columns)``."""
+    found = np.zeros((len(kernels), len(_NAMES), 2))
+    signatures: dict[tuple[str, ...], list[tuple[int, bool, bool]]] = {}
+    for row, kernel in enumerate(kernels):
+        if kernel.ops not in signatures:
+            signatures[kernel.ops] = _places(kernel.ops)
+        for kind, before, after in signatures[kernel.ops]:
+            found[row, kind] += 1e-4 * (before * kernel.inputs + after * kernel.outputs), 1e-2
+    return found.reshape(len(kernels), -1)
+
+
+def _places(ops: tuple[str, ...]) -> list[tuple[int, bool, bool]]:
+    """Of each operation that does not multiply: its kind, and whether it works on the input and on the output of the kernel."""
+    main = next((place for place, op in enumerate(ops) if op in (*CONVOLUTIONS, *LINEAR, *PRODUCTS)), None)
+    return [(_kind(op), main is None or place < main, main is None or place > main) for place, op in enumerate(ops) if place != main]
+
+
+def _kind(op: str) -> int:
+    stem = op.rstrip("123d") if op.endswith("d") else op
+    return next((number for number, name in enumerate(_NAMES) if stem in _KINDS[name] or op in _KINDS[name]), len(_NAMES) - 1)
+
+
+def kernel_coordinates(kernels: Sequence[Fused]) -> Floats:
+    """Where a kernel stands among others: logarithms of channels, sizes, groups, what it is, and padding, shape ``(n, d)``."""
+    widths = np.array([(k.cin, k.cout) for k in kernels], dtype=np.float64)
+    shape = np.array([(prod(k.into), prod(k.taps), k.groups) for k in kernels], dtype=np.float64)
+    kind = np.array([(3.0 * _ROLES.index(k.role), float(prod(k.onto) < prod(k.into))) for k in kernels])
+    return np.hstack([np.log2(widths), np.log2(shape), kind, np.log2(_padded(widths, 16) / widths)])
+
+
+def _padded(channels: Floats, tile: int) -> Floats:
+    return np.ceil(channels / tile) * tile

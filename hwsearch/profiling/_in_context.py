@@ -1,0 +1,191 @@
+"""Kernels measured inside whole networks: what the runtime itself says that each of them takes there.
+
+The kernels of a user's network cannot be cut out of it: alone they find warm caches and another memory layout. So some whole networks of
+the space run under the runtime's own profiler, chosen so that every width takes all of its range over them, and each kernel's time is a
+row of the table. The profiler slows a network down, by little or by half; so other whole networks run without it, and the calibration is
+fitted on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .._types import Rows
+from ..backends.base import Backend, Session
+from ..devices._calibration import Calibration
+from ..devices._device import Check, Row
+from ..devices._table import LatencyTable
+from ..errors import BuildFailed
+from ..networks._blocks import Block
+from ..spaces._space import SearchSpace
+from ._effort import Effort
+from ._plan import Network, name_of
+from ._readings import PART, Readings
+from ._rounds import Open
+
+MOST_KERNELS = 600
+"""A table holds at most about this many measured kernels."""
+_FEWEST, _MOST = 3, 16
+"""Networks that are run under the profiler."""
+_POOL = 4
+"""Of this many random networks one is taken, so that all sizes are among those taken."""
+_APART = 0.35
+"""How far, in shares of its range, a width of a random network may be from what the network's size suggests."""
+_ABSENT = 0.2
+"""The chance of a branch to be absent from a random network."""
+_LEAST_MS = 1e-3
+"""What a kernel is taken to cost at least: profilers count in microseconds, and a kernel that vanished into another one costs nothing."""
+_PROFILED = "kernels-"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Whole networks to measure.
+
+    Attributes:
+        profiled: under the profiler: name -> row of genes.
+        roles: without it: name -> row of genes and role, ``"fit"`` or ``"check"``.
+    """
+
+    profiled: Mapping[str, Rows]
+    roles: Mapping[str, tuple[Rows, str]]
+
+    @property
+    def rows(self) -> dict[str, Rows]:
+        """All of them by name."""
+        return {**self.profiled, **{name: row for name, (row, _) in self.roles.items()}}
+
+
+def choose(space: SearchSpace, table: LatencyTable, effort: Effort, seed: int) -> Chosen:
+    """The networks that a table lacks.
+
+    Args:
+        space: perhaps restricted.
+        table: what was measured before; what it holds is not measured again.
+        effort: how many networks check the table and how many fit it.
+        seed: of the networks.
+    """
+    rng = np.random.default_rng(seed)
+    covering = cover(space, rng)
+    drawn = draw(space, effort.checks + effort.fits, rng)
+    # The share of held-out networks, in whole ones: wherever it rises, one is held out; networks come from small to large.
+    share = effort.checks / max(1, effort.checks + effort.fits)
+    rising = [int(share * number + 0.5) for number in range(len(drawn) + 1)]
+    known = {(check.blocks, check.role) for check in table.checks}
+    profiled, roles = dict[str, Rows](), dict[str, tuple[Rows, str]]()
+    for row in covering:
+        network = space.blocks(row)
+        if table.missing(network):
+            profiled[_PROFILED + name_of(network)] = row
+    for number, row in enumerate(drawn):
+        network, role = space.blocks(row), "check" if rising[number + 1] > rising[number] else "fit"
+        if (tuple(block.key for block in network), role) not in known:
+            roles[name_of(network)] = (row, role)
+    return Chosen(profiled, roles)
+
+
+def cover(space: SearchSpace, rng: np.random.Generator) -> list[Rows]:
+    """The largest network, and networks in which each gene takes values from all of its range: a Latin hypercube (McKay et al., 1979)."""
+    largest = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
+    count = int(np.clip(MOST_KERNELS // max(1, len(space.blocks(largest))), _FEWEST, _MOST)) - 1
+    rows = np.tile(largest, (count, 1))
+    for gene, allowed in enumerate(space.allowed):
+        if gene not in space.with_role("depth"):
+            place = (rng.permutation(count) + rng.random(count)) / count
+            rows[:, gene] = np.array(allowed, dtype=np.uint8)[(place * len(allowed)).astype(int)]
+    return list(space.canonical(np.vstack([largest[None], rows])))
+
+
+def draw(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Rows]:
+    """Random different networks from small to large: one of each class of size."""
+    found: dict[Network, Rows] = {}
+    depths = list(space.with_role("depth"))
+    for _ in range(_POOL * count):
+        size = rng.random()
+        places = np.clip(size + _APART * (2 * rng.random(len(space.allowed)) - 1), 0, 1 - 1e-9)
+        places[depths] = np.minimum(rng.random(len(depths)) >= _ABSENT, 1 - 1e-9)
+        row = np.array([allowed[int(place * len(allowed))] for allowed, place in zip(space.allowed, places, strict=True)], dtype=np.uint8)
+        row = space.canonical(row[None])[0]
+        found.setdefault(space.blocks(row), row)
+    networks = sorted(found, key=lambda network: sum(block.macs for block in network))
+    classes = np.array_split(np.arange(len(networks)), max(1, min(count, len(networks))))
+    return [found[networks[rng.choice(places)]] for places in classes if len(places)]
+
+
+def openers(space: SearchSpace, backend: Backend, chosen: Chosen, folder: Path) -> dict[str, Open]:
+    """How to open each network, and an empty one; files are written when they are needed first.
+
+    Args:
+        space: that writes the files of its networks.
+        backend: that runs them.
+        chosen: the networks.
+        folder: where the files go.
+    """
+
+    def opened(name: str, row: Rows) -> Session:
+        path = folder / f"{name.removeprefix(_PROFILED)}{backend.suffix}"
+        if not path.exists():
+            path.write_bytes(space.model_file(row))
+        return backend.profiled(path) if name.startswith(_PROFILED) else backend.load(path)
+
+    things: dict[str, Open] = {name: partial(opened, name, row) for name, row in chosen.rows.items()}
+    return {name_of(()): lambda: backend.open(()), **things}
+
+
+def assemble_kernels(space: SearchSpace, chosen: Chosen, before: LatencyTable, readings: Readings) -> LatencyTable:
+    """The table before, and all that was measured since.
+
+    Args:
+        space: whose networks were measured.
+        chosen: which ones.
+        before: the table, perhaps an empty one.
+        readings: of all networks, with the kernels of those under the profiler.
+
+    Raises:
+        BuildFailed: none of the networks for the profiler could be built.
+    """
+    lost = {name: why for name, why in readings.failed.items() if name in chosen.rows}
+    if chosen.profiled and all(name in lost for name in chosen.profiled):
+        raise BuildFailed(f"No network of {space.name!r} could be built: {next(iter(lost.values()))}")
+    reference = before.protocol.sentinel_ms or readings.reference_ms()
+    found: dict[str, list[Row]] = {}
+    for name, row in chosen.profiled.items():
+        if name not in lost:
+            for slot, blocks in space.placed(row):
+                part = f"{name}{PART}{slot.name}"
+                if blocks:
+                    measured = readings.row(part, reference) if part in readings.parts else Row(_LEAST_MS)
+                    found.setdefault(blocks[0].key, []).append(measured)
+    rows = {key: _mean(each) for key, each in found.items()}
+    checks = list(before.checks)
+    alongside = {name: (row, "fit") for name, row in chosen.profiled.items()}
+    for name, (row, role) in (alongside | dict(chosen.roles)).items():
+        if name not in lost:
+            own = readings.row(name, reference)
+            checks.append(Check(role, _keys(space.blocks(row)), own.latency_ms, own.spread_ms))
+    call_ms = before.calibration.call_ms or readings.row(name_of(()), reference).latency_ms
+    calibration = replace(before.calibration, call_ms=call_ms) if before.checks else Calibration(call_ms, call_ms)
+    return replace(
+        before,
+        protocol=replace(before.protocol, sentinel_ms=reference),
+        rows={**before.rows, **rows},
+        calibration=calibration,
+        checks=(),
+        energy="unavailable",
+        spent_s=before.spent_s + readings.spent_s,
+    ).calibrate(tuple(checks))
+
+
+def _keys(network: Iterable[Block]) -> tuple[str, ...]:
+    return tuple(block.key for block in network)
+
+
+def _mean(rows: list[Row]) -> Row:
+    """One row of several of the same kernel in different networks or places."""
+    latency, spread = (float(np.mean([getattr(row, name) for row in rows])) for name in ("latency_ms", "spread_ms"))
+    return Row(max(latency, _LEAST_MS), spread, sum(row.rounds for row in rows))

@@ -1,8 +1,8 @@
-"""Names to things: spaces, backends, algorithms and costs that are built in, registered, or announced by other installed packages.
+"""Names to plug-ins that are built in, registered, or announced by other installed packages: spaces, backends, algorithms and others.
 
 A package announces a plug-in by an entry point: a line of its ``pyproject.toml`` such as ``my_space = "my_package.spaces:build"`` in the
-table ``[project.entry-points."hwsearch.spaces"]``, or ``hwsearch.backends``, ``hwsearch.algorithms``, ``hwsearch.costs``. It is imported
-when its name is first asked for. What is built in or registered comes before what is announced.
+table ``[project.entry-points."hwsearch.spaces"]``, or likewise ``hwsearch.backends``, ``hwsearch.algorithms``, ``hwsearch.costs`` or
+``hwsearch.importances``. It is imported when its name is first used. What is built in or registered comes before what is announced.
 """
 
 from __future__ import annotations
@@ -55,6 +55,19 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
     },
     # The costs that come with hwsearch stand in costs/_metrics.py.
     "cost": {},
+    "importance": {
+        "reconstruction": "hwsearch.nn.adoption.importances.reconstruction:score",
+        "outputs": "hwsearch.nn.adoption.importances.outputs:score",
+        "taylor": "hwsearch.nn.adoption.importances.taylor:score",
+        "fisher": "hwsearch.nn.adoption.importances.fisher:score",
+        "hessian": "hwsearch.nn.adoption.importances.hessian:score",
+        "variance": "hwsearch.nn.adoption.importances.variance:score",
+        "l1": "hwsearch.nn.adoption.importances.l1:score",
+        "l2": "hwsearch.nn.adoption.importances.l2:score",
+        "fpgm": "hwsearch.nn.adoption.importances.fpgm:score",
+        "lamp": "hwsearch.nn.adoption.importances.lamp:score",
+        "bn_scale": "hwsearch.nn.adoption.importances.bn_scale:score",
+    },
 }
 
 
@@ -62,10 +75,11 @@ def register(what: str, name: str, target: str | Any) -> None:
     """Add a plug-in to this process; :mod:`hwsearch._registry` says how an installed package announces one to every process.
 
     Args:
-        what: ``"space"``, ``"backend"``, ``"algorithm"`` or ``"cost"``.
+        what: ``"space"``, ``"backend"``, ``"algorithm"``, ``"cost"`` or ``"importance"``.
         name: the name by which users ask for it.
-        target: a callable that makes the thing, or, for a cost, that gives the cost of a :class:`hwsearch.networks.Block`; or
-            ``"module:attribute"``, imported when first asked for.
+        target: a callable that makes the thing; for a cost, one that gives the cost of a :class:`hwsearch.networks.Block`; for an
+            importance, one that scores units by a :class:`hwsearch.nn.adoption.Evidence`; or ``"module:attribute"``, imported when first
+            used.
 
     Raises:
         UnknownName: there is no such kind of plug-in.

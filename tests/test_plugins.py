@@ -77,6 +77,26 @@ def flops(block) -> float:
     return 2.0 * block.macs
 """
 
+IMPORTANCE = """
+import numpy as np
+
+
+def score(evidence):
+    return {group.id: np.arange(group.width) for group in evidence.groups}
+"""
+
+CUT = """
+import torch
+
+import hwsearch
+from hwsearch.nn.adoption import allocate, importance
+
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+adopted = hwsearch.adopt(network, torch.zeros(1, 3, 4, 4))
+[kept] = allocate(adopted, importance(adopted, "acme_importance"), macs=adopted.macs() / 2).values()
+print(kept.tolist())
+"""
+
 USE = """
 import hwsearch
 from hwsearch.backends import load_backend
@@ -103,10 +123,11 @@ def announce(folder: Path, package: str, **entries: str) -> None:
 
 @pytest.fixture
 def acme(tmp_path: Path) -> Path:
-    """A folder on the path of Python that holds an installed package with a space, a backend, an algorithm and a cost."""
+    """A folder on the path of Python that holds an installed package with a plug-in of each kind."""
     package = tmp_path / "site" / "acme"
     package.mkdir(parents=True)
-    for name, text in {"__init__": "", "space": SPACE, "npu": BACKEND, "guessing": ALGORITHM, "cost": COST}.items():
+    files = {"space": SPACE, "npu": BACKEND, "guessing": ALGORITHM, "cost": COST, "importance": IMPORTANCE}
+    for name, text in {"__init__": "", **files}.items():
         (package / f"{name}.py").write_text(text)
     announce(
         package.parent,
@@ -115,6 +136,7 @@ def acme(tmp_path: Path) -> Path:
         backends="acme_npu = acme.npu:Npu",
         algorithms="acme_guessing = acme.guessing:Guessing",
         costs="acme_flops = acme.cost:flops",
+        importances="acme_importance = acme.importance:score",
     )
     return package.parent
 
@@ -129,6 +151,12 @@ def test_a_space_a_backend_an_algorithm_and_a_cost_of_another_package_are_found(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("acme_space acme-npu ")
     assert "Guessing" in done.stdout
+
+
+def test_an_importance_of_another_package_is_found(acme: Path) -> None:
+    done = python(acme, "-W", "error", "-c", CUT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[4, 5, 6, 7]\n"
 
 
 def test_the_command_line_finds_them_too(acme: Path) -> None:

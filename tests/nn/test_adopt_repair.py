@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import hwsearch
+from hwsearch import _registry
 from hwsearch.errors import InvalidInput, UnknownName
-from hwsearch.nn.adoption import Adopted, Evidence, allocate, criterion, importance
-from hwsearch.nn.adoption._criteria import projected
+from hwsearch.nn.adoption import Adopted, Evidence, allocate, importance
+from hwsearch.nn.adoption._evidence import projected
 
 
 def chain() -> tuple[Net, Adopted]:
@@ -350,19 +351,32 @@ def test_units_are_removed_where_importance_is_least_for_what_they_save() -> Non
         allocate(adopted, scores, 1.0)
 
 
-def test_criteria_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwsearch.nn.adoption import importance as function
-    from hwsearch.nn.adoption._importance import _CRITERIA
+def test_importances_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function under a name of its own, as in `register`, or given as it is."""
+    monkeypatch.setitem(_registry._TARGETS, "importance", dict(_registry._TARGETS["importance"]))
 
-    monkeypatch.setitem(_CRITERIA, "mine", _CRITERIA["l1"])
-
-    @criterion("mine")
     def mine(evidence: Evidence) -> dict[str, np.ndarray]:
         return {group.id: np.arange(group.width) for group in evidence.groups}
 
+    hwsearch.register("importance", "mine", mine)
     _, adopted = chain()
-    assert function(adopted, "mine")[group_of(adopted, "a.weight")].tolist() == list(range(8))
-    with pytest.raises(UnknownName, match="Unknown criterion 'tailor'.*Did you mean 'taylor'"):
+    for name in ("mine", mine):
+        assert importance(adopted, name)[group_of(adopted, "a.weight")].tolist() == list(range(8))
+    with pytest.raises(UnknownName, match="Unknown importance 'tailor'.*Did you mean 'taylor'"):
         importance(adopted, "tailor")
     with pytest.raises(InvalidInput, match="give images and targets"):
         importance(adopted, "taylor")
+
+
+@pytest.mark.parametrize("name", _registry._TARGETS["importance"])
+def test_every_importance_scores_every_unit(name: str) -> None:
+    _, adopted = chain()
+    scores = importance(adopted, name, images(32), torch.arange(32) % 5)
+    assert {group: len(each) for group, each in scores.items()} == {group.id: group.width for group in adopted.groups if group.searchable}
+    assert all(np.isfinite(each).all() for each in scores.values())
+
+
+@pytest.mark.parametrize("name", ["variance", "outputs", "reconstruction"])
+def test_an_importance_that_looks_at_activations_says_that_it_needs_images(name: str) -> None:
+    with pytest.raises(InvalidInput, match="give images"):
+        importance(chain()[1], name)

@@ -1,233 +1,33 @@
-"""How much each unit of each group matters: one small function for each way of telling, found by name.
+"""How much each unit of each group matters, and which units to keep then.
 
-A criterion takes :class:`Evidence` and returns, for each searchable group, an array of shape ``(width,)``: the more, the more important.
-What is removed is meant to be additive, so that scores of different groups can be weighed against each other.
+An importance is a function of :class:`Evidence` that returns, for each searchable group, an array of shape ``(width,)``: the more, the
+more important. What is removed is meant to be additive, so that scores of different groups can be weighed against each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import fx
 
-from ...errors import InvalidInput, UnknownName
+from ..._registry import find
+from ...errors import InvalidInput
 from ._axes import Labels
-from ._groups import Group
-from ._run import execute
-from ._state import get
-from .rules import find_rule
+from ._evidence import Evidence, Loss, Scores, cross_entropy
 
 if TYPE_CHECKING:
     from ._adopted import Adopted
     from ._cut import Cut
 
-Array = np.ndarray[Any, Any]
-Scores = dict[str, Array]
-Loss = Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
-Criterion = Callable[["Evidence"], Scores]
-See = Callable[[fx.Node, fx.Node, torch.Tensor], torch.Tensor]
-_CRITERIA: dict[str, Criterion] = {}
-
-
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
-    """Register the decorated function under a name."""
-
-    def register(function: Criterion) -> Criterion:
-        _CRITERIA[name] = function
-        return function
-
-    return register
-
-
-def cross_entropy(outputs: Sequence[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    """The usual loss of a classifier, summed over images; of several outputs the first counts."""
-    return F.cross_entropy(outputs[0], targets, reduction="sum")
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a criterion may look at.
-
-    Attributes:
-        adopted: the network and its groups.
-        images: one tensor for each input of the network; ``None`` for criteria that look at weights alone.
-        targets: one for each image.
-        loss: of the outputs and the targets of some images, summed.
-        batch: images at once.
-        cut: a cut network to look at in place of the whole one, with its operations; its units are scored, those that are gone get 0.
-    """
-
-    adopted: Adopted
-    images: tuple[torch.Tensor, ...] | None = None
-    targets: torch.Tensor | None = None
-    loss: Loss = cross_entropy
-    batch: int = 50
-    cut: tuple[Cut, fx.GraphModule] | None = None
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The searchable groups."""
-        return tuple(group for group in self.adopted.groups if group.searchable)
-
-    def weights(self, group: Group, parts: Sequence[tuple[str, int]]) -> Iterator[tuple[str, torch.Tensor]]:
-        """For each of some parameters of a group, its name and its values for each unit, shape ``(width, ...)``."""
-        flow = self.adopted.analysis.flow
-        nodes = {str(node.target): node for node in self.adopted.network.graph.find_nodes(op="get_attr")}
-        for name, each in parts:
-            node = nodes[name]
-            tensor = get(self.adopted.network, name).detach()
-            for factor in flow.factors(node):
-                index = _index(flow.atoms.find(factor.labels), group)
-                if (index >= 0).sum() == group.width * each and len(factor.dims) == 1:
-                    along = tensor.movedim(factor.dims[0], 0).reshape(len(index), -1)
-                    order = np.argsort(index[index >= 0], kind="stable")
-                    yield name, along[torch.from_numpy(np.flatnonzero(index >= 0)[order])].reshape(group.width, -1)
-                    break
-
-    def sensitivities(self) -> Iterator[dict[str, torch.Tensor]]:
-        """For batch after batch, ``{group: derivatives}`` of shape ``(images, width)``.
-
-        The derivative is that of the loss of one image by a factor on all that is read of a unit.
-        """
-        numbers = np.full(len(self.adopted.analysis.flow.atoms), -1, dtype=np.int64)
-        units = np.concatenate([group.units for group in self.groups])
-        numbers[units] = np.arange(len(units))
-        for n, reads in self.reads():
-            sums = torch.zeros(n, len(units), dtype=torch.float64)
-            for read in reads:
-                product = read.value * read.slope
-                index = numbers[read.units]
-                along = product.double().movedim(read.dim, 1).reshape(n, len(index), -1).sum(2)
-                sums.index_add_(1, torch.from_numpy(index[index >= 0]), along[:, torch.from_numpy(index >= 0)])
-            yield {group.id: sums[:, torch.from_numpy(numbers[group.units])] for group in self.groups}
-
-    def reads(self) -> Iterator[tuple[int, list[Read]]]:
-        """For batch after batch, how many images it has and what its operations read, with the derivatives of the loss.
-
-        Raises:
-            InvalidInput: there are no images or no targets.
-        """
-        for images, targets in self._batches():
-            yield len(targets), self._reads(images, targets)
-
-    def curvatures(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """The diagonal of the Hessian of the loss by factors on all that is read of a unit, summed over images: ``{group: (width,)}``.
-
-        It is estimated with one vector of random signs a batch (Hutchinson 1990): the expectation is exact.
-        """
-        flow = self.adopted.analysis.flow
-        numbers = np.zeros(len(flow.atoms), dtype=np.int64)
-        units = np.concatenate([group.units for group in self.groups])
-        numbers[units] = np.arange(1, len(units) + 1)
-        total = torch.zeros(len(units) + 1, dtype=torch.float64)
-        for images, targets in self._batches():
-            factor = torch.ones(len(units) + 1, dtype=images[0].dtype if images[0].is_floating_point() else None, requires_grad=True)
-
-            def scale(_: fx.Node, node: fx.Node, value: torch.Tensor, factor: torch.Tensor = factor) -> torch.Tensor:
-                for dim, found in self._units(node):
-                    sizes = [-1 if each == dim else 1 for each in range(value.ndim)]
-                    value = value * factor[torch.from_numpy(numbers[found])].reshape(sizes).to(value.dtype)
-                return value
-
-            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-                loss = self._loss(images, targets, scale)
-                [slope] = torch.autograd.grad(loss, factor, create_graph=True)
-                signs = torch.randint(0, 2, slope.shape, generator=generator).to(slope.dtype) * 2 - 1
-                [product] = torch.autograd.grad((slope * signs).sum(), factor)
-            total += (product * signs).double()
-        return {group.id: total[torch.from_numpy(numbers[group.units])] for group in self.groups}
-
-    def _batches(self) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
-        if self.images is None or self.targets is None:
-            raise InvalidInput("This criterion looks at a loss: give images and targets.")
-        for start in range(0, len(self.targets), self.batch):
-            yield tuple(each[start : start + self.batch] for each in self.images), self.targets[start : start + self.batch]
-
-    def _reads(self, images: tuple[torch.Tensor, ...], targets: torch.Tensor) -> list[Read]:
-        seen: list[tuple[fx.Node, fx.Node, torch.Tensor]] = []
-
-        def watch(reader: fx.Node, node: fx.Node, value: torch.Tensor) -> torch.Tensor:
-            seen.append((reader, node, value.clone() if value.requires_grad else value.clone().requires_grad_()))
-            return seen[-1][2]
-
-        total = self._loss(images, targets, watch)
-        slopes: Sequence[torch.Tensor | None] = torch.autograd.grad(total, [value for *_, value in seen], allow_unused=True)
-        return [
-            Read(reader.name, node.name, value.detach(), slope, dim, units)
-            for (reader, node, value), slope in zip(seen, slopes, strict=True)
-            if slope is not None and value.shape[0] == len(targets)
-            for dim, units in self._units(node)
-        ]
-
-    def _units(self, node: fx.Node) -> Iterator[tuple[int, Labels]]:
-        """The axes of a tensor on which units lie, but for the first, with the unit of each channel that is there."""
-        flow = self.adopted.analysis.flow
-        for factor in flow.factors(node):
-            varies = factor.varies(flow.atoms)
-            if len(varies) == 1 and varies[0] > 0:
-                place = factor.dims.index(varies[0])
-                labels = np.moveaxis(factor.labels, place, -1).reshape(-1, factor.labels.shape[place])[0]
-                kept = None if self.cut is None else self.cut[0].index(node, varies[0])
-                yield varies[0], flow.atoms.find(labels if kept is None else labels[kept])
-
-    def _loss(self, images: tuple[torch.Tensor, ...], targets: torch.Tensor, see: See) -> torch.Tensor:
-        """The loss of some images, where everything that is read goes through a function of the reader and of what made it."""
-        flow = self.adopted.analysis.flow
-        network = self.adopted.network if self.cut is None else self.cut[1]
-        source = {node: node for node in network.graph.nodes}
-        if self.cut is not None:
-            source = {fresh: node for node, fresh in reversed(self.cut[0].places.items())}
-
-        def through(reader: fx.Node, argument: Any, value: Any) -> Any:
-            node = source.get(argument) if isinstance(argument, fx.Node) else None
-            return value if node is None or node.op == "get_attr" or not flow.factors(node) else see(reader, node, value)
-
-        def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            rule, target = find_rule(node.target), node.target
-            if rule is None or not rule.reads or kwargs or not isinstance(target, torch._ops.OpOverload):
-                return NotImplemented
-            reader = source.get(node, node)
-            reading = [each.name in rule.reads for each in target._schema.arguments]
-            return target(*(through(reader, *each) if read else each[1] for read, *each in zip(reading, node.args, args, strict=False)))
-
-        return self.loss(execute(network, images, compute=compute, grad=True), targets)
-
-
-@dataclass(frozen=True)
-class Read:
-    """A tensor over whose channels an operation sums.
-
-    Attributes:
-        reader: name of the operation in the whole network.
-        node: name of the operation that made the tensor.
-        value: the tensor.
-        slope: derivatives of the loss by it, of the same shape.
-        dim: the axis of the channels.
-        units: the unit of each channel.
-    """
-
-    reader: str
-    node: str
-    value: torch.Tensor
-    slope: torch.Tensor
-    dim: int
-    units: Labels
-
-
-def _index(found: Labels, group: Group) -> Labels:
-    """The place in a group of each unit; -1 for units of other groups."""
-    place = np.searchsorted(group.units, found).clip(max=group.width - 1)
-    return np.where(group.units[place] == found, place, -1)
+Importance = Callable[[Evidence], Scores]
 
 
 def importance(
     adopted: Adopted,
-    name: str | Criterion,
+    name: str | Importance,
     images: torch.Tensor | tuple[torch.Tensor, ...] | None = None,
     targets: torch.Tensor | None = None,
     loss: Loss = cross_entropy,
@@ -237,20 +37,19 @@ def importance(
 
     Args:
         adopted: the network.
-        name: a registered criterion, for example ``"l1"`` or ``"taylor"``, or one of your own.
-        images: example inputs, for criteria that look at data.
+        name: of an importance, for example ``"l1"`` or ``"taylor"``, or a function of your own.
+        images: example inputs, for an importance that looks at data.
         targets: one for each image.
         loss: of the outputs and the targets of some images, summed over them.
-        cut: what was cut already, and the repaired network: criteria that look at data then look at that one, and give 0 to what is gone.
+        cut: what was cut already, and the repaired network: an importance that looks at data then looks at that one, and gives 0 to what
+            is gone.
 
     Raises:
-        InvalidInput: the criterion needs images and targets.
-        UnknownName: there is no such criterion.
+        InvalidInput: the importance needs images or targets that are not given.
+        UnknownName: there is no importance of that name.
     """
-    if isinstance(name, str) and name not in _CRITERIA:
-        raise UnknownName("criterion", name, _CRITERIA)
-    found = _CRITERIA[name] if isinstance(name, str) else name
-    return found(Evidence(adopted, (images,) if isinstance(images, torch.Tensor) else images, targets, loss, cut=cut))
+    score: Importance = find("importance", name) if isinstance(name, str) else name
+    return score(Evidence(adopted, (images,) if isinstance(images, torch.Tensor) else images, targets, loss, cut=cut))
 
 
 def allocate(adopted: Adopted, scores: Scores, macs: float) -> dict[str, Labels]:

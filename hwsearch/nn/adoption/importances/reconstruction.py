@@ -9,17 +9,14 @@ unit ``u`` leaves a residual of covariance ``inv(H_uu)``, and costs ``trace(inv(
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...errors import InvalidInput
-from ._axes import Labels
-from ._criteria import projected
-from ._groups import Group
-from ._importance import Evidence, Read, Scores, criterion
+from .._axes import Labels
+from .._evidence import Evidence, Read, Scores
+from .._groups import Group
 
 _RIDGE = 1e-3
 """Added to the channels' second moments, relative to their mean, so that they can be inverted."""
@@ -27,20 +24,17 @@ _LARGEST = 1024
 """Channels beyond which those of a group are taken for independent of each other, since time goes with the cube."""
 
 
-@criterion("reconstruction")
-def reconstruction(evidence: Evidence) -> Scores:
+def score(evidence: Evidence) -> Scores:
     """Expected squared change of the network's outputs when a unit is removed and its readers are fitted anew; needs no labels.
 
     The units of a group are removed one after the other, the cheapest first. A unit's score is what its removal costs after all with less
     have gone, so that the sum of the scores of those that are removed is what is lost.
     """
-    if evidence.images is None:
-        raise InvalidInput("This criterion looks at outputs: give images.")
-    images = len(evidence.images[0])
-    looked = replace(evidence, targets=torch.zeros(images), loss=projected())
+    images = 0
     places = {unit: (group, place) for group in evidence.groups for place, unit in enumerate(group.units.tolist())}
     readings: dict[tuple[str, str, str], Reading] = {}
-    for _, reads in looked.reads():
+    for n, reads in evidence.of_outputs().reads():
+        images += n
         for read in reads:
             for group, channels in _channels(read, places):
                 key = (group.id, read.reader, read.node)

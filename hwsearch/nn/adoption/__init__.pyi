@@ -1,0 +1,14 @@
+from ._adopted import Adopted as Adopted
+from ._adopted import adopt as adopt
+from ._branches import Branch as Branch
+from ._evidence import Evidence as Evidence
+from ._files import load_network as load_network
+from ._files import save_network as save_network
+from ._groups import Extent as Extent
+from ._groups import Group as Group
+from ._groups import Kernel as Kernel
+from ._importance import allocate as allocate
+from ._importance import importance as importance
+from ._report import Report as Report
+from ._report import Row as Row
+from .rules import rule as rule

@@ -15,13 +15,13 @@ from ..spaces._space import Architecture, SearchSpace
 
 
 def dense(space: str | SearchSpace, precision: str = "fp32") -> Architecture:
-    """The largest network of a space: every gene at its last value, precisions as given.
+    """The largest network of a space, which may be restricted: every gene at its last value, precisions as given.
 
     Raises:
         InvalidInput: the space does not offer the precision.
     """
     where = load_space(space)
-    row = np.array([size - 1 for size in where.sizes], dtype=np.uint8)
+    row = np.array([allowed[-1] for allowed in where.allowed], dtype=np.uint8)
     return where.architecture(row).at_precision(precision)
 
 

@@ -151,8 +151,8 @@ def compress(
 
     Args:
         space: a space or its name; a restricted one (:meth:`hwsearch.SearchSpace.restrict`) keeps what must stay as it is.
-        limits: ``macs`` and ``params`` (at least one of them), as fractions of the dense network's where at most 1, counted otherwise; and
-            ``latency_ms``, which holds for the searched networks and which the baselines do not know of.
+        limits: ``macs`` and ``params`` (at least one), as fractions of the dense network's if at most 1, else as counts; and
+            ``latency_ms``, which holds for the searched networks, not for the baselines.
         score: the least score that the searched networks keep; if omitted, that of the uniform-width network.
         precision: of every block.
         edges: search only the widths at the right-hand edges of the device's stairs; the baselines have all.
@@ -166,41 +166,57 @@ def compress(
         InvalidInput: no limit on MACs or parameters, no device, or numbers that make no sense.
         Infeasible: the limits cannot be met, or no network keeps the score.
         HwsearchError: as :func:`hwsearch.search`.
+
+    Example:
+        >>> import hwsearch
+        >>> narrow = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "precision": ["int8"]})
+        >>> few = hwsearch.profiling.Effort(max_rounds=1, checks=12, fits=12)
+        >>> table = hwsearch.profile(narrow, backend="roofline", out="narrow.json", effort=few, progress=False)
+        >>> parts = {"device": table, "predictor": lambda X: X.sum(axis=1)}
+        >>> found = hwsearch.compress(narrow, {"macs": 0.5}, run=hwsearch.Run(steps=10), **parts)
+        >>> found["joint"].values["macs"] <= 0.5 * found["dense"].values["macs"]
+        True
     """
     where = load_space(space)
-    if any(choice.is_precision for choice in where.choices):
+    if where.with_role("precision"):
         where = where.restrict({"precision": [precision]})
     whole = dense(where, precision)
-    bounds = dict(limits or {})
-    latency = {name: bounds.pop(name) for name in ("latency_ms",) if name in bounds}
-    targets = _targets(whole, bounds)
+    targets = _targets(whole, limits or {})
     problem = Problem.of(where, limits=targets, **parts)
-    if len(problem.tables) != 1:
-        raise InvalidInput(f"Networks are compressed for one device, not for {len(problem.tables)}: name its latency table (device=...).")
-    (table,) = problem.tables
-
-    def found(name: str, architecture: Architecture) -> Compressed:
-        row = architecture.genes[None]
-        return Compressed(name, architecture, float(np.asarray(problem.score(row))[0]), costs_of(problem, row))
-
-    plain = found("uniform", uniform(problem))
+    table = _table(problem)
+    plain = _priced(problem, "uniform", uniform(problem))
     keep = plain.score if score is None else score
     paper, candidates = _on_paper(problem, seed, run)
     joint = problem
     if edges:
-        inside = problem.space.restrict(table)
-        joint = Problem.of(inside, limits=targets, **parts)
-        _, candidates = _on_paper(replace(problem, space=inside, seeds=inside.sample(1, np.random.default_rng(seed))), seed, run)
+        joint = Problem.of(problem.space.restrict(table), limits=targets, **parts)
+        _, candidates = _on_paper(joint, seed, run)
+    latency = {name: most for name, most in (limits or {}).items() if name not in targets}
     best = cheapest(joint.within(latency), "latency_ms", keep, seed=seed, run=run).best
-    networks = [found("dense", whole), plain, found("macs only", paper)]
-    networks += [found("two stages", _fastest(problem, candidates, keep)), found("joint", best)]
-    return Compression(tuple(networks), {**targets, **latency}, table, problem.sources["predictor"] or "")
+    others = {"macs only": paper, "two stages": _fastest(problem, candidates, keep), "joint": best}
+    networks = (_priced(problem, "dense", whole), plain, *(_priced(problem, *each) for each in others.items()))
+    return Compression(networks, {**targets, **latency}, table, problem.sources["predictor"] or "")
 
 
-def _targets(whole: Architecture, targets: Mapping[str, float]) -> dict[str, float]:
-    """Counted targets from fractions of the dense network."""
+def _table(problem: Problem) -> LatencyTable:
+    """The latency table of the only device."""
+    if len(problem.tables) != 1:
+        raise InvalidInput(f"Networks are compressed for one device, not for {len(problem.tables)}: name its latency table (device=...).")
+    return problem.tables[0]
+
+
+def _priced(problem: Problem, name: str, architecture: Architecture) -> Compressed:
+    """A network of a comparison with its score and its costs."""
+    row = architecture.genes[None]
+    return Compressed(name, architecture, float(np.asarray(problem.score(row))[0]), costs_of(problem, row))
+
+
+def _targets(whole: Architecture, limits: Mapping[str, float]) -> dict[str, float]:
+    """The limits on paper as counts, some given as fractions of the dense network."""
     counted = {}
-    for name, value in targets.items():
+    for name, value in limits.items():
+        if name == "latency_ms":
+            continue
         if name not in ("macs", "params"):
             raise UnknownName("limit of compress()", name, ("macs", "params", "latency_ms"))
         if not value > 0:

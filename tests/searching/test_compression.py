@@ -101,6 +101,15 @@ def test_what_is_frozen_stays(toy, scored, roofline_table):
     found = compress(frozen, {"macs": 0.6}, device=roofline_table, predictor=scored, run=hwsearch.Run(steps=20))
     for network in found.networks:
         assert network.architecture.values()["resolution"] == 12
+
+
+def test_the_dense_network_of_a_restricted_space_is_within_it(toy):
+    whole = hwsearch.searching.dense(toy.restrict({"resolution": [8], "stage1.out": [8]}))
+    assert {whole.values()[gene] for gene in ("resolution", "stage1.out")} == {8}
+    assert whole.values()["stage1.depth"] == 2
+
+
+def test_compression_refuses_targets_that_make_no_sense(toy, scored, roofline_table):
     with pytest.raises(InvalidInput, match="Name a target"):
         compress(toy, device=roofline_table, predictor=scored)
     with pytest.raises(InvalidInput, match="macs must be positive"):

@@ -62,7 +62,7 @@ def space_edges(costs: Costs, space: SearchSpace, tolerance: float = TOLERANCE) 
     base = _networks(space)
     active = space.active(base)
     rows = {gene: _lines(space, base[active[:, gene]], gene) for gene in genes}
-    used = {gene: [space.slots.index(slot) for slot in space.slots if space.choices[gene].name in slot.genes] for gene in genes}
+    used = {gene: [space.slots.index(slot) for slot in space.slots if space.choices[gene].name in slot.depends_on] for gene in genes}
     networks = {gene: [space.placed(row) for row in rows[gene]] for gene in genes}
     blocks = tuple(
         dict.fromkeys(block for gene in genes for network in networks[gene] for slot in used[gene] for block in network[slot][1])

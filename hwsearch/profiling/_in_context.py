@@ -23,7 +23,7 @@ from ..devices._table import LatencyTable
 from ..errors import BuildFailed
 from ..networks._blocks import Block
 from ..spaces._space import SearchSpace
-from ._effort import Effort
+from ._effort import Effort, sentinel_of
 from ._plan import Network, name_of
 from ._readings import PART, Readings
 from ._rounds import Open
@@ -41,6 +41,8 @@ _ABSENT = 0.2
 _LEAST_MS = 1e-3
 """What a kernel is taken to cost at least: profilers count in microseconds, and a kernel that vanished into another one costs nothing."""
 _PROFILED = "kernels-"
+MIDDLE = "middle"
+"""The name of the network that stands beside every reading."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,12 @@ class Chosen:
     Attributes:
         profiled: under the profiler: name -> row of genes.
         roles: without it: name -> row of genes and role, ``"fit"`` or ``"check"``.
+        middle: a network of middling size, which stands beside every reading: what slows it slows the others alike.
     """
 
     profiled: Mapping[str, Rows]
     roles: Mapping[str, tuple[Rows, str]]
+    middle: Rows
 
     @property
     def rows(self) -> dict[str, Rows]:
@@ -86,31 +90,32 @@ def choose(space: SearchSpace, table: LatencyTable, effort: Effort, seed: int) -
         network, role = space.blocks(row), "check" if rising[number + 1] > rising[number] else "fit"
         if (tuple(block.key for block in network), role) not in known:
             roles[name_of(network)] = (row, role)
-    return Chosen(profiled, roles)
+    return Chosen(profiled, roles, drawn[len(drawn) // 2])
 
 
 def cover(space: SearchSpace, rng: np.random.Generator) -> list[Rows]:
-    """The largest network, and networks in which each gene takes values from all of its range: a Latin hypercube (McKay et al., 1979)."""
+    """The largest network, and others from small to large, each with all of its branches; none of them has widths in proportion."""
     largest = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
-    count = int(np.clip(MOST_KERNELS // max(1, len(space.blocks(largest))), _FEWEST, _MOST)) - 1
-    rows = np.tile(largest, (count, 1))
-    for gene, allowed in enumerate(space.allowed):
-        if gene not in space.with_role("depth"):
-            place = (rng.permutation(count) + rng.random(count)) / count
-            rows[:, gene] = np.array(allowed, dtype=np.uint8)[(place * len(allowed)).astype(int)]
-    return list(space.canonical(np.vstack([largest[None], rows])))
+    count = int(np.clip(MOST_KERNELS // max(1, len(space.blocks(largest))), _FEWEST, _MOST))
+    sizes = (np.arange(count - 1) + rng.random(count - 1)) / (count - 1)
+    return [largest, *(_sized(space, size, rng, absent=0.0) for size in sizes)]
+
+
+def _sized(space: SearchSpace, size: float, rng: np.random.Generator, *, absent: float) -> Rows:
+    """A random network with widths around a share of their range, each of whose branches may be absent."""
+    places = np.clip(size + _APART * (2 * rng.random(len(space.allowed)) - 1), 0, 1 - 1e-9)
+    for gene in space.with_role("depth"):
+        places[gene] = 0.0 if rng.random() < absent else 1 - 1e-9
+    row = np.array([allowed[int(place * len(allowed))] for allowed, place in zip(space.allowed, places, strict=True)], dtype=np.uint8)
+    only_row: Rows = space.canonical(row[None])[0]
+    return only_row
 
 
 def draw(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Rows]:
     """Random different networks from small to large: one of each class of size."""
     found: dict[Network, Rows] = {}
-    depths = list(space.with_role("depth"))
     for _ in range(_POOL * count):
-        size = rng.random()
-        places = np.clip(size + _APART * (2 * rng.random(len(space.allowed)) - 1), 0, 1 - 1e-9)
-        places[depths] = np.minimum(rng.random(len(depths)) >= _ABSENT, 1 - 1e-9)
-        row = np.array([allowed[int(place * len(allowed))] for allowed, place in zip(space.allowed, places, strict=True)], dtype=np.uint8)
-        row = space.canonical(row[None])[0]
+        row = _sized(space, rng.random(), rng, absent=_ABSENT)
         found.setdefault(space.blocks(row), row)
     networks = sorted(found, key=lambda network: sum(block.macs for block in network))
     classes = np.array_split(np.arange(len(networks)), max(1, min(count, len(networks))))
@@ -118,7 +123,7 @@ def draw(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Rows]
 
 
 def openers(space: SearchSpace, backend: Backend, chosen: Chosen, folder: Path) -> dict[str, Open]:
-    """How to open each network, and an empty one; files are written when they are needed first.
+    """How to open each network, an empty one, and the one of middling size; files are written when they are needed first.
 
     Args:
         space: that writes the files of its networks.
@@ -133,8 +138,10 @@ def openers(space: SearchSpace, backend: Backend, chosen: Chosen, folder: Path) 
             path.write_bytes(space.model_file(row))
         return backend.profiled(path) if name.startswith(_PROFILED) else backend.load(path)
 
+    sentinel = sentinel_of(backend.precisions)
     things: dict[str, Open] = {name: partial(opened, name, row) for name, row in chosen.rows.items()}
-    return {name_of(()): lambda: backend.open(()), **things}
+    blocks: dict[str, Open] = {name_of(each): partial(backend.open, each) for each in ((), (sentinel,))}
+    return {**blocks, **things, MIDDLE: partial(opened, MIDDLE, chosen.middle)}
 
 
 def assemble_kernels(space: SearchSpace, chosen: Chosen, before: LatencyTable, readings: Readings) -> LatencyTable:
@@ -152,7 +159,10 @@ def assemble_kernels(space: SearchSpace, chosen: Chosen, before: LatencyTable, r
     lost = {name: why for name, why in readings.failed.items() if name in chosen.rows}
     if chosen.profiled and all(name in lost for name in chosen.profiled):
         raise BuildFailed(f"No network of {space.name!r} could be built: {next(iter(lost.values()))}")
-    reference = before.protocol.sentinel_ms or readings.reference_ms()
+    sentinel = name_of((Block.parse(before.protocol.sentinel),))
+    reference = readings.reference_ms()
+    sentinel_ms = before.protocol.sentinel_ms or readings.row(sentinel, reference).latency_ms
+    reference *= sentinel_ms / readings.row(sentinel, reference).latency_ms
     found: dict[str, list[Row]] = {}
     for name, row in chosen.profiled.items():
         if name not in lost:
@@ -172,7 +182,7 @@ def assemble_kernels(space: SearchSpace, chosen: Chosen, before: LatencyTable, r
     calibration = replace(before.calibration, call_ms=call_ms) if before.checks else Calibration(call_ms, call_ms)
     return replace(
         before,
-        protocol=replace(before.protocol, sentinel_ms=reference),
+        protocol=replace(before.protocol, sentinel_ms=sentinel_ms),
         rows={**before.rows, **rows},
         calibration=calibration,
         checks=(),

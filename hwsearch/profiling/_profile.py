@@ -21,8 +21,8 @@ from ..errors import WrongDevice, check_seed
 from ..spaces._load import load_space
 from ..spaces._space import SearchSpace
 from ._assembly import assemble, warn_of_failures
-from ._effort import ALL, Effort, sentinel_of
-from ._in_context import assemble_kernels, choose, openers
+from ._effort import ALL, Effort
+from ._in_context import MIDDLE, assemble_kernels, choose, openers
 from ._journal import make_header, resume, words
 from ._networks import networks_of
 from ._plan import Plan, fingerprint_of, name_of
@@ -194,11 +194,10 @@ def _in_context(work: _Work, space: SearchSpace, effort: Effort, seed: int, prog
     work.compare()
     fingerprint = fingerprint_of([part_of(space), *chosen.rows])
     header = make_header(work.table.device, work.table.protocol, space.name, fingerprint, seed) | {"again": sorted(chosen.roles)}
-    sentinel = sentinel_of(work.bench.precisions)
     with tempfile.TemporaryDirectory() as folder:
         things = openers(space, work.bench.runtime, chosen, Path(folder))
-        period_s = period_of(work.bench.device)
-        rounds = Rounds(things, lambda: work.bench.runtime.open((sentinel,)), work.table.protocol, seed, period_s, chosen.roles)
+        beside, period_s = things.pop(MIDDLE), period_of(work.bench.device)
+        rounds = Rounds(things, beside, work.table.protocol, seed, period_s, chosen.roles, alike=True)
         rounds.limit_s = effort.budget_s or math.inf
         for record in resume(work.journal, header):
             rounds.add(record)

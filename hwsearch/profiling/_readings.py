@@ -46,6 +46,8 @@ class Readings:
         names: of the things.
         protocol: when a thing is finished.
         again: names of things that are measured again, in the same number of rounds once more, if they are noisy after ``max_rounds``.
+        alike: whether the sentinel is a network like the things themselves, so that what slows it slows them by the same factor. Then all
+            readings count, in proportion to it, and their median is the result.
 
     Attributes:
         readings: name -> all readings.
@@ -56,8 +58,8 @@ class Readings:
         spent_s: seconds that all rounds took, those of earlier processes included.
     """
 
-    def __init__(self, names: Iterable[str], protocol: Protocol, again: Collection[str] = ()) -> None:
-        self.protocol, self.again = protocol, frozenset(again)
+    def __init__(self, names: Iterable[str], protocol: Protocol, again: Collection[str] = (), *, alike: bool = False) -> None:
+        self.protocol, self.again, self.alike = protocol, frozenset(again), alike
         self.readings: dict[str, list[Reading]] = {name: [] for name in names}
         self.parts: dict[str, list[Reading]] = {}
         self.failed: dict[str, str] = {}
@@ -109,6 +111,8 @@ class Readings:
         readings, row = self._calm(name), self.row(name)
         count = len(readings)
         sampling = QUARTILE_ERROR * row.spread_ms / row.latency_ms / math.sqrt(count) * (1 + 2 / count)
+        if self.alike:
+            return sampling
         usual = float(np.median([reading.sentinel_ms for reading in readings]))
         return math.hypot(sampling, max(0.0, usual / (_CALM * self.reference_ms()) - 1))
 
@@ -125,6 +129,8 @@ class Readings:
     def _calm(self, name: str) -> list[Reading]:
         """The readings that count: those of calm moments, or the calmest few."""
         readings = sorted(self._all(name), key=lambda reading: reading.sentinel_ms)
+        if self.alike:
+            return readings
         limit = _CALM * self.reference_ms()
         count = sum(reading.sentinel_ms <= limit for reading in readings)
         return readings[: max(count, _FEWEST)]
@@ -143,9 +149,9 @@ class Readings:
         own = self.reference_ms()
         reference = own if reference_ms is None else reference_ms
         # Where no moment was calm the sentinel says little about the reading beside it, and a storm is not drift.
-        drift = np.minimum([reading.sentinel_ms for reading in readings], _CALM * own)
+        drift = np.minimum([reading.sentinel_ms for reading in readings], np.inf if self.alike else _CALM * own)
         latency = np.array([reading.latency_ms for reading in readings]) * reference / drift
-        low, level, high = map(float, np.quantile(latency, (0.25, _LEVEL, 0.75)))
+        low, level, high = map(float, np.quantile(latency, (0.25, 0.5 if self.alike else _LEVEL, 0.75)))
         energies = [reading.energy_mj for reading in readings if reading.energy_mj is not None]
         return Row(level, (high - low) / 2, len(self._all(name)), float(np.median(energies)) if energies else None)
 

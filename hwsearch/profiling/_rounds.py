@@ -47,7 +47,7 @@ class Rounds(Readings):
         protocol: when to stop.
         seed: of the order within the rounds.
         period_s: seconds from the beginning of a round to that of the next, at least; see :func:`period_of`.
-        again: see :class:`Readings`.
+        again, alike: see :class:`Readings`.
 
     Attributes:
         limit_s: seconds after which nothing is measured any more, finished or not, if there were three rounds.
@@ -61,8 +61,10 @@ class Rounds(Readings):
         seed: int = 0,
         period_s: float = 0.0,
         again: Collection[str] = (),
+        *,
+        alike: bool = False,
     ) -> None:
-        super().__init__(things, protocol, again)
+        super().__init__(things, protocol, again, alike=alike)
         self.things, self.seed, self.period_s = dict(things), seed, period_s
         self.limit_s = math.inf
         self._open_sentinel = sentinel

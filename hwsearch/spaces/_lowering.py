@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from ..errors import InvalidInput, UnknownName
 from ..networks._blocks import Block
 from . import _tables
 from ._genes import Genes
-from ._sums import Sum, Term, lengths
+from ._sums import Axis, Sum, Term, lengths
 
 A = TypeVar("A", bound=np.generic)
 
@@ -25,13 +26,20 @@ class Slot:
 
     Attributes:
         name: the place, such as ``"stage1.block1"``; a supernet's weights carry the same name.
-        genes: names of the genes it depends on, among them the gene that each of them needs.
-        lower: the values of those genes, in that order -> the blocks that the device runs there (none if it is absent).
+        genes: names of the genes it depends on, among them the gene that each of them needs; and sums over genes, where only what these
+            add up to matters, such as the channels of a concatenation.
+        lower: the values of those genes and sums, in that order -> the blocks that the device runs there (none if it is absent).
     """
 
     name: str
-    genes: tuple[str, ...]
+    genes: tuple[str | Sum[str], ...]
     lower: Callable[..., tuple[Block, ...]] = field(repr=False)
+
+    @property
+    def depends_on(self) -> frozenset[str]:
+        """Names of all genes that its blocks depend on, those within sums among them."""
+        within = (gene for axis in self.genes if isinstance(axis, Sum) for term in axis.terms for gene in term.genes)
+        return frozenset([*(axis for axis in self.genes if isinstance(axis, str)), *within])
 
 
 @dataclass(frozen=True)
@@ -39,12 +47,19 @@ class SlotBlocks:
     """A slot lowered for every combination of its genes.
 
     Attributes:
-        genes: gene indices, shape ``(k,)``.
-        blocks: indices into :attr:`SearchSpace.unique_blocks`, shape ``(*gene sizes, most blocks)``, padded with -1.
+        genes: gene indices and sums over them, k of them.
+        blocks: indices into :attr:`SearchSpace.unique_blocks`, shape ``(*lengths of these axes, most blocks)``, padded with -1.
     """
 
-    genes: tuple[int, ...]
+    genes: tuple[Axis, ...]
     blocks: npt.NDArray[np.int32]
+
+    def within(self, allowed: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
+        """The blocks where each gene has some of its indices only."""
+        chosen = [
+            allowed[axis] if isinstance(axis, int) else np.searchsorted(axis.values, axis.within(allowed).values) for axis in self.genes
+        ]
+        return self.blocks[np.ix_(*chosen)]
 
 
 def check_slots(genes: Genes, slots: Sequence[Slot]) -> None:
@@ -62,7 +77,7 @@ def check_slots(genes: Genes, slots: Sequence[Slot]) -> None:
                 "space has the last value of every gene."
             )
     for slot in slots:
-        _check_needs(genes, slot.genes, f"slot {slot.name!r}", f"Slot {slot.name!r}")
+        _check_needs(genes, [gene for gene in slot.genes if isinstance(gene, str)], f"slot {slot.name!r}", f"Slot {slot.name!r}")
 
 
 def _check_needs(genes: Genes, names: Sequence[str], of: str, subject: str) -> None:
@@ -91,15 +106,35 @@ def lowered(genes: Genes, slots: Sequence[Slot]) -> tuple[tuple[Block, ...], tup
 
 def _lower(genes: Genes, slot: Slot, ids: dict[Block, int]) -> SlotBlocks:
     """One slot as an array; ``ids`` numbers the blocks."""
-    columns = tuple(genes.position[gene] for gene in slot.genes)
+    axes = tuple(genes.position[axis] if isinstance(axis, str) else _placed(genes, f"slot {slot.name!r}", axis) for axis in slot.genes)
+    columns = tuple(axis for axis in axes if isinstance(axis, int))
+    sums = [axis.values.tolist() for axis in axes if isinstance(axis, Sum)]
+    places = sorted(range(len(axes)), key=lambda place: not isinstance(axes[place], int))  # genes first, then sums
+    back = np.argsort(places).tolist()
     values = [genes.choices[gene].values for gene in columns]
-    cells = [
-        [ids.setdefault(block, len(ids)) for block in slot.lower(*(v[i] for v, i in zip(values, index, strict=True)))]
-        for index in genes.cells(columns).tolist()
-    ]
+    cells = []
+    for index in genes.cells(columns).tolist():
+        row = [value[i] for value, i in zip(values, index, strict=True)]
+        for more in itertools.product(*sums):
+            given = [*row, *more]
+            cells.append([ids.setdefault(block, len(ids)) for block in slot.lower(*(given[place] for place in back))])
     most = max(map(len, cells), default=0)
     table = np.array([cell + [-1] * (most - len(cell)) for cell in cells], dtype=np.int32)
-    return SlotBlocks(columns, table.reshape((*(genes.sizes[gene] for gene in columns), most)))
+    shape = lengths([axes[place] for place in places], genes.sizes)
+    return SlotBlocks(axes, table.reshape((*shape, most)).transpose((*back, len(axes))))
+
+
+def values_at(genes: Genes, slot: Slot, row: Sequence[int]) -> list[Any]:
+    """The values of a slot's genes and sums where a canonical row has these indices."""
+    found: list[Any] = []
+    for axis in slot.genes:
+        if isinstance(axis, str):
+            gene = genes.position[axis]
+            found.append(genes.choices[gene].values[row[gene]])
+        else:
+            adds = (int(term.array[tuple(row[genes.position[name]] for name in term.genes)]) for term in axis.terms)
+            found.append(axis.base + sum(adds))
+    return found
 
 
 def checked_table(space: Genes, cost: str, names: Sequence[str | Sum[str]], values: npt.ArrayLike) -> _tables.Table:

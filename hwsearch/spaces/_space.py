@@ -21,7 +21,7 @@ from ..errors import CorruptFile, InvalidInput, UnknownName, Unsupported, WrongS
 from ..networks._blocks import Block
 from . import _variation
 from ._genes import ROLES, Choice, Genes, Value, only
-from ._lowering import Slot, SlotBlocks, check_slots, checked_table, lowered
+from ._lowering import Slot, SlotBlocks, check_slots, checked_table, lowered, values_at
 from ._sums import Sum
 from ._tables import Table
 
@@ -246,8 +246,7 @@ class SearchSpace(Genes):
     def placed(self, row: Rows) -> list[tuple[Slot, tuple[Block, ...]]]:
         """Each slot with the blocks that the network of ``row`` (shape ``(genes,)``) has there, in the order of execution."""
         canonical = only(self.canonical(row[None]))
-        values = [choice.values[index] for choice, index in zip(self.choices, canonical, strict=True)]
-        return [(slot, slot.lower(*(values[self.position[gene]] for gene in slot.genes))) for slot in self.slots]
+        return [(slot, slot.lower(*values_at(self, slot, canonical.tolist()))) for slot in self.slots]
 
     def blocks(self, row: Rows) -> tuple[Block, ...]:
         """The network of ``row`` (shape ``(genes,)``) as a device runs it."""
@@ -265,7 +264,7 @@ class SearchSpace(Genes):
     @cached_property
     def reachable(self) -> npt.NDArray[np.intp]:
         """Indices into :attr:`unique_blocks`, ascending, of the blocks that a search of the (perhaps restricted) space can meet."""
-        used = [np.unique(slot.blocks[np.ix_(*(self.allowed[gene] for gene in slot.genes))]) for slot in self.slot_blocks]
+        used = [np.unique(slot.within(self.allowed)) for slot in self.slot_blocks]
         found = np.unique(np.concatenate([*used, np.zeros(0, dtype=np.intp)])).astype(np.intp)
         return found[found >= 0]
 

@@ -202,9 +202,10 @@ def coded_size(weights: Supernet, bits: int | None = None) -> Metric:
         check_bits(bits)
     space = weights.space
     tables: list[_tables.Table] = [((), np.asarray(_FILE / 1e6))]
+    allowed = [weights.held(gene) for gene in range(len(space.choices))]
     for slot, lowered in zip(space.slots, space.slot_blocks, strict=True):
         total = np.zeros(lowered.blocks.shape[:-1])
-        held = lowered.blocks[np.ix_(*(weights.held(gene) for gene in lowered.genes))]
+        held = lowered.within(allowed)
         for number, (column, ours) in enumerate(zip(np.moveaxis(lowered.blocks, -1, 0), np.moveaxis(held, -1, 0), strict=True), start=1):
             rates = _Rates(weights, place_name(slot, number))
             costs = np.append(np.full(len(space.unique_blocks), np.inf), 0.0)

@@ -85,7 +85,7 @@ class Supernet(nn.Module):
         """
         unique = self.space.unique_blocks
         for slot, lowered in zip(self.space.slots, self.space.slot_blocks, strict=True):
-            standing = lowered.blocks[np.ix_(*(kept.allowed[gene] for gene in lowered.genes))]
+            standing = lowered.within(kept.allowed)
             for number, column in enumerate(np.moveaxis(standing, -1, 0), start=1):
                 found = [unique[index] if index >= 0 else None for index in np.unique(column)]
                 if weighty := [block for block in found if block and not block.boundary]:

@@ -18,7 +18,7 @@ import numpy as np
 from .._types import Rows
 from ..backends.base import Backend, Session
 from ..devices._calibration import Calibration
-from ..devices._device import Check, Row
+from ..devices._device import Check, Protocol, Row
 from ..devices._table import LatencyTable
 from ..errors import BuildFailed
 from ..networks._blocks import Block
@@ -40,6 +40,7 @@ _ABSENT = 0.2
 """The chance of a branch to be absent from a random network."""
 _LEAST_MS = 1e-3
 """What a kernel is taken to cost at least: profilers count in microseconds, and a kernel that vanished into another one costs nothing."""
+_RUNS = 4
 _PROFILED = "kernels-"
 MIDDLE = "middle"
 """The name of the network that stands beside every reading."""
@@ -63,6 +64,11 @@ class Chosen:
     def rows(self) -> dict[str, Rows]:
         """All of them by name."""
         return {**self.profiled, **{name: row for name, (row, _) in self.roles.items()}}
+
+
+def in_context(protocol: Protocol) -> Protocol:
+    """How whole networks beside one of their own kind are measured: few runs a reading, so that both see the same machine."""
+    return replace(protocol, runs=_RUNS, warmup=1)
 
 
 def choose(space: SearchSpace, table: LatencyTable, effort: Effort, seed: int) -> Chosen:

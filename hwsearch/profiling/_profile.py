@@ -22,7 +22,7 @@ from ..spaces._load import load_space
 from ..spaces._space import SearchSpace
 from ._assembly import assemble, warn_of_failures
 from ._effort import ALL, Effort
-from ._in_context import MIDDLE, assemble_kernels, choose, openers
+from ._in_context import MIDDLE, assemble_kernels, choose, in_context, openers
 from ._journal import make_header, resume, words
 from ._networks import networks_of
 from ._plan import Plan, fingerprint_of, name_of
@@ -83,9 +83,10 @@ def profile(
     """
     where, bench, seed = load_space(space), workbench(backend), check_seed(seed)
     with claim(out):
-        work = _Work(bench, out, effort.protocol(bench.precisions))
+        protocol = effort.protocol(bench.precisions)
         if where.kernels_only and bench.tells_kernels:
-            return _in_context(work, where, effort, seed, progress)
+            return _in_context(_Work(bench, out, in_context(protocol)), where, effort, seed, progress)
+        work = _Work(bench, out, protocol)
         if effort.budget_s is None:
             plan = plan_space(where, bench, work.table, effort, seed)
             return _complete(work, plan, f"profiling {where.name} on {work.table.device.name}", progress)

@@ -30,7 +30,8 @@ _LEVEL = 0.25
 
 @dataclass(frozen=True)
 class Reading:
-    """One thing in one round: its latency, the sentinel's around it (the slower one), and its energy if there is a meter."""
+    """One thing in one round: its latency, the sentinel's around it (the slower one, or the mean of both where things are alike), and its
+    energy if there is a meter."""
 
     latency_ms: float
     sentinel_ms: float

@@ -96,7 +96,7 @@ class Rounds(Readings):
             latency = self._time(session, self.protocol.runs)
             after = self._time(self._sentinel, _SENTINEL_RUNS)
             energy = session.energy_mj
-            beside = max(before, after)
+            beside = (before + after) / 2 if self.alike else max(before, after)
             times[name] = [latency, beside, *([] if energy is None else [energy])]
             times |= {f"{name}{PART}{kernel}": [ms, beside] for kernel, ms in session.kernels_ms.items()}
             before = after

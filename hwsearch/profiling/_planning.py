@@ -63,6 +63,11 @@ def frame(bench: Workbench, table: LatencyTable, header: Mapping[str, Any], bloc
 
 def _check_whole(space: SearchSpace, bench: Workbench, wanted: Sequence[Block], able: Sequence[Block]) -> None:
     """Check that all blocks of a space that a device runs can be measured."""
+    if space.kernels_only and not able:
+        raise Unsupported(
+            f"The kernels of {space.name!r} run only inside it, and {bench.name!r} {'' if bench.here else 'on a board '}does not tell what "
+            "single kernels of a network take. Profile here with backend='onnxruntime', or measure files with hwsearch.measure()."
+        )
     if not any(block.inner for block in able):
         needs = dict.fromkeys(block.precision for block in wanted if block.inner)
         raise Unsupported(

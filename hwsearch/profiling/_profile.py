@@ -52,6 +52,10 @@ def profile(
     it was when it is started again. A table that exists already is completed: only what it lacks is measured. Blocks that the runtime
     cannot build are not in the table, and a :class:`LeftOutWarning` names them; another run tries them again.
 
+    The kernels of a user's network (:func:`hwsearch.adopt`) are measured inside some whole networks of it, by what the runtime itself says
+    of each; others are estimated, so that its table is a sample. There ``effort.blocks`` and ``effort.error`` play no part, and a budget
+    ends the rounds.
+
     Example:
         >>> import hwsearch
         >>> table = hwsearch.profile("resnet_cifar", backend="onnxruntime", out="table.json")  # doctest: +SKIP
@@ -77,7 +81,8 @@ def profile(
         WrongDevice: ``out`` was measured on another device or by another protocol; or it does not tell enough of its device, and its
             sentinel does not take as long here.
         WrongSpace: ``out`` has an unfinished run of another space beside it.
-        Unsupported: the device runs no block of the space, or its networks are no chains of blocks.
+        Unsupported: the device runs no block of the space, or its networks are no chains of blocks, or the runtime does not tell what the
+            kernels of a user's network take.
         InvalidInput: fewer than 12 checks, or more than 20,000 blocks without a budget.
         BuildFailed: not even an empty network or the sentinel could be built.
     """

@@ -175,7 +175,7 @@ def test_a_device_that_tells_nothing_of_kernels_is_refused(tmp_path: Path) -> No
     """A computed device needs no files: it costs every kernel alone."""
     backend = Told()
     backend.tells_kernels = False
-    with pytest.raises(Unsupported):
+    with pytest.raises(Unsupported, match="run only inside it"):
         hwsearch.profile(chain(), backend=backend, out=tmp_path / "t.json", effort=FEW, progress=False)
     table = hwsearch.profile(chain(), backend="roofline", out=tmp_path / "r.json", effort=FEW, progress=False)
     assert table.error()["mean_abs"] < 1e-6

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ort = require("onnxruntime", feature="The backend 'onnxruntime'", extra="onnxruntime")
 
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+_WARM = 2
+"""Runs that do not count."""
 _LEAST = 0.1
 """At least this share of what the profiler says of an operation is real."""
 
@@ -136,15 +138,18 @@ class ProfiledSession(Session):
         return self._kernels
 
     def times(self, runs: int) -> Times:
-        """Seconds of each run without the profiler, shape ``(runs,)``."""
+        """Seconds of each run without the profiler, shape ``(runs,)``; a single run tells nothing of kernels."""
+        if runs == 1:
+            return self._plain.times(1)
+        self._plain.times(_WARM)  # making a session has filled the caches with other things
         found = self._plain.times(runs)
         with tempfile.TemporaryDirectory() as folder:
             inside = self._backend.session(self._path, trace=os.path.join(folder, "trace"))
             session = OrtSession(inside, self.batch)
-            session.times(1 + runs)
+            session.times(_WARM + runs)
             events = read_json(inside.end_profiling(), "trace of ONNX Runtime")
             session.close()
-        self._kernels = _kernels_ms(events, 1 + runs, 1e3 * float(found.min()))
+        self._kernels = _kernels_ms(events, _WARM + runs, 1e3 * float(found.min()))
         return found
 
     def close(self) -> None:
@@ -153,7 +158,7 @@ class ProfiledSession(Session):
 
 
 def _kernels_ms(events: Sequence[Any], runs: int, whole_ms: float) -> dict[str, float]:
-    """What the operations of each kernel took together, ms, at the fastest of all runs but the first.
+    """What the operations of each kernel took together, ms, at the fastest of all runs but the first two.
 
     The profiler adds some microseconds to each operation. This constant is what has to be subtracted from each of them so that they add up
     to what the network takes without the profiler.
@@ -165,7 +170,7 @@ def _kernels_ms(events: Sequence[Any], runs: int, whole_ms: float) -> dict[str, 
     """
     nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     count = len(nodes) // runs
-    took = 1e-3 * np.array([event["dur"] for event in nodes], dtype=np.float64).reshape(runs, count)[1:].min(axis=0)
+    took = 1e-3 * np.array([event["dur"] for event in nodes], dtype=np.float64).reshape(runs, count)[_WARM:].min(axis=0)
     took = np.maximum(took - _surplus(took, whole_ms), _LEAST * took)
     kernels = [kernel_of(event["name"].removesuffix("_kernel_time")) for event in nodes[:count]]
     found: dict[str, float] = {}

@@ -14,7 +14,7 @@ from ..errors import InvalidInput
 
 NOISY = 0.03
 """What was measured with a larger relative standard error is noisy: it says little about predictions of a few percent."""
-_READINGS = 12
+READINGS = 12
 """The number of readings that count, if a table does not say it."""
 QUARTILE_ERROR = 1.363 * 1.483
 """Standard error of a quartile of n normal values, in halves of their interquartile range, times sqrt(n): it is 1.363 sigma / sqrt(n), and
@@ -186,7 +186,7 @@ class Protocol(_FromFile):
 
 def standard_error(latency_ms: float, spread_ms: float) -> float:
     """Relative standard error of a lower quartile of which half the interquartile range is known, if about a dozen readings count."""
-    return QUARTILE_ERROR * spread_ms / latency_ms / math.sqrt(_READINGS)
+    return QUARTILE_ERROR * spread_ms / latency_ms / math.sqrt(READINGS)
 
 
 @dataclass(frozen=True)

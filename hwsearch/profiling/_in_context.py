@@ -8,6 +8,7 @@ fitted on them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ import numpy as np
 from .._types import Rows
 from ..backends.base import Backend, Session
 from ..devices._calibration import Calibration
-from ..devices._device import Check, Protocol, Row
+from ..devices._device import READINGS, Check, Protocol, Row
 from ..devices._table import LatencyTable
 from ..errors import BuildFailed
 from ..networks._blocks import Block
@@ -183,7 +184,9 @@ def assemble_kernels(space: SearchSpace, chosen: Chosen, before: LatencyTable, r
     for name, (row, role) in (alongside | dict(chosen.roles)).items():
         if name not in lost:
             own = readings.row(name, reference)
-            checks.append(Check(role, _keys(space.blocks(row)), own.latency_ms, own.spread_ms))
+            # The spread of a check is understood as that of a dozen readings; here all of them count.
+            spread_ms = own.spread_ms * math.sqrt(READINGS / max(READINGS, own.rounds))
+            checks.append(Check(role, _keys(space.blocks(row)), own.latency_ms, spread_ms))
     call_ms = before.calibration.call_ms or readings.row(name_of(()), reference).latency_ms
     calibration = replace(before.calibration, call_ms=call_ms) if before.checks else Calibration(call_ms, call_ms)
     return replace(

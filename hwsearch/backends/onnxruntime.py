@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ import numpy as np
 from .._files._reading import read_json
 from .._files._writing import PathLike
 from ..errors import InvalidInput, require
-from ..networks._fused import kernel_of
 from ._clock import input_shape, random_input, timed
 from ._cpu import CpuBackend
+from ._kernels import WARM, kernels_ms
 from ._trained import Runner
 from .base import Session, Times
 
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 ort = require("onnxruntime", feature="The backend 'onnxruntime'", extra="onnxruntime")
 
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
-_WARM = 2
-"""Runs that do not count."""
-_LEAST = 0.1
-"""At least this share of what the profiler says of an operation is real."""
 
 
 class OnnxRuntime(CpuBackend):
@@ -141,50 +137,20 @@ class ProfiledSession(Session):
         """Seconds of each run without the profiler, shape ``(runs,)``; a single run tells nothing of kernels."""
         if runs == 1:
             return self._plain.times(1)
-        self._plain.times(_WARM)  # making a session has filled the caches with other things
+        self._plain.times(WARM)  # making a session has filled the caches with other things
         found = self._plain.times(runs)
         with tempfile.TemporaryDirectory() as folder:
             inside = self._backend.session(self._path, trace=os.path.join(folder, "trace"))
             session = OrtSession(inside, self.batch)
-            session.times(_WARM + runs)
+            session.times(WARM + runs)
             events = read_json(inside.end_profiling(), "trace of ONNX Runtime")
             session.close()
-        self._kernels = _kernels_ms(events, _WARM + runs, 1e3 * float(found.min()))
+        nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+        took = 1e-3 * np.array([event["dur"] for event in nodes], dtype=np.float64).reshape(WARM + runs, -1)[WARM:]
+        names = [event["name"].removesuffix("_kernel_time") for event in nodes[: took.shape[1]]]
+        self._kernels = kernels_ms(names, took.min(axis=0), 1e3 * float(found.min()))
         return found
 
     def close(self) -> None:
         """Release the inference session."""
         self._plain.close()
-
-
-def _kernels_ms(events: Sequence[Any], runs: int, whole_ms: float) -> dict[str, float]:
-    """What the operations of each kernel took together, ms, at the fastest of all runs but the first two.
-
-    The profiler adds some microseconds to each operation. This constant is what has to be subtracted from each of them so that they add up
-    to what the network takes without the profiler.
-
-    Args:
-        events: of ONNX Runtime's trace.
-        runs: that it is of.
-        whole_ms: what the network takes without the profiler.
-    """
-    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-    count = len(nodes) // runs
-    took = 1e-3 * np.array([event["dur"] for event in nodes], dtype=np.float64).reshape(runs, count)[_WARM:].min(axis=0)
-    took = np.maximum(took - _surplus(took, whole_ms), _LEAST * took)
-    kernels = [kernel_of(event["name"].removesuffix("_kernel_time")) for event in nodes[:count]]
-    found: dict[str, float] = {}
-    after = next((kernel for kernel in reversed(kernels) if kernel is not None), "")
-    for kernel, ms in zip(reversed(kernels), reversed(took.tolist()), strict=True):
-        after = kernel or after
-        found[after] = found.get(after, 0.0) + ms
-    return found
-
-
-def _surplus(took: Times, whole: float) -> float:
-    """What to subtract from each of some times, of which a tenth is left at least, so that they add up to ``whole``; perhaps 0."""
-    low, high = 0.0, float(took.max(initial=0.0))
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.maximum(took - middle, _LEAST * took).sum() > whole else (low, middle)
-    return low

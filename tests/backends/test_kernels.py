@@ -1,0 +1,38 @@
+"""What a runtime's profiler says of operations, put together for the kernels of a user's network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwsearch.backends._kernels import kernels_ms
+from hwsearch.networks import kernel_of, labelled
+
+
+def test_the_kernel_of_an_operation_is_told_from_what_runtimes_make_of_its_name() -> None:
+    """Paths, suffixes and what other runtimes append are no part of the kernel's name."""
+    name = labelled("relu__1", "conv2d_3")
+    for made in (f"/{name}/Relu_output_0_nchwc", f"/{name}/Conv", f"/{name}/Conv/WithoutBiases", name):
+        assert kernel_of(made) == "conv2d_3"
+    assert kernel_of("ReorderOutput_token_17") is None
+
+
+def test_what_a_profiler_adds_to_each_operation_is_taken_off_and_what_a_runtime_inserts_goes_to_the_next_kernel() -> None:
+    """Five operations of 10, 30, 5, 40 and 2 microseconds, to each of which the profiler adds 6; the last one comes after all kernels."""
+    names = [
+        f"/{labelled('conv', 'a')}/Conv",
+        f"/{labelled('relu', 'a')}/Relu",
+        "ReorderInput",
+        f"/{labelled('conv', 'b')}/Conv",
+        "Reorder",
+    ]
+    real = np.array([10.0, 30.0, 5.0, 40.0, 2.0])
+    found = kernels_ms(names, 1e-3 * (real + 6), 1e-3 * real.sum())
+    assert found == pytest.approx({"a": 0.040, "b": 0.047}, rel=1e-3)
+
+
+def test_a_profile_that_is_faster_than_the_network_is_left_as_it_is() -> None:
+    """The machine was calmer then; nothing is taken off, and nothing becomes negative or nothing."""
+    names = [f"/{labelled('conv', 'a')}/Conv", f"/{labelled('conv', 'b')}/Conv"]
+    assert kernels_ms(names, np.array([0.01, 0.02]), 1.0) == pytest.approx({"a": 0.01, "b": 0.02})
+    assert min(kernels_ms(names, np.array([0.01, 0.02]), 1e-9).values()) > 0

@@ -23,6 +23,7 @@ from .nn._export import export as export
 from .nn._finish import finish as finish
 from .nn._fit import fit_predictor as fit_predictor
 from .nn.adoption import adopt as adopt
+from .nn.adoption import extract as extract
 from .nn.training._train import train as train
 from .profiling._measure import measure as measure
 from .profiling._mlperf import bench as bench

@@ -265,6 +265,7 @@ PUBLIC = [
     "compress",
     "evaluate",
     "export",
+    "extract",
     "finish",
     "fit_predictor",
     "init",

@@ -119,8 +119,7 @@ class Problem:
             if any(given is not None for given in (predictor, device, weights, limits)) or len(metrics):
                 raise InvalidInput("The problem is posed already; predictor, device, weights, metrics and limits go with a space.")
             return space
-        where = load_space(space)
-        score = _score(predictor, where)
+        score, where = _scored(predictor, load_space(space))
         tables = _tables(device)
         if where.with_role("precision"):
             for table in tables:
@@ -247,8 +246,8 @@ class Problem:
         return tuple(found)
 
 
-def _score(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -> Score:
-    """What scores the rows of a space.
+def _scored(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -> tuple[Score, SearchSpace]:
+    """What scores the rows of a space, and the space with what a predictor has learned of it.
 
     Raises:
         InvalidInput: it is neither a predictor nor callable, or has methods of former names only.
@@ -264,7 +263,9 @@ def _score(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -
         raise WrongSpace(
             f"The predictor is of space {found.space.name!r} ({found.fingerprint}), not of {space.name!r} ({space.fingerprint})."
         )
-    return found
+    if isinstance(found, Predictor) and found.space.learned:
+        return found, space.knowing(found.space.learned)
+    return found, space
 
 
 def _moved(entry: Metric, space: SearchSpace, place: int) -> Metric:

@@ -297,6 +297,7 @@ class Predictor:
             "weight_bits": self.weight_bits,
         }
         arrays = {f"model.{name}": array for name, array in self.model.arrays().items()}
+        arrays |= {f"learned.{name}": array for name, array in self.space.learned.items()}
         if self.seen is not None:
             arrays["seen"] = self.seen
         write_arrays(path, header, arrays)
@@ -367,7 +368,9 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise CorruptFile(f"{path} holds weights that are not finite.")
     features = sum(space.sizes)
-    own = {name.removeprefix("model."): array for name, array in arrays.items() if name.startswith("model.")}
+    own, learned = (
+        {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)} for prefix in ("model.", "learned.")
+    )
     seen = arrays.get("seen")
     with guarded(path, "predictor: its header and its arrays do not fit together"):
         kind = str(header["kind"])
@@ -383,7 +386,9 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
             raise CorruptFile(f"its list of values seen has the shape {seen.shape}, but {features} were expected")
         data, bits = msgspec.convert((header.get("data"), header.get("weight_bits")), tuple[str | None, int | None])
-        predictor = Predictor(space, MODELS[kind].read(own, features), mean, scale, report, seen, data, bits)
+        predictor = Predictor(
+            space.knowing(learned) if learned else space, MODELS[kind].read(own, features), mean, scale, report, seen, data, bits
+        )
         with np.errstate(over="raise", invalid="raise", divide="raise"):
             predictor.std(space.sample(8, np.random.default_rng(0)))  # weights that overflow show here
         return predictor

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -51,6 +51,8 @@ class SearchSpace(Genes):
         allowed: for each gene the indices that searches may use; all of them unless :meth:`restrict` was called. It is no part of
             the :attr:`fingerprint`: rows mean the same in a restricted space.
         costs: metrics that the space brings along as sums of tables, by name; see :meth:`from_tables`.
+        learned: arrays that were learned of its networks and that travel in files of predictors, such as which channels of an adopted
+            network matter.
 
     Raises:
         InvalidInput: two genes share a name, a gene or slot refers to one that does not exist (or comes later), or the numbers that a gene
@@ -59,6 +61,7 @@ class SearchSpace(Genes):
 
     slots: tuple[Slot, ...]
     costs: Mapping[str, tuple[Table, ...]] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+    learned: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,7 +174,7 @@ class SearchSpace(Genes):
         """All canonical rows, in batches of at most 65,536; for spaces that are small enough to wait for."""
         return _variation.every_row(self)
 
-    def restrict(self, values: Mapping[str, Sequence[Value]] | HasEdges) -> SearchSpace:
+    def restrict(self, values: Mapping[str, Sequence[Value]] | HasEdges) -> Self:
         """The same space, searched only where the named genes have one of the given values.
 
         Args:
@@ -201,7 +204,7 @@ class SearchSpace(Genes):
                     may = [choice.values[index] for index in allowed[gene]]
                     raise InvalidInput(f"No value of {choice.name!r} is left: it may be one of {may} here, not of {list(keep)}.")
                 allowed[gene] = left
-        return self._allowing(allowed)
+        return self._but(allowed=tuple(allowed))
 
     def _called(self, name: str) -> Sequence[int]:
         """The genes of that name, or else of that role, or else whose names match that pattern."""
@@ -209,16 +212,24 @@ class SearchSpace(Genes):
             return [self.position[name]]
         return self.with_role(name) or [gene for gene, choice in enumerate(self.choices) if fnmatchcase(choice.name, name)]
 
-    def _allowing(self, allowed: Iterable[tuple[int, ...]]) -> SearchSpace:
-        """The same space, searched elsewhere; what was computed and does not depend on where is kept, since it may have taken seconds."""
-        space = replace(self, allowed=tuple(allowed))
+    def _but(self, **changes: Any) -> Self:
+        """The same genes, searched elsewhere or better known; what was computed of them is kept, since it may have taken seconds."""
+        space = replace(self, **changes)
         space.__dict__.update({name: self.__dict__[name] for name in _OF_GENES if name in self.__dict__})
         return space
 
-    def alone(self, row: npt.ArrayLike) -> SearchSpace:
+    def knowing(self, learned: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """The same space, with other arrays :attr:`learned`."""
+        return self._but(learned=dict(learned))
+
+    def searched_as(self, other: SearchSpace) -> Self:
+        """The same space, searched where another one with the same genes is searched."""
+        return self._but(allowed=other.allowed)
+
+    def alone(self, row: npt.ArrayLike) -> Self:
         """The same space with one network left: that of a row of shape ``(genes,)``."""
         (checked,) = self.canonical(self.check(np.asarray(row)[None], "row"))
-        return self._allowing((int(index),) for index in checked)
+        return self._but(allowed=tuple((int(index),) for index in checked))
 
     # -- values and features -------------------------------------------------------------------------------------------
 

@@ -1,7 +1,10 @@
+from ._additive import additive as additive
+from ._additive import branch_importance as branch_importance
 from ._adopted import Adopted as Adopted
 from ._adopted import adopt as adopt
 from ._branches import Branch as Branch
 from ._evidence import Evidence as Evidence
+from ._extract import extract as extract
 from ._files import load_network as load_network
 from ._files import save_network as save_network
 from ._groups import Extent as Extent

@@ -1,23 +1,30 @@
-"""A user's own network, with everything that can be taken from it."""
+"""A user's own network as a search space, with everything that can be taken from it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import fx, nn
 
-from ...errors import InvalidInput, UnknownName
+from ..._types import Rows
+from ...errors import InvalidInput, UnknownName, check_count
+from ...spaces._genes import Choice
+from ...spaces._lowering import Slot
+from ...spaces._space import SearchSpace
 from ._axes import Labels
 from ._branches import Branch, find_branches
 from ._capture import capture
+from ._counted import counted
 from ._cut import Cut
+from ._genes import Places, find_genes
 from ._groups import Analysis, Group, Kernel, analyse, matching, units
 from ._proof import Prover, stays
 from ._repair import Repair
@@ -27,9 +34,14 @@ Keep = Mapping[str, "int | Sequence[int] | Labels"]
 Scores = Mapping[str, "np.ndarray[Any, Any]"]
 
 
-@dataclass(frozen=True)
-class Adopted:
-    """A network whose widths and branches are known and proven; made by :func:`adopt`.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Adopted(SearchSpace):
+    """A network whose widths and branches are known and proven, as a search space; made by :func:`adopt`.
+
+    A gene is the width of a group of channels (how many of its units are kept), or whether a residual branch is there. The space brings
+    multiply-accumulates, parameters and size along as costs. What it :attr:`learned` are the importances of units, which tell which ones
+    a width keeps. A copy that was pickled, for the workers of a search, has genes and costs but no network: it is a plain
+    :class:`~hwsearch.SearchSpace`.
 
     Attributes:
         network: the whole network as a graph module; parameters have the names that they have in the module.
@@ -40,16 +52,69 @@ class Adopted:
         module: the module that it came from.
         dynamic: whether the network takes batches of any size.
         frozen: names of parameters that are to stay as they are.
+        places: which gene stands for which group or branch.
+
+    Raises:
+        InvalidInput: the importances that it learned are not those of its groups.
     """
 
-    network: fx.GraphModule
-    inputs: tuple[torch.Tensor, ...]
-    analysis: Analysis
-    branches: tuple[Branch, ...]
-    module: nn.Module
-    part: str = ""
-    dynamic: bool = True
-    frozen: frozenset[str] = frozenset()
+    network: fx.GraphModule = field(compare=False)
+    inputs: tuple[torch.Tensor, ...] = field(compare=False)
+    analysis: Analysis = field(compare=False)
+    branches: tuple[Branch, ...] = field(compare=False)
+    module: nn.Module = field(compare=False)
+    places: Places = field(compare=False)
+    part: str = field(default="", compare=False)
+    dynamic: bool = field(default=True, compare=False)
+    frozen: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        widths = self.widths
+        for name, values in self.learned.items():
+            if name not in widths or values.shape != (widths[name],) or values.dtype.kind != "f":
+                raise InvalidInput(f"What was learned of {name!r} ({values.dtype}, shape {values.shape}) fits no group of {self.name!r}.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {"allowed": self.allowed, "costs": dict(self.costs), "learned": dict(self.learned)}
+        known = {"fingerprint": self.fingerprint, "weights_fingerprint": self.weights_fingerprint}
+        return _plain, (self.name, self.choices, self.slots, facts, known)
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{self.report}"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+    # -- rows ------------------------------------------------------------------------------------------------------------
+
+    def plan(self, row: Rows) -> tuple[dict[str, int], tuple[str, ...]]:
+        """What the network of a row of shape ``(genes,)`` keeps: units of groups, and branches that are removed.
+
+        Groups within a removed branch are left out.
+        """
+        values = self.decode(row)
+        kept = {group: int(values[gene]) for group, gene in self.places.groups.items() if gene in values}
+        return kept, tuple(branch for branch, gene in self.places.branches.items() if values.get(gene) == 0)
+
+    def row(self, kept: Mapping[str, int] | None = None, branches: Collection[str] = ()) -> Rows:
+        """The row, shape ``(genes,)``, that keeps these numbers of units, all of other groups, and drops these branches.
+
+        Raises:
+            InvalidInput: a number is not among the widths that a group is searched at, or a branch or a group is frozen.
+            UnknownName: there is no such group or branch.
+        """
+        full = {choice.name: choice.values[-1] for choice in self.choices}
+        for name, given, known in (
+            *((name, number, self.places.groups) for name, number in (kept or {}).items()),
+            *((name, 0, self.places.branches) for name in branches),
+        ):
+            if name not in known:
+                raise UnknownName("searchable group or branch", name, known)
+            full[known[name]] = int(given)
+        return self.encode(full)
+
+    # -- the network -----------------------------------------------------------------------------------------------------
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -87,20 +152,22 @@ class Adopted:
 
         Args:
             keep: for some groups, how many units to keep, or which ones.
-            scores: the importance of each unit, for groups of which only the number is given; the first ones are kept if omitted.
+            scores: the importance of each unit, for groups of which only the number is given; what was :attr:`learned` if omitted, or
+                the first ones are kept.
 
         Raises:
             InvalidInput: a group that is frozen, or a number that is none of its widths.
             UnknownName: there is no such group.
         """
         by = {group.id: group for group in self.groups}
+        scores = self.learned if scores is None else scores
         chosen = {}
         for name, given in keep.items():
             if name not in by:
                 raise UnknownName("group", name, by)
             group = by[name]
             if isinstance(given, int | np.integer):
-                values = np.asarray(scores[name]) if scores is not None else -np.arange(group.width)
+                values = np.asarray(scores[name]) if name in scores else -np.arange(group.width)
                 index = np.sort(np.argsort(-values, kind="stable")[: int(given)])
                 wrong = not 1 <= int(given) <= group.width
             else:
@@ -152,9 +219,9 @@ class Adopted:
             UnknownName: there is no such group or branch.
         """
         cut = self.cut(keep, branches, scores)
-        network = cut.build() if images is None else Repair(cut, self._inputs(images), self.frozen, self.batch).run()
+        network = cut.build() if images is None else Repair(cut, self.checked(images), self.frozen, self.batch).run()
         network.meta["plan"] = {
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.graph_fingerprint,
             "keep": {name: units.tolist() for name, units in self.choose(keep, scores).items()},
             "branches": sorted(branches),
         }
@@ -162,6 +229,18 @@ class Adopted:
 
     @cached_property
     def fingerprint(self) -> str:
+        """Of what rows mean: the network's operations and sizes, and the genes; weights do not matter."""
+        genes = [[choice.name, choice.values, choice.needs] for choice in self.choices]
+        return sha256(msgspec.json.encode([self.graph_fingerprint, genes])).hexdigest()[:16]
+
+    @cached_property
+    def weights_fingerprint(self) -> str:
+        """Of the networks but for their precisions."""
+        genes = [[choice.name, choice.values, choice.needs] for choice in self.choices if not choice.is_precision]
+        return sha256(msgspec.json.encode([self.graph_fingerprint, genes])).hexdigest()[:16]
+
+    @cached_property
+    def graph_fingerprint(self) -> str:
         """Tells networks of other operations or sizes apart; weights do not matter."""
         lines = [f"{node.op} {node.target} {node.args} {node.kwargs} {node.meta.get('shape')}" for node in self.network.graph.nodes]
         return sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -171,7 +250,7 @@ class Adopted:
         """Images at once: 100, or as many as the network was captured with where it takes no other number."""
         return 100 if self.dynamic else len(self.inputs[0])
 
-    def _inputs(self, images: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def checked(self, images: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Images for each input, as many as the network takes in whole batches.
 
         Raises:
@@ -202,9 +281,10 @@ def adopt(
     keywords: Mapping[str, Any] | None = None,
     freeze: Sequence[str] = (),
     part: str = "",
+    step: int = 8,
     rng: np.random.Generator | None = None,
 ) -> Adopted:
-    """Find out which widths and branches of a network can be cut, and prove each of them.
+    """Make a network a search space: find out which widths and branches can be cut, and prove each of them.
 
     The network is captured in evaluation mode; the module itself is left as it is. An operation that is not known keeps the channels that
     reach it, and the report names it with its line of source.
@@ -215,6 +295,7 @@ def adopt(
         keywords: example inputs by keyword.
         freeze: names of parameters or modules, or patterns with ``*``, whose channels are to stay.
         part: the name of a submodule, to adopt it alone.
+        step: channels are kept in multiples of this number, which runtimes are fast at; layers of fewer channels in smaller steps.
         rng: where the randomness of the proofs comes from; seed 0 if omitted.
 
     Raises:
@@ -226,24 +307,60 @@ def adopt(
         >>> import torch
         >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
         >>> adopted = hwsearch.adopt(module, torch.randn(1, 3, 8, 8))
-        >>> half = {group.id: group.width // 2 for group in adopted.groups if group.searchable}
-        >>> adopted.extract(half)(torch.randn(2, 3, 8, 8)).shape
+        >>> [(choice.name, choice.values) for choice in adopted.choices]
+        [('0.width', (4, 8))]
+        >>> hwsearch.extract(adopted.architecture([0]))(torch.randn(2, 3, 8, 8)).shape
         torch.Size([2, 4, 4, 4])
     """
+    check_count("step", step, least=1)
     args: tuple[Any, ...] = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     target, named = module, dict(keywords or {})
     if part:
         target, args, named = _submodule(module, part, args, named)
     captured = capture(target, args, named)
-    names = [str(node.target) for node in captured.network.graph.nodes if node.op == "get_attr"]
-    frozen = matching(names, freeze)
-    for pattern in freeze:
-        if not matching(names, [pattern]):
-            raise InvalidInput(f"freeze={pattern!r} stands for no parameter or module of the network. Examples of names: {names[:3]}.")
+    frozen = _frozen(captured.network, freeze)
     analysis = analyse(captured.network, captured.batch, frozen)
     prover = Prover(captured.network, analysis, captured.inputs, rng or np.random.default_rng(0))
     analysis, branches = prover.prove(find_branches(captured.network))
-    return Adopted(captured.network, captured.inputs, analysis, branches, module, part, captured.dynamic, frozenset(frozen))
+    return _space(
+        find_genes(analysis, branches, step),
+        name=".".join([type(module).__name__, *([part] if part else [])]),
+        network=captured.network,
+        inputs=captured.inputs,
+        analysis=analysis,
+        branches=branches,
+        module=module,
+        part=part,
+        dynamic=captured.dynamic,
+        frozen=frozenset(frozen),
+    )
+
+
+def _frozen(network: fx.GraphModule, freeze: Sequence[str]) -> dict[str, str]:
+    """The parameters that names and patterns stand for, each with the reason why it is frozen.
+
+    Raises:
+        InvalidInput: a pattern stands for nothing.
+    """
+    names = [str(node.target) for node in network.graph.nodes if node.op == "get_attr"]
+    for pattern in freeze:
+        if not matching(names, [pattern]):
+            raise InvalidInput(f"freeze={pattern!r} stands for no parameter or module of the network. Examples of names: {names[:3]}.")
+    return matching(names, freeze)
+
+
+def _space(places: Places, **facts: Any) -> Adopted:
+    """The space of the genes of a network."""
+    bare = SearchSpace(facts["name"], places.choices, ())
+    costs = counted(bare, places, facts["analysis"], facts["network"])
+    return Adopted(choices=places.choices, slots=(), costs=costs, places=places, **facts)
+
+
+def _plain(name: str, choices: tuple[Choice, ...], slots: tuple[Slot, ...], facts: dict[str, Any], known: dict[str, str]) -> SearchSpace:
+    """An adopted space without its network, as it comes out of a pickle."""
+    space = SearchSpace(name, choices, slots, **facts)
+    space.__dict__.update(known)
+    return space
 
 
 def _submodule(

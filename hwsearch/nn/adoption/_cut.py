@@ -130,7 +130,7 @@ class Cut:
         self._graph, self._new, self._constants = fx.Graph(), {}, {}
         for node in self.network.graph.nodes:
             self._new[node] = self._insert(node)
-        self._graph.eliminate_dead_code()
+        self._graph.eliminate_dead_code(_needed)
         root = nn.Module()
         used = {str(node.target) for node in self._graph.find_nodes(op="get_attr")}
         for node in self.network.graph.find_nodes(op="get_attr"):
@@ -165,3 +165,8 @@ class Cut:
         """Whether something is gone from an operation's result or inputs."""
         touching = (factor for each in (node, *node.all_input_nodes) for factor in self.flow.factors(each))
         return any(not self.keeps(factor.labels).all() for factor in touching)
+
+
+def _needed(node: fx.Node) -> bool:
+    """Whether an operation has to stay even if nothing reads it; attention that could drop values at random, but does not, need not."""
+    return node.op in ("placeholder", "output") or (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable)

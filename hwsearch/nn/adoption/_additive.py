@@ -1,0 +1,79 @@
+"""Scores that are sums over what is removed, so that the best network within limits can be proven."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...errors import InvalidInput
+from ...scores._perceptrons import Perceptrons
+from ...scores._predictor import Predictor
+from ._evidence import Scores
+from ._proof import Replay, stays
+
+if TYPE_CHECKING:
+    from ._adopted import Adopted
+
+
+def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | None = None) -> Predictor:
+    """A score that is minus the importance of all that a network lacks.
+
+    It is a linear predictor, so ``algorithm="exact"`` proves its optimum. Its space knows the importances, so networks that are found with
+    it keep the units that matter most.
+
+    Args:
+        space: the adopted network.
+        scores: importance of each unit of each group, as from :func:`~hwsearch.nn.adoption.importance`.
+        branches: importance of each searchable branch as a whole, as from :func:`branch_importance`; those that are not there count as much
+            as all units together.
+
+    Raises:
+        InvalidInput: a group that is searched at several widths is not among the scores, or does not have that number of units.
+
+    Example:
+        >>> import hwsearch
+        >>> import torch
+        >>> from hwsearch.nn.adoption import additive, importance
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> space = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> score = additive(space, importance(space, "l1"))
+        >>> best = hwsearch.search(space, "exact", predictor=score, limits={"params": 700}).best
+        >>> best.values()
+        {'0.width': 8}
+    """
+    known = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
+    for group in space.places.groups:
+        if group not in known:
+            raise InvalidInput(f"There is no importance of the units of group {group}.")
+    learned = space.knowing({name: known[name] for name in space.places.groups})
+    everything = sum(float(values.sum()) for values in known.values())
+    lost: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+    for group, gene in space.places.groups.items():
+        removed = np.concatenate([[0.0], np.cumsum(np.sort(known[group]))])
+        kept = np.array(space.choices[space.position[gene]].values, dtype=np.int64)
+        lost[gene] = removed[len(known[group]) - kept]
+    for branch, gene in space.places.branches.items():
+        lost[gene] = np.array([(branches or {}).get(branch, everything), 0.0])
+    weights = np.concatenate([*(lost[choice.name] for choice in space.choices), [0.0]])
+    return Predictor(learned, Perceptrons(-weights.astype(np.float32)), 0.0, 1.0)
+
+
+def branch_importance(space: Adopted, images: torch.Tensor | tuple[torch.Tensor, ...]) -> dict[str, float]:
+    """The mean squared change of the network's outputs when a branch is removed, summed over outputs, for each searchable branch.
+
+    Args:
+        space: the adopted network.
+        images: example inputs.
+    """
+    inputs = space.checked((images,) if isinstance(images, torch.Tensor) else images)
+    found = {branch.id: 0.0 for branch in space.branches if branch.searchable}
+    for start in range(0, len(inputs[0]), space.batch):
+        run = Replay(space.network, tuple(each[start : start + space.batch] for each in inputs))
+        for branch in space.branches:
+            if branch.searchable:
+                changed = run.again({}, stays([branch]))
+                found[branch.id] += sum(float((a - b).square().sum()) for a, b in zip(run.outputs, changed, strict=True))
+    return {branch: total / len(inputs[0]) for branch, total in found.items()}

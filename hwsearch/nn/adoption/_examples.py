@@ -1,0 +1,78 @@
+"""Images for a network, from whatever a user has them in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import InvalidInput
+from ..data._images import Data
+from ..data._load import load_data
+
+if TYPE_CHECKING:
+    from ._adopted import Adopted
+
+Examples = str | os.PathLike[str] | tuple[str, Any] | Data | torch.Tensor | Iterable[Any]
+"""Images: what :func:`hwsearch.nn.load_data` takes, a tensor, or an iterable of batches such as a PyTorch ``DataLoader``."""
+
+
+def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = False) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+    """Inputs of an adopted network, and targets where there are some.
+
+    Args:
+        space: the network.
+        data: a tensor with all images; or an iterable of batches, each a tensor of inputs, or a tuple or list of one tensor for each input,
+            perhaps with the targets last; or images as :func:`hwsearch.nn.load_data` knows them, which are normalised by their own mean
+            and deviation.
+        most: how many images to take at most.
+        held_out: whether to take validation images, if the data has splits; otherwise they are training images, drawn at random.
+
+    Returns:
+        A tensor for each input, and the targets, or ``None``.
+
+    Raises:
+        InvalidInput: there are no images, or they do not fit the network.
+    """
+    if isinstance(data, torch.Tensor):
+        batches: Iterable[Any] = [data]
+    elif isinstance(data, str | os.PathLike | Data) or (isinstance(data, tuple) and data and isinstance(data[0], str)):
+        opened = load_data(data)
+        batches = opened.batches("val", most, most) if held_out else _drawn(opened, most)
+        batches = ((opened.normalize(x), y) for x, y in batches)
+    else:
+        batches = data
+    inputs: list[list[torch.Tensor]] = []
+    targets: list[torch.Tensor] = []
+    taken = 0
+    for batch in batches:
+        parts = [each for each in torch.utils._pytree.tree_leaves(batch) if isinstance(each, torch.Tensor)]
+        n = len(space.inputs)
+        if len(parts) not in (n, n + 1):
+            raise InvalidInput(
+                f"A batch of the data holds {len(parts)} tensors; {n} inputs were expected, perhaps with targets after them."
+            )
+        inputs.append(parts[:n])
+        targets += parts[n:]
+        taken += len(parts[0])
+        if taken >= most:
+            break
+    if not taken:
+        raise InvalidInput("The data holds no images.")
+    together = tuple(torch.cat(each)[:most].contiguous() for each in zip(*inputs, strict=True))
+    return space.checked(together), torch.cat(targets)[:most] if len(targets) == len(inputs) else None
+
+
+def _drawn(data: Data, most: int) -> Iterable[tuple[torch.Tensor, None]]:
+    """Training images drawn at random, without their labels, until there are enough of them or all have been drawn about once."""
+    enough = min(most, data.count("train"))
+    taken = 0
+    for seed in count():
+        images = data.calibration_images(seed)
+        yield images, None
+        taken += len(images)
+        if taken >= enough:
+            return

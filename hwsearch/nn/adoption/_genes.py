@@ -1,0 +1,115 @@
+"""The genes of a network: a width for each group of channels, and whether each residual branch is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from math import gcd, lcm
+
+from ...spaces._genes import Choice
+from ._branches import Branch
+from ._groups import Analysis, Group
+
+_MOST = 16
+"""Widths that a group may be cut to, at most."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which gene stands for which group or branch.
+
+    Attributes:
+        choices: the genes, in the order of the network; the genes of what lies in a branch need that of the branch.
+        groups: gene of each searchable group, by the group's id.
+        branches: gene of each searchable branch, by the branch's id.
+        around: for each node or parameter, the genes of the branches that it lies in, the outermost first.
+    """
+
+    choices: tuple[Choice, ...]
+    groups: Mapping[str, str]
+    branches: Mapping[str, str]
+    around: Mapping[str, tuple[str, ...]] = field(repr=False)
+
+
+def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Places:
+    """The genes of a network.
+
+    Args:
+        analysis: its groups and kernels.
+        branches: its residual branches.
+        step: channels are kept in multiples of this number, where the layer is wide enough.
+    """
+    removable = sorted((each for each in branches if each.searchable), key=lambda each: -len(each.kernels))
+    order = {kernel.name: place for place, kernel in reversed(list(enumerate(analysis.kernels)))}
+    by_weight: dict[str, list[Group]] = {}
+    for group in analysis.groups:
+        if group.searchable:
+            first = min((name for name, _ in _parts(group)), key=lambda name: order.get(name, len(order)))
+            by_weight.setdefault(first, []).append(group)
+    names: dict[str, str] = {}
+    choices: list[Choice] = []
+
+    def add(ident: str, stem: str, kind: str, values: Sequence[int], outside: str | None) -> None:
+        name = f"{stem}.{kind}" if stem else kind
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{stem}.{kind}{number}" if stem else f"{kind}{number}"
+        names[ident] = name
+        choices.append(Choice(name, tuple(values), None if outside is None else (outside, (1,)), kind))
+
+    def around(place: str) -> list[str]:
+        return [names[each.id] for each in removable if each.id in names and (place in each.kernels or place in each.weights)]
+
+    for kernel in analysis.kernels:
+        for branch in removable:
+            if branch.id not in names and kernel.node in branch.kernels:
+                inside = [each.module for each in analysis.kernels if each.node in branch.kernels]
+                add(branch.id, _shared(inside), "depth", (0, 1), next(iter(reversed(around(kernel.node))), None))
+        for group in by_weight.pop(kernel.name, []):
+            add(group.id, kernel.module or kernel.name, "width", widths(group, step), _inside(group, removable, names))
+    for weight, groups in by_weight.items():
+        for group in groups:
+            add(group.id, weight, "width", widths(group, step), _inside(group, removable, names))
+    places = {place for branch in removable for place in (*branch.kernels, *branch.weights)}
+    return Places(
+        tuple(choices),
+        {group.id: names[group.id] for group in analysis.groups if group.id in names},
+        {branch.id: names[branch.id] for branch in removable if branch.id in names},
+        {place: tuple(around(place)) for place in places},
+    )
+
+
+def _shared(modules: Sequence[str]) -> str:
+    """The innermost module that holds all of some modules."""
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*(module.split(".") for module in modules), strict=False))
+    return ".".join(parts[0] for parts in same)
+
+
+def _parts(group: Group) -> tuple[tuple[str, int], ...]:
+    """The parameters that a group is named after: those that make it, or else those that read it, or else all others."""
+    return group.opened or group.read or group.follow
+
+
+def _inside(group: Group, branches: Sequence[Branch], names: Mapping[str, str]) -> str | None:
+    """The gene of the innermost branch that holds all parameters of a group."""
+    weights = {name for name, _ in (*group.opened, *group.read, *group.follow)}
+    holding = [branch for branch in branches if branch.id in names and weights <= set(branch.weights)]
+    return names[holding[-1].id] if holding else None
+
+
+def widths(group: Group, step: int) -> tuple[int, ...]:
+    """How many units of a group may be kept, ascending, the full width last.
+
+    Channels are multiples of ``step`` in every kernel that makes them, unless that leaves nothing to choose from: then the step is halved.
+    At most 16 widths are offered.
+    """
+    each = [channels for _, channels in group.opened] or [group.step]
+    while True:
+        units = lcm(*(step // gcd(step, channels) for channels in each))
+        if units < group.width or step == 1:
+            break
+        step = max(1, step // 2)
+    stride = units * -(-group.width // (units * _MOST))
+    return (*range(stride, group.width, stride), group.width)

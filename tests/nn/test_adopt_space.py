@@ -1,0 +1,171 @@
+"""An adopted network as a search space: genes, counted costs, an additive score, the search, and the network that comes back."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hwsearch
+from hwsearch.errors import InvalidInput, UnknownName, WrongSpace
+from hwsearch.nn.adoption import Adopted, additive, branch_importance, importance
+
+IMAGE = (2, 3, 8, 8)
+
+
+class Residual(nn.Module):
+    """Two residual blocks, a cat of two branches, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(24, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 1)) for _ in "ab"
+        )
+        self.left, self.right = nn.Conv2d(24, 8, 1), nn.Conv2d(24, 20, 3, padding=1)
+        self.last = nn.Conv2d(28, 16, 1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        for block in self.blocks:
+            x = x + block(x)
+        x = torch.cat([self.left(x), self.right(x)], 1).relu()
+        return self.head(self.last(x).relu().mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def space() -> Adopted:
+    torch.manual_seed(0)
+    return hwsearch.adopt(Residual(), torch.randn(IMAGE))
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(200, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def score(space: Adopted, images: torch.Tensor) -> hwsearch.Predictor:
+    return additive(space, importance(space, "reconstruction", images), branch_importance(space, images))
+
+
+def test_genes_are_the_widths_of_groups_and_the_presence_of_branches(space: Adopted) -> None:
+    genes = {choice.name: (choice.values, choice.needs, choice.role) for choice in space.choices}
+    assert genes == {
+        "stem.width": ((8, 16, 24), None, "width"),
+        "blocks.0.depth": ((0, 1), None, "depth"),
+        "blocks.0.0.width": ((8, 16), ("blocks.0.depth", (1,)), "width"),
+        "blocks.1.depth": ((0, 1), None, "depth"),
+        "blocks.1.0.width": ((8, 16), ("blocks.1.depth", (1,)), "width"),
+        "left.width": ((4, 8), None, "width"),
+        "right.width": ((8, 16, 20), None, "width"),
+        "last.width": ((8, 16), None, "width"),
+    }
+    assert len(next(iter(hwsearch.adopt(nn.Sequential(nn.Linear(3, 1000), nn.Linear(1000, 2)), torch.randn(2, 3)).choices)).values) <= 16
+
+
+def test_heads_of_attention_are_chosen_one_by_one() -> None:
+    """A unit that is eight channels already needs no further step."""
+    layer = nn.TransformerEncoderLayer(32, 4, 40, batch_first=True)
+    space = hwsearch.adopt(layer, torch.randn(2, 5, 32))
+    widths = {choice.name: choice.values for choice in space.choices if choice.role == "width"}
+    assert (1, 2, 3, 4) in widths.values()
+    assert (8, 16, 24, 32, 40) in widths.values()
+
+
+def test_a_removed_branch_takes_its_parameters_with_it() -> None:
+    """Attention too, which a graph keeps otherwise though nothing reads it, since it can be random in training."""
+    layer = nn.TransformerEncoderLayer(32, 4, 40, batch_first=True)
+    space = hwsearch.adopt(layer, torch.randn(2, 5, 32))
+    row = space.row(branches=space.places.branches)
+    network = space.extract(*space.plan(row))
+    assert sum(each.numel() for each in network.parameters()) == hwsearch.metric("params", space)(row[None])[0] < 300
+
+
+def test_counted_costs_are_those_of_the_extracted_network(space: Adopted) -> None:
+    X = space.sample(20, np.random.default_rng(0))
+    costs = {name: hwsearch.metric(name, space)(X) for name in ("macs", "params", "size_mb")}
+    for number, row in enumerate(X):
+        kept, branches = space.plan(row)
+        assert np.array_equal(space.row(kept, branches), row)
+        network = space.extract(kept, branches)
+        params = sum(each.numel() for each in network.parameters())
+        assert costs["macs"][number] == space.macs(kept, branches)
+        assert costs["params"][number] == params
+        assert costs["size_mb"][number] == pytest.approx(4 * params / 1e6)
+
+
+def test_search_and_extract_give_the_repaired_network(space: Adopted, score: hwsearch.Predictor, images: torch.Tensor) -> None:
+    whole = hwsearch.metric("macs", space)(space.row()[None])[0]
+    result = hwsearch.search(space, "exact", predictor=score, limits={"macs": 0.6 * whole})
+    assert result.status.name == "OPTIMAL"
+    feasible = np.concatenate(list(space.enumerate()))
+    feasible = feasible[hwsearch.metric("macs", space)(feasible) <= 0.6 * whole]
+    assert result.best_score == pytest.approx(score(feasible).max())
+    plain, repaired = hwsearch.extract(result.best), hwsearch.extract(result.best, data=images)
+    with torch.no_grad():
+        wanted = space.network(images)
+        wrong = [float((each(images) - wanted).square().mean()) for each in (plain, repaired)]
+    assert wrong[1] < 0.5 * wrong[0]
+    assert repaired.meta["plan"]["branches"] == sorted(space.plan(result.best.genes)[1])
+
+
+def test_units_are_kept_by_importance_and_the_result_says_which(space: Adopted, images: torch.Tensor) -> None:
+    values = {group: np.random.default_rng(3).random(space.widths[group]) for group in space.places.groups}
+    result = hwsearch.search(space, "exact", predictor=additive(space, values), limits={"params": 2500})
+    kept = hwsearch.extract(result.best, data=images).meta["plan"]["keep"]
+    for group, units in kept.items():
+        assert set(units) == set(np.argsort(-values[group])[: len(units)].tolist())
+
+
+def test_a_fresh_process_finds_the_same_units(space: Adopted, score: hwsearch.Predictor, tmp_path: Path) -> None:
+    """The predictor's file keeps which units matter; the result's file and the network adopted anew are all that is needed besides."""
+    result = hwsearch.search(space, predictor=score, limits={"macs": 1e6})
+    score.save(tmp_path / "score.npz")
+    result.save(tmp_path / "result.json")
+    torch.manual_seed(0)
+    again = hwsearch.adopt(Residual(), torch.randn(IMAGE))
+    loaded = hwsearch.load_predictor(tmp_path / "score.npz", again)
+    best = hwsearch.load_result(tmp_path / "result.json", loaded.space).best
+    for (name, a), (_, b) in zip(hwsearch.extract(best).named_parameters(), hwsearch.extract(result.best).named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_restricted_and_pickled_spaces_mean_the_same(space: Adopted, score: hwsearch.Predictor) -> None:
+    few = space.restrict({"depth": [1], "stem.width": [16, 24]})
+    assert isinstance(few, Adopted)
+    assert few.fingerprint == space.fingerprint
+    assert hwsearch.search(few, predictor=score, limits={"macs": 1e6}).best.values()["blocks.0.depth"] == 1
+    plain = pickle.loads(pickle.dumps(score))
+    assert type(plain.space) is hwsearch.SearchSpace
+    assert plain.space.fingerprint == space.fingerprint
+    X = space.sample(5, np.random.default_rng(0))
+    assert np.array_equal(plain(X), score(X))
+    with pytest.raises(InvalidInput, match="Adopt it again"):
+        hwsearch.extract(plain.space.architecture(X[0]))
+
+
+def test_results_of_another_network_are_refused(space: Adopted, score: hwsearch.Predictor, tmp_path: Path) -> None:
+    other = hwsearch.adopt(Residual(), torch.randn(2, 3, 12, 12))
+    with pytest.raises(WrongSpace):
+        hwsearch.load_predictor(score.save(tmp_path / "score.npz"), other)
+    with pytest.raises(WrongSpace):
+        hwsearch.search(other, predictor=score)
+    with pytest.raises(UnknownName, match="g99"):
+        space.row({"g99": 1})
+    with pytest.raises(InvalidInput, match="its values are"):
+        space.row({next(iter(space.places.groups)): 9})
+    with pytest.raises(InvalidInput, match="fits no group"):
+        space.knowing({"g0": np.zeros(3)})
+
+
+def test_a_space_says_what_is_free_and_what_is_frozen(space: Adopted) -> None:
+    assert "8 genes" in str(space)
+    assert "head.weight" in str(space)
+    assert "output of the network" in str(space)
+    assert "<table>" in space._repr_html_()

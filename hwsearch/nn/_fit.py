@@ -1,4 +1,4 @@
-"""The accuracy predictor of a supernet, fitted to networks that are evaluated in it."""
+"""The accuracy predictor of a supernet or of an adopted network, fitted to networks that are evaluated."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from ..spaces._load import load_space
 from ..spaces._space import SearchSpace
 from ._sampling import sample_networks
 from ._scores import Scores, SupernetScore, score_networks
+from .adoption._adopted import Adopted
+from .adoption._examples import Examples, has_splits
+from .adoption._predict import fit_adopted
+from .adoption._repaired import STANDARD as STANDARD_PROBING
+from .adoption._repaired import Probing
 from .data._images import DataLike
 from .data._load import load_data
 from .quantization._quantize import STANDARD, Quantization
@@ -71,25 +76,28 @@ RANDOM = Sampling()
 def fit_predictor(
     space: str | SearchSpace,
     *,
-    weights: WeightsLike,
-    data: DataLike,
+    weights: WeightsLike | None = None,
+    data: Examples,
     out: PathLike,
-    sampling: Sampling = RANDOM,
+    sampling: Sampling | Probing = RANDOM,
     seed: int = 0,
     executor: Executor | Callable[[], Executor] | None = None,
     progress: bool = True,
 ) -> Predictor:
-    """Evaluate networks of a supernet and fit an accuracy predictor to them.
+    """Evaluate networks and fit an accuracy predictor to them.
 
-    The evaluations are kept beside ``out``: in ``p.scores.npz`` and ``p.floating.npz`` for a ``p.npz``. A stopped call is continued by the
-    same call, and a larger sample evaluates only the networks that are new.
+    Networks of a supernet are evaluated with its weights; networks of a space of :func:`hwsearch.adopt` are cut from it and repaired by
+    least squares, without training. The evaluations are kept beside ``out``: for a ``p.npz`` in ``p.scores.npz`` and ``p.floating.npz``,
+    or in ``p.probes.jsonl``. A stopped call is continued by the same call, and a larger sample evaluates only the networks that are new.
 
     Args:
         space: the space, or its name.
-        weights: the supernet or its file.
-        data: the images (:func:`hwsearch.nn.load_data`).
+        weights: the supernet or its file; none for an adopted network.
+        data: the images (:func:`hwsearch.nn.load_data`); for an adopted network whatever :func:`hwsearch.extract` takes, in which the
+            images to judge on come after those to repair on if there is no validation split.
         out: the npz file of the predictor.
-        sampling: which networks are evaluated, and on how many images.
+        sampling: which networks are evaluated, and on how many images; for an adopted network a
+            :class:`hwsearch.nn.adoption.Probing`, which also takes a metric of your own.
         seed: of the networks and of the fit.
         executor: evaluates the networks on its workers, or makes one that does; give files and not objects then.
         progress: show a bar with the time left.
@@ -109,12 +117,36 @@ def fit_predictor(
         >>> hwsearch.fit_predictor(toy, weights=supernet, data="digits", out="p.npz", **how)
         <Predictor ...>
     """
-    space, seed, opened, base = load_space(space), check_seed(seed), load_data(data), None
+    space = load_space(space)
+    if isinstance(space, Adopted):
+        probing = STANDARD_PROBING if sampling is RANDOM else sampling
+        if weights is not None or executor is not None or not isinstance(probing, Probing):
+            raise InvalidInput(
+                "An adopted network brings its weights along: leave out weights and executor, and give a Probing as sampling."
+            )
+        return fit_adopted(space, data, out, probing, check_seed(seed), progress=progress)
+    if weights is None or isinstance(sampling, Probing) or not has_splits(data):
+        raise InvalidInput(f"Space {space.name!r} needs the weights of a supernet, data as load_data() takes it, and a Sampling.")
+    return _of_supernet(space, weights, data, Path(out), sampling, check_seed(seed), executor, progress)
+
+
+def _of_supernet(
+    space: SearchSpace,
+    weights: WeightsLike,
+    data: DataLike,
+    out: Path,
+    sampling: Sampling,
+    seed: int,
+    executor: Executor | Callable[[], Executor] | None,
+    progress: bool,
+) -> Predictor:
+    """The predictor of a supernet."""
+    opened, base = load_data(data), None
     score = SupernetScore(space, weights, data if executor else opened, images=sampling.images)
     quantized = replace(score, tuning=sampling.tuning, quantization=sampling.quantization)
 
     def scored(X: Rows, score: SupernetScore, suffix: str) -> Scores:
-        return score_networks(score, X, out=Path(out).with_suffix(suffix), executor=executor, progress=progress)
+        return score_networks(score, X, out=out.with_suffix(suffix), executor=executor, progress=progress)
 
     if sampling.floating:
         X = sample_networks(space, sampling.floating, seed, floating=True)

@@ -12,7 +12,7 @@ from torch import nn
 
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName, WrongSpace
-from hwsearch.nn.adoption import Adopted, additive, branch_importance, importance
+from hwsearch.nn.adoption import Adopted, Probing, RepairVerifier, additive, branch_importance, importance
 
 IMAGE = (2, 3, 8, 8)
 
@@ -169,3 +169,115 @@ def test_a_space_says_what_is_free_and_what_is_frozen(space: Adopted) -> None:
     assert "head.weight" in str(space)
     assert "output of the network" in str(space)
     assert "<table>" in space._repr_html_()
+
+
+class Striped(nn.Module):
+    """A classifier of the direction of stripes, most of whose channels are noise: it is right without training."""
+
+    def __init__(self, n: int = 64) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.first, self.second, self.head = nn.Conv2d(1, n, 3, padding=1), nn.Conv2d(n, n, 1), nn.Linear(n, 2)
+        with torch.no_grad():
+            for each in self.parameters():
+                each.copy_(0.02 * torch.randn(each.shape, generator=generator))
+            for place, kernel in enumerate(
+                (torch.tensor([[-1.0], [2.0], [-1.0]]).expand(3, 3), torch.tensor([[-1.0, 2.0, -1.0]]).expand(3, 3))
+            ):
+                self.first.weight[5 + 7 * place, 0] += kernel / 3
+                self.second.weight[3 + 9 * place, 5 + 7 * place] += 1.0
+                self.head.weight[place, 3 + 9 * place] += 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def stripes(n: int = 240) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy stripes, and which way they go."""
+    generator = torch.Generator().manual_seed(6)
+    across = torch.randint(0, 2, (n,), generator=generator)
+    waves = torch.sin(2.1 * torch.arange(8.0) + 6.3 * torch.rand(n, 1, generator=generator))
+    images = torch.where(across[:, None, None] == 0, waves[:, :, None].expand(n, 8, 8), waves[:, None, :].expand(n, 8, 8))
+    return images[:, None] + 0.8 * torch.randn(n, 1, 8, 8, generator=generator), across
+
+
+FEW = Probing(images=80, held_out=160, widths=2, networks=8)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adopted, hwsearch.Predictor, Path]:
+    space = hwsearch.adopt(Striped(), torch.randn(2, 1, 8, 8))
+    out = tmp_path_factory.mktemp("fitted") / "score.npz"
+    return space, hwsearch.fit_predictor(space, data=[stripes()], out=out, sampling=FEW, progress=False), out
+
+
+def test_a_fitted_predictor_is_additive_and_on_the_scale_of_accuracy(fitted: tuple[Adopted, hwsearch.Predictor, Path]) -> None:
+    space, score, out = fitted
+    x, y = stripes()
+    with torch.no_grad():
+        right = float((space.network(x[80:]).argmax(1) == y[80:]).double().mean())
+    assert right > 0.9
+    assert abs(score(space.row()[None])[0] - right) < 0.1
+    result = hwsearch.search(
+        space, "exact", predictor=score, limits={"macs": 0.3 * float(hwsearch.metric("macs", space)(space.row()[None])[0])}
+    )
+    assert result.status.name == "OPTIMAL"
+    small = hwsearch.extract(result.best, data=x[:80])
+    with torch.no_grad():
+        assert float((small(x[80:]).argmax(1) == y[80:]).double().mean()) > right - 0.05
+    again = hwsearch.load_predictor(out, space)
+    X = space.sample(6, np.random.default_rng(0))
+    assert np.array_equal(again(X), score(X))
+    assert again.report is not None
+    assert again.space.learned.keys() == space.places.groups.keys()
+
+
+def test_a_stopped_fit_goes_on_where_it_stopped(fitted: tuple[Adopted, hwsearch.Predictor, Path], tmp_path: Path) -> None:
+    space, score, out = fitted
+    lines = out.with_suffix(".probes.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "again.probes.jsonl").write_text("".join(lines[:6]))
+    again = hwsearch.fit_predictor(space, data=[stripes()], out=tmp_path / "again.npz", sampling=FEW, progress=False)
+    X = space.sample(6, np.random.default_rng(0))
+    assert np.array_equal(again(X), score(X))
+    assert (tmp_path / "again.probes.jsonl").read_text().splitlines(keepends=True)[:6] == lines[:6]
+    with pytest.raises(InvalidInput, match="comes from other arguments: data"):
+        hwsearch.fit_predictor(space, data=[stripes(250)], out=tmp_path / "again.npz", sampling=FEW, progress=False)
+
+
+def test_a_metric_of_the_users_own_takes_the_place_of_accuracy(fitted: tuple[Adopted, hwsearch.Predictor, Path], tmp_path: Path) -> None:
+    space, _, _ = fitted
+    x = stripes()[0]
+    with torch.no_grad():
+        whole = space.network(x)
+
+    def closeness(network: nn.Module) -> float:
+        return -float((network(x) - whole).square().mean())
+
+    how = Probing(images=80, metric=closeness, widths=1, networks=5)
+    score = hwsearch.fit_predictor(space, data=x, out=tmp_path / "own.npz", sampling=how, progress=False)
+    rows = np.array([space.row(), np.zeros_like(space.row())])
+    assert score(rows)[0] > score(rows)[1]
+
+
+def test_a_search_is_verified_on_repaired_networks(fitted: tuple[Adopted, hwsearch.Predictor, Path]) -> None:
+    space, score, _ = fitted
+    verify = hwsearch.Verify(RepairVerifier([stripes()], FEW), networks=3, rounds=2, tolerance={"score": 0.01})
+    macs = float(hwsearch.metric("macs", space)(space.row()[None])[0])
+    result = hwsearch.search(space, predictor=score, limits={"macs": 0.3 * macs}, verify=verify, run=hwsearch.Run(steps=5))
+    assert result.word == "measured"
+    x, y = stripes()
+    small = hwsearch.extract(result.best, data=x[:80])
+    with torch.no_grad():
+        assert result.best_score == pytest.approx(float((small(x[80:]).argmax(1) == y[80:]).double().mean()))
+
+
+def test_what_cannot_be_fitted_is_said(space: Adopted, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="brings its weights along"):
+        hwsearch.fit_predictor(space, weights="w.safetensors", data=torch.randn(9, 3, 8, 8), out=tmp_path / "p.npz")
+    with pytest.raises(InvalidInput, match="needs the weights of a supernet"):
+        hwsearch.fit_predictor("resnet_digits", data="digits", out=tmp_path / "p.npz")
+    with pytest.raises(InvalidInput, match="tensors"):
+        hwsearch.extract(space.architecture(space.row()), data=[(torch.randn(2, 3, 8, 8),) * 3])
+    dense = hwsearch.adopt(nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)), torch.randn(2, 3, 4, 4))
+    with pytest.raises(InvalidInput, match="no classifier"):
+        hwsearch.fit_predictor(dense, data=torch.randn(9, 3, 4, 4), out=tmp_path / "p.npz")

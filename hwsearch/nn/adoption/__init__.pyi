@@ -12,6 +12,8 @@ from ._groups import Group as Group
 from ._groups import Kernel as Kernel
 from ._importance import allocate as allocate
 from ._importance import importance as importance
+from ._repaired import Probing as Probing
+from ._repaired import RepairVerifier as RepairVerifier
 from ._report import Report as Report
 from ._report import Row as Row
 from .rules import rule as rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 
@@ -39,12 +39,12 @@ def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = Fals
     """
     if isinstance(data, torch.Tensor):
         batches: Iterable[Any] = [data]
-    elif isinstance(data, str | os.PathLike | Data) or (isinstance(data, tuple) and data and isinstance(data[0], str)):
+    elif has_splits(data):
         opened = load_data(data)
         batches = opened.batches("val", most, most) if held_out else _drawn(opened, most)
         batches = ((opened.normalize(x), y) for x, y in batches)
     else:
-        batches = data
+        batches = cast("Iterable[Any]", data)
     inputs: list[list[torch.Tensor]] = []
     targets: list[torch.Tensor] = []
     taken = 0
@@ -64,6 +64,11 @@ def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = Fals
         raise InvalidInput("The data holds no images.")
     together = tuple(torch.cat(each)[:most].contiguous() for each in zip(*inputs, strict=True))
     return space.checked(together), torch.cat(targets)[:most] if len(targets) == len(inputs) else None
+
+
+def has_splits(data: Examples) -> TypeGuard[str | os.PathLike[str] | tuple[str, Any] | Data]:
+    """Whether the data has training and validation images."""
+    return isinstance(data, str | os.PathLike | Data) or (isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], str))
 
 
 def _drawn(data: Data, most: int) -> Iterable[tuple[torch.Tensor, None]]:

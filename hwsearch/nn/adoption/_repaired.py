@@ -1,0 +1,232 @@
+"""The accuracy of cut networks for real: each is extracted, repaired and run on images held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..._types import Rows, Values
+from ...algorithms._problem import Problem
+from ...devices._table import LatencyTable
+from ...errors import InvalidInput, check_count
+from ._adopted import Adopted
+from ._evidence import Loss, cross_entropy
+from ._examples import Examples, examples, has_splits
+from ._importance import importance
+from ._state import get
+
+Metric = Callable[[nn.Module], float]
+"""Judges a network; the more, the better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """How cut networks are judged, and at which of them a predictor looks.
+
+    Attributes:
+        importance: tells which units matter (a name or a function, as :func:`~hwsearch.nn.adoption.importance` takes).
+        images: how many images to tell importances from and to repair networks on, at most.
+        held_out: how many other images to judge networks on, at most.
+        metric: judges a network; the more, the better. If omitted, it is the share of images held out that a classifier gets right, or, if
+            there are no targets, on which it says what the whole network says. Give your own for everything else: it is called with a
+            network in evaluation mode, that takes what the adopted network takes, and returns a number.
+        widths: at how many widths each gene is cut while all others are whole.
+        networks: how many networks to judge in which many genes are cut at once, from 90 to 30 % of the multiply-accumulates.
+
+    Raises:
+        InvalidInput: fewer than one image or width, or fewer than four networks.
+    """
+
+    importance: str | Callable[..., Any] = "reconstruction"
+    images: int = 800
+    held_out: int = 1000
+    metric: Metric | None = None
+    widths: int = 2
+    networks: int = 16
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 1), ("held_out", 1), ("widths", 1), ("networks", 4)):
+            check_count(name, getattr(self, name), least=least)
+
+
+STANDARD = Probing()
+"""Two widths a gene, 16 networks, 800 images to repair on and 1,000 to judge on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """Judges rows of an adopted network by what they are once they are extracted and repaired: a slow score.
+
+    Attributes:
+        space: the network.
+        images: to repair on, one tensor for each input.
+        metric: judges the repaired networks.
+        targets: of the images to repair on, if there are some, for importances that look at a loss.
+        label: names images and metric.
+    """
+
+    space: Adopted
+    images: tuple[torch.Tensor, ...]
+    metric: Metric
+    label: str
+    targets: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, space: Adopted, data: Examples, probing: Probing) -> Repaired:
+        """Take images to repair on and others to judge on.
+
+        Raises:
+            InvalidInput: there are too few images, they do not fit, or the network is no classifier and there is no metric.
+        """
+        held: tuple[tuple[torch.Tensor, ...], torch.Tensor | None] | None = None
+        if has_splits(data):
+            inputs, targets = examples(space, data, probing.images)
+            if probing.metric is None:
+                held = examples(space, data, probing.held_out, held_out=True)
+        else:
+            inputs, targets = examples(space, data, probing.images + (0 if probing.metric else probing.held_out))
+            if probing.metric is None:
+                n = min(probing.images, len(inputs[0]) // 2)
+                held = tuple(each[n:] for each in inputs), None if targets is None else targets[n:]
+                inputs, targets = tuple(each[:n] for each in inputs), None if targets is None else targets[:n]
+        label = digest((*inputs, *(() if held is None else (*held[0], *(() if held[1] is None else (held[1],))))))
+        metric = probing.metric or Right.of(space, *held)  # type: ignore[misc]
+        return cls(space, inputs, metric, f"{label} {getattr(probing.metric, '__qualname__', 'accuracy')}", targets)
+
+    def knowing(self, scores: dict[str, Any]) -> Repaired:
+        """The same, keeping the units that matter most by these importances."""
+        return replace(self, space=self.space.knowing(scores))
+
+    def importances(self, name: Any, loss: Loss = cross_entropy) -> dict[str, Any]:
+        """Importances of units, told from the images to repair on."""
+        found = importance(self.space, name, self.images, self.targets, loss)
+        return {group: np.asarray(found[group], dtype=np.float64) for group in self.space.places.groups}
+
+    def __call__(self, X: Rows) -> Values:
+        """The metric of rows, shape ``(n,)``."""
+        return np.array([self.judge(self.space.extract(*self.space.plan(row), images=self.images)) for row in X])
+
+    def judge(self, network: nn.Module) -> float:
+        """The metric of a network.
+
+        Raises:
+            InvalidInput: the metric is no finite number.
+        """
+        with torch.no_grad():
+            value = float(self.metric(network))
+        if not np.isfinite(value):
+            raise InvalidInput(f"The metric returned {value}; a finite number was expected.")
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Right:
+    """The share of some images that a classifier gets right.
+
+    Attributes:
+        images: one tensor for each input.
+        targets: the right classes, shape ``(n,)``.
+        batch: images at once.
+    """
+
+    images: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
+    batch: int
+
+    @classmethod
+    def of(cls, space: Adopted, images: tuple[torch.Tensor, ...], targets: torch.Tensor | None) -> Right:
+        """The metric on some images; without targets, the whole network says what is right.
+
+        Raises:
+            InvalidInput: the network is no classifier.
+        """
+        bare = cls(space.checked(images), torch.empty(0), space.batch)
+        said = bare.said(space.network)
+        return replace(bare, targets=said if targets is None else targets[: len(said)])
+
+    def said(self, network: nn.Module) -> torch.Tensor:
+        """The classes that a network gives the images, shape ``(n,)``."""
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(self.images[0]), self.batch):
+                outputs = network(*(each[start : start + self.batch] for each in self.images))
+                first = next((each for each in torch.utils._pytree.tree_leaves(outputs) if isinstance(each, torch.Tensor)), None)
+                if first is None or first.ndim != 2:
+                    raise InvalidInput(
+                        "The network is no classifier, with one number a class as its first output: give Probing(metric=...)."
+                    )
+                found.append(first.argmax(1))
+        return torch.cat(found)
+
+    def __call__(self, network: nn.Module) -> float:
+        """The share."""
+        return float((self.said(network) == self.targets).double().mean())
+
+
+@dataclass(frozen=True)
+class RepairVerifier:
+    """Verifies a search in an adopted network: the best rows are extracted, repaired and judged for real.
+
+    Give it to :class:`hwsearch.Verify` with ``tolerance={"score": ...}``: it does not measure latencies.
+
+    Attributes:
+        data: as :func:`hwsearch.extract` takes it.
+        probing: how many images to take, and the metric.
+    """
+
+    data: Examples
+    probing: Probing = STANDARD
+
+    def __call__(self, problem: Problem, table: LatencyTable | None) -> _Verified:
+        """For a problem; no table.
+
+        Raises:
+            InvalidInput: the problem's space is no adopted network, or latencies shall be verified.
+        """
+        if not isinstance(problem.space, Adopted):
+            raise InvalidInput(f"{problem.space.name!r} is no adopted network.")
+        if table is not None:
+            raise InvalidInput('This verifier judges networks and does not measure them: Verify(..., tolerance={"score": 0.005}).')
+        found = Repaired.of(problem.space, self.data, self.probing)
+        return _Verified(found if problem.space.learned else found.knowing(found.importances(self.probing.importance)))
+
+
+class _Verified:
+    """What :class:`RepairVerifier` makes."""
+
+    def __init__(self, repaired: Repaired) -> None:
+        self._repaired = repaired
+        self.name = f"repaired networks of {digest_of(repaired.space)} on {repaired.label}"
+
+    def score(self, X: Rows) -> Values:
+        """The metric of rows, shape ``(n,)``."""
+        return self._repaired(X)
+
+    def latency_ms(self, X: Rows) -> Values:
+        """Never known.
+
+        Raises:
+            InvalidInput: always.
+        """
+        raise InvalidInput(f"This verifier does not measure the latencies of {len(X)} networks.")
+
+
+def digest(tensors: tuple[torch.Tensor, ...]) -> str:
+    """A hash of tensors, 16 hexadecimal digits."""
+    hashed = hashlib.sha256()
+    for each in tensors:
+        hashed.update(f"{each.dtype} {tuple(each.shape)}".encode())
+        hashed.update(each.detach().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def digest_of(space: Adopted) -> str:
+    """A hash of a network's weights, 16 hexadecimal digits."""
+    names = dict.fromkeys(str(node.target) for node in space.network.graph.find_nodes(op="get_attr"))
+    return digest(tuple(get(space.network, name) for name in names))

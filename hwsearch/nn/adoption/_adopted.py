@@ -26,9 +26,11 @@ from ._counted import counted
 from ._cut import Cut
 from ._genes import Places, find_genes
 from ._groups import Analysis, Group, Kernel, analyse, matching, units
+from ._pieces import onnx_bytes, with_kernels
 from ._proof import Prover, stays
 from ._repair import Repair
 from ._report import Report, make_report
+from ._slots import kernel_slots
 
 Keep = Mapping[str, "int | Sequence[int] | Labels"]
 Scores = Mapping[str, "np.ndarray[Any, Any]"]
@@ -113,6 +115,15 @@ class Adopted(SearchSpace):
                 raise UnknownName("searchable group or branch", name, known)
             full[known[name]] = int(given)
         return self.encode(full)
+
+    @property
+    def kernels_only(self) -> bool:
+        """Always: its blocks run only inside files of its networks."""
+        return True
+
+    def model_file(self, row: Rows) -> bytes:
+        """The ONNX file of the network of a row of shape ``(genes,)``, for one image, whose operations are named after their slots."""
+        return onnx_bytes(with_kernels(self.cut(*self.plan(row))), tuple(each[:1] for each in self.inputs))
 
     # -- the network -----------------------------------------------------------------------------------------------------
 
@@ -352,8 +363,8 @@ def _frozen(network: fx.GraphModule, freeze: Sequence[str]) -> dict[str, str]:
 def _space(places: Places, **facts: Any) -> Adopted:
     """The space of the genes of a network."""
     bare = SearchSpace(facts["name"], places.choices, ())
-    costs = counted(bare, places, facts["analysis"], facts["network"])
-    return Adopted(choices=places.choices, slots=(), costs=costs, places=places, **facts)
+    known = bare, places, facts["analysis"], facts["network"]
+    return Adopted(choices=places.choices, slots=kernel_slots(*known), costs=counted(*known), places=places, **facts)
 
 
 def _plain(name: str, choices: tuple[Choice, ...], slots: tuple[Slot, ...], facts: dict[str, Any], known: dict[str, str]) -> SearchSpace:

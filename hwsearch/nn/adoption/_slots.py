@@ -1,0 +1,137 @@
+"""The kernels of a network as the slots of its search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from ...networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, Fused
+from ...spaces._genes import Genes
+from ...spaces._kernels import KernelHere, Size
+from ...spaces._lowering import Slot
+from ...spaces._sums import Sum
+from ._genes import Places
+from ._groups import Analysis, Extent, extent
+from ._pieces import Piece, find_pieces
+from .rules.base import base_name, bound, shape_of
+
+Axis = str | Sum[str]
+
+
+def kernel_slots(genes: Genes, places: Places, analysis: Analysis, network: fx.GraphModule) -> tuple[Slot, ...]:
+    """A slot for each kernel of a network, in its order.
+
+    Args:
+        genes: of the space.
+        places: which gene stands for which group or branch.
+        analysis: groups and extents.
+        network: the captured graph.
+    """
+    sizes = _Sizes(genes, places, analysis)
+    return tuple(sizes.slot(piece) for piece in find_pieces(network))
+
+
+class _Sizes:
+    """The sizes of tensors as functions of genes."""
+
+    def __init__(self, genes: Genes, places: Places, analysis: Analysis) -> None:
+        self._genes, self._places, self._analysis = genes, places, analysis
+        self._widths = {group.id: group.width for group in analysis.groups}
+        self._numbers = {int(unit): number for number, group in enumerate(analysis.groups) for unit in group.units}
+
+    def slot(self, piece: Piece) -> Slot:
+        """The slot of a kernel."""
+        around = self._places.around.get((piece.main or piece.nodes[0]).name, ())
+        axes: list[Axis] = [*around]
+        first, last, main = piece.nodes[0], piece.nodes[-1], piece.main
+        name = base_name(main.target) if main is not None else ""
+        taps, groups, keeps = (1,), 1, True
+        if name in CONVOLUTIONS:
+            given = bound(main)
+            taps, groups = shape_of(given["weight"])[2:], int(given["groups"])
+            keeps = groups == 1 or main.name in self._analysis.flow.columns
+        source = self._largest(main if first is main else first)
+        read = source if main is None or first is main else _tensor(main)
+        made = main if main is not None else last if shape_of(last) else source
+        cout = self._channels(made, name)
+        onto = _rest(shape_of(made), cout)
+        cin = (len(shape_of(read)) - 1,) if name in PRODUCTS else self._channels(read, name)
+        into = _rest(shape_of(source), cin if source is read else self._channels(source, ""))
+        full = Fused.of(
+            piece.ops,
+            prod(shape_of(read)[dim] for dim in cin),
+            prod(shape_of(made)[dim] for dim in cout),
+            into=into,
+            onto=onto,
+            taps=tuple(taps) or (1,),
+            groups=groups,
+        )
+        counted = sum(kernel.macs(self._widths) for kernel in self._analysis.kernels if main is not None and kernel.node == main.name)
+        if full.macs and counted > full.macs:  # a product has rows that no axis of its result shows
+            full = replace(full, onto=(*full.onto, round(counted / full.macs)))
+        ins, outs = (tuple(self._size(node, dim, axes, around) for dim in dims) for node, dims in ((read, cin), (made, cout)))
+        here = KernelHere(full, ins, outs, tuple(range(len(around))), keeps)
+        return Slot(piece.name, tuple(axes), here)
+
+    def _largest(self, node: fx.Node) -> fx.Node:
+        """The input of a node with the most values; its result where it joins several."""
+        given = [each for each in node.all_input_nodes if each.op != "get_attr" and shape_of(each)]
+        if base_name(node.target) in ("cat", "stack") or not given:
+            return node
+        return max(given, key=lambda each: prod(shape_of(each)))
+
+    def _channels(self, node: fx.Node, name: str) -> tuple[int, ...]:
+        """The axes of a tensor that count as its channels."""
+        rank = len(shape_of(node))
+        usual = rank - 1 if name in (*LINEAR, *PRODUCTS) or (rank == 3 and name not in CONVOLUTIONS) else min(1, rank - 1)
+        free = {dim for dim in range(1, rank) if self._extent(node, dim).parts}
+        if name == "scaled_dot_product_attention":
+            return tuple(sorted(free - {usual})) or (1,)
+        return tuple(sorted(free | ({usual} if name or not free else set())))
+
+    def _extent(self, node: fx.Node, dim: int) -> Extent:
+        return extent(self._analysis.flow, node, dim, self._analysis.groups, self._numbers)
+
+    def _size(self, node: fx.Node, dim: int, axes: list[Axis], around: Sequence[str]) -> Size:
+        """The size of an axis, by the place of its gene, or of a sum of genes, among the axes of a slot; these are extended."""
+        found = self._extent(node, dim)
+        if not found.parts:
+            return Size(found.fixed)
+        if len(found.parts) == 1:
+            ((group, each),) = found.parts
+            gene = self._places.groups[group]
+            for needed in self._needs(gene):
+                if needed not in axes:
+                    axes.append(needed)
+            return Size(found.fixed, each, axes.index(gene))
+        total = Sum.of(dict(self._term(group, each, around) for group, each in found.parts), found.fixed)
+        if total not in axes:
+            axes.append(total)
+        return Size(0, 1, axes.index(total))
+
+    def _needs(self, gene: str) -> list[str]:
+        """A gene after those that it needs."""
+        return [self._genes.choices[number].name for number in self._genes.with_needs([self._genes.position[gene]])]
+
+    def _term(self, group: str, each: int, around: Sequence[str]) -> tuple[tuple[str, ...], Any]:
+        """What a group adds to a sum, over its gene and the genes that this needs."""
+        gene = self._places.groups[group]
+        names = self._needs(gene)
+        values = [self._genes.choices[self._genes.position[name]].values for name in names]
+        grid = np.meshgrid(*(np.asarray(each, dtype=np.int64) for each in values), indexing="ij")
+        return tuple(names), each * grid[names.index(gene)]
+
+
+def _tensor(node: fx.Node) -> fx.Node:
+    """The activation that an operation multiplies."""
+    return next(each for each in node.all_input_nodes if each.op != "get_attr")
+
+
+def _rest(shape: Mapping[int, int] | Sequence[int], channels: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of a tensor beside the batch and its channels."""
+    return tuple(size for dim, size in enumerate(shape) if dim > 0 and dim not in channels) or (1,)

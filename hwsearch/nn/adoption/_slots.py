@@ -50,8 +50,9 @@ class _Sizes:
         axes: list[Axis] = [*around]
         first, last, main = piece.nodes[0], piece.nodes[-1], piece.main
         name = base_name(main.target) if main is not None else ""
-        taps, groups, keeps = (1,), 1, True
-        if name in CONVOLUTIONS:
+        taps: tuple[int, ...] = (1,)
+        groups, keeps = 1, True
+        if main is not None and name in CONVOLUTIONS:
             given = bound(main)
             taps, groups = shape_of(given["weight"])[2:], int(given["groups"])
             keeps = groups == 1 or main.name in self._analysis.flow.columns

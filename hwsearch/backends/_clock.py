@@ -39,12 +39,14 @@ def random_input(kind: npt.DTypeLike, shape: list[int]) -> npt.NDArray[Any]:
         shape: of the input.
 
     Returns:
-        An array of this shape and type: normal numbers; or whole numbers, those of one byte without sign from all of their range.
+        An array of this shape and type: normal numbers; or whole numbers, those of one byte without sign from all of their range, and 0
+        and 1 of those of several bytes, which may be places in a table.
     """
     rng, wanted = np.random.default_rng(0), np.dtype(kind)
     if wanted.kind == "f":
         return rng.standard_normal(shape).astype(wanted)
-    return rng.integers(0, 256 if wanted == np.uint8 else 120, shape).astype(wanted)
+    most = 256 if wanted == np.uint8 else 120 if wanted.itemsize == 1 else 2
+    return rng.integers(0, most, shape).astype(wanted)
 
 
 def input_shape(sizes: list[Any], batch: int) -> list[int]:

@@ -69,6 +69,7 @@ class CpuBackend(Backend):
     probe: ClassVar[int] = 1
     runs_files = True
     suffix = ".onnx"
+    takes_graphs = True
 
     def __init__(self, threads: int = 1, batch: int = 1, weight_bits: int | None = None) -> None:
         threads, batch = check_count("threads", threads, least=1, most=4096), check_count("batch", batch, least=1)

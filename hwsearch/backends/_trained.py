@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy.typing as npt
-
 from ..networks._blocks import Block
 from ._onnx._weights import BlockWeights
 
-Runner = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-"""Takes the images of one batch and returns what a model computes for them."""
+Runner = Callable[..., Any]
+"""Takes the inputs of a model for one batch, one array each, and returns its output; a list of arrays if there are several outputs."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,14 @@ class TrainedModel:
         weights: the numbers of each block.
         batch: how many images the file takes at once; ``None`` for any number.
         notes: what the file says of itself, by key.
+        graph: an ONNX model with the weights inside, for a network that is not made of blocks; then there are no blocks above.
     """
 
     network: tuple[Block, ...]
     weights: tuple[BlockWeights, ...]
     batch: int | None = 1
     notes: Mapping[str, str] = field(default_factory=dict)
+    graph: bytes | None = None
 
 
 class Check(Protocol):

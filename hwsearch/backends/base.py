@@ -86,6 +86,7 @@ class Backend(ABC):
         runs_files: whether :meth:`runner` computes what model files compute.
         tells_kernels: whether :meth:`profiled` tells what each kernel of a model file takes.
         suffix: how the names of its model files end, such as ``".onnx"``; ``None`` if it writes no trained networks.
+        takes_graphs: whether it writes model files of ONNX graphs too (:attr:`TrainedModel.graph`).
         zero_points: whether quantised feature maps have zero points in its model files.
         weight_bits: how many bits the weights of ``int8`` blocks may have so that the integer arithmetic of this device carries their
             products exactly.
@@ -97,6 +98,7 @@ class Backend(ABC):
     runs_files: bool = False
     tells_kernels: bool = False
     suffix: str | None = None
+    takes_graphs: bool = False
     zero_points: bool = True
     weight_bits: int = 8
 
@@ -195,7 +197,8 @@ class Backend(ABC):
             model: the bytes of a model file, or its path.
 
         Returns:
-            It takes the input of the model and returns its output, both with the batch that the model was written for.
+            It takes the inputs of the model, one array each, and returns its output, or a list of its outputs if there are several; all
+            with the batch that the model was written for.
 
         Raises:
             Unsupported: this backend does not run models on given inputs.
@@ -221,9 +224,12 @@ class Backend(ABC):
         """The model file of a trained network, which :meth:`runner` runs.
 
         Raises:
-            Unsupported: the device cannot run one of the blocks, or this backend writes no trained networks.
+            Unsupported: the device cannot run one of the blocks, or this backend writes no trained networks, or none of other parts than
+                blocks.
             InvalidInput: a batch that its files cannot take.
         """
+        if model.graph is not None and not self.takes_graphs:
+            raise Unsupported(f"Backend {self.name!r} writes networks of blocks only. Export for 'onnxruntime' or 'openvino'.")
         # Sparse weights are zeros among those of a dense block, wherever no kernel skips them.
         self.check([replace(block, precision=block.bits.dense) for block in model.network])
         return self._encode(model)

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 ort = require("onnxruntime", feature="The backend 'onnxruntime'", extra="onnxruntime")
 
-_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+_TYPES = {
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+}
 
 
 class OnnxRuntime(CpuBackend):
@@ -47,18 +54,16 @@ class OnnxRuntime(CpuBackend):
         return ProfiledSession(self, os.fspath(path))
 
     def runner(self, model: ModelProto | str | bytes) -> Runner:
-        """A function from an input array to the output array."""
-        session = self.session(model)
-        return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
+        """A function from input arrays to the output array, or to a list of them."""
+        return _runner(self.session(model))
 
     def as_written(self, model: ModelProto | str | bytes) -> Runner:
-        """A function from an input array to the output array, computed node by node as the graph says.
+        """The same as :meth:`runner`, computed node by node as the graph says.
 
         Integers are products of floats between quantisers then, which are exact on every machine. It is how graphs for another runtime
         are checked, whose arithmetic is not that of this CPU.
         """
-        session = self.session(model, optimize=False)
-        return lambda x: np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
+        return _runner(self.session(model, optimize=False))
 
     def session(
         self, model: ModelProto | str | bytes, optimized: PathLike | None = None, *, optimize: bool = True, trace: PathLike | None = None
@@ -87,6 +92,16 @@ class OnnxRuntime(CpuBackend):
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
+def _runner(session: Any) -> Runner:
+    """A function that computes the outputs of a session."""
+
+    def run(*inputs: Any) -> Any:
+        outputs = session.run(None, {argument.name: x for argument, x in zip(session.get_inputs(), inputs, strict=True)})
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    return run
+
+
 class OrtSession(Session):
     """An inference session with its inputs and outputs bound to fixed memory."""
 
@@ -95,7 +110,7 @@ class OrtSession(Session):
         for argument in session.get_inputs():
             shape = input_shape(argument.shape, batch)
             if argument.type not in _TYPES:
-                raise InvalidInput(f"Inputs of type {argument.type} cannot be made up; float and uint8 can.")
+                raise InvalidInput(f"Inputs of type {argument.type} cannot be made up; floats, whole numbers and bool can.")
             value = random_input(_TYPES[argument.type], shape)
             binding.bind_ortvalue_input(argument.name, ort.OrtValue.ortvalue_from_numpy(value))
             self.batch = shape[0]

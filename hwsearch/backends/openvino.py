@@ -39,9 +39,15 @@ class OpenVino(CpuBackend):
         return OvSession(compiled)
 
     def runner(self, model: ModelProto | str | bytes) -> Runner:
-        """A function from an input array to the output array."""
+        """A function from input arrays to the output array, or to a list of them."""
         compiled = self._compile(self._read(model))
-        return lambda x: np.array(compiled([x])[0])
+
+        def run(*inputs: Any) -> Any:
+            found = compiled(list(inputs))
+            outputs = [np.array(found[place]) for place in range(len(compiled.outputs))]
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        return run
 
     def compile(self, model: ModelProto | str) -> Any:
         """An ``openvino.CompiledModel`` with the settings that are profiled; its runtime model shows what was fused.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,28 +20,36 @@ from ..spaces._chain import boundary
 from .supernet._deploy import Deployed
 from .supernet._plain import resize
 
-_IMAGES = 16
+EXAMPLES = 16
 """This many images are compared, or a batch if that is more."""
 
 
-def outputs(run: Runner, x: npt.NDArray[np.float32], batch: int | None) -> npt.NDArray[Any]:
+def outputs(run: Runner, inputs: Sequence[npt.NDArray[Any]], batch: int | None) -> list[npt.NDArray[Any]]:
     """What a model computes for any number of images.
 
     Args:
-        run: takes the images of one batch and returns their outputs.
-        x: shape ``(n, channels, h, w)``.
+        run: takes the inputs of one batch and returns their output, or a list of their outputs.
+        inputs: one array for each input of the model, shapes ``(n, ...)``.
         batch: how many images ``run`` takes at once; ``None`` if it takes any number.
 
     Returns:
-        Shape ``(n, ...)``. A last batch that is not full is filled up with its last image.
+        One array for each output, shapes ``(n, ...)``. A last batch that is not full is filled up with its last image.
     """
     step = batch or 50
     parts = []
-    for start in range(0, len(x), step):
-        part = x[start : start + step]
-        missing = step - len(part) if batch else 0
-        parts.append(run(np.ascontiguousarray(np.concatenate([part, part[-1:].repeat(missing, axis=0)])))[: len(part)])
-    return np.concatenate(parts)
+    for start in range(0, len(inputs[0]), step):
+        part = [x[start : start + step] for x in inputs]
+        count = len(part[0])
+        missing = step - count if batch else 0
+        found = run(*(np.ascontiguousarray(np.concatenate([x, x[-1:].repeat(missing, axis=0)])) for x in part))
+        parts.append([each[:count] for each in (found if isinstance(found, list) else [found])])
+    return [np.concatenate(each) for each in zip(*parts, strict=True)]
+
+
+def drawn(images: torch.Tensor, batch: int | None) -> torch.Tensor:
+    """Some of these images, from the first on and over again if they are few: whole batches of them."""
+    step = batch or 1
+    return images[np.resize(np.arange(len(images)), -(-EXAMPLES // step) * step)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +76,7 @@ class Agreement:
     @cached_property
     def _samples(self) -> npt.NDArray[np.float32]:
         """Some images at the network's resolution, whole batches of them."""
-        step = self.model.batch or 1
-        count = -(-_IMAGES // step) * step
-        images = self.images[np.resize(np.arange(len(self.images)), count)]
-        return np.asarray(resize(images, self.network.resolution).contiguous().cpu().numpy())
+        return np.asarray(resize(drawn(self.images, self.model.batch), self.network.resolution).contiguous().cpu().numpy())
 
     def __call__(self, what: str, run: Runner) -> float:
         """The relative difference of the logits.
@@ -83,7 +89,8 @@ class Agreement:
             BuildFailed: they differ by more than :attr:`tolerance`; the message names the block where the difference arises, if the backend
                 runs files.
         """
-        apart = difference(outputs(run, self._samples, self.model.batch), self._evaluated(self.network))
+        (found,) = outputs(run, [self._samples], self.model.batch)
+        apart = difference(found, self._evaluated(self.network))
         if not apart <= self.tolerance:
             raise BuildFailed(
                 f"The {what} does not compute what was evaluated: its logits differ by {apart:.1%}, and {self.tolerance:.0%} are allowed."

@@ -22,6 +22,7 @@ from ..networks._blocks import Block
 from ..spaces._chain import boundary
 from ..spaces._space import Architecture
 from ._agreement import Agreement
+from ._export_module import Tensors, export_module
 from .data._images import DataLike, Normalize
 from .quantization._folded import FoldedBlock, FoldedLayer
 from .quantization._quantize import STANDARD, Quantization
@@ -31,27 +32,29 @@ from .supernet._supernet import Supernet, WeightsLike, load_supernet
 
 
 def export(
-    architecture: Architecture,
+    network: Architecture | nn.Module,
     *,
-    weights: WeightsLike,
     out: PathLike,
+    weights: WeightsLike | None = None,
     backend: str | Backend = "onnxruntime",
-    data: DataLike | None = None,
+    data: DataLike | Tensors | None = None,
     precision: str | None = None,
     quantization: Quantization = STANDARD,
     batch: int | Literal["open"] | None = None,
 ) -> Path:
-    """Write an architecture with its weights of the supernet as the model file of a runtime.
+    """Write a network as the model file of a runtime: an architecture with its weights of the supernet, or a torch module.
 
     The backend that profiles a network also writes it, so what was measured is what is shipped. Before it is written the file is run in its
-    runtime, and must give the logits of the evaluation in torch. ``docs/quickstart.md`` describes its metadata.
+    runtime, and must give the outputs of the evaluation in torch. ``docs/quickstart.md`` describes its metadata.
 
     Args:
-        architecture: the network.
-        weights: the supernet or its file.
+        network: an architecture; or a module, such as what ``Adopted.extract`` returns, which has its weights itself.
         out: the model file to write.
+        weights: of an architecture: the supernet or its file.
         backend: for which runtime: a backend, or its name, that writes model files.
         data: calibrate batch norms and quantisers on training images of these data; if omitted, on those that the supernet carries.
+            A module takes the sizes of its inputs from them; example inputs as tensors, one for each input, do as well; if omitted, the
+            sizes are those that it was adopted with.
         precision: of all blocks, instead of those of the architecture.
         quantization: how the network is quantised; the backend decides about zero points, and about the most bits of weights.
         batch: how many images the file takes at once, or ``"open"`` for any number (not for engines); the backend's if omitted.
@@ -60,8 +63,9 @@ def export(
         The path of the file.
 
     Raises:
-        InvalidInput: no architecture, or a batch that is not positive or that the backend's files cannot take.
-        Unsupported: the backend writes no model files, or does not run a precision.
+        InvalidInput: neither of both, weights or example inputs that are missing, or a batch that is not positive or that the backend's
+            files cannot take.
+        Unsupported: the backend writes no model files, or does not run a precision, or a module cannot be written as ONNX.
         FileError: the weights cannot be used; WrongSpace if they are of another space.
         BuildFailed: the file does not compute what was evaluated, or the runtime's builder failed.
 
@@ -72,19 +76,21 @@ def export(
         >>> supernet = hwsearch.train(toy, data="digits", out="toy-export.safetensors", recipe={"epochs": 1}, progress=False)
         >>> path = hwsearch.export(toy.architecture(supernet.largest), weights=supernet, out="best.onnx", batch="open")
     """
-    if not isinstance(architecture, Architecture):
-        raise InvalidInput(f"architecture must be an Architecture, such as result.best, not {type(architecture).__name__}.")
-    runtime, supernet = load_writer(backend), load_supernet(weights, architecture.space)
-    normalize, images = calibration_of(supernet, data)
-    quantization, at_once = quantization.on(runtime), _batch(batch, runtime.batch)
-    network = _deployed(architecture, precision, supernet, images, quantization)
-    notes: dict[str, Any] = {"architecture": architecture.document(), "input": _input(network, normalize, at_once)}
-    notes |= {} if precision is None else {"precision": precision}
-    blocks = tuple(folded.block for folded in network.blocks)
-    notes |= {"int8": quantization.weight_bits} if any(block.bits.quantized for block in blocks) else {}
-    encoded = {f"hwsearch.{key}": msgspec.json.encode(value).decode() for key, value in notes.items()}
-    model = TrainedModel(blocks, block_weights(network), at_once, encoded)
-    return runtime.write(model, out, Agreement(network, images, model, runtime))
+    runtime = load_writer(backend)
+    at_once = _batch(batch, runtime.batch)
+    if isinstance(network, nn.Module):
+        return export_module(network, out, runtime, data, at_once)
+    if not isinstance(network, Architecture) or weights is None:
+        given = f"not {type(network).__name__}" if weights is not None else "and an architecture needs weights=, its supernet"
+        raise InvalidInput(f"The network must be an Architecture, such as result.best, or a torch module, {given}.")
+    supernet = load_supernet(weights, network.space)
+    normalize, images = calibration_of(supernet, data)  # type: ignore[arg-type]  # tensors are refused there
+    quantization = quantization.on(runtime)
+    shipped = _deployed(network, precision, supernet, images, quantization)
+    notes = {"architecture": network.document(), "input": _input(shipped, normalize, at_once)}
+    return _written(
+        shipped, images, notes | ({} if precision is None else {"precision": precision}), quantization.weight_bits, runtime, out
+    )
 
 
 def _deployed(
@@ -96,6 +102,15 @@ def _deployed(
         return deploy(modules, architecture.blocks(), images, quantization)
     blocks = at_precision(architecture.blocks(), precision)
     return deploy(_bounded(modules, blocks), blocks, images, quantization)
+
+
+def _written(network: Deployed, images: torch.Tensor, notes: dict[str, Any], weight_bits: int, runtime: Backend, out: PathLike) -> Path:
+    """The file of a deployed network; its notes say how many images it takes at once."""
+    blocks, batch = tuple(folded.block for folded in network.blocks), notes["input"]["batch"]
+    notes |= {"int8": weight_bits} if any(block.bits.quantized for block in blocks) else {}
+    encoded = {f"hwsearch.{key}": msgspec.json.encode(value).decode() for key, value in notes.items()}
+    model = TrainedModel(blocks, block_weights(network), batch, encoded)
+    return runtime.write(model, out, Agreement(network, images, model, runtime))
 
 
 def load_writer(backend: str | Backend) -> Backend:

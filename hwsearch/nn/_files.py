@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from .._files._writing import PathLike
 from ..backends._load import load_backend
@@ -32,7 +34,8 @@ def evaluate_file(
     """Accuracy of an exported model file, computed by its runtime on this machine.
 
     Args:
-        model: the file, written by :func:`hwsearch.export`, whose metadata says how images are prepared.
+        model: the file, written by :func:`hwsearch.export`, whose metadata says how images are prepared. Files of modules that were
+            exported without images say nothing of mean and deviation; then those of ``data`` are taken.
         data: the images (:func:`hwsearch.nn.load_data`).
         backend: whose runtime runs it: a backend, or its name, that runs model files.
         split: ``"train"``, ``"val"`` or ``"test"``.
@@ -43,7 +46,7 @@ def evaluate_file(
 
     Raises:
         FileError: there is no such file, or it is no model file of this backend.
-        InvalidInput: the file does not say how its images are prepared.
+        InvalidInput: the file does not say how its images are prepared, or takes several inputs.
         UnknownName: there is no such split.
         Unsupported: the backend does not run files.
     """
@@ -51,13 +54,20 @@ def evaluate_file(
     said = runtime.notes(model).get("hwsearch.input")
     if said is None:
         raise InvalidInput(f"{model} does not say how its images are prepared; hwsearch.export writes files that do.")
-    facts = msgspec.json.decode(said)
-    normalize = Normalize(tuple(facts["mean"]), tuple(facts["std"]))
+    facts, images_of = msgspec.json.decode(said), load_data(data)
+    if len(facts.get("sizes", [None])) > 1:
+        raise InvalidInput(f"{model} takes {len(facts['sizes'])} inputs; only networks of one image are evaluated so.")
+    normalize = Normalize(tuple(facts["mean"]), tuple(facts["std"])) if "mean" in facts else images_of.normalize
     batch = facts["batch"] if "batch" in facts else _batch(model)
+
+    def prepared(x: torch.Tensor) -> npt.NDArray[np.float32]:
+        pixels = normalize(x) if facts["resolution"] is None else resize(normalize(x), facts["resolution"])
+        return np.asarray(pixels.contiguous().numpy())
+
     run = runtime.runner(str(Path(model)))
     right = total = 0
-    for x, y in load_data(data).batches(split, batch or 50, images):
-        logits = outputs(run, resize(normalize(x), facts["resolution"]).contiguous().numpy(), batch)
+    for x, y in images_of.batches(split, batch or 50, images):
+        (logits,) = outputs(run, [prepared(x)], batch)
         right += int((logits.argmax(axis=1) == np.asarray(y)).sum())
         total += len(y)
     return right / total

@@ -20,7 +20,10 @@ def encode(model: TrainedModel, flavour: Flavour) -> bytes:
     Raises:
         Unsupported: the flavour does not hold one of the precisions.
     """
-    graph = build(model.network, weights=model.weights, batch=model.batch, flavour=flavour)
+    if model.graph is None:
+        graph = build(model.network, weights=model.weights, batch=model.batch, flavour=flavour)
+    else:
+        graph = onnx.load_from_string(model.graph)
     onnx.helper.set_model_props(graph, dict(model.notes))
     onnx.checker.check_model(graph)
     return bytes(graph.SerializeToString())

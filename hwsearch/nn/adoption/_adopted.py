@@ -235,6 +235,7 @@ class Adopted(SearchSpace):
             "fingerprint": self.graph_fingerprint,
             "keep": {name: units.tolist() for name, units in self.choose(keep, scores).items()},
             "branches": sorted(branches),
+            "inputs": [{"size": list(each.shape[1:]), "dtype": str(each.dtype).removeprefix("torch.")} for each in self.inputs],
         }
         return network
 

@@ -37,6 +37,17 @@ class Captured:
     dynamic: bool
 
 
+def as_graph(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
+    """A module as a graph: what was captured or cut before as it is, any other by :func:`capture`.
+
+    Raises:
+        InvalidInput, Unsupported: as :func:`capture`.
+    """
+    if isinstance(module, fx.GraphModule) and all("given" in node.meta for node in module.graph.find_nodes(op="placeholder")):
+        return module
+    return capture(module, inputs, {}).network
+
+
 def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Captured:
     """Capture a module in evaluation mode.
 

@@ -254,7 +254,9 @@ class Adopted(SearchSpace):
     @cached_property
     def graph_fingerprint(self) -> str:
         """Tells networks of other operations or sizes apart; weights do not matter."""
-        lines = [f"{node.op} {node.target} {node.args} {node.kwargs} {node.meta.get('shape')}" for node in self.network.graph.nodes]
+        numbers = {node: f"%{number}" for number, node in enumerate(self.network.graph.nodes)}
+        given = {node: fx.map_arg((node.args, node.kwargs), numbers.__getitem__) for node in numbers}
+        lines = [f"{node.op} {node.target} {given[node]} {node.meta.get('shape')}" for node in numbers]
         return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     @property

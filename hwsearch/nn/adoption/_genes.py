@@ -65,13 +65,13 @@ def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Pla
     for kernel in analysis.kernels:
         for branch in removable:
             if branch.id not in names and kernel.node in branch.kernels:
-                inside = [each.module for each in analysis.kernels if each.node in branch.kernels]
+                inside = [each.name for each in analysis.kernels if each.node in branch.kernels and each.name]
                 add(branch.id, _shared(inside), "depth", (0, 1), next(iter(reversed(around(kernel.node))), None))
         for group in by_weight.pop(kernel.name, []):
-            add(group.id, kernel.module or kernel.name, "width", widths(group, step), _inside(group, removable, names))
+            add(group.id, _stem(kernel.name), "width", widths(group, step), _inside(group, removable, names))
     for weight, groups in by_weight.items():
         for group in groups:
-            add(group.id, weight, "width", widths(group, step), _inside(group, removable, names))
+            add(group.id, _stem(weight), "width", widths(group, step), _inside(group, removable, names))
     places = {place for branch in removable for place in (*branch.kernels, *branch.weights)}
     return Places(
         tuple(choices),
@@ -81,9 +81,14 @@ def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Pla
     )
 
 
-def _shared(modules: Sequence[str]) -> str:
-    """The innermost module that holds all of some modules."""
-    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*(module.split(".") for module in modules), strict=False))
+def _stem(weight: str) -> str:
+    """The layer of a weight."""
+    return weight.removesuffix(".weight")
+
+
+def _shared(weights: Sequence[str]) -> str:
+    """The innermost module that holds all layers of some weights."""
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*(_stem(weight).split(".") for weight in weights), strict=False))
     return ".".join(parts[0] for parts in same)
 
 

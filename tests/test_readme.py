@@ -1,4 +1,4 @@
-"""The README's snippet runs as it stands, with the measuring and the training that it builds on rehearsed."""
+"""The README's snippets run as they stand, with the measuring and the training that the second one builds on rehearsed."""
 
 from __future__ import annotations
 
@@ -40,8 +40,28 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def snippets() -> list[str]:
+    """The Python blocks of the README: for a network of the user's, and for a space that comes along."""
+    first, second = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return [first, second]
+
+
+def test_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first block needs nothing but an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    exec(compile(snippets()[0], "README.md", "exec"), names)
+    result, small = names["result"], names["small"]
+    assert isinstance(result, hwsearch.SearchResult)
+    assert isinstance(small, torch.nn.Module)
+    assert result.status.name == "OPTIMAL"
+    assert result.values["macs"] <= 300_000
+    assert sum(each.numel() for each in small.parameters()) == result.values["params"]
+
+
 def test_snippet(prepared: Path) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    code = snippets()[1]
     before = (prepared / "latency_tables" / "my-cpu.json").read_bytes()
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -156,3 +156,8 @@ def test_a_table_of_a_users_network_is_measured_and_searched(tmp_path: Path) -> 
     limit = float(np.median(metric(space.sample(50, np.random.default_rng(0)))))
     found = hwsearch.search(space, device=table, predictor=hwsearch.metric("macs", space), limits={"latency_ms": limit}, seed=0)
     assert metric(found.best.genes[None])[0] <= limit
+    verifier = hwsearch.nn.adoption.RepairVerifier(torch.randn(40, 3, 16, 16), hwsearch.nn.adoption.Probing(images=20, held_out=20))
+    problem = hwsearch.Problem.of(space, device=table, predictor=hwsearch.metric("macs", space), limits={"latency_ms": limit})
+    verified = verifier(problem, table)
+    assert "sentinel" in verified.name  # it measures, as DeviceVerifier does
+    assert 0 <= verified.score(found.best.genes[None])[0] <= 1

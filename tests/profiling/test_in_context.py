@@ -17,6 +17,7 @@ from hwsearch.devices import Device
 from hwsearch.errors import Unsupported, WrongSpace
 from hwsearch.networks import Block, Fused
 from hwsearch.profiling import Effort
+from hwsearch.searching import DeviceVerifier
 from hwsearch.spaces import Choice, SearchSpace, Slot
 from hwsearch.spaces._kernels import KernelHere, Size
 
@@ -141,6 +142,17 @@ def test_searches_work_on_a_table_of_kernels(profiled: tuple[Chain, hwsearch.Lat
     found = hwsearch.search(space, device=table, predictor=hwsearch.metric("macs", space), limits={"latency_ms": limit}, seed=0)
     took = 0.02 + sum(map(kernel_ms, found.best.blocks()))
     assert 0.9 * limit < took < 1.02 * limit
+
+
+def test_latencies_of_kernels_are_verified_on_files_of_whole_networks(profiled: tuple[Chain, hwsearch.LatencyTable, Told]) -> None:
+    """The networks of a search are written, opened and measured, and agree with what the table says."""
+    space, table, _ = profiled
+    device = Told()
+    problem = hwsearch.Problem.of(space, device=table, predictor=hwsearch.metric("macs", space), limits={"latency_ms": 1.0})
+    X = space.sample(5, np.random.default_rng(2))
+    found = DeviceVerifier(device)(problem, table).latency_ms(X)
+    assert found == pytest.approx([0.02 + sum(map(kernel_ms, space.blocks(row))) for row in X])
+    assert found == pytest.approx([table.predict(space.blocks(row)) for row in X], rel=0.02)
 
 
 def test_a_run_that_was_killed_goes_on_and_comes_to_the_same_table(

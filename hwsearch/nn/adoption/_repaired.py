@@ -13,8 +13,10 @@ from torch import nn
 
 from ..._types import Rows, Values
 from ...algorithms._problem import Problem
+from ...backends.base import Backend
 from ...devices._table import LatencyTable
 from ...errors import InvalidInput, check_count
+from ...searching.verify._verifier import Measured
 from ._adopted import Adopted
 from ._evidence import Loss, cross_entropy
 from ._examples import Examples, examples, has_splits
@@ -171,50 +173,53 @@ class Right:
 
 @dataclass(frozen=True)
 class RepairVerifier:
-    """Verifies a search in an adopted network: the best rows are extracted, repaired and judged for real.
-
-    Give it to :class:`hwsearch.Verify` with ``tolerance={"score": ...}``: it does not measure latencies.
+    """Verifies a search in an adopted network: the best rows are extracted, repaired and judged for real, and measured if asked to.
 
     Attributes:
         data: as :func:`hwsearch.extract` takes it.
         probing: how many images to take, and the metric.
+        backend: measures instead of the one that the device's table names.
     """
 
     data: Examples
     probing: Probing = STANDARD
+    backend: str | Backend | None = None
 
     def __call__(self, problem: Problem, table: LatencyTable | None) -> _Verified:
-        """For a problem; no table.
+        """For a problem and the table of this machine, ``None`` if latencies are not verified.
 
         Raises:
-            InvalidInput: the problem's space is no adopted network, or latencies shall be verified.
+            InvalidInput: the problem's space is no adopted network.
+            WrongDevice: the table was measured elsewhere, or its runtime is not here.
         """
         if not isinstance(problem.space, Adopted):
             raise InvalidInput(f"{problem.space.name!r} is no adopted network.")
-        if table is not None:
-            raise InvalidInput('This verifier judges networks and does not measure them: Verify(..., tolerance={"score": 0.005}).')
+        measured = None if table is None else Measured(problem.space, table, self.backend)
         found = Repaired.of(problem.space, self.data, self.probing)
-        return _Verified(found if problem.space.learned else found.knowing(found.importances(self.probing.importance)))
+        return _Verified(found if problem.space.learned else found.knowing(found.importances(self.probing.importance)), measured)
 
 
 class _Verified:
     """What :class:`RepairVerifier` makes."""
 
-    def __init__(self, repaired: Repaired) -> None:
-        self._repaired = repaired
-        self.name = f"repaired networks of {digest_of(repaired.space)} on {repaired.label}"
+    def __init__(self, repaired: Repaired, measured: Measured | None) -> None:
+        self._repaired, self._measured = repaired, measured
+        names = [f"repaired networks of {digest_of(repaired.space)} on {repaired.label}"]
+        self.name = "; ".join([*names, *([] if measured is None else [measured.name])])
 
     def score(self, X: Rows) -> Values:
         """The metric of rows, shape ``(n,)``."""
         return self._repaired(X)
 
     def latency_ms(self, X: Rows) -> Values:
-        """Never known.
+        """Milliseconds of the files of the networks, shape ``(n,)``.
 
         Raises:
-            InvalidInput: always.
+            InvalidInput: it was made without a table.
         """
-        raise InvalidInput(f"This verifier does not measure the latencies of {len(X)} networks.")
+        if self._measured is None:
+            raise InvalidInput("This verifier was made without the table of a device, so it cannot measure.")
+        return self._measured.latency_ms(X)
 
 
 def digest(tensors: tuple[torch.Tensor, ...]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -15,7 +17,7 @@ from ...backends._load import load_backend
 from ...backends.base import Backend
 from ...devices._table import LatencyTable
 from ...errors import FileError, InvalidInput, MissingDependency, Unsupported, WrongDevice
-from ...profiling._measure import measure
+from ...profiling._measure import Model, measure
 from ...spaces._space import SearchSpace
 
 
@@ -128,8 +130,16 @@ class Measured:
 
     def latency_ms(self, X: Rows) -> Values:
         """Milliseconds, shape ``(n,)``."""
-        networks = [self._space.blocks(row) for row in X]
-        return np.array([one.latency_ms for one in measure(networks, backend=self.backend, table=self._table)])
+        if not self._space.kernels_only:
+            return self._measured([self._space.blocks(row) for row in X])
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / f"{number}{self.backend.suffix}" for number in range(len(X))]
+            for path, row in zip(paths, X, strict=True):
+                path.write_bytes(self._space.model_file(row))
+            return self._measured(paths)
+
+    def _measured(self, models: Sequence[Model]) -> Values:
+        return np.array([one.latency_ms for one in measure(models, backend=self.backend, table=self._table)])
 
 
 def _backend_of(table: LatencyTable) -> Backend:

@@ -26,6 +26,7 @@ from ._counted import counted
 from ._cut import Cut
 from ._genes import Places, find_genes
 from ._groups import Analysis, Group, Kernel, analyse, matching, units
+from ._part import submodule
 from ._pieces import onnx_bytes, with_kernels
 from ._proof import Prover, stays
 from ._repair import Repair
@@ -330,7 +331,7 @@ def adopt(
     args: tuple[Any, ...] = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
     target, named = module, dict(keywords or {})
     if part:
-        target, args, named = _submodule(module, part, args, named)
+        target, args, named = submodule(module, part, args, named)
     captured = capture(target, args, named)
     frozen = _frozen(captured.network, freeze)
     analysis = analyse(captured.network, captured.batch, frozen)
@@ -375,28 +376,3 @@ def _plain(name: str, choices: tuple[Choice, ...], slots: tuple[Slot, ...], fact
     space = SearchSpace(name, choices, slots, **facts)
     space.__dict__.update(known)
     return space
-
-
-def _submodule(
-    module: nn.Module, part: str, args: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    """A submodule and what it is called with when the whole module runs."""
-    known = dict(module.named_modules())
-    if part not in known:
-        raise UnknownName("part", part, (name for name in known if name))
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    handle = known[part].register_forward_pre_hook(lambda _, given, keywords: seen.append((given, keywords)), with_kwargs=True)
-    modes = {each: each.training for each in module.modules()}
-    try:
-        with torch.no_grad():
-            module.eval()(*args, **named)
-    except Exception as error:
-        if not seen:
-            raise InvalidInput(f"The module does not run on the example inputs: {error}") from error
-    finally:
-        handle.remove()
-        for each, mode in modes.items():
-            each.training = mode
-    if not seen:
-        raise InvalidInput(f"The module does not call its part {part!r} on the example inputs.")
-    return known[part], seen[0][0], seen[0][1]

@@ -16,6 +16,7 @@ from torch import fx
 
 from ...networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, labelled
 from ._cut import Cut
+from ._onnx import OPSET
 from ._state import put
 from .rules.base import base_name, shape_of
 
@@ -162,7 +163,7 @@ def onnx_bytes(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> byt
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, inputs, file, dynamo=False)  # type: ignore[arg-type]
+        torch.onnx.export(network, inputs, file, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
     return file.getvalue()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .._files._reading import read_json
 from .._files._writing import PathLike
 from ..errors import InvalidInput, require
-from ._clock import input_shape, random_input, timed
+from ._clock import clock_of, input_shape, random_input, timed
 from ._cpu import CpuBackend
 from ._kernels import WARM, kernels_ms
 from ._trained import Runner
@@ -43,7 +43,7 @@ class OnnxRuntime(CpuBackend):
     version = str(ort.__version__)
 
     def _run(self, model: ModelProto | str) -> Session:
-        return OrtSession(self.session(model), self.batch)
+        return OrtSession(self.session(model), self.batch, self.threads)
 
     def profiled(self, path: PathLike) -> Session:
         """A session whose runs also tell, by ONNX Runtime's own profiler, what each kernel takes; see :meth:`Backend.profiled`.
@@ -105,7 +105,7 @@ def _runner(session: Any) -> Runner:
 class OrtSession(Session):
     """An inference session with its inputs and outputs bound to fixed memory."""
 
-    def __init__(self, session: Any, batch: int = 1) -> None:
+    def __init__(self, session: Any, batch: int = 1, threads: int = 1) -> None:
         binding = session.io_binding()
         for argument in session.get_inputs():
             shape = input_shape(argument.shape, batch)
@@ -116,11 +116,11 @@ class OrtSession(Session):
             self.batch = shape[0]
         for argument in session.get_outputs():
             binding.bind_output(argument.name, "cpu")
-        self._session, self._binding = session, binding
+        self._session, self._binding, self._clock = session, binding, clock_of(threads)
 
     def times(self, runs: int) -> Times:
         """Seconds of each run, shape ``(runs,)``."""
-        return timed(partial(self._session.run_with_iobinding, self._binding), runs)
+        return timed(partial(self._session.run_with_iobinding, self._binding), runs, self._clock)
 
     def close(self) -> None:
         """Release the inference session."""
@@ -156,7 +156,7 @@ class ProfiledSession(Session):
         found = self._plain.times(runs)
         with tempfile.TemporaryDirectory() as folder:
             inside = self._backend.session(self._path, trace=os.path.join(folder, "trace"))
-            session = OrtSession(inside, self.batch)
+            session = OrtSession(inside, self.batch, self._backend.threads)
             session.times(WARM + runs)
             events = read_json(inside.end_profiling(), "trace of ONNX Runtime")
             session.close()

@@ -6,7 +6,7 @@ import pytest
 
 import hwsearch
 from hwsearch.backends import Backend, Roofline, load_backend
-from hwsearch.backends._clock import timed
+from hwsearch.backends._clock import clock_of, timed
 from hwsearch.errors import FileError, InvalidInput, UnknownName, Unsupported
 from hwsearch.networks import Block
 from hwsearch.spaces import load_space
@@ -198,3 +198,10 @@ def test_times_are_taken_and_blocks_are_framed_in_one_place_each():
     assert len(calls) == 3
     assert seconds.shape == (3,)
     assert seconds.min() >= 2e-3
+
+
+def test_waiting_for_a_processor_is_no_latency_where_one_thread_does_all_the_work():
+    """A thread that sleeps has none; of several threads, which may work while the caller waits, all time counts."""
+    assert timed(lambda: time.sleep(2e-2), 3, clock_of(1)).max() < 1e-2
+    assert timed(lambda: time.sleep(2e-2), 3, clock_of(2)).min() >= 2e-2
+    assert timed(lambda: sum(range(200_000)), 3, clock_of(1)).min() > 1e-4

@@ -53,6 +53,8 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "nsga2": "hwsearch.algorithms.nsga2:NSGA2",
         "optuna": "hwsearch.algorithms.optuna:OptunaSearch",
     },
+    # What reads a space from a folder, by the name of the file that tells what the folder is.
+    "folder": {"adopted.json": "hwsearch.nn.adoption._folder:load_adopted"},
     # The costs that come with hwsearch stand in costs/_metrics.py.
     "cost": {},
     "importance": {

@@ -17,7 +17,7 @@ from hwsearch.cli import app
 
 SPACE = "resnet_digits"
 COMMANDS = (
-    *("profile", "train", "fit-predictor", "search", "compress", "export", "finish", "measure", "bench"),
+    *("adopt", "profile", "train", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
     *("import", "show", "devices"),
 )
 

@@ -19,7 +19,7 @@ complaints = Console(stderr=True)
 
 
 _ORDER = (
-    *("profile", "train", "fit-predictor", "search", "compress", "export", "finish", "measure", "bench"),
+    *("adopt", "profile", "train", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
     *("import", "show", "devices"),
 )
 """The commands in the order in which they are used, which is the order of the help."""

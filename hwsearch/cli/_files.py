@@ -36,12 +36,15 @@ def import_(
 @app.command(epilog="Example: hwsearch show latency_tables/my-cpu.json")
 def show(
     file: Annotated[Path, typer.Argument(help="A latency table, architecture, search result, predictor or supernet.")],
+    space: Annotated[str | None, typer.Option(help="The folder of hwsearch adopt that it belongs to.", show_default=False)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Of a latency table: draw its best measured staircase into this file.", show_default=False)
     ] = None,
 ) -> None:
     """Describe any file of hwsearch."""
-    console.print(describe(file))
+    from ..spaces._load import load_space
+
+    console.print(describe(file, None if space is None else load_space(space)))
     if plot is not None:
         from ..devices._table import load_table
         from ..reports._table_figures import staircase_figure

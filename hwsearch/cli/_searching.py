@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InvalidInput
 from ..reports import _terminal
-from ..reports._formats import describe
 from ._app import app, console
 from ._options import Bits, DataDir, DataName, Device, Quiet, Seed, Space, Steps, frozen, given, numbers
 from ._options import data as images
+
+if TYPE_CHECKING:
+    from ..spaces._space import SearchSpace
 
 Limits = Annotated[list[str] | None, typer.Option("--limit", "-l", help="METRIC=NUMBER; give as many as needed.", show_default=False)]
 Tolerance = Annotated[
@@ -56,20 +58,22 @@ def search(
     """Search SPACE for the most accurate network within the limits: architecture, channels and bit-widths together."""
     from ..searching._run import Run
     from ..searching._search import search as run
+    from ..spaces._load import load_space
 
+    networks = load_space(space)
     result = run(
-        space,
+        networks,
         algorithm,
         device=device,
         predictor=predictor,
         metrics=[_coded_size(weights, space, bits)] if coded else [],
         limits=numbers("--limit", limit, "latency_ms=1.5"),
         seed=seed,
-        verify=_verify(verify, tolerance, weights, images(data, data_dir)),
+        verify=_verify(networks, verify, tolerance, weights, images(data, data_dir)),
         run=Run(steps=steps, state=state, progress=not quiet),
     )
     result.save(out)
-    console.print(describe(out))
+    console.print(_terminal.search_result(result, out))
 
 
 def _coded_size(weights: Path, space: str, bits: int | None) -> Any:
@@ -80,8 +84,10 @@ def _coded_size(weights: Path, space: str, bits: int | None) -> Any:
     return coded_size(Supernet.load(weights, space), bits)
 
 
-def _verify(networks: int, tolerance: list[str] | None, weights: Path, data: str | tuple[str, Path]) -> Any:
+def _verify(space: SearchSpace, networks: int, tolerance: list[str] | None, weights: Path, data: str | tuple[str, Path]) -> Any:
     """What a search verifies: scores in the supernet and latencies on this machine, as far as the tolerance names them.
+
+    Scores of a space without a supernet are those of repaired networks.
 
     Raises:
         InvalidInput: a tolerance is given, and no network is to be verified.
@@ -95,6 +101,10 @@ def _verify(networks: int, tolerance: list[str] | None, weights: Path, data: str
     close = numbers("--tolerance", tolerance, "score=0.005") if tolerance else None
     if close is not None and "score" not in close:
         return Verify(DeviceVerifier(), networks, tolerance=close)
+    if space.learns_alone:
+        from ..nn.adoption._repaired import RepairVerifier
+
+        return Verify(RepairVerifier(data), networks, tolerance=close or {"score": 0.005})
     from ..nn._verifier import SupernetVerifier
 
     return Verify(SupernetVerifier(weights, data), networks, tolerance=close)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..reports import _terminal
 from ..reports._formats import describe, find_architecture
 from ._app import app, console
 from ._options import BackendName, Bits, Changes, Coded, DataDir, DataName, Epochs, Found, Quiet, Seed, Space, Weights, given, settings
@@ -61,7 +62,10 @@ def fit_predictor(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Fit the accuracy predictor of SPACE on sub-networks of its supernet, evaluated at their precisions."""
+    """Fit the accuracy predictor of SPACE on sub-networks of its supernet, evaluated at their precisions.
+
+    The networks of a folder of hwsearch adopt are cut and repaired instead; they need no supernet and no samples.
+    """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
@@ -69,12 +73,16 @@ def fit_predictor(
     from ..nn._fit import Sampling
     from ..nn._fit import fit_predictor as run
     from ..nn.quantization._quantize import STANDARD
+    from ..spaces._load import load_space
 
+    where, networks = images(data, data_dir), load_space(space)
+    if networks.learns_alone:
+        console.print(_terminal.predictor(run(networks, data=where, out=out, seed=seed, progress=not quiet), out))
+        return
     pool = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
     quantization = STANDARD if device is None else STANDARD.on(find_table(device).device)
     sampling = Sampling(networks=samples, floating=floating, tuning=tuning, rounds=rounds, quantization=quantization)
-    where = images(data, data_dir)
-    run(space, weights=weights, data=where, out=out, sampling=sampling, seed=seed, executor=pool, progress=not quiet)
+    run(networks, weights=weights, data=where, out=out, sampling=sampling, seed=seed, executor=pool, progress=not quiet)
     console.print(describe(out))
 
 

@@ -20,7 +20,7 @@ from ..searching._result import FORMAT as RESULT
 from ..searching._result import load_result
 from ..spaces._load import load_space
 from ..spaces._space import ARCHITECTURE_FORMAT as ARCHITECTURE
-from ..spaces._space import Architecture
+from ..spaces._space import Architecture, SearchSpace
 from . import _terminal
 from ._supernet_facts import read_supernet_facts
 
@@ -28,8 +28,8 @@ _Reader = Callable[[PathLike], Any]
 _Renderer = Callable[[Any, PathLike], RenderableType]
 
 
-def _load_architecture(path: PathLike) -> Architecture:
-    return Architecture.from_json(path, load_space(str(_header(path).get("space"))))
+def _load_architecture(path: PathLike, space: SearchSpace | None = None) -> Architecture:
+    return Architecture.from_json(path, space or load_space(str(_header(path).get("space"))))
 
 
 def _load_coded(path: PathLike) -> Any:
@@ -50,6 +50,9 @@ FORMATS: dict[str, tuple[_Reader, _Renderer]] = {
 }
 """Format, as the header of a file names it -> how it is read, and how what was read is shown. Nothing else knows which files there are."""
 
+_OF_SPACES = (RESULT, FINISHED, ARCHITECTURE, PREDICTOR)
+"""Files whose readers take the space of their networks."""
+
 _ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
     ARCHITECTURE: lambda found: found,
     RESULT: lambda found: found.best,
@@ -57,8 +60,12 @@ _ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
 }
 
 
-def describe(path: PathLike) -> RenderableType:
+def describe(path: PathLike, space: SearchSpace | None = None) -> RenderableType:
     """Any file of hwsearch as text for a terminal.
+
+    Args:
+        path: the file.
+        space: whose networks it holds; found by its name if omitted.
 
     Raises:
         FileError: it cannot be read, or is no file of hwsearch.
@@ -67,7 +74,8 @@ def describe(path: PathLike) -> RenderableType:
     if found not in FORMATS:
         raise FileError(f"{os.fspath(path)} is no file of hwsearch that can be shown (its format is {found!r}).")
     read, render = FORMATS[found]
-    return render(read(path), path)
+    within: Any = read
+    return render(read(path) if space is None or found not in _OF_SPACES else within(path, space), path)
 
 
 def find_architecture(path: PathLike) -> Architecture:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from .._registry import make
+from .._files._writing import PathLike
+from .._registry import find, make, names
 from ..errors import HwsearchError, InvalidInput
 from ._space import SearchSpace
 
 
-def load_space(name: str | SearchSpace, **options: Any) -> SearchSpace:
-    """The search space of a name; a space is returned as it is.
+def load_space(name: PathLike | SearchSpace, **options: Any) -> SearchSpace:
+    """The search space of a name or of a folder; a space is returned as it is.
 
     Args:
-        name: such as ``"resnet_cifar"``; see ``hwsearch devices`` and :func:`hwsearch.register`.
+        name: such as ``"resnet_cifar"``; see ``hwsearch devices`` and :func:`hwsearch.register`; or a folder that ``hwsearch adopt`` or
+            :func:`hwsearch.nn.adoption.save_adopted` wrote.
         **options: what the space's builder takes, such as ``classes=100`` or ``precisions=("fp32", "int8")``.
 
     Raises:
@@ -29,8 +32,13 @@ def load_space(name: str | SearchSpace, **options: Any) -> SearchSpace:
         if options:
             raise InvalidInput(f"Space {name.name!r} is built already; options ({', '.join(options)}) go with a name.")
         return name
+    for file in names("folder"):
+        if os.path.isfile(os.path.join(name, file)):
+            read: Any = find("folder", file)
+            found: SearchSpace = read(name)
+            return load_space(found, **options)
     try:
-        space = make("space", name, **options)
+        space = make("space", os.fspath(name), **options)
     except (TypeError, ValueError, AttributeError) as error:
         if isinstance(error, HwsearchError):
             raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -62,6 +62,9 @@ class SearchSpace(Genes):
     slots: tuple[Slot, ...]
     costs: Mapping[str, tuple[Table, ...]] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
     learned: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+
+    learns_alone: ClassVar[bool] = False
+    """Whether its networks bring weights along, so that a predictor is fitted without a supernet."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -221,10 +224,6 @@ class SearchSpace(Genes):
     def knowing(self, learned: Mapping[str, npt.NDArray[Any]]) -> Self:
         """The same space, with other arrays :attr:`learned`."""
         return self._but(learned=dict(learned))
-
-    def searched_as(self, other: SearchSpace) -> Self:
-        """The same space, searched where another one with the same genes is searched."""
-        return self._but(allowed=other.allowed)
 
     def alone(self, row: npt.ArrayLike) -> Self:
         """The same space with one network left: that of a row of shape ``(genes,)``."""

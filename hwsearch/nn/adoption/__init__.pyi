@@ -7,6 +7,7 @@ from ._evidence import Evidence as Evidence
 from ._extract import extract as extract
 from ._files import load_network as load_network
 from ._files import save_network as save_network
+from ._folder import save_adopted as save_adopted
 from ._groups import Extent as Extent
 from ._groups import Group as Group
 from ._groups import Kernel as Kernel

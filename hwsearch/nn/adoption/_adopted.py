@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -55,11 +55,14 @@ class Adopted(SearchSpace):
         module: the module that it came from.
         dynamic: whether the network takes batches of any size.
         frozen: names of parameters that are to stay as they are.
+        step: channels are kept in multiples of this number, where a layer is wide enough.
         places: which gene stands for which group or branch.
 
     Raises:
         InvalidInput: the importances that it learned are not those of its groups.
     """
+
+    learns_alone: ClassVar[bool] = True
 
     network: fx.GraphModule = field(compare=False)
     inputs: tuple[torch.Tensor, ...] = field(compare=False)
@@ -70,6 +73,7 @@ class Adopted(SearchSpace):
     part: str = field(default="", compare=False)
     dynamic: bool = field(default=True, compare=False)
     frozen: frozenset[str] = field(default=frozenset(), compare=False)
+    step: int = field(default=8, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -339,7 +343,6 @@ def adopt(
     analysis, branches = prover.prove(find_branches(captured.network))
     return _space(
         find_genes(analysis, branches, step),
-        name=".".join([type(module).__name__, *([part] if part else [])]),
         network=captured.network,
         inputs=captured.inputs,
         analysis=analysis,
@@ -348,6 +351,7 @@ def adopt(
         part=part,
         dynamic=captured.dynamic,
         frozen=frozenset(frozen),
+        step=step,
     )
 
 
@@ -366,9 +370,9 @@ def _frozen(network: fx.GraphModule, freeze: Sequence[str]) -> dict[str, str]:
 
 def _space(places: Places, **facts: Any) -> Adopted:
     """The space of the genes of a network."""
-    bare = SearchSpace(facts["name"], places.choices, ())
-    known = bare, places, facts["analysis"], facts["network"]
-    return Adopted(choices=places.choices, slots=kernel_slots(*known), costs=counted(*known), places=places, **facts)
+    name = ".".join([type(facts["module"]).__name__, *filter(None, [facts["part"]])])
+    known = SearchSpace(name, places.choices, ()), places, facts["analysis"], facts["network"]
+    return Adopted(name=name, choices=places.choices, slots=kernel_slots(*known), costs=counted(*known), places=places, **facts)
 
 
 def _plain(name: str, choices: tuple[Choice, ...], slots: tuple[Slot, ...], facts: dict[str, Any], known: dict[str, str]) -> SearchSpace:

@@ -1,0 +1,96 @@
+"""Commands for networks of the user's: adopt, extract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InvalidInput
+from ._app import app, console
+from ._options import DataDir
+from ._options import data as images
+
+Network = Annotated[str, typer.Argument(help="FILE.py:FUNCTION that returns a torch module, torchvision:NAME or timm:NAME.")]
+Inputs = Annotated[list[str], typer.Option("--input", help="The size of an input, such as 1x3x224x224; several in order.")]
+Frozen = Annotated[list[str] | None, typer.Option("--freeze", help="A parameter, module or pattern that stays.", show_default=False)]
+Trained = Annotated[
+    Path | None, typer.Option("--weights", "-w", help="A state dict, .safetensors or what torch.save wrote.", show_default=False)
+]
+Folder = Annotated[Path, typer.Argument(help="The folder that hwsearch adopt wrote.")]
+Result = Annotated[Path, typer.Argument(help="A search result in it.")]
+
+
+@app.command(epilog="Example: hwsearch adopt my_nets.py:build --input 1x3x224x224 --out my-net")
+def adopt(
+    network: Network,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write; every command takes it as a SPACE.")],
+    weights: Trained = None,
+    freeze: Frozen = None,
+    part: Annotated[str, typer.Option(help="A submodule, to adopt it alone.")] = "",
+    step: Annotated[int, typer.Option(min=1, help="Channels are kept in multiples of this number.")] = 8,
+) -> None:
+    """Make a search space of a network: find out which widths and branches can be cut, and prove each.
+
+    FILE.py is run, as if it were imported. Networks of torchvision and timm have random weights, unless --weights gives others.
+    """
+    from ..nn._sources import load_module, load_weights, random_inputs
+    from ..nn.adoption._adopted import adopt as run
+    from ..nn.adoption._folder import save_adopted
+
+    module = load_module(network)
+    if weights is not None:
+        load_weights(module, weights)
+    space = run(module, random_inputs(map(_size, inputs)), freeze=freeze or [], part=part, step=step)
+    save_adopted(space, out)
+    console.print(str(space), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Written to {out}. Go on with: hwsearch fit-predictor {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: hwsearch extract my-net result.json ~/photos --data imagefolder --predictor predictor.npz --out small.safetensors"
+)
+def extract(
+    folder: Folder,
+    result: Result,
+    data_dir: DataDir = None,
+    data: Annotated[str | None, typer.Option("--data", help="Images to repair on, as of fit-predictor.", show_default="no repair")] = None,
+    predictor: Annotated[
+        Path | None, typer.Option("--predictor", "-p", help="The predictor of the search: which units matter.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The network to write.")] = Path("small.safetensors"),
+    onnx: Annotated[Path | None, typer.Option(help="An ONNX file to write besides.", show_default=False)] = None,
+) -> None:
+    """Write the network that a search in FOLDER found, repaired on images without training."""
+    from ..nn.adoption._extract import extract as run
+    from ..nn.adoption._files import save_network
+    from ..scores._predictor import load_predictor
+    from ..searching._result import load_result
+    from ..spaces._load import load_space
+
+    space = load_space(folder)
+    if predictor is not None:
+        space = load_predictor(predictor, space).space
+    small = run(load_result(result, space).best, data=None if data is None else images(data, data_dir))
+    save_network(small, out)
+    params = sum(each.numel() for each in small.parameters())
+    console.print(f"{out}: {params:,} parameters", highlight=False)
+    if onnx is not None:
+        from ..nn._export import export
+
+        export(small, out=onnx)
+        console.print(f"{onnx}: {onnx.stat().st_size:,} bytes", highlight=False)
+
+
+def _size(text: str) -> list[int]:
+    """Read ``1x3x224x224``.
+
+    Raises:
+        InvalidInput: it has another form.
+    """
+    parts: list[Any] = text.lower().split("x")
+    if not all(each.isdecimal() and int(each) for each in parts):
+        raise InvalidInput(f"--input {text}: expected positive sizes, such as 1x3x224x224.")
+    return [int(each) for each in parts]

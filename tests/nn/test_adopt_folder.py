@@ -1,0 +1,116 @@
+"""A network of the user's from the shell: a folder that every command takes, and the network that comes back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+import hwsearch
+from hwsearch.cli import app
+from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
+from hwsearch.nn.adoption import load_network, save_adopted
+
+BUILD = """
+import torch
+
+def build():
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(1, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 48, 3), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(768, 10))
+
+def number():
+    return 3
+"""
+
+
+def run(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == code, result.output + repr(result.exception)
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    there = tmp_path_factory.mktemp("adopted")
+    (there / "nets.py").write_text(BUILD)
+    said = run("adopt", f"{there}/nets.py:build", "--input", "1x1x8x8", "--out", there / "net")
+    assert "0.weight" in said
+    assert "output of the network" in said
+    return there
+
+
+def test_the_whole_road_from_the_shell(folder: Path) -> None:
+    net, out = folder / "net", folder / "small.safetensors"
+    said = run("fit-predictor", net, "--data", "digits", "--out", folder / "p.npz", "--quiet")
+    assert "held-out networks" in said
+    run("search", net, "--predictor", folder / "p.npz", "--algorithm", "exact", "-l", "params=9000", "--out", folder / "r.json", "--quiet")
+    assert "params" in run("show", folder / "r.json", "--space", net)
+    said = run(
+        "extract", net, folder / "r.json", "--predictor", folder / "p.npz", "--data", "digits", "--out", out, "--onnx", folder / "s.onnx"
+    )
+    small = load_network(out)
+    params = sum(each.numel() for each in small.parameters())
+    assert params <= 9000
+    assert f"{params:,} parameters" in said
+    assert small(torch.randn(3, 1, 8, 8)).shape == (3, 10)
+    assert (folder / "s.onnx").stat().st_size > 0
+    space = hwsearch.load_space(net)
+    assert hwsearch.load_result(folder / "r.json", space).values["params"] == params
+
+
+def test_a_folder_is_the_same_space_in_any_process(folder: Path, tmp_path: Path) -> None:
+    layers = (nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.Hardswish(inplace=True), nn.Conv2d(24, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    module = nn.Sequential(*layers)
+    space = hwsearch.adopt(module, torch.randn(2, 3, 8, 8), freeze=["5"], step=4)
+    again = hwsearch.load_space(save_adopted(space, tmp_path / "net"))
+    assert again.fingerprint == space.fingerprint
+    assert (again.name, again.choices) == (space.name, space.choices)
+    x = torch.randn(2, 3, 8, 8)
+    row = space.row({next(iter(space.places.groups)): 12})
+    with torch.no_grad():
+        assert torch.equal(hwsearch.extract(again.architecture(row))(x), hwsearch.extract(space.architecture(row))(x))
+    document = json.loads((tmp_path / "net" / "adopted.json").read_text())
+    (tmp_path / "net" / "adopted.json").write_text(json.dumps(document | {"step": 8}))
+    with pytest.raises(WrongSpace, match="Adopt the network anew"):
+        hwsearch.load_space(tmp_path / "net")
+    (tmp_path / "net" / "adopted.json").write_text(json.dumps(document | {"inputs": 2}))
+    with pytest.raises(CorruptFile, match="example inputs"):
+        hwsearch.load_space(tmp_path / "net")
+    keyed = hwsearch.adopt(module, [], keywords={"input": torch.randn(2, 3, 8, 8)})
+    with pytest.raises(InvalidInput, match="by keyword"):
+        save_adopted(keyed, tmp_path / "keyed")
+
+
+def test_weights_of_the_user_are_taken(folder: Path, tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 48, 3), nn.ReLU(), nn.Flatten(), nn.Linear(768, 10))
+    save_file(module.state_dict(), tmp_path / "own.safetensors")
+    torch.save(module.state_dict(), tmp_path / "own.pth")
+    for file in ("own.safetensors", "own.pth"):
+        run("adopt", f"{folder}/nets.py:build", "--input", "1x1x8x8", "--weights", tmp_path / file, "--out", tmp_path / "net")
+        kept = load_network(tmp_path / "net" / "network.safetensors")
+        assert torch.equal(kept.get_parameter("0.weight"), module[0].weight)
+    save_file({"0.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    told = ("adopt", f"{folder}/nets.py:build", "--input", "1x1x8x8", "--out", tmp_path / "net", "--weights")
+    assert "do not fit the network" in run(*told, tmp_path / "other.safetensors", code=1)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "message"),
+    [
+        ("nets.py", "1x1x8x8", "names no network"),
+        ("nothing.py:build", "1x1x8x8", "no file"),
+        ("{}/nets.py:biuld", "1x1x8x8", "Did you mean 'build'"),
+        ("{}/nets.py:number", "1x1x8x8", "returned int, not a torch module"),
+        ("{}/nets.py:build", "1x1x8xa", "expected positive sizes"),
+        ("torchvision:no_such_network", "1x3x8x8", "network of torchvision"),
+    ],
+)
+def test_mistakes_are_named(folder: Path, tmp_path: Path, network: str, size: str, message: str) -> None:
+    assert message in run("adopt", network.format(folder), "--input", size, "--out", tmp_path / "net", code=1)

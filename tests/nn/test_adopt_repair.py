@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,8 @@ from hwsearch import _registry
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn.adoption import Adopted, Evidence, allocate, importance
 from hwsearch.nn.adoption._evidence import projected
+from hwsearch.nn.adoption._repair import Repair
+from hwsearch.nn.adoption._tuning import RIDGES, Examples, derivatives, find_spots, move, solutions
 
 
 def chain() -> tuple[Net, Adopted]:
@@ -146,6 +150,101 @@ def test_repair_brings_a_cut_network_closer_to_the_whole_one(name: str) -> None:
         return sum(float((x - y).square().mean() / y.var()) for x, y in zip(found, wanted, strict=True))
 
     assert off(adopted.extract(keep, images=given)) < 0.9 * off(adopted.extract(keep))
+
+
+@pytest.mark.parametrize("name", ["transformer block", "dense cat", "squeeze and excite"])
+def test_scales_and_shifts_fitted_together_bring_the_outputs_nearer(name: str) -> None:
+    """On images that had no part in it; where half of all units are gone, each layer alone cannot know which of its errors matter."""
+    module, shapes, _ = CASES[name]
+    enliven(module)
+    generator = torch.Generator().manual_seed(0)
+    adopted = hwsearch.adopt(module, torch.randn(shapes[0], generator=generator))
+    given, fresh = (torch.randn((n, *shapes[0][1:]), generator=generator) for n in (1000, 500))
+    cut = adopted.cut({group.id: -(-group.width // 2) for group in adopted.groups if group.searchable})
+    alone, together = (error(Repair(cut, (given,), tuned=tuned).run(), module, fresh) for tuned in (False, True))
+    assert together < (0.95 if name == "transformer block" else 0.99) * alone
+
+
+def test_fitting_scales_and_shifts_together_is_one_least_squares_step() -> None:
+    """Beside numpy: difference quotients of every output by every scale and shift, and their normal equations."""
+    _, adopted = chain()
+    double = adopted.extract({}).double()
+    x = images(40).double()
+    spots = find_spots(double, (x,), ())
+    names = [(spot.scaled, spot.shifted) for spot in spots]
+    assert names == [("a.weight", "a.bias"), ("n.weight", "n.bias"), ("out.weight", "out.bias")]
+    steps = torch.zeros(sum(2 * len(spot.deviation) for spot in spots), dtype=torch.float64)
+    before = {name: double.get_parameter(name).detach().clone() for pair in names for name in pair}
+    with torch.no_grad():
+        columns = []
+        for number in range(len(steps)):
+            values = []
+            for size in (1e-5, -1e-5):
+                move(double, spots, steps + size * torch.eye(len(steps), dtype=torch.float64)[number], before)
+                values.append(double(x).flatten())
+            columns.append((values[0] - values[1]) / 2e-5)
+        move(double, spots, steps, before)
+        left = torch.randn(len(values[0]), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rows = torch.stack(columns, 1)
+    for ridge, found in zip(RIDGES, solutions(rows, left), strict=True):
+        strength = ridge * float(rows.square().sum(0).mean())
+        design = np.concatenate([rows.numpy(), np.sqrt(strength) * np.eye(len(steps))])
+        wanted = np.linalg.lstsq(design, np.concatenate([left.numpy(), np.zeros(len(steps))]), rcond=None)[0]
+        assert np.allclose(found, wanted, atol=1e-8)
+    examples = Examples((x,), (double(x).detach() + left.reshape(len(x), -1),))
+    pairs = list(derivatives(double, spots, examples, torch.Generator().manual_seed(0)))
+    noise = [
+        torch.randn(len(x), 5, dtype=torch.float64, generator=generator) for generator in [torch.Generator().manual_seed(0)] for _ in pairs
+    ]
+    for (found, lacking), each in zip(pairs, noise, strict=True):
+        wanted_rows = torch.einsum("nop,no->np", rows.reshape(len(x), 5, -1), each)
+        assert torch.allclose(found, wanted_rows, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(lacking, (left.reshape(len(x), -1) * each).sum(1), rtol=1e-6)
+
+
+def test_what_a_rectifier_does_not_pass_is_left_out() -> None:
+    """Of two layers that a rectifier follows, what comes out of it is nearer; without the rectifier nothing is left out."""
+    for activation, factor in ((F.relu, 0.985), (F.silu, 1.0)):
+        module = Net(
+            lambda m, x, f=activation: head(f(m.n(m.b(F.relu(m.a(x))))), m),
+            a=conv(3, 8), b=conv(8, 12), n=nn.BatchNorm2d(12), out=nn.Linear(12, 5),
+        )  # fmt: skip
+        enliven(module)
+        with torch.no_grad():
+            module.n.weight[::2] *= -1
+        adopted = hwsearch.adopt(module, torch.randn(IMAGE))
+        cut = adopted.cut({group_of(adopted, "a.weight"): 3})
+        given, fresh = images(200), torch.randn((200, *IMAGE[1:]), generator=torch.Generator().manual_seed(5))
+
+        def passed(network: nn.Module, f: Any = activation, x: torch.Tensor = fresh) -> torch.Tensor:
+            part = dict(network.named_parameters()) | dict(network.named_buffers())
+            y = F.conv2d(F.relu(F.conv2d(x, part["a.weight"], part["a.bias"], padding=1)), part["b.weight"], part["b.bias"], padding=1)
+            return f(F.batch_norm(y, part["n.running_mean"], part["n.running_var"], part["n.weight"], part["n.bias"])).detach()
+
+        wanted = passed(module)
+        plain, left_out = (float((passed(Repair(cut, (given,), rounds=n, tuned=False).run()) - wanted).square().mean()) for n in (0, 3))
+        assert left_out <= factor * plain
+        assert (left_out == plain) == (activation is F.silu)
+
+
+def test_a_bias_that_may_not_change_is_not_made_up_for_twice() -> None:
+    module, _ = chain()
+    with torch.no_grad():
+        module.b.bias += 2.0
+    x = images()
+    for freeze in ([], ["b.bias"], ["b.bias", "n"]):
+        adopted = hwsearch.adopt(module, torch.randn(IMAGE), freeze=freeze)
+        plan = {group_of(adopted, "a.weight"): 5}
+        assert error(adopted.extract(plan, images=x), module, x) < 0.5 * error(adopted.extract(plan), module, x)
+
+
+def test_few_images_or_a_whole_network_leave_scales_and_shifts_as_they_are() -> None:
+    """What cannot be judged on images held back is not done, and what is right already stays equal to the bit."""
+    module, adopted = chain()
+    whole = adopted.extract({}, images=images(300))
+    assert all(torch.equal(module.get_parameter(name), tensor) for name, tensor in whole.named_parameters())
+    cut = adopted.extract({group_of(adopted, "a.weight"): 4}, images=images(150))
+    assert torch.equal(cut.get_parameter("n.weight"), module.n.weight)
 
 
 def test_what_is_not_cut_and_what_is_frozen_stays_equal_to_the_bit() -> None:
@@ -349,6 +448,18 @@ def test_units_are_removed_where_importance_is_least_for_what_they_save() -> Non
     assert adopted.macs({name: len(units) for name, units in plan.items()}) == adopted.macs({a: 5})
     with pytest.raises(InvalidInput, match="cannot be reached"):
         allocate(adopted, scores, 1.0)
+
+
+def test_one_importance_can_say_how_many_units_go_and_another_one_which() -> None:
+    _, adopted = chain()
+    a, b = group_of(adopted, "a.weight"), group_of(adopted, "b.weight")
+    scores = {a: np.array([8.0, 1, 7, 2, 6, 3, 5, 4]), b: np.full(6, 1e9)}
+    order = {a: np.arange(8.0), b: np.arange(6.0)}
+    plan = allocate(adopted, scores, adopted.macs({a: 5}), order)
+    assert plan[a].tolist() == [3, 4, 5, 6, 7]
+    assert {name: len(units) for name, units in plan.items()} == {
+        name: len(units) for name, units in allocate(adopted, scores, adopted.macs({a: 5})).items()
+    }
 
 
 def test_importances_are_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,8 +227,9 @@ class Adopted(SearchSpace):
             branches: those to remove.
             scores: the importance of each unit, as from :func:`~hwsearch.nn.adoption.importance`.
             images: inputs to repair the network on: each layer is fitted by least squares to what the whole network computes there, and
-                batch norms after no such layer take new statistics; some 800 images suffice, and all values of a layer on them have to
-                fit into memory. Nothing is repaired if omitted.
+                batch norms after no such layer take new statistics; with 200 images or more, the scales and shifts of all channels are
+                then fitted together to the outputs. Some 800 images suffice, more are better, and all values of a layer on them have
+                to fit into memory. Nothing is repaired if omitted.
 
         Raises:
             InvalidInput: a group or a branch that is frozen, a number that is none of a group's widths, or images that do not fit.

@@ -52,7 +52,7 @@ def importance(
     return score(Evidence(adopted, (images,) if isinstance(images, torch.Tensor) else images, targets, loss, cut=cut))
 
 
-def allocate(adopted: Adopted, scores: Scores, macs: float) -> dict[str, Labels]:
+def allocate(adopted: Adopted, scores: Scores, macs: float, order: Scores | None = None) -> dict[str, Labels]:
     """The units to keep so that few enough multiply-accumulates are left and little importance is lost.
 
     One unit after the other is removed, each time the one whose importance is the least for the multiply-accumulates that it saves.
@@ -61,23 +61,26 @@ def allocate(adopted: Adopted, scores: Scores, macs: float) -> dict[str, Labels]
         adopted: the network.
         scores: importance of each unit; groups that are not there keep all.
         macs: the most multiply-accumulates for one image.
+        order: another importance, which says which units of a group go first, while ``scores`` says only how much the first, the second and
+            so on cost: how many a group can lose and which ones are two questions. If omitted, ``scores`` answers both.
 
     Raises:
         InvalidInput: the network cannot be made so small.
     """
-    order = {name: np.argsort(values, kind="stable") for name, values in scores.items()}
+    first = {name: np.argsort(values if order is None else order[name], kind="stable") for name, values in scores.items()}
+    costs = {name: np.sort(values) for name, values in scores.items()}
     kept = adopted.widths
-    touched = {name: [kernel for kernel in adopted.kernels if any(name in dict(each.parts) for each in kernel.extents)] for name in order}
+    touched = {name: [kernel for kernel in adopted.kernels if any(name in dict(each.parts) for each in kernel.extents)] for name in costs}
     left = adopted.macs()
 
     def gain(name: str) -> tuple[float, float]:
         """What removing the next unit of a group costs for each multiply-accumulate, and how many it saves."""
-        removed = len(order[name]) - kept[name]
+        removed = len(costs[name]) - kept[name]
         fewer = kept | {name: kept[name] - 1}
         saved = sum(kernel.macs(kept) - kernel.macs(fewer) for kernel in touched[name])
-        return float(scores[name][order[name][removed]]) / max(saved, 1e-9), saved
+        return float(costs[name][removed]) / max(saved, 1e-9), saved
 
-    gains = {name: gain(name) for name in order if kept[name] > 1}
+    gains = {name: gain(name) for name in costs if kept[name] > 1}
     while left > macs:
         if not gains:
             raise InvalidInput(f"The network has {left:.4g} multiply-accumulates at least; {macs:.4g} cannot be reached.")
@@ -89,4 +92,4 @@ def allocate(adopted: Adopted, scores: Scores, macs: float) -> dict[str, Labels]
             if other == name or any(id(kernel) in mine for kernel in touched[other]):
                 gains[other] = gain(other) if kept[other] > 1 else (float("inf"), 0.0)
         gains = {other: found for other, found in gains.items() if kept[other] > 1}
-    return {name: np.sort(order[name][len(order[name]) - kept[name] :]) for name in order}
+    return {name: np.sort(units[len(units) - kept[name] :]) for name, units in first.items()}

@@ -4,101 +4,55 @@ The whole and the cut network run side by side, operation after operation, on th
 linear layer, its weights are replaced by those that bring its result closest to the whole network's (He, Zhang and Sun, Channel pruning for
 accelerating very deep neural networks, 2017), given the inputs that the layers repaired before it produce. A batch norm after a layer that
 was fitted keeps its statistics, since what it is given is as near as can be to what it was given before; new statistics would blow up what
-least squares have shrunk. Other batch norms take the statistics of what they see.
+least squares have shrunk. Other batch norms take the statistics of what they see. Where a rectifier follows, values that it does not pass
+count as right as long as they stay below zero; the layer is then fitted again to what is left (Zhang, Zou, He and Sun, Accelerating very
+deep convolutional networks, 2016). At last the scales and shifts of all channels are fitted together (``_tuning``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
 from ._cut import Cut
+from ._normal import Normal, patches, positions
 from ._state import get
+from ._tuning import Examples, tune
 from .rules.base import base_name, bound, shape_of
 
 _FITTED = ("conv1d", "conv2d", "linear")
 
 
-@dataclass
-class Normal:
-    """The normal equations of a layer of some groups: sums over positions, in double precision.
+@dataclass(frozen=True)
+class Aim:
+    """What a layer should compute for some images, with one row for each position.
 
     Attributes:
-        xx: products of inputs, shape ``(groups, d, d)``.
-        xy: products of inputs with wanted outputs, shape ``(groups, d, outputs)``.
-        x: inputs, shape ``(groups, d)``.
-        y: wanted outputs, shape ``(groups, outputs)``.
-        n: how many positions.
+        wanted: its result.
+        idle: the result at which a rectifier that follows begins to pass; ``None`` where none follows.
+        sign: on which side of that it passes, for each channel; 0 where it makes no difference.
     """
 
-    xx: Any = 0.0
-    xy: Any = 0.0
-    x: Any = 0.0
-    y: Any = 0.0
-    n: int = 0
+    wanted: torch.Tensor
+    idle: torch.Tensor | None = None
+    sign: torch.Tensor | None = None
 
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add positions: inputs of shape ``(n, groups, d)`` and wanted outputs of shape ``(n, groups, outputs)``."""
-        x, y = x.double().transpose(0, 1), y.double().transpose(0, 1)
-        self.xx = self.xx + x.transpose(1, 2) @ x
-        self.xy = self.xy + x.transpose(1, 2) @ y
-        self.x, self.y, self.n = self.x + x.sum(1), self.y + y.sum(1), self.n + x.shape[1]
+    def at(self, rows: torch.Tensor, groups: int) -> Aim:
+        """The same at some positions, shape ``(positions, groups, channels of a group)``."""
+        wanted, idle = (None if each is None else each[rows].reshape(len(rows), groups, -1) for each in (self.wanted, self.idle))
+        assert wanted is not None
+        return Aim(wanted, idle, None if self.sign is None else self.sign.reshape(groups, -1))
 
-    def solve(self, weight: torch.Tensor, ridge: float, intercept: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights, shape ``(groups, outputs, d)``, and the intercept, shape ``(groups, outputs)``.
-
-        Args:
-            weight: where the ridge pulls to, of the same shape.
-            ridge: its strength, relative to the mean square of the inputs.
-            intercept: whether there may be one.
-        """
-        xx, xy = self.xx / self.n, self.xy / self.n
-        x, y = self.x / self.n, self.y / self.n
-        if intercept:
-            xx = xx - x[:, :, None] * x[:, None, :]
-            xy = xy - x[:, :, None] * y[:, None, :]
-        before = weight.double().transpose(1, 2)
-        scale = xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-        system = xx + ridge * scale[:, None, None] * torch.eye(xx.shape[1], dtype=xx.dtype)
-        found = before + torch.linalg.solve(system, xy - xx @ before)
-        left = y - (x[:, None, :] @ found)[:, 0] if intercept else torch.zeros_like(y)
-        return found.transpose(1, 2), left
-
-
-def patches(call: dict[str, Any], name: str, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """What a layer multiplies by its weights at some positions: shape ``(positions, groups, d)``.
-
-    Args:
-        call: the layer's arguments by name, with the sizes of its weights.
-        name: ``"conv1d"``, ``"conv2d"`` or ``"linear"``.
-        x: its input.
-        at: numbers of positions, those of one image after those of another.
-    """
-    if name == "linear":
-        return x.reshape(-1, 1, x.shape[-1])[at]
-    one = name == "conv1d"
-    stride, padding, dilation = ((first, call[key][0]) if one else (call[key][0], call[key][-1]) for key, first in _SETTINGS)
-    size = (1, *call["size"][2:]) if one else tuple(call["size"][2:])
-    padded = F.pad(x.unsqueeze(2) if one else x, (padding[1], padding[1], padding[0], padding[0]))
-    high, wide = ((padded.shape[2 + k] - dilation[k] * (size[k] - 1) - 1) // stride[k] + 1 for k in range(2))
-    image, row, column = at // (high * wide), at // wide % high, at % wide
-    rows = (row * stride[0])[:, None] + dilation[0] * torch.arange(size[0])
-    columns = (column * stride[1])[:, None] + dilation[1] * torch.arange(size[1])
-    taken = padded.permute(0, 2, 3, 1)[image[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return taken.permute(0, 3, 1, 2).reshape(len(at), call["groups"], -1)
-
-
-_SETTINGS = (("stride", 1), ("padding", 0), ("dilation", 1))
-
-
-def positions(name: str, y: torch.Tensor) -> torch.Tensor:
-    """The result of a layer with one row for each position: shape ``(positions, channels)``."""
-    return y.reshape(-1, y.shape[-1]) if name == "linear" else y.flatten(2).transpose(1, 2).reshape(-1, y.shape[1])
+    def beside(self, made: torch.Tensor) -> torch.Tensor:
+        """What to want of a layer that gives ``made``: where a rectifier passes nothing, how far below is all the same."""
+        if self.idle is None or self.sign is None:
+            return self.wanted
+        silent = torch.where((made - self.idle) * self.sign < 0, made, self.idle)
+        return torch.where((self.wanted - self.idle) * self.sign < 0, silent, self.wanted)
 
 
 @dataclass
@@ -116,6 +70,8 @@ class Repair:
         correct: whether a layer also makes up for what is lacking on the other side of a sum that its result goes into.
         sequential: whether a layer is fitted to the inputs that the layers repaired before it produce; if not, to those of the whole
             network, as if all layers were fitted at once. It is there to be compared with.
+        rounds: how often a layer before a rectifier is fitted again, where what the rectifier does not pass is left out.
+        tuned: whether the scales and shifts of all channels are fitted together in the end.
     """
 
     cut: Cut
@@ -127,6 +83,8 @@ class Repair:
     statistics: bool = True
     correct: bool = True
     sequential: bool = True
+    rounds: int = 3
+    tuned: bool = True
 
     def run(self) -> fx.GraphModule:
         """The repaired network."""
@@ -154,6 +112,10 @@ class Repair:
                     done.add(fresh)
                 self.old.forget(done)
                 self.new.forget(done)
+        ends = [each for each in torch.utils._pytree.tree_leaves(self.cut.network.graph.output_node().args) if isinstance(each, fx.Node)]
+        wanted = [self.old.values[each] for each in ends if isinstance(self.old.values[each][0], torch.Tensor)]
+        if self.tuned and all(_rows(y) == len(chunk[0]) for each in wanted for y, chunk in zip(each, chunks, strict=True)):
+            tune(network, Examples(self.images, tuple(torch.cat(each) for each in wanted)), self.frozen, self.batch)
         return network
 
     def _mend(self, node: fx.Node, fresh: fx.Node) -> None:
@@ -198,17 +160,28 @@ class Repair:
         intercept = self._own(call["bias"]) or norm is not None
         kept = self.cut.index(node, 1 if name != "linear" else len(shape_of(node)) - 1)
         call["size"] = weight.shape
-        normal = Normal()
-        wanted = self._wanted(node, fresh, kept, name)
+        aims = self._aims(node, fresh, kept)
         inputs = self.new.values[call["input"]] if self.sequential else self._picked(before["input"], 1 if name != "linear" else -1)
-        total = sum(y.shape[0] for y in wanted)
-        share = max(self.samples[0], self.samples[1] * weight[0].numel()) / total
-        for x, y in zip(inputs, wanted, strict=True):
-            at = (torch.rand(y.shape[0], generator=self.generator) < share).nonzero()[:, 0]
-            normal.add(patches(call, name, x, at), y[at].reshape(len(at), groups, -1))
+        share = max(self.samples[0], self.samples[1] * weight[0].numel()) / sum(len(aim.wanted) for aim in aims)
+        at = [(torch.rand(len(aim.wanted), generator=self.generator) < share).nonzero()[:, 0] for aim in aims]
+
+        def rows() -> Iterator[tuple[torch.Tensor, Aim]]:
+            for x, aim, here in zip(inputs, aims, at, strict=True):
+                yield patches(call, name, x, here), aim.at(here, groups)
+
+        normal = Normal()
+        for x, aim in rows():
+            normal.add(x, aim.wanted)
         if normal.n < 2:
             return
-        found, left = normal.solve(weight.reshape(groups, weight.shape[0] // groups, -1), self.ridge, intercept)
+        start = weight.reshape(groups, weight.shape[0] // groups, -1)
+        found, left = normal.solve(start, self.ridge, intercept)
+        for _ in range(self.rounds if aims[0].idle is not None else 0):
+            normal.forget_wanted()
+            for x, aim in rows():
+                made = torch.einsum("ngd,god->ngo", x, found.to(x.dtype)) + left.to(x.dtype)
+                normal.add_wanted(x, aim.beside(made))
+            found, left = normal.solve(start, self.ridge, intercept)
         weight.copy_(found.reshape(weight.shape))
         if self._own(call["bias"]):
             get(self.network, str(call["bias"].target)).copy_(left.reshape(-1))
@@ -228,53 +201,87 @@ class Repair:
         if len(users) != 1 or not isinstance(users[0].target, torch._ops.OpOverload) or base_name(users[0].target) != "batch_norm":
             return None
         call = bound(users[0])
-        return call if self._own(call["running_mean"]) and not call["training"] else None
+        known = all(call[each] is None or (isinstance(call[each], fx.Node) and call[each].op == "get_attr") for each in ("weight", "bias"))
+        return call if known and self._own(call["running_mean"]) and not call["training"] else None
 
-    def _wanted(self, node: fx.Node, fresh: fx.Node, kept: Any, name: str) -> list[torch.Tensor]:
-        """What a layer should compute, with one row for each position.
+    def _aims(self, node: fx.Node, fresh: fx.Node, kept: Any) -> list[Aim]:
+        """What a layer should compute, for each batch.
 
         Where its result, after a batch norm, is added to something that is there already, what the other side lacks is wanted on top.
+        A bias that may not change is there as well.
         """
-        index = slice(None) if kept is None else torch.from_numpy(kept)
+        name, bias, index = base_name(node.target), bound(fresh)["bias"], slice(None) if kept is None else torch.from_numpy(kept)
         wanted = [positions(name, y)[:, index] for y in self.old.values[node]]
-        lacking = self._lacking(node, fresh) if self.correct and name == "conv2d" else None
-        return wanted if lacking is None else [y + positions(name, more) for y, more in zip(wanted, lacking, strict=True)]
-
-    def _lacking(self, node: fx.Node, fresh: fx.Node) -> list[torch.Tensor] | None:
-        """How much the cut network lacks on the other side of a sum that a layer's result goes into; ``None`` if there is none."""
-        scale, made = torch.ones(()), self.old.values[node]
+        scale, shift = torch.ones_like(wanted[0][0]), torch.zeros_like(wanted[0][0])
         norm = self._norm(fresh)
         if norm is not None:
             node, fresh = next(iter(node.users)), next(iter(fresh.users))
-            variance, epsilon = get(self.network, str(norm["running_var"].target)), norm["eps"]
-            weight = get(self.network, str(norm["weight"].target)) if norm["weight"] is not None else torch.ones_like(variance)
-            scale = (weight / torch.sqrt(variance + epsilon)).reshape(1, -1, 1, 1)
+            scale, shift = self._affine(norm)
+        if bias is not None and not self._own(bias):
+            fixed = self.new.values[bias][0]
+            wanted, shift = [y - fixed for y in wanted], shift + scale * fixed
+        small = scale.abs() < 1e-3 * scale.abs().max()
+        divisor = torch.where(small, 1.0, scale)
+        start = [shift] * len(wanted)
+        other = self._other(node, fresh) if self.correct and name == "conv2d" else None
+        if other is not None:
+            node, fresh = next(iter(node.users)), next(iter(fresh.users))
+            there = [(positions(name, x), positions(name, y)) for x, y in other]
+            wanted = [each + torch.where(small, 0.0, (x - y) / divisor) for each, (x, y) in zip(wanted, there, strict=True)]
+            start = [shift + y for _, y in there]
+        if not self.rounds or not _rectified(node, fresh):
+            return [Aim(each) for each in wanted]
+        sign = torch.where(small, 0.0, scale.sign())
+        return [Aim(y, (-each / divisor).expand_as(y), sign) for y, each in zip(wanted, start, strict=True)]
+
+    def _affine(self, norm: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The factor and the shift of a batch norm."""
+        mean, variance = (get(self.network, str(norm[each].target)) for each in ("running_mean", "running_var"))
+        weight, bias = (None if norm[each] is None else get(self.network, str(norm[each].target)) for each in ("weight", "bias"))
+        scale = torch.rsqrt(variance + norm["eps"]) * (1.0 if weight is None else weight)
+        return scale, (0.0 if bias is None else bias) - mean * scale
+
+    def _other(self, node: fx.Node, fresh: fx.Node) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+        """The other side of a sum that a result goes into, in the whole and in the cut network; ``None`` if there is none."""
         if len(node.users) != 1 or len(fresh.users) != 1:
             return None
         end, new_end = next(iter(node.users)), next(iter(fresh.users))
         if self.places.get(end) is not new_end or end.target is not torch.ops.aten.add.Tensor or end.kwargs:
             return None
         sides = [[each for each in user.all_input_nodes if each is not mine] for user, mine in ((end, node), (new_end, fresh))]
-        if [len(side) for side in sides] != [1, 1]:
+        if [len(side) for side in sides] != [1, 1] or shape_of(sides[0][0]) != shape_of(node):
             return None
         [[other], [new_other]] = sides
         if other not in self.old.values or new_other not in self.new.values:
             return None
         index = self.cut.index(end, 1)
         found = []
-        for whole, x, y in zip(made, self.old.values[other], self.new.values[new_other], strict=True):
-            if x.shape != whole.shape:
-                return None
+        for x, y in zip(self.old.values[other], self.new.values[new_other], strict=True):
             x = x if index is None else x[:, torch.from_numpy(index)]
             if x.shape != y.shape:
                 return None
-            small = scale.abs() < 1e-3 * scale.abs().max()
-            found.append(torch.where(small, 0.0, (x - y) / torch.where(small, 1.0, scale)))
+            found.append((x, y))
         return found
+
+
+def _rectified(node: fx.Node, fresh: fx.Node) -> bool:
+    """Whether all that reads a result in either network are rectifiers, which pass what is above zero only."""
+    calls = [user for each in (node, fresh) for user in each.users]
+    if not all(isinstance(each.target, torch._ops.OpOverload) for each in calls):
+        return False
+    names = [base_name(each.target) for each in calls]
+    return all(
+        name in ("relu", "relu6") or (name == "hardtanh" and bound(each)["min_val"] == 0) for name, each in zip(names, calls, strict=True)
+    )
 
 
 def _batches(x: torch.Tensor, n: int) -> list[torch.Tensor]:
     return [x[start : start + n] for start in range(0, x.shape[0], n)]
+
+
+def _rows(y: torch.Tensor) -> int:
+    """How many rows an output has that least squares can be made of."""
+    return len(y) if y.ndim and y.is_floating_point() else -1
 
 
 def moments(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import PHASES, RECIPES, Data, Phase, Recipe, Supernet, evaluate, load_data, train
+from hwsearch.nn import PHASES, Data, Phase, Recipe, Supernet, evaluate, load_data, load_recipe, train
 from hwsearch.nn.training._phases import corner, phases_for
 
 COLUMNS = ("largest", "smallest", "random")
@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     space, data = hwsearch.load_space("resnet_digits"), load_data("digits")
-    sandwich = replace(RECIPES["digits"], epochs=options.epochs)
+    sandwich = replace(load_recipe("digits"), epochs=options.epochs)
     progressive = replace(sandwich, phases=PHASES["progressive"])
     progressive = replace(progressive, epochs=round(options.epochs * cost(space, sandwich) / cost(space, progressive)))
     results = options.out / "results.json"

@@ -1,8 +1,9 @@
 """Names to plug-ins that are built in, registered, or announced by other installed packages: spaces, backends, algorithms and others.
 
 A package announces a plug-in by an entry point: a line of its ``pyproject.toml`` such as ``my_space = "my_package.spaces:build"`` in the
-table ``[project.entry-points."hwsearch.spaces"]``, or likewise ``hwsearch.backends``, ``hwsearch.algorithms``, ``hwsearch.costs`` or
-``hwsearch.importances``. It is imported when its name is first used. What is built in or registered comes before what is announced.
+table ``[project.entry-points."hwsearch.spaces"]``, or likewise ``hwsearch.backends``, ``hwsearch.algorithms``, ``hwsearch.costs``,
+``hwsearch.importances`` or ``hwsearch.recipes``. It is imported when its name is first used. What is built in or registered comes before
+what is announced.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "lamp": "hwsearch.nn.adoption.importances.lamp:score",
         "bn_scale": "hwsearch.nn.adoption.importances.bn_scale:score",
     },
+    "recipe": {
+        "cifar10": "hwsearch.nn.training.recipes.cifar10:RECIPE",
+        "digits": "hwsearch.nn.training.recipes.digits:RECIPE",
+        "imagefolder": "hwsearch.nn.training.recipes.imagefolder:RECIPE",
+    },
 }
 
 
@@ -77,11 +83,11 @@ def register(what: str, name: str, target: str | Any) -> None:
     """Add a plug-in to this process; :mod:`hwsearch._registry` says how an installed package announces one to every process.
 
     Args:
-        what: ``"space"``, ``"backend"``, ``"algorithm"``, ``"cost"`` or ``"importance"``.
+        what: ``"space"``, ``"backend"``, ``"algorithm"``, ``"cost"``, ``"importance"`` or ``"recipe"``.
         name: the name by which users ask for it.
         target: a callable that makes the thing; for a cost, one that gives the cost of a :class:`hwsearch.networks.Block`; for an
-            importance, one that scores units by a :class:`hwsearch.nn.adoption.Evidence`; or ``"module:attribute"``, imported when first
-            used.
+            importance, one that scores units by a :class:`hwsearch.nn.adoption.Evidence`; for a recipe, the
+            :class:`hwsearch.nn.Recipe` itself; or ``"module:attribute"``, imported when first used.
 
     Raises:
         UnknownName: there is no such kind of plug-in.
@@ -132,7 +138,7 @@ def _kind(what: str) -> dict[str, str | Any]:
 
 
 def find(what: str, name: str) -> Any:
-    """The callable behind a name, which is not called.
+    """What stands behind a name, which is not called.
 
     Raises:
         UnknownName: there is no such name.

@@ -85,6 +85,12 @@ def score(evidence):
     return {group.id: np.arange(group.width) for group in evidence.groups}
 """
 
+RECIPE = """
+from hwsearch.nn import Recipe
+
+RECIPE = Recipe(epochs=3, batch=8, learning_rate=0.05)
+"""
+
 CUT = """
 import torch
 
@@ -95,6 +101,15 @@ network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(), torch.n
 adopted = hwsearch.adopt(network, torch.zeros(1, 3, 4, 4))
 [kept] = allocate(adopted, importance(adopted, "acme_importance"), macs=adopted.macs() / 2).values()
 print(kept.tolist())
+"""
+
+TRAINED = """
+from hwsearch.nn import load_recipe
+from hwsearch.nn.training._recipe import recipe_for
+
+print(load_recipe("acme_flowers").epochs)
+for data, changes in {"acme_flowers": {"epochs": 4}, "others": {"like": "acme_flowers"}, "more": None}.items():
+    print(recipe_for(data, changes).batch)
 """
 
 USE = """
@@ -126,7 +141,7 @@ def acme(tmp_path: Path) -> Path:
     """A folder on the path of Python that holds an installed package with a plug-in of each kind."""
     package = tmp_path / "site" / "acme"
     package.mkdir(parents=True)
-    files = {"space": SPACE, "npu": BACKEND, "guessing": ALGORITHM, "cost": COST, "importance": IMPORTANCE}
+    files = {"space": SPACE, "npu": BACKEND, "guessing": ALGORITHM, "cost": COST, "importance": IMPORTANCE, "recipe": RECIPE}
     for name, text in {"__init__": "", **files}.items():
         (package / f"{name}.py").write_text(text)
     announce(
@@ -137,6 +152,7 @@ def acme(tmp_path: Path) -> Path:
         algorithms="acme_guessing = acme.guessing:Guessing",
         costs="acme_flops = acme.cost:flops",
         importances="acme_importance = acme.importance:score",
+        recipes="acme_flowers = acme.recipe:RECIPE",
     )
     return package.parent
 
@@ -157,6 +173,12 @@ def test_an_importance_of_another_package_is_found(acme: Path) -> None:
     done = python(acme, "-W", "error", "-c", CUT)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[4, 5, 6, 7]\n"
+
+
+def test_a_recipe_of_another_package_is_found_by_the_name_of_the_data(acme: Path) -> None:
+    done = python(acme, "-W", "error", "-c", TRAINED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3", "8", "8", "128"]
 
 
 def test_the_command_line_finds_them_too(acme: Path) -> None:

@@ -32,6 +32,6 @@ from .supernet._supernet import Supernet as Supernet
 from .supernet._trace import trace as trace
 from .training._phases import PHASES as PHASES
 from .training._phases import Phase as Phase
-from .training._recipe import RECIPES as RECIPES
 from .training._recipe import Recipe as Recipe
+from .training._recipe import load_recipe as load_recipe
 from .training._train import train as train

@@ -104,7 +104,9 @@ def finish(
     architecture = result.best if isinstance(result, SearchResult) else result
     data, space = load_data(data), architecture.space.alone(architecture.genes)
     if weights is not None and not isinstance(recipe, Recipe):
-        recipe = {"learning_rate": FINE * recipe_for(data.name, None).learning_rate, **(recipe or {})}
+        given = dict(recipe or {})
+        good = recipe_for(data.name, {name: given[name] for name in ("like",) if name in given})
+        recipe = {"learning_rate": FINE * good.learning_rate, **given}
     recipe = recipe_for(data.name, recipe)
     teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, space)
     work = _Work(architecture, data, Path(out), replace(recipe, teacher=teacher), deployment, seed, progress)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwsearch
+from hwsearch import _registry
 from hwsearch.errors import InvalidInput, UnknownName
-from hwsearch.nn import PHASES, Phase, Recipe, Supernet, load_data, train
+from hwsearch.nn import PHASES, Phase, Recipe, Supernet, load_data, load_recipe, train
 from hwsearch.nn._evaluate import accuracy, deployed
 from hwsearch.nn.supernet._channels import rank_channels
 from hwsearch.nn.training._loop import Training
@@ -90,6 +91,18 @@ def test_phases_have_names() -> None:
         recipe_for("digits", {"phases": "progresive"})
     with pytest.raises(InvalidInput, match="one Phase or more"):
         Recipe(epochs=1, phases=())
+
+
+def test_a_recipe_begins_with_that_of_the_data_or_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_registry._TARGETS, "recipe", {**_registry._TARGETS["recipe"], "wrong": 3})
+    mine = Recipe(epochs=3, batch=8)
+    hwsearch.register("recipe", "mine", mine)
+    assert recipe_for("mine", None) == recipe_for("digits", {"like": "mine"}) == load_recipe("mine") == mine
+    assert recipe_for("others", {"epochs": 5}) == replace(load_recipe("cifar10"), epochs=5)
+    with pytest.raises(UnknownName, match="Did you mean 'digits'"):
+        recipe_for("digits", {"like": "digit"})
+    with pytest.raises(InvalidInput, match="must be a hwsearch.nn.Recipe, not 3"):
+        load_recipe("wrong")
 
 
 def test_small_networks_are_left_alone_until_their_phase() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..._registry import find, names
 from ...errors import InvalidInput, UnknownName
 from ..supernet._supernet import WeightsLike
 from ._phases import PHASES, Phase
@@ -118,40 +119,52 @@ class Recipe:
         return highest * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-RECIPES = {
-    "digits": Recipe(epochs=16, batch=32, learning_rate=0.2),
-    "cifar10": Recipe(epochs=12, batch=128, learning_rate=0.2, amp="bf16"),
-    "imagefolder": Recipe(epochs=90, batch=256, amp="bf16", weight_decay=5e-5, warm_up=0.05, ema=0.9999),
-}
-"""Good recipes by the name of the data; other data begin with that of ``"cifar10"``."""
-
-
 RecipeLike = Recipe | Mapping[str, Any] | None
 """A recipe, or the fields that are to differ from the good recipe for the data, or ``None`` for that recipe itself."""
 
 
-def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
-    """The recipe that is asked for.
-
-    Args:
-        data: the name of the data, for which :data:`RECIPES` has a good recipe.
-        recipe: another recipe, or the fields to change in the good one; phases may be given by their name.
+def load_recipe(name: str) -> Recipe:
+    """The good recipe for data of a name: ``"digits"``, ``"cifar10"``, ``"imagefolder"``, or one that is registered or announced.
 
     Raises:
-        UnknownName: a field that recipes do not have, or phases of no such name.
+        UnknownName: there is none of that name.
+        InvalidInput: what was registered or announced is no recipe.
+
+    Example:
+        >>> from hwsearch.nn import load_recipe
+        >>> load_recipe("digits").epochs
+        16
+    """
+    found = find("recipe", name)
+    if not isinstance(found, Recipe):
+        raise InvalidInput(f"The recipe {name!r} must be a hwsearch.nn.Recipe, not {found!r}.")
+    return found
+
+
+def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
+    """The recipe to train by.
+
+    Args:
+        data: the name of the data; if there is no recipe of that name, data begin with that of ``"cifar10"``.
+        recipe: another recipe, or the fields to change in the good one; phases may be given by their name, and ``like`` names another
+            recipe to begin with.
+
+    Raises:
+        UnknownName: a field that recipes do not have, or phases or a recipe of no such name.
         InvalidInput: a value that makes no sense, or hints without a teacher.
     """
     given = {} if recipe is None or isinstance(recipe, Recipe) else dict(recipe)
-    names = [field.name for field in fields(Recipe)]
+    like = given.pop("like", data if data in names("recipe") else "cifar10")
+    known = [field.name for field in fields(Recipe)]
     for name in given:
-        if name not in names:
-            raise UnknownName("field of a recipe", name, names)
+        if name not in known:
+            raise UnknownName("field of a recipe", name, [*known, "like"])
     if isinstance(given.get("phases"), str):
         if given["phases"] not in PHASES:
             raise UnknownName("phases", given["phases"], PHASES)
         given["phases"] = PHASES[given["phases"]]
     try:
-        chosen = replace(recipe if isinstance(recipe, Recipe) else RECIPES.get(data, RECIPES["cifar10"]), **given)
+        chosen = replace(recipe if isinstance(recipe, Recipe) else load_recipe(like), **given)
     except TypeError as error:
         raise InvalidInput(f"The recipe cannot be read: {error} in {given}.") from error
     if chosen.hints and chosen.teacher is None:

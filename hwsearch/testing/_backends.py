@@ -84,6 +84,7 @@ def _check_block(backend: Backend, block: Block) -> None:
         with backend.open(network) as session:
             times = session.times(2)
             _promise(times.shape == (2,) and (times > 0).all(), f"{block.key} takes some time")
+            _promise(session.batch == backend.batch or not network, "a session runs as many images at once as its backend says")
             known = session.energy_mj is not None
             _promise(known == (backend.energy != "unavailable"), "sessions have energies where the backend says so")
 
@@ -96,13 +97,25 @@ def _check_files(backend: Backend) -> None:
     except Unsupported:
         return
     if model:
+        _check_options(backend)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             with backend.load(path) as session:
                 _promise((session.times(2) > 0).all(), "load() runs what model() makes")
+                _promise(session.batch == backend.batch, "model() is written for as many images at once as the backend says")
                 known = session.energy_mj is not None
                 _promise(known == (backend.energy != "unavailable"), "sessions of files have energies where the backend says so")
+
+
+def _check_options(backend: Backend) -> None:
+    """A board is measured by a backend that is made again there."""
+    try:
+        again = type(backend)(**backend.options)
+    except TypeError as error:
+        raise AssertionError(f"options make the same backend again, on a board say: {error}") from error
+    same = again.describe() == backend.describe() and again.precisions == backend.precisions and again.batch == backend.batch
+    _promise(same, "options make the same backend again, on a board say")
 
 
 def _check_exports(backend: Backend) -> None:

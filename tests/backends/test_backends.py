@@ -47,6 +47,26 @@ def test_a_backend_that_breaks_the_contract_is_found_out():
         check_backend(Careless(peak_gmacs={"fp32": 10.0}))
 
 
+def test_a_backend_that_a_board_cannot_make_again_is_found_out():
+    class Forgetful(Roofline):
+        def _model(self, network):
+            return b"a file"
+
+    with pytest.raises(AssertionError, match="options make the same backend again"):
+        check_backend(Forgetful(batch=2))
+
+
+def test_a_session_of_another_batch_than_its_backend_is_found_out():
+    class OneByOne(Roofline):
+        def _open(self, network):
+            session = super()._open(network)
+            session.batch = 1
+            return session
+
+    with pytest.raises(AssertionError, match="as many images at once"):
+        check_backend(OneByOne(batch=2))
+
+
 def test_backends_are_found_by_name():
     assert isinstance(load_backend("roofline"), Roofline)
     assert load_backend("roofline", bandwidth_gbs=5.0).bandwidth_gbs == 5.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -118,6 +119,44 @@ def test_public_verbs_take_at_most_eight_arguments() -> None:
         if inspect.isfunction(verb)
     }
     assert not {name: each for name, each in taken.items() if len(each) > 8}
+
+
+EVERYWHERE = {"seed", "progress"}
+"""Options that mean the same wherever something is random or takes long, so that nobody has to look them up."""
+
+
+def test_no_group_of_options_stands_in_two_signatures() -> None:
+    """Options that go together are one frozen object with a default instance, such as ``Run``, ``Effort`` or ``Recipe``.
+
+    Options are arguments with a default; the others are what a verb is about. The command line, where each option is a flag of its own,
+    and the builders of spaces, whose options are the space, are exempt.
+    """
+    taken = {}
+    for module, path in modules().items():
+        if room(module) != "cli" and not module.startswith("hwsearch.spaces.library."):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef) and "overload" not in map(ast.unparse, node.decorator_list):
+                    given = [*node.args.posonlyargs, *node.args.args]
+                    options = given[len(given) - len(node.args.defaults) :]
+                    options += [each for each, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if default]
+                    taken[f"{module}:{node.lineno} {node.name}"] = {each.arg for each in options} - EVERYWHERE
+    several = [(name, options) for name, options in taken.items() if len(options) >= 3]
+    assert len(several) > 10
+    repeated = [
+        f"{first} and {second} both take {sorted(mine & others)}"
+        for (first, mine), (second, others) in itertools.combinations(several, 2)
+        if len(mine & others) >= 3
+    ]
+    assert not repeated, "\n".join(repeated)
+
+
+def test_no_module_shares_its_name_with_a_function() -> None:
+    """Neither with one that it holds, nor with one that the face of its package shows."""
+    shown = {name for name, thing in public().items() if inspect.isfunction(thing)}
+    for module, path in modules().items():
+        own = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert module not in shown, module
+        assert module.rpartition(".")[2] not in own, module
 
 
 def test_no_import_circles() -> None:

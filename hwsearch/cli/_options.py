@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InvalidInput, InvalidLimit
+from ..errors import HwsearchError, InvalidInput, InvalidLimit
 
 if TYPE_CHECKING:
     from ..spaces._genes import Value
@@ -50,13 +51,7 @@ def settings(texts: list[str] | None) -> dict[str, Any]:
     Raises:
         InvalidInput: a text has another form.
     """
-    found: dict[str, Any] = {}
-    for text in texts or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InvalidInput(f"--set {text}: expected NAME=VALUE, such as threads=4.")
-        found[name] = next((kind(value) for kind in (int, float) if _is(kind, value)), {"true": True, "false": False}.get(value, value))
-    return found
+    return {name: _plain(value) for name, value in _pairs("--set", texts, InvalidInput, "NAME=VALUE, such as threads=4")}
 
 
 def numbers(option: str, texts: list[str] | None, example: str) -> dict[str, float]:
@@ -67,16 +62,13 @@ def numbers(option: str, texts: list[str] | None, example: str) -> dict[str, flo
         InvalidInput: a metric is named twice.
     """
     found: dict[str, float] = {}
-    for text in texts or []:
-        name, equals, number = text.partition("=")
-        if not equals:
-            raise InvalidLimit(f"{option} {text}: expected METRIC=NUMBER, such as {example}.")
+    for name, number in _pairs(option, texts, InvalidLimit, f"METRIC=NUMBER, such as {example}"):
         if name in found:
             raise InvalidInput(f"{option} {name} is given twice.")
         try:
             found[name] = float(number)
         except ValueError:
-            raise InvalidLimit(f"{option} {text}: {number!r} is not a number.") from None
+            raise InvalidLimit(f"{option} {name}={number}: {number!r} is not a number.") from None
     return found
 
 
@@ -87,18 +79,30 @@ def frozen(texts: list[str] | None, space: SearchSpace) -> dict[str, list[Value]
         InvalidInput: a text has another form.
     """
     found: dict[str, list[Value]] = {}
-    for text in texts or []:
-        name, equals, values = text.partition("=")
-        if not equals:
-            raise InvalidInput(f"--freeze {text}: expected GENE=VALUE, such as stage1.depth=3.")
+    for name, values in _pairs("--freeze", texts, InvalidInput, "GENE=VALUE, such as stage1.depth=3"):
         wanted = values.split(",")
         found[name] = [value for choice in space.choices for value in choice.values if str(value) in wanted]
     return found
 
 
-def _is(kind: type, text: str) -> bool:
-    try:
-        kind(text)
-    except ValueError:
-        return False
-    return True
+def _pairs(option: str, texts: list[str] | None, error: type[HwsearchError], form: str) -> Iterator[tuple[str, str]]:
+    """The names and values of ``NAME=VALUE`` texts.
+
+    Raises:
+        error: a text has no ``=``; the message says which form was expected.
+    """
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise error(f"{option} {text}: expected {form}.")
+        yield name, value
+
+
+def _plain(value: str) -> Any:
+    """A text as the number or the truth value that it looks like, if it does."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(value, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rich.console import RenderableType
@@ -70,9 +70,7 @@ def describe(path: PathLike, space: SearchSpace | None = None) -> RenderableType
     Raises:
         FileError: it cannot be read, or is no file of hwsearch.
     """
-    found = _format(path)
-    if found not in FORMATS:
-        raise FileError(f"{os.fspath(path)} is no file of hwsearch that can be shown (its format is {found!r}).")
+    found = _format(path, FORMATS, "is no file of hwsearch that can be shown")
     read, render = FORMATS[found]
     within: Any = read
     return render(read(path) if space is None or found not in _OF_SPACES else within(path, space), path)
@@ -84,17 +82,21 @@ def find_architecture(path: PathLike) -> Architecture:
     Raises:
         FileError: it cannot be read, or is another kind of file.
     """
-    found = _format(path)
-    if found not in _ARCHITECTURES:
-        raise FileError(f"{os.fspath(path)} holds no architecture (its format is {found!r}); give a search result or an architecture file.")
+    found = _format(path, _ARCHITECTURES, "holds no architecture: give a search result or an architecture file")
     read, _ = FORMATS[found]
     return _ARCHITECTURES[found](read(path))
 
 
-def _format(path: PathLike) -> str | None:
-    """The format that the header of a file names."""
+def _format(path: PathLike, known: Collection[str], complaint: str) -> str:
+    """The format that the header of a file names.
+
+    Raises:
+        FileError: it cannot be read, or its format is none of those that are known.
+    """
     found = _header(path).get("format")
-    return found if isinstance(found, str) else None
+    if not isinstance(found, str) or found not in known:
+        raise FileError(f"{os.fspath(path)} {complaint} (its format is {found!r}).")
+    return found
 
 
 def _header(path: PathLike) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             _run(module, args, kwargs)
-            return _capture(module, tuple(args), ordered)
+            return _exported(module, tuple(args), ordered)
     finally:
         for each, mode in modes.items():
             each.training = mode
@@ -99,7 +99,7 @@ def _check_tensors(module: nn.Module) -> None:
             )
 
 
-def _capture(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
     failures: list[Exception] = []
     for grown in (True, False):
         both = _double((args, kwargs)) if grown else (args, kwargs)

@@ -120,7 +120,7 @@ def analyse(network: fx.GraphModule, batch: int, frozen: Mapping[str, str]) -> A
     columns = frozenset(node.name for node in network.graph.nodes if _few(flow, node))
     if columns:
         flow = _flow(network, batch, frozen, columns)
-    groups, unit_group = _groups(network, flow)
+    groups, unit_group = _make_groups(network, flow)
     return Analysis(flow, groups, _kernels(flow, groups, unit_group))
 
 
@@ -213,7 +213,7 @@ def _left(flow: Flow, factor: Factor, dim: int) -> int:
     return int(connected_components(graph, directed=False)[0])
 
 
-def _groups(network: fx.GraphModule, flow: Flow) -> tuple[tuple[Group, ...], dict[int, int]]:
+def _make_groups(network: fx.GraphModule, flow: Flow) -> tuple[tuple[Group, ...], dict[int, int]]:
     """Put units of the same standing together: those that lie on the same axes of the same parameters, as often."""
     lying: dict[int, Counter[tuple[str, int]]] = {}
     for node in {str(node.target): node for node in flow.axes if node.op == "get_attr"}.values():

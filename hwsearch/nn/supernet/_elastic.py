@@ -153,7 +153,7 @@ class ElasticBlock(nn.Module):
         super().__init__()
         if len({block.kind for block in blocks}) != 1:
             raise InvalidInput(f"One slot of a supernet holds one kind of block, not {sorted({block.kind for block in blocks})}.")
-        self.body, self.excite, self.shortcut = (_elastic([block.graph.parts[part] for block in blocks]) for part in PARTS)
+        self.body, self.excite, self.shortcut = (_modules([block.graph.parts[part] for block in blocks]) for part in PARTS)
         last = self.body[-1]
         if all(block.graph.shortcut is not None for block in blocks) and isinstance(last.norm, ElasticNorm):
             nn.init.zeros_(last.norm.weight)
@@ -187,5 +187,5 @@ class ElasticBlock(nn.Module):
                 elastic.reorder(before)
 
 
-def _elastic(stacks: Sequence[Sequence[Layer]]) -> nn.ModuleList:
+def _modules(stacks: Sequence[Sequence[Layer]]) -> nn.ModuleList:
     return nn.ModuleList(map(ElasticLayer, zip(*filter(None, stacks), strict=True)))

@@ -7,8 +7,8 @@ import torch
 from torch import fx
 
 from .._axes import Axes, Factor, Labels, on, one, reshape, taken, without
+from ._broadcasting import broadcast
 from .base import Call, Rewriting, rule, shape_of
-from .broadcast import broadcast
 
 aten = torch.ops.aten
 _LOST = "channels of two axes fall onto one"

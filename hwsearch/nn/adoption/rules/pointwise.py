@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx
 
 from .._axes import Axes, Factor
+from ._broadcasting import merge
 from .base import Call, rule
-from .broadcast import merge
 
 _FIXED = "it meets values of fixed size"
 
@@ -18,7 +18,7 @@ _FIXED = "it meets values of fixed size"
     *("softshrink", "hardshrink", "rrelu", "clamp", "clip", "where", "masked_fill", "fill", "lerp", "copy"),
     *("dropout", "feature_dropout", "alpha_dropout"),
 )
-def pointwise(call: Call) -> Axes:
+def value_by_value(call: Call) -> Axes:
     """Channels at the same place are tied."""
     return merge(call.flow, call.node, [each for each in call.args.values() if isinstance(each, fx.Node) and "shape" in each.meta])
 

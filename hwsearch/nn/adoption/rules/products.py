@@ -8,8 +8,8 @@ from string import ascii_letters
 from torch import fx
 
 from .._axes import Axes, Factor, Labels, tie_along
+from ._broadcasting import merge
 from .base import Call, Multiplications, rule, shape_of
-from .broadcast import merge
 
 _FIXED = "it meets values of fixed size in a product"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._axes import Axes, Factor, on, tie_along
 from .base import Call, rule
-from .pointwise import pointwise
+from .pointwise import value_by_value
 
 _ALONG = "it takes all channels together"
 
@@ -35,7 +35,7 @@ def reduced(call: Call) -> Axes:
 def extreme(call: Call) -> Axes | list[Axes]:
     """The extreme along one axis with its place, of everything, or of two tensors value by value."""
     if "other" in call.args:
-        return pointwise(call)
+        return value_by_value(call)
     axes = reduced(call)
     return [axes, axes] if "dim" in call.args else axes
 

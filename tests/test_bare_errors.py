@@ -19,21 +19,16 @@ from hwsearch.nn import load_data
 BAD_NAMES = ["a\0b", "n" * 300, "a\ud800"]
 
 
-@pytest.fixture(scope="module")
-def table(digits: hwsearch.SearchSpace, tmp_path_factory: pytest.TempPathFactory) -> hwsearch.LatencyTable:
-    return hwsearch.profile(digits, backend="roofline", out=tmp_path_factory.mktemp("t") / "t.json", progress=False)
-
-
 def score(X: np.ndarray) -> np.ndarray:
     return X.sum(axis=1).astype(float)
 
 
 @pytest.mark.parametrize("weights", [[np.nan, 1], ["a", 1], [np.inf, 1], [1j, 1], [1], [-1, 2], [0, 0], [[1, 2]], [None, 1]])
-def test_weights_of_devices_are_finite_numbers(weights: list, table: hwsearch.LatencyTable, digits: hwsearch.SearchSpace) -> None:
-    other = replace(table, device=replace(table.device, name="other"))
+def test_weights_of_devices_are_finite_numbers(weights: list, roofline_table: hwsearch.LatencyTable, digits: hwsearch.SearchSpace) -> None:
+    other = replace(roofline_table, device=replace(roofline_table.device, name="other"))
     with pytest.raises(InvalidInput, match="weights must hold a finite number"):
         hwsearch.search(
-            digits, predictor=score, device=[table, other], weights=weights, limits={"latency_ms": 1.0}, run=hwsearch.Run(steps=1)
+            digits, predictor=score, device=[roofline_table, other], weights=weights, limits={"latency_ms": 1.0}, run=hwsearch.Run(steps=1)
         )
 
 
@@ -77,8 +72,8 @@ def command(*words: str, stdout: object = subprocess.PIPE, **environment: str) -
     return subprocess.run([sys.executable, "-c", program, *words], stdout=stdout, stderr=subprocess.PIPE, env=os.environ | environment)
 
 
-def test_a_terminal_of_ascii_shows_what_it_can(table: hwsearch.LatencyTable, tmp_path: Path) -> None:
-    replace(table, device=replace(table.device, name="Ger\u00e4t")).save(tmp_path / "t.json")
+def test_a_terminal_of_ascii_shows_what_it_can(roofline_table: hwsearch.LatencyTable, tmp_path: Path) -> None:
+    replace(roofline_table, device=replace(roofline_table.device, name="Ger\u00e4t")).save(tmp_path / "t.json")
     done = command("show", str(tmp_path / "t.json"), PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"Ger?t" in done.stdout

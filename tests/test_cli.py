@@ -40,7 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of the analytic device and a predictor, made by the library."""
     folder = tmp_path_factory.mktemp("cli")
     space = hwsearch.load_space(SPACE)
-    hwsearch.profile(space, backend="roofline", out=folder / "roofline.json", progress=False)
+    few = hwsearch.profiling.Effort(max_rounds=1, fits=12)
+    hwsearch.profile(space, backend="roofline", out=folder / "roofline.json", effort=few, progress=False)
     X = space.sample(60, np.random.default_rng(0))
     hwsearch.Predictor.fit(space, X, 0.9 + 0.001 * X.sum(axis=1)).save(folder / "predictor.npz")
     return folder

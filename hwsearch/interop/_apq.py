@@ -12,6 +12,7 @@ from ..devices._calibration import Calibration
 from ..devices._table import Device, LatencyTable, Protocol, Row
 from ..errors import CorruptFile
 from ..networks._blocks import Block
+from ..spaces._space import SearchSpace
 from ..spaces.library.apq import build
 from ._checks import report, some
 
@@ -39,8 +40,7 @@ def apq_table(file: PathLike) -> LatencyTable:
     document = read_json(file, "table of APQ")
     if not isinstance(document, dict) or not {"head", "tail"} <= document.keys():
         raise CorruptFile(f"{name} is no table of APQ: convolutions and the entries 'head' and 'tail' were expected.")
-    space = build()
-    slots = {slot.name: slot.lower() for slot in space.slots if not slot.genes}
+    slots = {slot.name: slot.lower() for slot in _space().slots if not slot.genes}
     rows: dict[str, Row] = {}
     wrong: list[str] = []
     for key, entry in document.items():
@@ -61,9 +61,15 @@ def apq_table(file: PathLike) -> LatencyTable:
 
 
 @cache
+def _space() -> SearchSpace:
+    """APQ's space, which takes longer to build than a table to read."""
+    return build()
+
+
+@cache
 def _wanted() -> tuple[str, ...]:
     """The keys of all blocks of the space."""
-    return tuple(block.key for block in build().unique_blocks)
+    return tuple(block.key for block in _space().unique_blocks)
 
 
 def _row(entry: object) -> Row | None:

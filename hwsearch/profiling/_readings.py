@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from ..devices._device import NOISY, QUARTILE_ERROR, Protocol, Row
+from ._quantiles import quantiles
 
 _CALM = 1.04
 """The machine is calm while the sentinel is at most this much slower than undisturbed."""
@@ -114,7 +116,7 @@ class Readings:
         sampling = QUARTILE_ERROR * row.spread_ms / row.latency_ms / math.sqrt(count) * (1 + 2 / count)
         if self.alike:
             return sampling
-        usual = float(np.median([reading.sentinel_ms for reading in readings]))
+        usual = median(reading.sentinel_ms for reading in readings)
         return math.hypot(sampling, max(0.0, usual / (_CALM * self.reference_ms()) - 1))
 
     def reference_ms(self) -> float:
@@ -152,9 +154,9 @@ class Readings:
         # Where no moment was calm the sentinel says little about the reading beside it, and a storm is not drift.
         drift = np.minimum([reading.sentinel_ms for reading in readings], np.inf if self.alike else _CALM * own)
         latency = np.array([reading.latency_ms for reading in readings]) * reference / drift
-        low, level, high = map(float, np.quantile(latency, (0.25, 0.5 if self.alike else _LEVEL, 0.75)))
+        low, level, high = quantiles(latency, 0.25, 0.5 if self.alike else _LEVEL, 0.75)
         energies = [reading.energy_mj for reading in readings if reading.energy_mj is not None]
-        return Row(level, (high - low) / 2, len(self._all(name)), float(np.median(energies)) if energies else None)
+        return Row(level, (high - low) / 2, len(self._all(name)), float(median(energies)) if energies else None)
 
 
 def difference(whole: Row, frame: Row) -> Row:

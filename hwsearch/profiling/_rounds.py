@@ -18,6 +18,7 @@ import numpy as np
 from ..backends.base import Session
 from ..devices._device import Device, Protocol
 from ..errors import BuildFailed
+from ._quantiles import quantiles
 from ._readings import PART, Readings
 
 Open = Callable[[], Session]
@@ -125,7 +126,7 @@ class Rounds(Readings):
                 break
             time.sleep(pause)
             times = session.times(runs)
-        return float(np.quantile(times, self.protocol.quantile)) * 1e3
+        return quantiles(times, self.protocol.quantile)[0] * 1e3
 
     def finish(self, done: Callable[[dict[str, Any]], None], advance: Callable[[float], None]) -> None:
         """Measure until everything is finished.

@@ -41,11 +41,13 @@ def table() -> hwsearch.LatencyTable:
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> hwsearch.SearchResult:
-    space = hwsearch.load_space("resnet_digits")
-    table = hwsearch.profile(space, backend="roofline", out=tmp_path_factory.mktemp("report") / "table.json", progress=False)
+def result(digits: hwsearch.SearchSpace, roofline_table: hwsearch.LatencyTable) -> hwsearch.SearchResult:
     return hwsearch.search(
-        space, device=table, predictor=lambda X: 0.9 + 0.001 * X.sum(axis=1), limits={"latency_ms": 0.1}, run=hwsearch.Run(steps=5)
+        digits,
+        device=roofline_table,
+        predictor=lambda X: 0.9 + 0.001 * X.sum(axis=1),
+        limits={"latency_ms": 0.1},
+        run=hwsearch.Run(steps=5),
     )
 
 

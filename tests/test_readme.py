@@ -73,9 +73,10 @@ def test_snippet(prepared: Path) -> None:
     assert (prepared / "latency_tables" / "my-cpu.json").read_bytes() == before, "a whole table is not measured again"
 
 
-def test_notebook_was_executed_whole() -> None:
+@pytest.mark.parametrize("name", ["quickstart", "your_own_network"])
+def test_notebook_was_executed_whole(name: str) -> None:
     """As it stands in the repository it shows what each cell gives, in order, without an error."""
-    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
+    notebook = json.loads((ROOT / "examples" / f"{name}.ipynb").read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}

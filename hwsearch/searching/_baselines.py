@@ -69,7 +69,8 @@ def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int =
 def _ladder(space: SearchSpace) -> Iterator[dict[str, Rows]]:
     """Uniform-width rows by precision, widest first; full depth and resolution first, then everything one value smaller, and so on."""
     precisions = _precisions(space)
-    steps = max(len(allowed) for gene, allowed in enumerate(space.allowed) if space.choices[gene].role != "width")
+    others = (len(allowed) for gene, allowed in enumerate(space.allowed) if space.choices[gene].role != "width")
+    steps = max(others, default=1)
     for shrink in range(steps):
         ladder = {}
         for precision in precisions:

@@ -271,6 +271,18 @@ def test_a_search_is_verified_on_repaired_networks(fitted: tuple[Adopted, hwsear
         assert result.best_score == pytest.approx(float((small(x[80:]).argmax(1) == y[80:]).double().mean()))
 
 
+def test_the_uniform_network_is_there_to_compare_with(fitted: tuple[Adopted, hwsearch.Predictor, Path]) -> None:
+    """In a network without branches too, whose genes are all widths."""
+    space, score, _ = fitted
+    macs = hwsearch.metric("macs", space)
+    same = {"macs": 0.4 * float(macs(space.row()[None])[0])}
+    plain = hwsearch.searching.uniform(space, predictor=score, limits=same)
+    found = hwsearch.search(space, "exact", predictor=score, limits=same)
+    assert len({value / space.widths[group] for group, value in space.plan(plain.genes)[0].items()}) == 1
+    assert float(macs(plain.genes[None])[0]) <= same["macs"]
+    assert found.best_score >= float(score(plain.genes[None])[0])
+
+
 def test_what_cannot_be_fitted_is_said(space: Adopted, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="brings its weights along"):
         hwsearch.fit_predictor(space, weights="w.safetensors", data=torch.randn(9, 3, 8, 8), out=tmp_path / "p.npz")

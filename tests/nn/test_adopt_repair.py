@@ -15,10 +15,10 @@ from torch.nn import functional as F
 import hwsearch
 from hwsearch import _registry
 from hwsearch.errors import InvalidInput, UnknownName
-from hwsearch.nn.adoption import Adopted, Evidence, allocate, importance
+from hwsearch.nn.adoption import Adopted, Evidence, _tuning, allocate, importance
 from hwsearch.nn.adoption._evidence import projected
 from hwsearch.nn.adoption._repair import Repair
-from hwsearch.nn.adoption._tuning import RIDGES, Examples, derivatives, find_spots, move, solutions
+from hwsearch.nn.adoption._tuning import RIDGES, Examples, affordable, derivatives, find_spots, move, solutions
 
 
 def chain() -> tuple[Net, Adopted]:
@@ -236,6 +236,19 @@ def test_a_bias_that_may_not_change_is_not_made_up_for_twice() -> None:
         adopted = hwsearch.adopt(module, torch.randn(IMAGE), freeze=freeze)
         plan = {group_of(adopted, "a.weight"): 5}
         assert error(adopted.extract(plan, images=x), module, x) < 0.5 * error(adopted.extract(plan), module, x)
+
+
+def test_derivatives_are_taken_of_as_many_images_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at once if need be; the repair is worth the same then."""
+    module, adopted = chain()
+    network, x = adopted.extract({}), images(20)
+    assert affordable(network, (x,), 100) == 100
+    monkeypatch.setattr(_tuning, "_MEMORY", 400_000)
+    assert 1 < affordable(network, (x,), 100) < 50
+    monkeypatch.setattr(_tuning, "_MEMORY", 1)
+    assert affordable(network, (x,), 100) == 1
+    plan = {group_of(adopted, "a.weight"): 4}
+    assert error(adopted.extract(plan, images=images(240)), module, x) < error(adopted.extract(plan), module, x)
 
 
 def test_few_images_or_a_whole_network_leave_scales_and_shifts_as_they_are() -> None:

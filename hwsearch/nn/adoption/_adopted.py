@@ -236,7 +236,7 @@ class Adopted(SearchSpace):
             UnknownName: there is no such group or branch.
         """
         cut = self.cut(keep, branches, scores)
-        network = cut.build() if images is None else Repair(cut, self.checked(images), self.frozen, self.batch).run()
+        network = cut.build() if images is None else Repair(cut, self.checked(images), self.frozen, self.batch, self.dynamic).run()
         network.meta["plan"] = {
             "fingerprint": self.graph_fingerprint,
             "keep": {name: units.tolist() for name, units in self.choose(keep, scores).items()},

@@ -21,7 +21,7 @@ from torch import fx
 from ._cut import Cut
 from ._normal import Normal, patches, positions
 from ._state import get
-from ._tuning import Examples, tune
+from ._tuning import Examples, affordable, tune
 from .rules.base import base_name, bound, shape_of
 
 _FITTED = ("conv1d", "conv2d", "linear")
@@ -64,6 +64,7 @@ class Repair:
         images: example inputs, one tensor for each input of the network, of any number of images.
         frozen: names of tensors that stay as they are.
         batch: images at once.
+        dynamic: whether the network takes fewer at once too.
         ridge: strength of the pull towards the weights as they were, relative to the mean square of a layer's inputs.
         samples: positions to fit each layer on: at least so many, and at least so many for each input of a unit.
         statistics: whether batch norms that follow no fitted layer take the statistics of what they see.
@@ -78,6 +79,7 @@ class Repair:
     images: tuple[torch.Tensor, ...]
     frozen: Collection[str] = ()
     batch: int = 100
+    dynamic: bool = True
     ridge: float = 1e-4
     samples: tuple[int, int] = (40_000, 60)
     statistics: bool = True
@@ -115,7 +117,9 @@ class Repair:
         ends = [each for each in torch.utils._pytree.tree_leaves(self.cut.network.graph.output_node().args) if isinstance(each, fx.Node)]
         wanted = [self.old.values[each] for each in ends if isinstance(self.old.values[each][0], torch.Tensor)]
         if self.tuned and all(_rows(y) == len(chunk[0]) for each in wanted for y, chunk in zip(each, chunks, strict=True)):
-            tune(network, Examples(self.images, tuple(torch.cat(each) for each in wanted)), self.frozen, self.batch)
+            examples = Examples(self.images, tuple(torch.cat(each) for each in wanted))
+            piece = affordable(network, self.images, self.batch) if self.dynamic else self.batch
+            tune(network, examples, self.frozen, self.batch, piece)
         return network
 
     def _mend(self, node: fx.Node, fresh: fx.Node) -> None:

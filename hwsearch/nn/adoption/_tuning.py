@@ -24,6 +24,8 @@ RIDGES = (0.1, 0.4, 1.6)
 """Strengths of the pull towards no change that are tried, relative to the mean square of the derivatives."""
 _PROJECTIONS = 2
 """Random projections of the outputs of one image whose derivatives are taken."""
+_MEMORY = 2**31
+"""Bytes of values that may be left behind for derivatives."""
 _ROUNDS = 1
 """How often the outputs are taken as linear anew."""
 
@@ -74,7 +76,21 @@ class Spot:
         return found.reshape(shape)
 
 
-def tune(network: fx.GraphModule, examples: Examples, frozen: Collection[str], batch: int) -> None:
+def affordable(network: fx.GraphModule, images: tuple[torch.Tensor, ...], most: int) -> int:
+    """How many images at once leave no more than two gibibytes of values behind, which derivatives need; at least 1, at most ``most``."""
+    left = 0
+
+    def count(_: fx.Node, value: Any) -> Any:
+        nonlocal left
+        left += value.nbytes if isinstance(value, torch.Tensor) else 0
+        return value
+
+    few = tuple(each[:2] for each in images)
+    execute(network, few, after=count)
+    return max(1, min(most, _MEMORY * len(few[0]) // max(left, 1)))
+
+
+def tune(network: fx.GraphModule, examples: Examples, frozen: Collection[str], batch: int, piece: int) -> None:
     """Fit all scales and shifts of a network together; in place.
 
     Args:
@@ -82,6 +98,7 @@ def tune(network: fx.GraphModule, examples: Examples, frozen: Collection[str], b
         examples: inputs with the outputs of the whole network; a fifth of them judges the steps.
         frozen: names of tensors that stay as they are.
         batch: images at once.
+        piece: images at once where derivatives are taken.
     """
     count = len(examples.images[0])
     held = max(1, count // 5 // batch) * batch
@@ -94,7 +111,7 @@ def tune(network: fx.GraphModule, examples: Examples, frozen: Collection[str], b
         spots = find_spots(network, examples.part(0, batch).images, frozen)
         if not spots:
             return
-        pairs = [pair for each in fitted.batches(batch) for pair in derivatives(network, spots, each, generator)]
+        pairs = [pair for each in fitted.batches(piece) for pair in derivatives(network, spots, each, generator)]
         rows, left = (torch.cat(each) for each in zip(*pairs, strict=True))
         before = {name: get(network, name).detach().clone() for spot in spots for name in (spot.scaled, spot.shifted) if name}
         best = None

@@ -1,11 +1,13 @@
 """How much of torchvision's networks can be cut: every classification and segmentation network, adopted with all proofs.
 
     python benchmarks/adopt_coverage.py --out benchmark-output
+    python benchmarks/adopt_coverage.py --out benchmark-output/timm --networks timm:resnet26d timm:vit_tiny_patch16_224
 
-Weights are random (seed 0). Of each network stand there: the share of multiply-accumulates in kernels whose widths are searchable, the
-groups and residual branches that are searchable and all of them, CPU-seconds of one thread for capture, groups and proofs, and the reasons
-of what is frozen. One random cut of each (seed 0) is run, too. Images are as small as the network allows, since convolutional networks
-have the same groups at any size. It goes on where it was stopped; networks that need too much memory can be left out with --largest.
+Names that begin with ``timm:`` are networks of timm, which has to be installed. Weights are random (seed 0). Of each network stand
+there: the share of multiply-accumulates in kernels whose widths are searchable, the groups and residual branches that are searchable
+and all of them, CPU-seconds of one thread for capture, groups and proofs, and the reasons of what is frozen. One random cut of each
+(seed 0) is run, too. Images are as small as the network allows, since convolutional networks have the same groups at any size. It goes
+on where it was stopped; networks that need too much memory can be left out with --largest.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import json
 import statistics
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +31,19 @@ from hwsearch.nn.data._vision import import_torchvision
 PIXELS = {"vit_h": 224, "vit": 224, "maxvit": 224, "swin": 224, "inception": 96, "deeplab": 96, "fcn": 96}
 
 
-def size_of(name: str) -> int:
+def size_of(name: str, module: Any) -> int:
     """The side of the images that a network is adopted with."""
-    return next((pixels for start, pixels in PIXELS.items() if name.startswith(start)), 64)
+    if name.startswith("timm:") and module.default_cfg.get("fixed_input_size"):
+        return int(module.default_cfg["input_size"][-1])
+    return next((pixels for start, pixels in PIXELS.items() if name.removeprefix("timm:").startswith(start)), 64)
 
 
 def build(models: Any, name: str) -> torch.nn.Module:
     """A network with random weights."""
     torch.manual_seed(0)
+    if name.startswith("timm:"):
+        made: torch.nn.Module = import_module("timm").create_model(name.removeprefix("timm:"), pretrained=False)
+        return made
     kind = models.get_model_builder(name)
     backbone = {"weights_backbone": None} if "segmentation" in kind.__module__ else {}
     module: torch.nn.Module = kind(weights=None, **backbone)
@@ -58,7 +66,7 @@ def cut_once(adopted: Adopted) -> float:
 def measure(models: Any, name: str) -> dict[str, Any]:
     """All that is written down of one network."""
     module = build(models, name)
-    pixels = size_of(name)
+    pixels = size_of(name, module)
     start = time.process_time()
     try:
         adopted = adopt(module, torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)))
@@ -93,9 +101,10 @@ def main() -> None:
     names = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
     journal = Journal(options.out / "adopt-coverage.partial.jsonl")
     done = {line["network"]: line for line in journal}
-    sizes = {name: next(iter(models.get_model_weights(name))).meta["num_params"] for name in options.networks or names}
-    for name in sorted(sizes, key=lambda name: sizes[name]):
-        if name not in done and sizes[name] <= options.largest:
+    names = options.networks or names
+    sizes = {} if options.networks else {name: next(iter(models.get_model_weights(name))).meta["num_params"] for name in names}
+    for name in sorted(names, key=lambda name: sizes.get(name, 0)):
+        if name not in done and sizes.get(name, 0) <= options.largest:
             done[name] = measure(models, name)
             journal.append(done[name])
             line = done[name]

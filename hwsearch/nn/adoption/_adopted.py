@@ -340,7 +340,7 @@ def adopt(
     captured = capture(target, args, named)
     frozen = _frozen(captured.network, freeze)
     analysis = analyse(captured.network, captured.batch, frozen)
-    prover = Prover(captured.network, analysis, captured.inputs, rng or np.random.default_rng(0))
+    prover = Prover(captured.network, analysis, captured.inputs, rng or np.random.default_rng(0), captured.dynamic)
     analysis, branches = prover.prove(find_branches(captured.network))
     return _space(
         find_genes(analysis, branches, step),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     """
     _check_tensors(module)
     try:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        bound = _signature(module).bind(*args, **kwargs)
     except TypeError as error:
         raise InvalidInput(f"The inputs do not fit {type(module).__name__}.forward: {error}.") from error
     if not any(isinstance(each, torch.Tensor) for each in pytree.tree_leaves((args, dict(kwargs)))):
@@ -75,22 +75,57 @@ def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            _run(module, args, kwargs)
+            _register(_run(module, args, kwargs), type(module).__name__)
             return _exported(module, tuple(args), ordered)
     finally:
         for each, mode in modes.items():
             each.training = mode
 
 
-def _run(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _signature(module: nn.Module) -> inspect.Signature:
+    """What ``forward`` takes; anything where it is compiled and does not say."""
     try:
-        module(*args, **kwargs)
+        return inspect.signature(module.forward)
+    except ValueError:
+        kinds = {"args": inspect.Parameter.VAR_POSITIONAL, "kwargs": inspect.Parameter.VAR_KEYWORD}
+        return inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds.items()])
+
+
+def _register(outputs: Any, module: str) -> None:
+    """Have PyTorch look into the dataclasses among a module's outputs.
+
+    Raises:
+        Unsupported: the outputs hold something else that cannot be looked into.
+    """
+    for leaf in pytree.tree_leaves(outputs):
+        if is_dataclass(leaf) and type(leaf) not in pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(type(leaf))
+            _register(leaf, module)
+        elif leaf is not None and not isinstance(leaf, torch.Tensor | int | float | str | torch.Size | torch.dtype | torch.device):
+            raise Unsupported(
+                f"{module} returns a {type(leaf).__name__}, but outputs have to be tensors in tuples, lists, dicts or dataclasses. "
+                f"Wrap the module in one whose forward returns these."
+            )
+
+
+def _run(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return module(*args, **kwargs)
     except Exception as error:
         # Whatever the user's module raises.
         raise InvalidInput(f"{type(module).__name__} does not run on the example inputs, at {failing_line(error)}: {error}") from error
 
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torchao.")
+
+
 def _check_tensors(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if type(layer).__module__.startswith(_QUANTISED):
+            raise Unsupported(
+                f"{name or 'The module'} is quantised ({type(layer).__name__}), but a network is adopted in floating point. "
+                f"Pass it as it was before, and quantise what is cut from it."
+            )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)):
             raise Unsupported(
@@ -145,7 +180,11 @@ def _double(inputs: Any) -> Any:
 
 def _any_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The dynamic shapes, as ``torch.export`` wants them, that leave the first axis of every tensor open."""
-    given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    signature = _signature(module)
+    given = signature.bind(*args, **kwargs).arguments
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
     return pytree.tree_map(lambda each: {0: torch.export.Dim.AUTO} if isinstance(each, torch.Tensor) and each.ndim else None, dict(given))
 
 

@@ -10,9 +10,10 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ._axes import Factor, Labels, on, tie_along
+from ._state import get
 from .rules import Call, Flow, find_rule
 from .rules.base import base_name, bound, shape_of, where
 
@@ -234,7 +235,8 @@ def _make_groups(network: fx.GraphModule, flow: Flow) -> tuple[tuple[Group, ...]
         kinds: dict[str, list[tuple[str, int]]] = {"out": [], "in": [], "": []}
         for place, times in lies:
             kinds[flow.roles.get(place, "")].append((place[0], times))
-        alone = "a single unit" if len(units) == 1 else ""
+        trained = kinds["out"] or any(isinstance(get(network, name), nn.Parameter) for name, _ in kinds[""])
+        alone = "a single unit" if len(units) == 1 else "" if trained else "no layer makes these channels"
         unit_group |= dict.fromkeys(units, len(groups))
         opened, read, follow = (tuple(kinds[kind]) for kind in ("out", "in", ""))
         groups.append(Group(f"g{len(groups)}", len(units), np.array(units, dtype=np.int64), opened, read, follow, reason or alone))

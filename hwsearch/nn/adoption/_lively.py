@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ._run import execute
 from ._state import get
@@ -35,7 +35,9 @@ def lively(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...], rng: np.ra
         if node.op == "get_attr" and "constant" not in node.meta and str(node.target) not in drawn:
             value = get(network, str(node.target))
             if value.is_floating_point():
-                drawn[str(node.target)] = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                fresh = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                # Statistics and scales may have to be positive, for a root or a logarithm.
+                drawn[str(node.target)] = fresh if isinstance(value, nn.Parameter) or (value < 0).any() else fresh.abs() + 0.1
 
     def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(node.target, torch._ops.OpOverload):

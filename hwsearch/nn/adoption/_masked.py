@@ -53,8 +53,8 @@ def run_masked(cut: Cut, inputs: tuple[torch.Tensor, ...], tensors: Mapping[str,
         values = dict.fromkeys(names) | {name: named[name] for name in names}
         values |= dict(zip(names, args, strict=False)) | kwargs
         if rule.masked is not None:
-            rank = len(shape_of(node))
-            return rule.masked(Call(cut.flow, node, named), values, lambda axes: mask(axes, rank))
+            own = len(shape_of(node))
+            return rule.masked(Call(cut.flow, node, named), values, lambda axes, rank=own: mask(axes, rank))
         return node.target(**{name: ignore(named[name], value) if name in rule.reads else value for name, value in values.items()})  # type: ignore[operator]
 
     return execute(cut.network, inputs, compute=compute, tensors=tensors)

@@ -39,15 +39,34 @@ class Prover:
         analysis: its groups.
         inputs: example inputs.
         rng: where randomness comes from.
+        dynamic: whether the network takes any number of images; the first way of cutting is then looked at on one image only.
+
+    Attributes:
+        shown: the inputs that networks are compared on.
+        tensors: parameters and statistics as drawn last.
+        noticed: parameters in which a wrong index was noticed.
+        nodes: where each parameter enters the graph.
+        last: where the graph uses each parameter last.
     """
 
     network: fx.GraphModule
     analysis: Analysis
     inputs: tuple[torch.Tensor, ...]
     rng: np.random.Generator
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
+        self.shown = tuple(each[:1] for each in self.inputs) if self.dynamic else self.inputs
         self.tensors = lively(self.network, self.inputs, self.rng)
+        self.noticed: set[str] = set()
+        self.nodes: dict[str, list[fx.Node]] = {}
+        self.last: dict[str, int] = {}
+        for place, node in enumerate(self.network.graph.nodes):
+            for each in node.all_input_nodes:
+                if each.op == "get_attr":
+                    self.last[str(each.target)] = place
+            if node.op == "get_attr":
+                self.nodes.setdefault(str(node.target), []).append(node)
 
     def cut(self, kept: Mapping[str, Labels], branches: Mapping[str, str] | None = None, *, double: bool = False) -> Cut:
         """The cut that keeps these units of some groups, all of the others, and drops the branches of these additions."""
@@ -72,9 +91,9 @@ class Prover:
         Some networks with random weights magnify rounding; where the two differ, they are therefore compared again in double precision.
         """
         try:
-            found = self.difference(self.cut(kept, branches), self.inputs)
+            found = self.difference(self.cut(kept, branches), self.shown)
             if TOLERANCE < found < float("inf"):
-                found = self.difference(self.cut(kept, branches, double=True), tuple(map(_double, self.inputs)))
+                found = self.difference(self.cut(kept, branches, double=True), tuple(map(_double, self.shown)))
         except Exception as error:
             # Whatever an operation says of arguments that do not fit each other.
             return f"the cut network does not run ({type(error).__name__}: {_first_line(error)})"
@@ -89,24 +108,31 @@ class Prover:
         return halved(list(kept), lambda names: self.fault({name: kept[name] for name in names}))
 
     def vacuous(self, groups: Sequence[Group], kept: Kept) -> dict[str, float]:
-        """Groups in which a wrong index goes unnoticed in a network that is cut so, each with the largest difference that one made."""
+        """Groups in which a wrong index goes unnoticed in a network that is cut so, each with the largest difference that one made.
+
+        Of a group's parameters, those that are used last are tried first, since only what comes after has to be computed again.
+        """
         right = self.cut(kept)
-        run = Replay(right.build(), self.inputs)
+        run = Replay(right.build(), self.shown)
         found = {}
         for group in groups:
             wrong = self.cut(kept | {group.id: np.sort((kept[group.id] + 1) % group.width)})
             seen = 0.0
-            for name, _ in (*group.read, *group.opened, *group.follow):
+            for name in (name for held in (group.read, group.opened, group.follow) for name in self._latest(held)):
                 seen = max(seen, self._noticed(run, right, wrong, name))
                 if seen >= NOTICED:
+                    self.noticed.add(name)
                     break
             if seen < NOTICED:
                 found[group.id] = seen
         return found
 
+    def _latest(self, held: Iterable[tuple[str, int]]) -> list[str]:
+        return sorted(dict.fromkeys(name for name, _ in held), key=self.last.__getitem__, reverse=True)
+
     def _noticed(self, run: Replay, right: Cut, wrong: Cut, name: str) -> float:
         """The difference that the wrong cut of one parameter makes to the outputs."""
-        node = next(node for node in self.network.graph.nodes if node.op == "get_attr" and node.target == name)
+        node = self.nodes[name][0]
         changed = wrong.tensor(node)
         if changed.shape != right.tensor(node).shape:
             return 0.0
@@ -129,7 +155,7 @@ class Prover:
             if number > 1 and not unseen:
                 break
             if number:
-                self.tensors = lively(self.network, self.inputs, self.rng)
+                self.tensors, self.shown = lively(self.network, self.inputs, self.rng), self.inputs
             kept = self.draw(groups, least)
             while found := self.failing(kept):
                 reasons |= found
@@ -144,13 +170,24 @@ class Prover:
         return self.analysis, tuple(replace(branch, reason=reasons.get(branch.id, "")) for branch in branches)
 
     def idle(self, branches: Sequence[Branch]) -> dict[str, str]:
-        """Branches whose removal makes no difference, so that nothing is proven by comparing, each with the reason."""
-        whole = Replay(self.network, self.inputs, self.tensors)
+        """Branches whose removal makes no difference, so that nothing is proven by comparing, each with the reason.
+
+        Of those in which a wrong index was noticed it is known that they make one.
+        """
+        unsure = [branch for branch in branches if not self._seen_in(branch)]
+        if not unsure:
+            return {}
+        whole = Replay(self.network, self.shown, self.tensors)
         return {
             branch.id: "not proven: removing it makes no difference"
-            for branch in branches
+            for branch in unsure
             if distance(whole.outputs, whole.again({}, stays([branch]))) < NOTICED
         }
+
+    def _seen_in(self, branch: Branch) -> bool:
+        """Whether a wrong index was noticed in a parameter that the branch alone uses."""
+        inside, names = {*branch.kernels, branch.node}, self.noticed & {*branch.weights}
+        return any(all(user.name in inside for node in self.nodes[name] for user in node.users) for name in names)
 
 
 def halved(names: Sequence[str], fault: Callable[[Sequence[str]], str]) -> dict[str, str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ._lines import source_line
 from ._run import execute
-from ._state import get
+from ._state import get, put
 from .rules.base import base_name, bound, shape_of
 
 aten = torch.ops.aten
@@ -23,10 +23,12 @@ def tidy(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> fx.GraphM
     for node in network.graph.find_nodes(op="placeholder"):
         node.meta["given"] = isinstance(node.meta.get("val"), torch.Tensor)
     _drop(network)
+    _convolutions(network)
     _out_of_place(network)
     _fold(network)
     _note(network, inputs)
     _shuffles(network)
+    _compute_weights(network)
     network.graph.eliminate_dead_code()
     _note(network, inputs)
     for node in network.graph.nodes:
@@ -49,6 +51,8 @@ def _note(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> None:
     def note(node: fx.Node, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             node.meta["shape"] = tuple(value.shape)
+            if node.op == "get_attr" and not value.is_floating_point() and not value.is_complex():
+                node.meta["constant"] = value
         elif isinstance(value, list | tuple) and value and all(isinstance(each, torch.Tensor) for each in value):
             node.meta["shape"] = [tuple(each.shape) for each in value]
         elif isinstance(value, int):
@@ -67,6 +71,20 @@ def _drop(network: fx.GraphModule) -> None:
         elif isinstance(node.target, torch._ops.OpOverload) and base_name(node.target) in _DROPOUT and not bound(node)["train"]:
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
+
+
+def _convolutions(network: fx.GraphModule) -> None:
+    """Give convolutions of any kind, as compiled modules have them, the operation of their kind."""
+    for node in network.graph.nodes:
+        if _name(node) not in ("convolution", "_convolution"):
+            continue
+        call = bound(node)
+        first, last = ("input", "weight", "bias", "stride", "padding"), ("output_padding", "groups", "dilation")
+        kind = f"conv_transpose{len(call['stride'])}d" if call["transposed"] else f"conv{len(call['stride'])}d"
+        packet = getattr(aten, kind)
+        node.target = getattr(packet, packet.overloads()[0])
+        node.args = tuple(call[name] for name in (*first, *(last if call["transposed"] else ("dilation", "groups"))))
+        node.kwargs = {}
 
 
 def _aliases(node: fx.Node) -> bool:
@@ -145,6 +163,67 @@ def _is_made(node: fx.Node, source: fx.Node | None = None) -> bool:
     return source is None or (name.startswith("new_") and source is node.args[0])
 
 
+_KERNELS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
+_PICKS = ("split", "split_with_sizes", "chunk", "slice", "select", "unbind", "cat", "unsqueeze", "squeeze", "expand", "t", "index_select")
+
+
+def _compute_weights(network: fx.GraphModule) -> None:
+    """Compute once the weights of layers that are made from parameters: by weight or spectral norm, or standardised.
+
+    The result becomes a parameter with the name of the largest one that it is made from. Weights that are only picked, moved or changed
+    value by value stay as they are, since cutting goes through that.
+    """
+    made = set(network.graph.find_nodes(op="get_attr"))
+    for node in network.graph.nodes:
+        if node.op == "call_function" and node.all_input_nodes and made.issuperset(node.all_input_nodes):
+            made.add(node)
+    ready: dict[fx.Node, fx.Node] = {}
+    for node in network.graph.nodes:
+        weight = bound(node)["weight"] if _name(node) in _KERNELS else None
+        if not isinstance(weight, fx.Node) or weight.op != "call_function" or weight not in made:
+            continue
+        chain = _sources(weight)
+        if all(_carries(each) for each in chain):
+            continue
+        if weight not in ready:
+            ready[weight] = _computed(network, weight, chain)
+        node.replace_input_with(weight, ready[weight])
+
+
+def _carries(node: fx.Node) -> bool:
+    """Whether channels go through an operation on weights as they are."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return True
+    return _name(node) in (*_MOVES, *_PICKS) or torch.Tag.pointwise in node.target.tags
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """A node and all that it is made from."""
+    found, waiting = {node: None}, [node]
+    while waiting:
+        for each in waiting.pop().all_input_nodes:
+            if each not in found:
+                found[each] = None
+                waiting.append(each)
+    return list(found)
+
+
+def _computed(network: fx.GraphModule, weight: fx.Node, chain: list[fx.Node]) -> fx.Node:
+    """A parameter of the value that a node has, in place of the node."""
+    parts = {str(each.target): get(network, str(each.target)) for each in chain if each.op == "get_attr"}
+    largest = max(parts, key=lambda name: parts[name].numel())
+    sources = [each for each in network.graph.find_nodes(op="get_attr") if each.target == largest]
+    shared = len(weight.users) > 1 or any(user not in chain for each in (*chain, *sources) if each is not weight for user in each.users)
+    name = f"{largest}_{weight.name}" if shared else largest
+    value = _values(network, set(chain))[weight].detach().clone()
+    trained = isinstance(parts[largest], nn.Parameter) and parts[largest].requires_grad
+    put(network, name, nn.Parameter(value, trained))
+    with network.graph.inserting_before(weight):
+        fresh = network.graph.get_attr(name)
+    fresh.meta["shape"] = tuple(value.shape)
+    return fresh
+
+
 def _values(network: fx.GraphModule, nodes: set[fx.Node]) -> dict[fx.Node, Any]:
     """Run a part of the graph that needs no inputs."""
     env: dict[fx.Node, Any] = {}
@@ -152,10 +231,11 @@ def _values(network: fx.GraphModule, nodes: set[fx.Node]) -> dict[fx.Node, Any]:
         if node not in nodes:
             continue
         if node.op == "get_attr":
-            env[node] = get(network, str(node.target)).clone()
+            env[node] = get(network, str(node.target)).detach().clone()
         else:
             args = fx.map_arg(node.args, lambda each: env[each] if each in env else torch.zeros(()))
-            env[node] = node.target(*args, **fx.map_arg(node.kwargs, lambda each: env[each]))
+            with torch.no_grad():
+                env[node] = node.target(*args, **fx.map_arg(node.kwargs, lambda each: env[each]))
     return env
 
 

@@ -50,13 +50,15 @@ class Rule:
         axes: gives what lies on the result's axes, and ties or freezes what the operation needs.
         rewrite: inserts the operation that does the same on the channels that are kept; if omitted, the arguments stay as they are.
         reads: names of tensor arguments over whose channels the operation sums; a channel that was removed counts as zero there.
-        masked: computes the operation where some channels count as removed, for those that zeros do not describe.
+        masked: computes the operation where some channels count as removed, for those that zeros do not describe; it is given the call,
+            the values of its arguments, and a function from what lies on the axes of a tensor (of as many axes as the result, or of the
+            number given second) to which of its values are kept.
     """
 
     axes: Callable[[Call], Result]
     rewrite: Callable[[Call, Rewriting], fx.Node] | None = None
     reads: tuple[str, ...] = ()
-    masked: Callable[[Call, dict[str, Any], Callable[[Axes], Any]], Any] | None = None
+    masked: Callable[[Call, dict[str, Any], Callable[..., Any]], Any] | None = None
 
 
 _RULES: dict[str, Rule] = {}

@@ -170,9 +170,58 @@ def repeat(call: Call) -> Axes:
     return tuple(found)
 
 
-@rule("index")
+@rule("im2col")
+def unfold(call: Call) -> Axes:
+    """Positions around each other become channels: each channel a stretch of them."""
+    channel = len(call.shape) - 2
+    axes = call.lose(call.axes("self"), range(channel + 1, channel + 3), "positions that become channels")
+    labels = call.single(axes, channel)
+    size = call.shape[channel] // call.shape_of("self")[channel]
+    return axes if labels is None else (*without(axes, [channel]), Factor((channel,), labels.repeat(size)))
+
+
+@rule("col2im")
+def fold(call: Call) -> Axes:
+    """Stretches of channels become positions: a stretch goes as a whole."""
+    channel = len(call.shape) - 3
+    axes = call.lose(call.axes("self"), [channel + 1], "places that become positions")
+    labels = call.single(axes, channel)
+    if labels is None:
+        return axes
+    part = rows(labels, call.shape[channel])
+    call.atoms.tie(part, part[:, :1])
+    return (*without(axes, [channel]), Factor((channel,), part[:, 0]))
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def sampled(call: Call) -> Axes:
+    """Every channel is read at the same places."""
+    call.freeze(call.axes("grid"), "places to sample at")
+    return call.lose(call.axes("input"), range(2, len(call.shape)), "positions that are sampled")
+
+
+def _listed(call: Call) -> tuple[int, Labels] | None:
+    """The axis and the places, where an operation looks up known places of a single axis."""
+    given = [(dim, each) for dim, each in enumerate(call.args["indices"]) if isinstance(each, fx.Node)]
+    if len(given) != 1 or "constant" not in given[0][1].meta:
+        return None
+    [(dim, node)] = given
+    places = node.meta["constant"].numpy()
+    if places.ndim != 1:
+        return None
+    return dim, np.flatnonzero(places) if places.dtype == bool else places % call.shape_of("self")[dim]
+
+
+def _look_up(call: Call, cut: Rewriting) -> fx.Node:
+    found = _listed(call)
+    return cut.copy(call) if found is None or on(call.axes("self"), found[0]) is None else pick(call, cut, *found)
+
+
+@rule("index", rewrite=_look_up)
 def index(call: Call) -> Axes:
-    """Lookups along the first axes; the others keep their channels where the lookups stand side by side."""
+    """Known places of one axis; or lookups along the first axes, where the others keep their channels if the lookups stand side by side."""
+    if found := _listed(call):
+        return taken(call.axes("self"), *found)
     given = [isinstance(each, fx.Node) for each in call.args["indices"]]
     dims = [dim for dim, there in enumerate(given) if there]
     for node in call.args["indices"]:

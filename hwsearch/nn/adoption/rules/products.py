@@ -32,6 +32,12 @@ def product(call: Call, operands: list[fx.Node], terms: list[str], out: str) -> 
         for other in present[1:]:
             call.atoms.tie(_spread(*present[0], alphabet), _spread(*other, alphabet))
     _count(call, operands, terms)
+    for place, (node, letters) in enumerate(zip(operands, terms, strict=True)):
+        if node.op == "get_attr" and "constant" not in node.meta:
+            others = "".join(terms[:place] + terms[place + 1 :])
+            for dim, letter in enumerate(letters):
+                if letter not in out or letter not in others:
+                    call.flow.roles.setdefault((str(node.target), dim), "out" if letter in out else "in")
     result: list[Factor] = []
     for factor, letters in sorted(lying, key=lambda each: -len(each[0].dims)):
         named = [letters[dim] for dim in factor.dims]

@@ -300,9 +300,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument(
-        "--only", choices=("pruning", "nasbench", "note10", "resnet50"), action="append", help="parts to run; all of them where left out"
+        "--only", choices=("pruning", "nasbench", "note10", "resnet50"), action="append", help="parts to run; all of them if omitted"
     )
-    parser.add_argument("--method", action="append", help="methods to run on the Note10, such as memetic; all of them where left out")
+    parser.add_argument("--method", action="append", help="methods to run on the Note10, such as memetic; all of them if omitted")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/search"))
     options = parser.parse_args()
     wanted = options.only or ["pruning", "nasbench", "note10", "resnet50"]

@@ -208,7 +208,7 @@ def rank(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="o
 
 @app.command()
 def agree(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="of the supernet")], networks: int = 6) -> None:
-    """Whether what is shipped is what was evaluated, and takes the time that was foretold."""
+    """Whether what is shipped is what was evaluated, and takes the time that was predicted."""
     space, table = hwsearch.load_space("resnet_cifar"), hwsearch.load_table(TABLE)
     images, supernet = load_data(("cifar10", data)), Supernet.load(weights, space)
     assert isinstance(images, ArrayData)
@@ -221,7 +221,7 @@ def agree(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="
         print(f"{file.name}: evaluated {points[-1][0]:.2f} %, in ONNX Runtime {points[-1][1]:.2f} %", flush=True)
     measured = [one.latency_ms for one in hwsearch.measure(files, table=table)]
     times = [(table.predict(one.blocks()), ms) for one, ms in zip(chosen, measured, strict=True)]
-    errors = [abs(foretold / ms - 1) for foretold, ms in times]
+    errors = [abs(predicted / ms - 1) for predicted, ms in times]
     told(
         "agree",
         {
@@ -231,7 +231,7 @@ def agree(folder: Path, data: Data, weights: Annotated[Path, typer.Option(help="
             "largest error of latency, %": 100 * max(errors),
             "error of latency that the table states, %": 100 * table.error()["mean_abs"],
             "evaluated, in ONNX Runtime (%)": [list(pair) for pair in points],
-            "foretold, measured (ms)": [list(pair) for pair in times],
+            "predicted, measured (ms)": [list(pair) for pair in times],
         },
     )
 

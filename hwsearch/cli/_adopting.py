@@ -58,7 +58,7 @@ def extract(
     data_dir: DataDir = None,
     data: Annotated[str | None, typer.Option("--data", help="Images to repair on, as of fit-predictor.", show_default="no repair")] = None,
     predictor: Annotated[
-        Path | None, typer.Option("--predictor", "-p", help="The predictor of the search: which units matter.", show_default=False)
+        Path | None, typer.Option("--predictor", "-p", help="Tells which units matter.", show_default="that of the search, if it is there")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The network to write.")] = Path("small.safetensors"),
     onnx: Annotated[Path | None, typer.Option(help="An ONNX file to write besides.", show_default=False)] = None,
@@ -71,8 +71,9 @@ def extract(
     from ..spaces._load import load_space
 
     space = load_space(folder)
-    if predictor is not None:
-        space = load_predictor(predictor, space).space
+    known = predictor or Path(load_result(result, space).provenance.get("predictor") or "")
+    if predictor is not None or known.is_file():
+        space = load_predictor(known, space).space
     small = run(load_result(result, space).best, data=None if data is None else images(data, data_dir))
     save_network(small, out)
     params = sum(each.numel() for each in small.parameters())

@@ -63,6 +63,9 @@ def test_the_whole_road_from_the_shell(folder: Path) -> None:
     assert (folder / "s.onnx").stat().st_size > 0
     space = hwsearch.load_space(net)
     assert hwsearch.load_result(folder / "r.json", space).values["params"] == params
+    for group, scores in hwsearch.load_predictor(folder / "p.npz", space).space.learned.items():
+        kept = small.meta["plan"]["keep"][group]
+        assert set(kept) == set((-scores).argsort(kind="stable")[: len(kept)].tolist()), "the predictor of the search says which units stay"
 
 
 def test_a_folder_is_the_same_space_in_any_process(folder: Path, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """Kernels measured inside whole networks: what the runtime itself says that each of them takes there.
 
 The kernels of a user's network cannot be cut out of it: alone they find warm caches and another memory layout. So some whole networks of
-the space run under the runtime's own profiler, chosen so that every width takes all of its range over them, and each kernel's time is a
-row of the table. The profiler slows a network down, by little or by half; so other whole networks run without it, and the calibration is
-fitted on them.
+the space run under the runtime's own profiler, from the smallest to the largest, and each kernel's time is a row of the table. The
+profiler slows a network down, by little or by half; so other whole networks run without it, and the calibration is fitted on them.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ _ABSENT = 0.2
 _LEAST_MS = 1e-3
 """What a kernel is taken to cost at least: profilers count in microseconds, and a kernel that vanished into another one costs nothing."""
 _RUNS = 4
+"""Timed runs of a reading."""
 _PROFILED = "kernels-"
 MIDDLE = "middle"
 """The name of the network that stands beside every reading."""
@@ -101,7 +101,7 @@ def choose(space: SearchSpace, table: LatencyTable, effort: Effort, seed: int) -
 
 
 def cover(space: SearchSpace, rng: np.random.Generator) -> list[Rows]:
-    """The largest network, and others from small to large, each with all of its branches; none of them has widths in proportion."""
+    """The largest network, and random ones from small to large, all with every branch, so that each kernel is seen at many sizes."""
     largest = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
     count = int(np.clip(MOST_KERNELS // max(1, len(space.blocks(largest))), _FEWEST, _MOST))
     sizes = (np.arange(count - 1) + rng.random(count - 1)) / (count - 1)
@@ -114,8 +114,8 @@ def _sized(space: SearchSpace, size: float, rng: np.random.Generator, *, absent:
     for gene in space.with_role("depth"):
         places[gene] = 0.0 if rng.random() < absent else 1 - 1e-9
     row = np.array([allowed[int(place * len(allowed))] for allowed, place in zip(space.allowed, places, strict=True)], dtype=np.uint8)
-    only_row: Rows = space.canonical(row[None])[0]
-    return only_row
+    canonical: Rows = space.canonical(row[None])[0]
+    return canonical
 
 
 def draw(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Rows]:

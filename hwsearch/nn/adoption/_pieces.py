@@ -74,7 +74,7 @@ def find_pieces(network: fx.GraphModule) -> tuple[Piece, ...]:
         joined = None if multiplies else _joined(node, sources, owner, pieces)
         if joined is None:
             joined = Piece(node.name, main=node if multiplies else None)
-            before = owner.get(_source(node.args[0])) if multiplies and isinstance(node.args[0], fx.Node) else None
+            before = owner.get(_source(node.args[0])) if multiplies and node.args and isinstance(node.args[0], fx.Node) else None
             if before is not None and before.main is None and _ends(before, node.args[0], node):
                 joined.nodes = before.nodes
                 owner.update(dict.fromkeys(before.nodes, joined))

@@ -59,6 +59,8 @@ class _Sizes:
         source = self._largest(main if first is main else first)
         read = source if main is None or first is main else _tensor(main)
         made = main if main is not None else last if shape_of(last) else source
+        if not shape_of(read) or not shape_of(made):  # numbers, or lists of tensors, that no gene changes
+            return Slot(piece.name, tuple(axes), KernelHere(Fused.of(piece.ops, 1, 1), (Size(1),), (Size(1),), tuple(range(len(around)))))
         cout = self._channels(made, name)
         onto = _rest(shape_of(made), cout)
         cin = (len(shape_of(read)) - 1,) if name in PRODUCTS else self._channels(read, name)
@@ -130,7 +132,7 @@ class _Sizes:
 
 def _tensor(node: fx.Node) -> fx.Node:
     """The activation that an operation multiplies."""
-    return next(each for each in node.all_input_nodes if each.op != "get_attr")
+    return next((each for each in node.all_input_nodes if each.op != "get_attr" and shape_of(each)), node)
 
 
 def _rest(shape: Mapping[int, int] | Sequence[int], channels: Sequence[int]) -> tuple[int, ...]:

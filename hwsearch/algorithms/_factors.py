@@ -82,19 +82,32 @@ def factors(tables: Sequence[Sequence[Column]], derived: Sequence[Link], allowed
 
 def _combinations(indices: Sequence[npt.NDArray[np.uint16]]) -> npt.NDArray[np.uint16]:
     """Every combination of some columns' indices, shape ``(combinations, columns)``."""
-    grid = np.indices(tuple(map(len, indices))).reshape(len(indices), -1)
-    return np.stack([own[place] for own, place in zip(indices, grid, strict=True)], axis=1) if indices else np.zeros((1, 0), np.uint16)
+    grid = np.indices(tuple(map(len, indices))).reshape(len(indices), math.prod(map(len, indices)))
+    rows = np.empty(grid.shape[::-1], dtype=np.uint16)
+    for column, (own, place) in enumerate(zip(indices, grid, strict=True)):
+        rows[:, column] = own[place]
+    return rows
 
 
-def join(left: Factor, right: Factor) -> Factor:
-    """All pairs of options that agree on the genes that both hold."""
+def matches(left: Factor, right: Factor) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """All pairs of options that agree on the genes that both hold: the options of each, shape ``(pairs,)``, ascending on the left."""
     shared = [gene for gene in left.genes if gene in right.genes]
-    a, b = np.split(_key(np.concatenate([left.columns(shared), right.columns(shared)])), [len(left)])
+    a, b = np.split(packed(np.concatenate([left.columns(shared), right.columns(shared)])), [len(left)])
     order = np.argsort(b, kind="stable")
     low, high = np.searchsorted(b[order], a, "left"), np.searchsorted(b[order], a, "right")
     count = high - low
     first = np.repeat(np.arange(len(a)), count)
     second = order[np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)]
+    return first, second
+
+
+def join(left: Factor, right: Factor) -> Factor:
+    """All pairs of options that agree on the genes that both hold, as a factor."""
+    return paired(left, right, *matches(left, right))
+
+
+def paired(left: Factor, right: Factor, first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]) -> Factor:
+    """Pairs of options as a factor, given what :func:`matches` returned."""
     genes = tuple(sorted({*left.genes, *right.genes}))
     rows = np.empty((len(first), len(genes)), dtype=np.uint16)
     for column, gene in enumerate(genes):
@@ -107,7 +120,7 @@ def project(factor: Factor, visible: Collection[int]) -> Factor:
     """Of the options that agree on the visible genes, those that no other one equals or beats in every cost."""
     if not len(factor):
         return factor
-    key = _key(factor.columns([gene for gene in factor.genes if gene in visible]))
+    key = packed(factor.columns([gene for gene in factor.genes if gene in visible]))
     if factor.costs.shape[1] <= 2:
         kept = _staircase(key, factor.costs)
     else:
@@ -131,7 +144,7 @@ def _staircase(key: npt.NDArray[np.int64], costs: Values) -> npt.NDArray[np.intp
     return order[keep]
 
 
-def _key(columns: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+def packed(columns: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     """A number for every row of indices, equal for equal rows, ascending from 0."""
     if not columns.shape[1]:
         return np.zeros(len(columns), dtype=np.int64)
@@ -159,7 +172,7 @@ def reduce(parts: Sequence[Factor], sizes: Mapping[int, int]) -> list[Factor]:
         best: tuple[float, int] | None = None
         for gene in sorted(shared):
             if blocked.get(gene) != tuple(len(left[index]) for index in holders[gene]):
-                size = _joined(left, holders[gene], shared, sizes)
+                size = joined_size(left, holders[gene], shared, sizes)
                 if size <= MOST_JOINED and (best is None or size < best[0]):
                     best = (size, gene)
         if best is None:
@@ -177,7 +190,7 @@ def reduce(parts: Sequence[Factor], sizes: Mapping[int, int]) -> list[Factor]:
             blocked[gene] = tuple(len(left[index]) for index in where)
 
 
-def _joined(parts: Sequence[Factor], where: Sequence[int], shared: set[int], sizes: Mapping[int, int]) -> float:
+def joined_size(parts: Sequence[Factor], where: Sequence[int], shared: set[int], sizes: Mapping[int, int]) -> float:
     """About how many options the join of some factors has."""
     scopes = [[gene for gene in parts[index].genes if gene in shared] for index in where]
     count = float(math.prod(sizes[gene] for gene in set().union(*map(set, scopes))))

@@ -12,7 +12,7 @@ whole numbers only. Sums of costs are exact (:class:`hwsearch.spaces.TableSum`),
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..spaces._lowering import canonical_table
 from ..spaces._space import SearchSpace
 from ..spaces._tables import TableSum
 from ._factors import Factor, factors, reduce
+from ._lagrange import bounds
 from ._quiet import quiet
 
 Cut = list[npt.NDArray[np.intp]]
@@ -37,6 +38,10 @@ _FINE = 1e4
 """Objective and costs are scaled to this range, of which the tolerances of HiGHS (1e-6) are a small part."""
 _WHOLE = 1e6
 """Costs that are whole numbers of a step are given to HiGHS as they are up to this many steps."""
+LARGE = 5_000
+"""Options; programs with more are cut down to a core by their bounds."""
+_CORE = 3
+"""Options a factor in the first core, on average."""
 _SLOP = 1e-9
 """A bound is as uncertain as this, as a fraction of the range of the objective: what the tolerances of HiGHS come to."""
 
@@ -63,13 +68,15 @@ class Program:
     Attributes:
         space: whose rows it chooses.
         limits: the limits; those on summed metrics may be solved at other budgets than their own.
-        parts: the reduced factors.
+        parts: the factors; reduced, unless there are very many options.
+        sizes: gene -> number of its allowed indices, sums over genes included.
         unit: the range of the objective, by which it is divided.
     """
 
     space: SearchSpace
     limits: tuple[Limit, ...]
     parts: tuple[Factor, ...] = field(repr=False)
+    sizes: Mapping[int, int] = field(repr=False)
     unit: float
 
     @property
@@ -96,9 +103,11 @@ class Program:
         objective = -TableSum(tuple(canonical_table(space, entry) for entry in score))
         tables, derived = numbered([[*objective, *excluded], *(limit.metric.tables for limit in summed)], len(space.choices))
         sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)} | {link.column: len(link.total) for link in derived}
-        parts = reduce(factors(tables, derived, space.allowed), sizes)
+        parts = factors(tables, derived, space.allowed)
+        if sum(map(len, parts)) <= LARGE:
+            parts = reduce(parts, sizes)
         spans = [float(np.ptp(part.costs[:, 0])) for part in parts if len(part)]
-        return cls(space, tuple(limits), tuple(parts), max(sum(spans), 1e-12))
+        return cls(space, tuple(limits), tuple(parts), sizes, max(sum(spans), 1e-12))
 
     def solve(self, budgets: Values | None = None, *, gap: float = 1e-6, seconds: float = 60.0) -> Solution:
         """The best row within the limits.
@@ -113,7 +122,37 @@ class Program:
         """
         most = np.array([limit.at_most for limit in self.summed]) if budgets is None else np.asarray(budgets, dtype=np.float64)
         until = time.monotonic() + seconds
-        parts = self._within(most)
+        parts = self._within(self.parts, most)
+        known = bounds(parts, self.sizes, most) if sum(map(len, parts)) > LARGE else None
+        if known is None:
+            return self._search(parts, most, gap, until)
+        best = Solution(None, -np.inf, -known.least + _SLOP * self.unit)
+        margin = known.margin(_CORE * len(parts))
+        while True:
+            kept = known.core(margin)
+            core = [Factor(part.genes, part.rows[keep], part.costs[keep]) for part, keep in zip(parts, kept, strict=True)]
+            every = all((keep | ~np.isfinite(option)).all() for keep, option in zip(kept, known.options, strict=True))
+            beyond = -np.inf if every else -(known.least + margin) + _SLOP * self.unit  # no row without the core has a higher sum
+            try:
+                found = self._search(reduce(core, self.sizes), most, gap, until)
+            except Infeasible:
+                if every:
+                    raise
+                found = Solution(None, -np.inf, -np.inf)
+            bound = max(found.bound, beyond)
+            row, score = max((best, found), key=lambda each: each.score).row, max(best.score, found.score)
+            best = Solution(row, score, max(min(best.bound, bound), score))
+            if best.score >= beyond or time.monotonic() >= until:
+                return best
+            margin = 4 * margin + 1e-4 * self.unit if best.row is None else -best.score - known.least + 2 * _SLOP * self.unit
+
+    def _search(self, parts: Sequence[Factor], most: Values, gap: float, until: float) -> Solution:
+        """The best row within limits that some factors make, or the best bound if time runs out.
+
+        Raises:
+            Infeasible: proven; they make no row within the limits.
+        """
+        parts = self._within(parts, most)
         cuts: list[Cut] = []
         bound = -sum(float(part.costs[:, 0].min()) for part in parts)
         while (left := until - time.monotonic()) > 0:
@@ -141,21 +180,21 @@ class Program:
         row = np.array([[found[gene] for gene in range(len(self.space.choices))]], dtype=np.uint8)
         return only(self.space.canonical(row))
 
-    def _within(self, most: Values) -> list[Factor]:
-        """The factors without options that break a limit even if every other factor takes its cheapest one.
+    def _within(self, parts: Sequence[Factor], most: Values) -> list[Factor]:
+        """Factors without options that break a limit even if every other factor takes its cheapest one.
 
         Raises:
             Infeasible: a factor has no option left.
         """
-        parts = list(self.parts)
-        while all(map(len, parts)):
-            least = np.array([part.costs[:, 1:].min(axis=0) for part in parts])
+        left = list(parts)
+        while all(map(len, left)):
+            least = np.array([part.costs[:, 1:].min(axis=0) for part in left])
             kept = [
-                (part.costs[:, 1:] + np.delete(least, index, axis=0).sum(axis=0) <= most).all(axis=1) for index, part in enumerate(parts)
+                (part.costs[:, 1:] + np.delete(least, index, axis=0).sum(axis=0) <= most).all(axis=1) for index, part in enumerate(left)
             ]
             if all(keep.all() for keep in kept):
-                return parts
-            parts = [Factor(part.genes, part.rows[keep], part.costs[keep]) for part, keep in zip(parts, kept, strict=True)]
+                return left
+            left = [Factor(part.genes, part.rows[keep], part.costs[keep]) for part, keep in zip(left, kept, strict=True)]
         raise Infeasible(self._proven(most))
 
     def _solve(

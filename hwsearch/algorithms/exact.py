@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from .._types import Rows, Values
 from ..errors import InvalidInput
-from ..spaces._space import SearchSpace
-from ..spaces._sums import lengths
-from ..spaces._tables import TableSum
+from ._additive import additive
 from ._milp import Program
 
 if TYPE_CHECKING:
@@ -100,25 +98,3 @@ def compiled(problem: Problem) -> Program:
         problem.shared[key] = (Program.compile(problem.space, tables, problem.limits), parts)  # which keeps these ids from being reused
     program: Program = problem.shared[key][0]
     return program
-
-
-def additive(score: Any, space: SearchSpace) -> TableSum | None:
-    """The tables whose sum a score is, or ``None``.
-
-    Raises:
-        InvalidInput: the tables do not fit the space, or hold what is no score.
-    """
-    tables = getattr(score, "tables", None)
-    if tables is None:
-        return None
-    total = tables if isinstance(tables, TableSum) else TableSum(tuple(tables))
-    if total.peak:
-        return None
-    for genes, array in total:
-        if array.shape != lengths(genes, space.sizes):
-            raise InvalidInput(f"A table of the score has the shape {array.shape}, which does not fit the genes {genes} of {space.name!r}.")
-        if np.isnan(array).any() or np.isposinf(array).any():
-            raise InvalidInput(
-                f"A table of the score over the genes {genes} holds NaN or infinity; only -inf (impossible) may stand there."
-            )
-    return total

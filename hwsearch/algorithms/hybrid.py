@@ -14,9 +14,9 @@ from ..errors import Infeasible
 from ..spaces._keys import contains, row_keys
 from ..spaces._space import SearchSpace
 from ..spaces._tables import Table, TableSum
+from ._additive import additive
 from ._milp import Program
 from .evolution import Evolution, EvolutionState
-from .exact import additive
 
 if TYPE_CHECKING:
     from ._problem import Problem

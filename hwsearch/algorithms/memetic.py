@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .._types import Rows, Values
 from ..errors import InvalidInput
 from ..spaces._keys import row_keys
+from ._additive import additive
 from .evolution import founders
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class MemeticState:
 class Memetic:
     """Evolution whose every child climbs to a local optimum before it is judged (Moscato, Caltech report 826, 1989).
 
-    A score that knows its gradient (see :meth:`Predictor.gradient`) tells to first order what every change of one gene would bring, and the
-    limits' tables tell what it would cost; so the best of all changes of one gene or two are known beforehand, and only a few of them
-    are scored. A row stops climbing when none of these was better, or all were met before.
+    A score that knows its gradient (see :meth:`Predictor.gradient`) tells to first order what every change of one gene would bring, a sum
+    of tables tells it exactly, and the limits' tables tell what it would cost; so the best of all changes of one gene or two are known
+    beforehand, and only a few of them are scored. A row stops climbing when none of these was better, or all were met before.
 
     Attributes:
         climbers: rows that climb at the same time.
@@ -65,7 +66,7 @@ class Memetic:
         patience: steps without a better score after which the search is done.
 
     Raises:
-        InvalidInput: the problem's score does not know its gradient.
+        InvalidInput: the problem's score neither knows its gradient nor is a sum of tables.
     """
 
     name: ClassVar[str] = "memetic"
@@ -79,9 +80,10 @@ class Memetic:
 
     def init(self, problem: Problem) -> MemeticState:
         """The state before the first step, without rows."""
-        if not problem.has_gradient:
+        if not problem.has_gradient and additive(problem.score, problem.space) is None:
             raise InvalidInput(
-                f"Memetic search climbs along the gradient of a score, and {problem.score!r} has none. Use algorithm='evolution'."
+                f"Memetic search climbs along the gradient of a score, and {problem.score!r} has none, nor is it a sum of tables. Use "
+                "algorithm='evolution'."
             )
         rows, none = np.empty((0, len(problem.space.choices)), dtype=np.uint8), np.empty(0)
         return MemeticState(rows, none, rows, none, np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
@@ -187,22 +189,30 @@ def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[n
 
 
 def _gains(problem: Problem, X: Rows) -> Values:
-    """What each change of one gene adds to the score to first order, shape ``(n, changes)``; -inf for a change that changes nothing."""
+    """What each change of one gene adds to the score, shape ``(n, changes)``; -inf for a change that changes nothing.
+
+    To first order, by the gradient of the score; exactly, if the score is a sum of tables and has no gradient.
+    """
     space = problem.space
     gene, value = space.changes
-    starts = np.cumsum([0, *space.sizes[:-1]])
     slope = problem.gradient(X)
-    gain = slope[:, starts[gene] + value] - slope[np.arange(len(X))[:, None], starts + X][:, gene]
+    if slope.shape[1]:
+        starts = np.cumsum([0, *space.sizes[:-1]])
+        gain = slope[:, starts[gene] + value] - slope[np.arange(len(X))[:, None], starts + X][:, gene]
+    else:
+        tables = additive(problem.score, space)
+        assert tables is not None  # checked by init
+        gain = tables.changed(X, gene, value) - tables(X)[:, None]
     return np.where(space.active(X)[:, gene] & (X[:, gene] != value), gain, -np.inf)
 
 
 def _prices(problem: Problem, X: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """What each change of one gene adds to each cost, shape ``(n, changes, limits)``, and what each may grow by, ``(n, limits)``."""
     gene, value = problem.space.changes
-    changed = np.repeat(X[:, None], len(gene), axis=1)
-    changed[:, np.arange(len(gene)), gene] = value
     now = problem.costs(X)
-    then = problem.costs(changed.reshape(-1, X.shape[1])).reshape(len(X), len(gene), now.shape[1])
+    then = np.zeros((len(X), len(gene), now.shape[1]))
+    for place, limit in enumerate(problem.limits):
+        then[:, :, place] = limit.ratio(limit.metric.tables.changed(X, gene, value))
     return (then - now[:, None]).astype(np.float32), (1.0 - now).astype(np.float32)
 
 

@@ -8,12 +8,12 @@ way stay small. A sum over genes is replaced, in the tables that hold it, by a s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ._arrays import Column, Table, combine, expand, numbered
-from ._sums import Axis, Link
+from ._sums import Link, genes_of
 
 MOST_CELLS = 20_000_000
 
@@ -35,7 +35,7 @@ def minimise(tables: Sequence[Table], op: np.ufunc = np.add) -> tuple[float, dic
     Raises:
         TooWideError: an intermediate table would be too large.
     """
-    genes = 1 + max((gene for axes, _ in tables for axis in axes for gene in _genes(axis)), default=-1)
+    genes = 1 + max((gene for axes, _ in tables for axis in axes for gene in genes_of(axis)), default=-1)
     (columns,), derived = numbered([tables], genes)
     buckets = _Buckets(columns, derived)
     steps: list[tuple[int, Column | Link]] = []
@@ -60,14 +60,6 @@ def minimise(tables: Sequence[Table], op: np.ufunc = np.add) -> tuple[float, dic
             own, array = step
             chosen[column] = int(np.argmin(array[tuple(slice(None) if c == column else chosen[c] for c in own)]))
     return value, {column: index for column, index in chosen.items() if column < genes}
-
-
-def _genes(axis: Axis) -> Iterator[int]:
-    """The genes that an axis depends on."""
-    if isinstance(axis, int):
-        yield axis
-    else:
-        yield from (gene for term in axis.terms for gene in term.genes)
 
 
 class _Buckets:

@@ -167,6 +167,11 @@ def lengths(axes: Sequence[Axis], sizes: Sequence[int] | Mapping[int, int]) -> t
     return tuple(sizes[axis] if isinstance(axis, int) else len(axis) for axis in axes)
 
 
+def genes_of(axis: Axis) -> tuple[int, ...]:
+    """The genes that an axis depends on."""
+    return (axis,) if isinstance(axis, int) else tuple(gene for term in axis.terms for gene in term.genes)
+
+
 @dataclass(frozen=True, eq=False)
 class Link:
     """How the index of a sum follows from columns before it.

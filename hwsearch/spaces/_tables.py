@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._types import Values
+from .._types import Rows, Values
 from ..errors import InvalidInput
 from ._arrays import Table as Table
 from ._arrays import exact as exact
@@ -22,7 +22,7 @@ from ._arrays import fold as fold
 from ._arrays import table as table
 from ._elimination import TooWideError
 from ._elimination import minimise as minimise
-from ._sums import Axis, Sum, links
+from ._sums import Axis, Sum, genes_of, links
 
 _CHUNK = 4096
 """Rows evaluated at once: their indices stay in the processor's cache."""
@@ -104,6 +104,42 @@ class TableSum:
     def sums(self) -> frozenset[Sum[int]]:
         """The sums over genes that axes stand for."""
         return frozenset(axis for axes, _ in self.tables for axis in axes if isinstance(axis, Sum))
+
+    def changed(self, X: Rows, genes: npt.NDArray[np.intp], indices: Rows) -> Values:
+        """The value of every row after each of some changes of one gene, looking up only what depends on that gene.
+
+        Args:
+            X: rows, shape ``(n, genes)``.
+            genes: the gene that each change is of, shape ``(changes,)``.
+            indices: the index that it takes, shape ``(changes,)``.
+
+        Returns:
+            Shape ``(n, changes)``.
+        """
+        now = self(X)
+        found = np.empty((len(X), len(genes)))
+        for gene in np.unique(genes):
+            places = np.flatnonzero(genes == gene)
+            moving, still = self._parted(int(gene))
+            rows = np.repeat(X, len(places), axis=0)
+            rows[:, gene] = np.tile(indices[places], len(X))
+            exactly = not self.peak and bool(np.isfinite(now).all())
+            rest = now - moving(X) if exactly else still(X)
+            found[:, places] = self.op(moving(rows).reshape(len(X), -1), rest[:, None])
+        return found
+
+    def _parted(self, gene: int) -> tuple[TableSum, TableSum]:
+        """The tables that depend on a gene, and the others."""
+        known: dict[int, tuple[TableSum, TableSum]] = self.__dict__.setdefault("_parts", {})
+        if gene not in known:
+            moving = [any(gene in genes_of(axis) for axis in axes) for axes, _ in self.folded]
+            parts = []
+            for which in (True, False):
+                some = TableSum(tuple(entry for entry, moves in zip(self.folded, moving, strict=True) if moves is which), self.peak)
+                some.__dict__["folded"] = some.tables
+                parts.append(some)
+            known[gene] = (parts[0], parts[1])
+        return known[gene]
 
     def within(self, allowed: Sequence[Sequence[int]]) -> TableSum:
         """The same over some indices of each gene only, which are counted from 0 again.

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 import hwsearch
 from hwsearch import SearchSpace, metric
-from hwsearch.algorithms import Evolution, Exact, Hybrid
+from hwsearch.algorithms import Evolution, Exact, Hybrid, _milp
 from hwsearch.algorithms._quiet import quiet
 from hwsearch.costs._limits import Limit
 from hwsearch.searching import Status, solve
@@ -28,6 +28,14 @@ def test_exact_says_nothing_that_looking_at_every_network_contradicts(fold: bool
     from proofs import false_word, instance
 
     assert {seed: said for seed in range(60) if (said := false_word(instance(seed), fold=fold)) is not None} == {}
+
+
+def test_bounds_and_a_core_say_nothing_that_looking_at_every_network_contradicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What programs of very many options are solved by, on small ones."""
+    from proofs import false_word, instance
+
+    monkeypatch.setattr(_milp, "LARGE", 0)
+    assert {seed: said for seed in range(60) if (said := false_word(instance(seed))) is not None} == {}
 
 
 def test_limits_that_are_met_exactly_are_met() -> None:

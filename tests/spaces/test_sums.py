@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch import Infeasible, SearchSpace, metric, search
+from hwsearch.algorithms import Memetic, _milp
 from hwsearch.costs import Metric
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.spaces import Choice, Sum, TableSum
@@ -58,7 +60,7 @@ def by_hand(space: SearchSpace, tables: TableSum, row: np.ndarray) -> float:
     return total
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_a_cost_over_sums_is_what_adding_up_by_hand_gives(seed: int) -> None:
     """Values, the least one, restrictions, arithmetic and copies of whole numbers, which are exact."""
@@ -81,7 +83,23 @@ def test_a_cost_over_sums_is_what_adding_up_by_hand_gives(seed: int) -> None:
     assert cost(inside.minimum[None])[0] == inside.lower_bound
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), peak=st.booleans())
+def test_what_a_change_of_one_gene_comes_to_is_what_the_changed_row_costs(seed: int, peak: bool) -> None:
+    """What memetic search looks up of every change, of sums and maxima, infinite entries among them."""
+    space = random_space(seed)
+    rng = np.random.default_rng(seed)
+    impossible = [(axes, np.where(rng.random(array.shape) < 0.05, np.inf, array)) for axes, array in metric("cost", space).tables]
+    tables = TableSum(tuple(impossible), peak)
+    X = space.sample(20, rng)
+    genes, values = space.changes
+    changed = np.repeat(X[:, None], len(genes), axis=1)
+    changed[:, np.arange(len(genes)), genes] = values
+    expected = tables(changed.reshape(-1, X.shape[1])).reshape(len(X), -1)
+    assert tables.changed(X, genes, values).tolist() == expected.tolist()
+
+
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_genes_that_do_not_count_change_no_sum(seed: int) -> None:
     """Rows that are not canonical cost what their canonical ones do, and so do rows of an inactive gene in a sum."""
@@ -163,10 +181,11 @@ def test_a_branch_that_is_absent_adds_nothing() -> None:
     assert cost.lower_bound == 8.0
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("large", [0, _milp.LARGE], ids=["core", "whole"])
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_the_proven_best_network_over_sums_is_the_best_of_all(seed: int) -> None:
-    """One or two limits, perhaps a peak, over genes that need others and a restricted space."""
+def test_the_proven_best_network_over_sums_is_the_best_of_all(large: int, seed: int) -> None:
+    """One or two limits, perhaps a peak, over genes that need others and a restricted space; also by way of bounds and a core."""
     rng = np.random.default_rng(seed)
     space = random_space(seed, ("worth", "one", "two", "peak_memory_mb"))
     space = space.restrict({choice.name: rng.permutation(choice.values)[: int(rng.integers(1, 5))].tolist() for choice in space.choices})
@@ -177,10 +196,42 @@ def test_the_proven_best_network_over_sums_is_the_best_of_all(seed: int) -> None
     for name, most in limits.items():
         met &= metric(name, space)(X) <= most
     worth = metric("worth", space)
-    if not met.any():
-        with pytest.raises(Infeasible):
-            search(space, predictor=worth, limits=limits, algorithm="exact")
-        return
-    found = search(space, predictor=worth, limits=limits, algorithm="exact")
+    with patch.object(_milp, "LARGE", large):
+        if not met.any():
+            with pytest.raises(Infeasible):
+                search(space, predictor=worth, limits=limits, algorithm="exact")
+            return
+        found = search(space, predictor=worth, limits=limits, algorithm="exact")
     assert found.best_score == worth(X[met]).max()
     assert found.bound == pytest.approx(found.best_score, rel=1e-5, abs=1e-5)
+
+
+def dense_net(layers: int, values: int) -> SearchSpace:
+    """Layers that each read what all layers before them write, and one that reads them all."""
+    rng = np.random.default_rng(0)
+    genes = {f"layer{number:02}": tuple(8 * (index + 1) for index in range(values)) for number in range(layers)}
+    tables: dict[str, list[tuple[list[str | Sum[str]], np.ndarray]]] = {"latency_ms": [], "size_mb": [], "worth": []}
+    for number, (name, widths) in enumerate(genes.items()):
+        before = Sum.of({**dict(list(genes.items())[:number]), name: [0] * values}, base=64)
+        work = np.multiply.outer(widths, before.values).astype(float)
+        tables["latency_ms"].append(([name, before], np.ceil(work / 512)))
+        tables["size_mb"].append(([name, before], work))
+        tables["worth"].append(([name], np.cumsum(np.sort(rng.pareto(2.0, values))[::-1])))
+    total = Sum.of(dict(genes), base=64)
+    tables["size_mb"].append(([total], 10.0 * total.values))
+    return SearchSpace.from_tables(genes, tables, name="dense")
+
+
+def test_the_widths_of_a_dense_net_are_proven_and_climbed_to() -> None:
+    """A small one, each of whose readers depends on all layers before it."""
+    space = dense_net(12, 4)
+    full = np.full((1, 12), 3, dtype=np.uint8)
+    limits = {name: share * float(metric(name, space)(full)[0]) for name, share in (("latency_ms", 0.5), ("size_mb", 0.6))}
+    worth = metric("worth", space)
+    with patch.object(_milp, "LARGE", 100):
+        proven = search(space, predictor=worth, limits=limits, algorithm="exact")
+    climbed = search(space, predictor=worth, limits=limits, algorithm=Memetic(climbers=40, parents=40, founders=200, steps=20))
+    assert proven.status.name == "OPTIMAL"
+    assert climbed.best_score <= proven.best_score
+    assert climbed.best_score >= 0.99 * proven.best_score
+    assert all(proven.values[name] <= most for name, most in limits.items())

@@ -15,10 +15,11 @@ from ..._files import _reading, _writing
 from ..._progress import Advance
 from ..._progress import progress as progress_bar
 from ..._types import Rows
+from ...algorithms._additive import additive
 from ...algorithms._load import load_algorithm
 from ...algorithms._problem import Problem
 from ...algorithms.base import Algorithm
-from ...algorithms.exact import Exact, additive
+from ...algorithms.exact import Exact
 from ...costs._metrics import values_of
 from ...devices._table import LatencyTable
 from ...errors import Infeasible, InvalidInput, UnknownName, check_count

@@ -80,9 +80,7 @@ def program(
     return hwsearch.SearchSpace.from_tables(genes, tables, name="widths")
 
 
-def solved(
-    space: hwsearch.SearchSpace, algorithm: str, shares: tuple[float, float] = (0.6, 0.65)
-) -> tuple[hwsearch.SearchResult, float]:
+def solved(space: hwsearch.SearchSpace, algorithm: str, shares: tuple[float, float] = (0.6, 0.65)) -> tuple[hwsearch.SearchResult, float]:
     """The result of a search for the most important channels within limits, and its CPU seconds."""
     full = np.array([[size - 1 for size in space.sizes]], dtype=np.uint8)
     limits = {

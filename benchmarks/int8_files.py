@@ -97,7 +97,7 @@ def main() -> None:
                 for runtime, opens in runtimes.items():
                     run = opens(model)
                     start = time.process_time()
-                    logits = outputs(run, x.numpy(), BATCH)
+                    (logits,) = outputs(run, [x.numpy()], BATCH)
                     seconds = time.process_time() - start
                     found[runtime] = {
                         "accuracy": float((logits.argmax(axis=1) == y).mean()),

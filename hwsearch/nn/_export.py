@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,7 @@ def export(
     weights: WeightsLike | None = None,
     backend: str | Backend = "onnxruntime",
     data: DataLike | Tensors | None = None,
-    precision: str | None = None,
+    precision: str | Mapping[str, str] | None = None,
     quantization: Quantization = STANDARD,
     batch: int | Literal["open"] | None = None,
 ) -> Path:
@@ -55,7 +55,8 @@ def export(
         data: calibrate batch norms and quantisers on training images of these data; if omitted, on those that the supernet carries.
             A module takes the sizes of its inputs from them; example inputs as tensors, one for each input, do as well; if omitted, the
             sizes are those that it was adopted with.
-        precision: of all blocks, instead of those of the architecture.
+        precision: of all blocks, instead of those of the architecture; of a module ``"fp32"`` (if omitted) or ``"int8"``, for all kernels
+            or for some by name or pattern of their weights, as in ``{"*": "int8", "head.*": "fp32"}``, where the last that fits counts.
         quantization: how the network is quantised; the backend decides about zero points, and about the most bits of weights.
         batch: how many images the file takes at once, or ``"open"`` for any number (not for engines); the backend's if omitted.
 
@@ -79,18 +80,17 @@ def export(
     runtime = load_writer(backend)
     at_once = _batch(batch, runtime.batch)
     if isinstance(network, nn.Module):
-        return export_module(network, out, runtime, data, at_once)
-    if not isinstance(network, Architecture) or weights is None:
-        given = f"not {type(network).__name__}" if weights is not None else "and an architecture needs weights=, its supernet"
-        raise InvalidInput(f"The network must be an Architecture, such as result.best, or a torch module, {given}.")
+        return export_module(network, out, runtime, data, at_once, precision or "fp32", quantization)
+    if not isinstance(network, Architecture):
+        raise InvalidInput(f"The network must be an Architecture, such as result.best, or a torch module, not {type(network).__name__}.")
+    if weights is None or isinstance(precision, Mapping):
+        raise InvalidInput("An architecture needs weights, its supernet, and one precision for all blocks or none.")
     supernet = load_supernet(weights, network.space)
     normalize, images = calibration_of(supernet, data)  # type: ignore[arg-type]  # tensors are refused there
-    quantization = quantization.on(runtime)
-    shipped = _deployed(network, precision, supernet, images, quantization)
+    shipped = _deployed(network, precision, supernet, images, quantization.on(runtime))
     notes = {"architecture": network.document(), "input": _input(shipped, normalize, at_once)}
-    return _written(
-        shipped, images, notes | ({} if precision is None else {"precision": precision}), quantization.weight_bits, runtime, out
-    )
+    notes |= {} if precision is None else {"precision": precision}
+    return _written(shipped, images, notes, quantization.on(runtime).weight_bits, runtime, out)
 
 
 def _deployed(

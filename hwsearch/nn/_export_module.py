@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import fx, nn
@@ -21,16 +22,26 @@ from ..errors import BuildFailed, InvalidInput
 from ._agreement import EXAMPLES, difference, drawn, outputs
 from .adoption._capture import as_graph
 from .adoption._onnx import to_onnx
+from .adoption._quantized import quantize
 from .adoption._run import execute
 from .data._images import Data, DataLike, Normalize
 from .data._load import load_data
+from .quantization._quantize import Quantization
 
 Tensors = torch.Tensor | Sequence[torch.Tensor]
 """Example inputs, one tensor for each input of a network, shapes ``(n, ...)``."""
 _ADVICE = "If the network takes batches of one size only, name it, such as export(..., batch=1)."
 
 
-def export_module(network: nn.Module, out: PathLike, backend: Backend, data: DataLike | Tensors | None, batch: int | None) -> Path:
+def export_module(
+    network: nn.Module,
+    out: PathLike,
+    backend: Backend,
+    data: DataLike | Tensors | None,
+    batch: int | None,
+    precision: str | Mapping[str, str],
+    quantization: Quantization,
+) -> Path:
     """Write a module as the model file of a runtime; :func:`hwsearch.export` describes it.
 
     Args:
@@ -39,14 +50,22 @@ def export_module(network: nn.Module, out: PathLike, backend: Backend, data: Dat
         backend: for which runtime.
         data: images, or example inputs; those of the sizes that an adopted network was adopted with if omitted.
         batch: how many images the file takes at once; ``None`` for any number.
+        precision: of all kernels, or of some by their names or patterns.
+        quantization: how those in int8 are quantised.
     """
     examples, normalize = _examples(network, data)
     inputs = tuple(drawn(each, batch) for each in examples)
     count = batch or (len(examples[0]) if 1 < len(examples[0]) < EXAMPLES else 2)  # other than that of the comparison
     traced = [each[:count] for each in inputs]
-    graph = as_graph(network, traced)
-    model = TrainedModel((), (), batch, _notes(network, traced, normalize, batch), to_onnx(graph, traced, open_batch=batch is None))
-    return backend.write(model, out, GraphAgreement(graph, inputs, batch))
+    graph, notes, lowest = as_graph(network, traced), _notes(network, traced, normalize, batch), "fp32"
+    if precision != "fp32":
+        if data is None:
+            raise InvalidInput("data is missing: int8 needs images to calibrate on (hwsearch.nn.load_data), or inputs as tensors.")
+        quantization, lowest = quantization.on(backend), "int8"
+        graph = quantize(graph, examples, precision, quantization)
+        notes |= {"hwsearch.precision": msgspec.json.encode(precision).decode(), "hwsearch.int8": str(quantization.weight_bits)}
+    model = TrainedModel((), (), batch, notes, to_onnx(graph, traced, open_batch=batch is None))
+    return backend.write(model, out, GraphAgreement(graph, inputs, batch, lowest))
 
 
 def _notes(network: nn.Module, inputs: Sequence[torch.Tensor], normalize: Normalize | None, batch: int | None) -> dict[str, str]:
@@ -142,7 +161,7 @@ class GraphAgreement:
         except Exception as error:
             # Runtimes have errors of their own.
             raise BuildFailed(f"The {what} does not run. {_ADVICE} The runtime says: {error}") from error
-        apart = max(difference(*pair) for pair in zip(found, wanted, strict=True))
+        apart = max(difference(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(found, wanted, strict=True))
         if not apart <= self.tolerance:
             raise BuildFailed(
                 f"The {what} does not compute what the network computes in torch: its outputs differ by {apart:.1%}, and "

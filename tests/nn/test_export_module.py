@@ -15,9 +15,11 @@ from torch import nn
 
 import hwsearch
 from hwsearch.backends import load_backend
+from hwsearch.backends.onnxruntime import OnnxRuntime
 from hwsearch.errors import BuildFailed, InvalidInput, Unsupported
-from hwsearch.nn import Data, evaluate_file, export
-from hwsearch.nn.adoption import load_network, save_network
+from hwsearch.nn import Data, Quantization, evaluate_file, export
+from hwsearch.nn.adoption import load_network, quantize, save_network
+from hwsearch.nn.adoption._capture import as_graph
 
 torch.set_num_threads(1)
 
@@ -136,3 +138,53 @@ class _Op(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.op(x).real  # type: ignore[operator]
+
+
+class Padded(nn.Module):
+    """What integer kernels have to fuse with: zeros at one side only, depthwise layers, both kinds of activations, a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(1, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU6()]
+        layers += [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, 2, groups=8), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 1)]
+        self.body, self.inner, self.head = nn.Sequential(*layers), nn.Conv2d(16, 16, 1), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(torch.relu(x + self.inner(x)).mean((2, 3)))
+
+
+def test_int8_files_are_fused_and_compute_what_is_simulated(tmp_path: Path) -> None:
+    """Every kernel runs in integers, the simulation agrees with the file, and both are near the network in floats."""
+    module, images = enliven(Padded()), torch.randn(64, 1, 8, 8)
+    graph = as_graph(module, [images[:2]])
+    path = export(graph, out=tmp_path / "int8.onnx", data=images, precision="int8", batch="open")
+    backend = load_backend("onnxruntime")
+    assert isinstance(backend, OnnxRuntime)
+    backend.session(str(path), optimized=tmp_path / "fused.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 4
+    assert {"QLinearAdd", "QGemm"} <= set(kinds)
+    assert not {"Conv", "Gemm", "Add", "Relu", "Clip"} & set(kinds)
+    assert {onnx.TensorProto.INT8, onnx.TensorProto.INT32} <= {each.data_type for each in onnx.load(path).graph.initializer}
+    simulated = quantize(graph, [images], quantization=Quantization().on(backend))
+    with torch.no_grad():
+        found, wanted, whole = torch.from_numpy(_run(path, images)[0]), simulated(images), module(images)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02
+    assert 1e-4 < float((wanted - whole).norm() / whole.norm()) < 0.1
+
+
+def test_precisions_of_kernels_are_named(tmp_path: Path) -> None:
+    """Kernels are named by their weights or patterns of these; the last name that fits counts."""
+    module, images = enliven(Padded()), torch.randn(32, 1, 8, 8)
+    path = export(module, out=tmp_path / "some.onnx", data=images, precision={"*": "int8", "body.*": "fp32", "body.1": "int8"})
+    kept = {each.name for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8 and each.dims}
+    assert {name.partition("_values")[0] for name in kept if "_values" in name} == {"body.1.weight", "inner.weight", "head.weight"}
+    facts = {entry.key: msgspec.json.decode(entry.value) for entry in onnx.load(path).metadata_props}
+    assert facts["hwsearch.precision"] == {"*": "int8", "body.*": "fp32", "body.1": "int8"}
+    assert facts["hwsearch.int8"] == load_backend("onnxruntime").weight_bits
+    for wrong, words in (({"nothing": "int8"}, "stands for no kernel"), ("int4", "fp32 or int8")):
+        with pytest.raises(InvalidInput, match=words):
+            export(module, out=tmp_path / "a.onnx", data=images, precision=wrong)
+    with pytest.raises(InvalidInput, match="images to calibrate on"):
+        export(hwsearch.adopt(module, images[:1]).extract({}), out=tmp_path / "a.onnx", precision="int8")

@@ -44,7 +44,7 @@ def to_onnx(network: fx.GraphModule, inputs: Sequence[torch.Tensor], *, open_bat
             torch.onnx.export(
                 flat,
                 tuple(inputs),
-                file,
+                file,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=names[0],
@@ -73,7 +73,7 @@ class _Flat(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
         """The tensors among the outputs of the graph."""
-        tensors = {name: each for part in (self.named_parameters, self.named_buffers) for name, each in part(remove_duplicate=False)}
+        tensors = dict([*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)])
         return execute(self.run[0], inputs, compute=_open_sizes, tensors=tensors)
 
 

@@ -88,7 +88,7 @@ def export(
     supernet = load_supernet(weights, network.space)
     normalize, images = calibration_of(supernet, data)  # type: ignore[arg-type]  # tensors are refused there
     shipped = _deployed(network, precision, supernet, images, quantization.on(runtime))
-    notes = {"architecture": network.document(), "input": _input(shipped, normalize, at_once)}
+    notes: dict[str, Any] = {"architecture": network.document(), "input": _input(shipped, normalize, at_once)}
     notes |= {} if precision is None else {"precision": precision}
     return _written(shipped, images, notes, quantization.on(runtime).weight_bits, runtime, out)
 

@@ -76,7 +76,7 @@ def _notes(network: nn.Module, inputs: Sequence[torch.Tensor], normalize: Normal
     facts |= {"resize": "bilinear, antialiased"} if square else {}
     if normalize is not None:
         facts |= {"mean": normalize.mean, "std": normalize.std, "normalize": "(pixel / 255 - mean) / std"}
-    notes = {"input": facts} | ({"plan": network.meta["plan"]} if "plan" in _meta(network) else {})
+    notes = {"input": facts} | ({"plan": _meta(network)["plan"]} if "plan" in _meta(network) else {})
     return {f"hwsearch.{key}": msgspec.json.encode(value).decode() for key, value in notes.items()}
 
 

@@ -68,7 +68,8 @@ def main() -> None:
     console.print(table)
 
     console.rule("2  train: one supernet, all sub-networks")
-    hwsearch.train(space, data=data, out=weights, recipe={"epochs": options.epochs}, seed=seed)
+    recipe = {} if options.epochs is None else {"epochs": options.epochs}
+    hwsearch.train(space, data=data, out=weights, recipe=recipe, seed=seed)
 
     console.rule("3  predict: accuracy of any sub-network, at its precisions")
     quantization = Quantization().on(table.device)  # int8 as this CPU computes it

@@ -22,6 +22,8 @@ from ._pareto import nondominated
 
 MOST_JOINED = 150_000
 """Options made at once by a join that may not pay."""
+_MOST_PAIRS = 20 * MOST_JOINED
+"""Options that a join may really have, where far more of them agree than :func:`joined_size` expects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +103,27 @@ def matches(left: Factor, right: Factor) -> tuple[npt.NDArray[np.intp], npt.NDAr
     return first, second
 
 
+def agreeing(left: Factor, right: Factor) -> int:
+    """How many pairs of options agree on the genes that both hold."""
+    shared = [gene for gene in left.genes if gene in right.genes]
+    a, b = np.split(packed(np.concatenate([left.columns(shared), right.columns(shared)])), [len(left)])
+    size = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    return int(np.bincount(a, minlength=size) @ np.bincount(b, minlength=size))
+
+
 def join(left: Factor, right: Factor) -> Factor:
     """All pairs of options that agree on the genes that both hold, as a factor."""
     return paired(left, right, *matches(left, right))
+
+
+def join_all(parts: Sequence[Factor]) -> Factor | None:
+    """The join of some factors, or ``None`` if that is too large to be made."""
+    merged = parts[0]
+    for part in parts[1:]:
+        if agreeing(merged, part) > _MOST_PAIRS:
+            return None
+        merged = join(merged, part)
+    return merged
 
 
 def paired(left: Factor, right: Factor, first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]) -> Factor:
@@ -179,12 +199,11 @@ def reduce(parts: Sequence[Factor], sizes: Mapping[int, int]) -> list[Factor]:
             return left
         gene = best[1]
         where = holders[gene]
-        merged = left[where[0]]
-        for index in where[1:]:
-            merged = join(merged, left[index])
-        outside = {g for index, factor in enumerate(left) if index not in where for g in factor.genes}
-        merged = project(merged, outside)
-        if len(merged) <= 1.5 * sum(len(left[index]) for index in where) + 64:
+        merged = join_all([left[index] for index in where])
+        if merged is not None:
+            outside = {g for index, factor in enumerate(left) if index not in where for g in factor.genes}
+            merged = project(merged, outside)
+        if merged is not None and len(merged) <= 1.5 * sum(len(left[index]) for index in where) + 64:
             left = [factor for index, factor in enumerate(left) if index not in where] + [merged]
         else:
             blocked[gene] = tuple(len(left[index]) for index in where)

@@ -51,7 +51,7 @@ class Elimination:
         sizes: gene -> number of its allowed indices.
 
     Attributes:
-        possible: whether it takes no more than :data:`MOST_PAIRS` pairs.
+        possible: whether it takes no more than :data:`MOST_PAIRS` pairs, and some options of all factors agree.
     """
 
     def __init__(self, parts: Sequence[Factor], sizes: Mapping[int, int]) -> None:
@@ -77,6 +77,7 @@ class Elimination:
             left -= set(where)
             left.add(self._best(node, {g for other in left for g in self._nodes[other].genes}))
         self._roots = sorted(left)
+        self.possible = all(len(self._nodes[root]) for root in self._roots)
 
     def _join(self, left: int, right: int) -> int:
         first, second = matches(self._nodes[left], self._nodes[right])
@@ -168,7 +169,7 @@ class Bounds:
 
 
 def bounds(parts: Sequence[Factor], sizes: Mapping[int, int], most: Values) -> Bounds | None:
-    """The best bounds that prices on the limits give; ``None`` if the factors are too entangled.
+    """The best bounds that prices on the limits give; ``None`` if the factors are too entangled, or no options of all of them agree.
 
     The prices are those at which a cutting-plane model of the bound peaks (Kelley, 1960).
 

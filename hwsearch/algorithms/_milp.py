@@ -38,7 +38,7 @@ _FINE = 1e4
 """Objective and costs are scaled to this range, of which the tolerances of HiGHS (1e-6) are a small part."""
 _WHOLE = 1e6
 """Costs that are whole numbers of a step are given to HiGHS as they are up to this many steps."""
-LARGE = 5_000
+LARGE = 10_000
 """Options; programs with more are cut down to a core by their bounds."""
 _CORE = 3
 """Options a factor in the first core, on average."""

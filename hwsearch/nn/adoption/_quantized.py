@@ -19,7 +19,7 @@ from torch import fx
 
 from ...errors import InvalidInput, Unsupported
 from ..quantization._quantize import STANDARD, Quantization, Quantizer, fit_quantizer, quantize_weight, weight_steps
-from ._fold import folded, name_of, pads
+from ._folding import folded, name_of, pads
 from ._rounding import integers, rounded
 from ._run import Before, execute
 from ._state import get, put

@@ -26,8 +26,9 @@ from ._counted import counted
 from ._cut import Cut
 from ._genes import Places, find_genes
 from ._groups import Analysis, Group, Kernel, analyse, matching, units
+from ._onnx import written
 from ._part import submodule
-from ._pieces import onnx_bytes, with_kernels
+from ._pieces import with_kernels
 from ._proof import Prover, stays
 from ._repair import Repair
 from ._report import Report, make_report
@@ -128,7 +129,7 @@ class Adopted(SearchSpace):
 
     def model_file(self, row: Rows) -> bytes:
         """The ONNX file of the network of a row of shape ``(genes,)``, for one image, whose operations are named after their slots."""
-        return onnx_bytes(with_kernels(self.cut(*self.plan(row))), tuple(each[:1] for each in self.inputs))
+        return written(with_kernels(self.cut(*self.plan(row))), tuple(each[:1] for each in self.inputs))
 
     # -- the network -----------------------------------------------------------------------------------------------------
 

@@ -37,20 +37,25 @@ def to_onnx(network: fx.GraphModule, inputs: Sequence[torch.Tensor], *, open_bat
         count = len(flat(*inputs))
     names = _numbered("input", len(inputs)), _numbered("output", count)
     axes = {name: {0: "batch"} for name in (*names[0], *names[1])} if open_batch else {}
+    return written(flat, inputs, input_names=names[0], output_names=names[1], dynamic_axes=axes)
+
+
+def written(network: nn.Module, inputs: Sequence[torch.Tensor], **naming: Any) -> bytes:
+    """What PyTorch's exporter makes of a module: an ONNX model, in memory.
+
+    Args:
+        network: that takes and returns tensors.
+        inputs: example inputs.
+        naming: names of inputs and outputs, and open axes, as the exporter takes them.
+
+    Raises:
+        Unsupported: an operation has no counterpart in ONNX.
+    """
     file = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(
-                flat,
-                tuple(inputs),
-                file,  # type: ignore[arg-type]
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=names[0],
-                output_names=names[1],
-                dynamic_axes=axes,
-            )
+            torch.onnx.export(network, tuple(inputs), file, dynamo=False, opset_version=OPSET, **naming)  # type: ignore[arg-type]
         except Exception as error:
             # The exporter of PyTorch fails in as many ways as there are operations.
             words = (str(error).splitlines() or ["nothing is said"])[0]

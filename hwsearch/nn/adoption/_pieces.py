@@ -6,8 +6,6 @@ alone, such as a pooling before a linear layer. Operations in between, such as a
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +14,6 @@ from torch import fx
 
 from ...networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, labelled
 from ._cut import Cut
-from ._onnx import OPSET
 from ._state import put
 from .rules.base import base_name, shape_of
 
@@ -156,15 +153,6 @@ def with_kernels(cut: Cut) -> fx.GraphModule:
             if node in cut.places:
                 owner.setdefault(cut.places[node], piece.name)
     return scoped(built, owner)
-
-
-def onnx_bytes(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> bytes:
-    """A network as an ONNX file for inputs of exactly these sizes."""
-    file = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(network, inputs, file, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
-    return file.getvalue()
 
 
 class _Operation(torch.nn.Module):

@@ -123,6 +123,16 @@ def test_units_are_kept_by_importance_and_the_result_says_which(space: Adopted, 
         assert set(units) == set(np.argsort(-values[group])[: len(units)].tolist())
 
 
+def test_one_importance_can_say_what_widths_cost_and_another_one_which_units_go(space: Adopted) -> None:
+    rng = np.random.default_rng(4)
+    costs, order = ({group: rng.random(space.widths[group]) for group in space.places.groups} for _ in range(2))
+    plain, split = additive(space, costs), additive(space, costs, order=order)
+    X = space.sample(9, rng)
+    assert np.array_equal(plain(X), split(X))
+    for group, units in split.space.choose(dict.fromkeys(order, 2)).items():
+        assert set(units) == set(np.argsort(-order[group])[:2].tolist())
+
+
 def test_a_fresh_process_finds_the_same_units(space: Adopted, score: hwsearch.Predictor, tmp_path: Path) -> None:
     """The predictor's file keeps which units matter; the result's file and the network adopted anew are all that is needed besides."""
     result = hwsearch.search(space, predictor=score, limits={"macs": 1e6})

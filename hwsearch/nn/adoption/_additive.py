@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._adopted import Adopted
 
 
-def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | None = None) -> Predictor:
+def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | None = None, order: Scores | None = None) -> Predictor:
     """A score that is minus the importance of all that a network lacks.
 
     It is a linear predictor, so ``algorithm="exact"`` proves its optimum. Its space knows the importances, so networks that are found with
@@ -29,6 +29,8 @@ def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | Non
         scores: importance of each unit of each group, as from :func:`~hwsearch.nn.adoption.importance`.
         branches: importance of each searchable branch as a whole, as from :func:`branch_importance`; those that are not there count as much
             as all units together.
+        order: another importance, which says which units of a group go first, while ``scores`` says only how much the first, the second
+            and so on cost, as in :func:`~hwsearch.nn.adoption.allocate`.
 
     Raises:
         InvalidInput: a group that is searched at several widths is not among the scores, or does not have that number of units.
@@ -45,10 +47,11 @@ def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | Non
         {'0.width': 8}
     """
     known = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
+    first = known if order is None else {name: np.asarray(values, dtype=np.float64) for name, values in order.items()}
     for group in space.places.groups:
-        if group not in known:
+        if group not in known or group not in first:
             raise InvalidInput(f"There is no importance of the units of group {group}.")
-    learned = space.knowing({name: known[name] for name in space.places.groups})
+    learned = space.knowing({name: first[name] for name in space.places.groups})
     everything = sum(float(values.sum()) for values in known.values())
     lost: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
     for group, gene in space.places.groups.items():

@@ -11,7 +11,7 @@ deep convolutional networks, 2016). At last the scales and shifts of all channel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from ._tuning import Examples, affordable, tune
 from .rules.base import base_name, bound, shape_of
 
 _FITTED = ("conv1d", "conv2d", "linear")
+_MEMORY = 2**29
+"""Bytes of a layer's inputs that are kept from one round to the next; more are gathered anew."""
 
 
 @dataclass(frozen=True)
@@ -162,16 +164,23 @@ class Repair:
             return
         groups = call.get("groups", 1)
         intercept = self._own(call["bias"]) or norm is not None
-        kept = self.cut.index(node, 1 if name != "linear" else len(shape_of(node)) - 1)
+        index = self.cut.index(node, 1 if name != "linear" else len(shape_of(node)) - 1)
         call["size"] = weight.shape
-        aims = self._aims(node, fresh, kept)
+        aims = self._aims(node, fresh, index)
         inputs = self.new.values[call["input"]] if self.sequential else self._picked(before["input"], 1 if name != "linear" else -1)
         share = max(self.samples[0], self.samples[1] * weight[0].numel()) / sum(len(aim.wanted) for aim in aims)
         at = [(torch.rand(len(aim.wanted), generator=self.generator) < share).nonzero()[:, 0] for aim in aims]
 
-        def rows() -> Iterator[tuple[torch.Tensor, Aim]]:
+        def gathered() -> Iterator[tuple[torch.Tensor, Aim]]:
             for x, aim, here in zip(inputs, aims, at, strict=True):
                 yield patches(call, name, x, here), aim.at(here, groups)
+
+        rounds = self.rounds if aims[0].idle is not None else 0
+        size = sum(len(here) for here in at) * groups * weight[0].numel() * weight.element_size()
+        kept = list(gathered()) if rounds and size <= _MEMORY else None
+
+        def rows() -> Iterable[tuple[torch.Tensor, Aim]]:
+            return gathered() if kept is None else kept
 
         normal = Normal()
         for x, aim in rows():
@@ -180,7 +189,7 @@ class Repair:
             return
         start = weight.reshape(groups, weight.shape[0] // groups, -1)
         found, left = normal.solve(start, self.ridge, intercept)
-        for _ in range(self.rounds if aims[0].idle is not None else 0):
+        for _ in range(rounds):
             normal.forget_wanted()
             for x, aim in rows():
                 made = torch.einsum("ngd,god->ngo", x, found.to(x.dtype)) + left.to(x.dtype)

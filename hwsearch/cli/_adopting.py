@@ -31,19 +31,20 @@ def adopt(
     freeze: Frozen = None,
     part: Annotated[str, typer.Option(help="A submodule, to adopt it alone.")] = "",
     step: Annotated[int, typer.Option(min=1, help="Channels are kept in multiples of this number.")] = 8,
+    precisions: Annotated[str, typer.Option(help="What kernels may be in: fp32, int8 or fp32,int8.")] = "fp32",
 ) -> None:
     """Make a search space of a network: find out which widths and branches can be cut, and prove each.
 
     FILE.py is run, as if it were imported. Networks of torchvision and timm have random weights, unless --weights gives others.
     """
     from ..nn._sources import load_module, load_weights, random_inputs
-    from ..nn.adoption._adopted import adopt as run
+    from ..nn.adoption._adopt import adopt as run
     from ..nn.adoption._folder import save_adopted
 
     module = load_module(network)
     if weights is not None:
         load_weights(module, weights)
-    space = run(module, random_inputs(map(_size, inputs)), freeze=freeze or [], part=part, step=step)
+    space = run(module, random_inputs(map(_size, inputs)), freeze=freeze or [], part=part, step=step, precisions=precisions.split(","))
     save_adopted(space, out)
     console.print(str(space), markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {out}. Go on with: hwsearch fit-predictor {out}", markup=False, highlight=False, soft_wrap=True)
@@ -61,7 +62,7 @@ def extract(
         Path | None, typer.Option("--predictor", "-p", help="Tells which units matter.", show_default="that of the search, if it is there")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The network to write.")] = Path("small.safetensors"),
-    onnx: Annotated[Path | None, typer.Option(help="An ONNX file to write besides.", show_default=False)] = None,
+    onnx: Annotated[Path | None, typer.Option(help="An ONNX file to write besides, in the bits of the result.", show_default=False)] = None,
 ) -> None:
     """Write the network that a search in FOLDER found, repaired on images without training."""
     from ..nn.adoption._extract import extract as run
@@ -74,14 +75,15 @@ def extract(
     known = predictor or Path(load_result(result, space).provenance.get("predictor") or "")
     if predictor is not None or known.is_file():
         space = load_predictor(known, space).space
-    small = run(load_result(result, space).best, data=None if data is None else images(data, data_dir))
+    photographs = None if data is None else images(data, data_dir)
+    small = run(load_result(result, space).best, data=photographs)
     save_network(small, out)
     params = sum(each.numel() for each in small.parameters())
     console.print(f"{out}: {params:,} parameters", highlight=False)
     if onnx is not None:
         from ..nn._export import export
 
-        export(small, out=onnx)
+        export(small, out=onnx, data=photographs)
         console.print(f"{onnx}: {onnx.stat().st_size:,} bytes", highlight=False)
 
 

@@ -26,6 +26,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "move": ("index_select", "permute", "transpose", "split", "chunk", "slice", "roll", "pixel_shuffle", "pad", "select", "unbind"),
     "curve": ("hardswish", "silu", "gelu", "sigmoid", "hardsigmoid", "tanh", "softmax", "elu", "softplus", "mish"),
     "norm": ("batch_norm", "layer_norm", "group_norm", "instance_norm"),
+    "convert": ("quantize", "dequantize"),
     "clip": ("relu", "relu6", "hardtanh", "clamp", "leaky_relu", "prelu"),
     "other": (),
 }

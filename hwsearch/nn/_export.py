@@ -55,8 +55,8 @@ def export(
         data: calibrate batch norms and quantisers on training images of these data; if omitted, on those that the supernet carries.
             A module takes the sizes of its inputs from them; example inputs as tensors, one for each input, do as well; if omitted, the
             sizes are those that it was adopted with.
-        precision: of all blocks, instead of those of the architecture; of a module ``"fp32"`` (if omitted) or ``"int8"``, for all kernels
-            or for some by name or pattern of their weights, as in ``{"*": "int8", "head.*": "fp32"}``, where the last that fits counts.
+        precision: of all blocks, instead of those of the architecture; of a module (if omitted what :func:`hwsearch.extract` gave, or
+            fp32) for all kernels or, by patterns of weights, for some: ``{"*": "int8", "head.*": "fp32"}``; the last that fits counts.
         quantization: how the network is quantised; the backend decides about zero points, and about the most bits of weights.
         batch: how many images the file takes at once, or ``"open"`` for any number (not for engines); the backend's if omitted.
 
@@ -80,7 +80,7 @@ def export(
     runtime = load_writer(backend)
     at_once = _batch(batch, runtime.batch)
     if isinstance(network, nn.Module):
-        return export_module(network, out, runtime, data, at_once, precision or "fp32", quantization)
+        return export_module(network, out, runtime, data, at_once, precision, quantization)
     if not isinstance(network, Architecture):
         raise InvalidInput(f"The network must be an Architecture, such as result.best, or a torch module, not {type(network).__name__}.")
     if weights is None or isinstance(precision, Mapping):

@@ -22,7 +22,7 @@ from ..errors import BuildFailed, InvalidInput
 from ._agreement import EXAMPLES, difference, drawn, outputs
 from .adoption._capture import as_graph
 from .adoption._onnx import to_onnx
-from .adoption._quantized import quantize
+from .adoption._quantized import planned, quantize
 from .adoption._run import execute
 from .data._images import Data, DataLike, Normalize
 from .data._load import load_data
@@ -39,7 +39,7 @@ def export_module(
     backend: Backend,
     data: DataLike | Tensors | None,
     batch: int | None,
-    precision: str | Mapping[str, str],
+    precision: str | Mapping[str, str] | None,
     quantization: Quantization,
 ) -> Path:
     """Write a module as the model file of a runtime; :func:`hwsearch.export` describes it.
@@ -50,7 +50,7 @@ def export_module(
         backend: for which runtime.
         data: images, or example inputs; those of the sizes that an adopted network was adopted with if omitted.
         batch: how many images the file takes at once; ``None`` for any number.
-        precision: of all kernels, or of some by their names or patterns.
+        precision: of all kernels, or of some by their names or patterns; if omitted, what the network was extracted with, or fp32.
         quantization: how those in int8 are quantised.
     """
     examples, normalize = _examples(network, data)
@@ -58,6 +58,7 @@ def export_module(
     count = batch or (len(examples[0]) if 1 < len(examples[0]) < EXAMPLES else 2)  # other than that of the comparison
     traced = [each[:count] for each in inputs]
     graph, notes, lowest = as_graph(network, traced), _notes(network, traced, normalize, batch), "fp32"
+    precision = precision or planned(network) or "fp32"
     if precision != "fp32":
         if data is None:
             raise InvalidInput("data is missing: int8 needs images to calibrate on (hwsearch.nn.load_data), or inputs as tensors.")

@@ -8,7 +8,7 @@ profiler slows a network down, by little or by half; so other whole networks run
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..errors import BuildFailed
 from ..networks._blocks import Block
 from ..spaces._space import SearchSpace
 from ._effort import Effort, sentinel_of
+from ._networks import kinds_of, share_of
 from ._plan import Network, name_of
 from ._readings import PART, Readings
 from ._rounds import Open
@@ -36,6 +37,8 @@ _POOL = 4
 """Of this many random networks one is taken, so that all sizes are among those taken."""
 _APART = 0.35
 """How far, in shares of its range, a width of a random network may be from what the network's size suggests."""
+_TRIED = 8
+"""Of this many mixed networks the one of most kernels tells how many networks are few enough."""
 _ABSENT = 0.2
 """The chance of a branch to be absent from a random network."""
 _LEAST_MS = 1e-3
@@ -72,40 +75,57 @@ def in_context(protocol: Protocol) -> Protocol:
     return replace(protocol, runs=_RUNS, warmup=1)
 
 
-def choose(space: SearchSpace, table: LatencyTable, effort: Effort, seed: int) -> Chosen:
-    """The networks that a table lacks.
+def choose(space: SearchSpace, precisions: Sequence[str], table: LatencyTable, effort: Effort, seed: int) -> Chosen:
+    """The networks that a table lacks: in equal shares those in one precision throughout, and mixed ones.
 
     Args:
         space: perhaps restricted.
+        precisions: of the device.
         table: what was measured before; what it holds is not measured again.
         effort: how many networks check the table and how many fit it.
         seed: of the networks.
     """
     rng = np.random.default_rng(seed)
-    covering = cover(space, rng)
-    drawn = draw(space, effort.checks + effort.fits, rng)
-    # The share of held-out networks, in whole ones: wherever it rises, one is held out; networks come from small to large.
-    share = effort.checks / max(1, effort.checks + effort.fits)
-    rising = [int(share * number + 0.5) for number in range(len(drawn) + 1)]
+    kinds = list(kinds_of(space, precisions).values())
+    covering = cover(kinds, rng)
     known = {(check.blocks, check.role) for check in table.checks}
     profiled, roles = dict[str, Rows](), dict[str, tuple[Rows, str]]()
     for row in covering:
         network = space.blocks(row)
         if table.missing(network):
             profiled[_PROFILED + name_of(network)] = row
-    for number, row in enumerate(drawn):
-        network, role = space.blocks(row), "check" if rising[number + 1] > rising[number] else "fit"
-        if (tuple(block.key for block in network), role) not in known:
-            roles[name_of(network)] = (row, role)
-    return Chosen(profiled, roles, drawn[len(drawn) // 2])
+    everything: list[Rows] = []
+    for number, kind in enumerate(kinds):
+        checks, fits = (share_of(count, len(kinds), number) for count in (effort.checks, effort.fits))
+        drawn = draw(kind, checks + fits, rng)
+        everything += drawn
+        # The share of held-out networks, in whole ones: wherever it rises, one is held out; networks come from small to large.
+        share = checks / max(1, checks + fits)
+        rising = [int(share * place + 0.5) for place in range(len(drawn) + 1)]
+        for place, row in enumerate(drawn):
+            network, role = space.blocks(row), "check" if rising[place + 1] > rising[place] else "fit"
+            if (tuple(block.key for block in network), role) not in known:
+                roles[name_of(network)] = (row, role)
+    everything.sort(key=lambda row: sum(block.macs for block in space.blocks(row)))
+    return Chosen(profiled, roles, everything[len(everything) // 2])
 
 
-def cover(space: SearchSpace, rng: np.random.Generator) -> list[Rows]:
-    """The largest network, and random ones from small to large, all with every branch, so that each kernel is seen at many sizes."""
-    largest = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
-    count = int(np.clip(MOST_KERNELS // max(1, len(space.blocks(largest))), _FEWEST, _MOST))
-    sizes = (np.arange(count - 1) + rng.random(count - 1)) / (count - 1)
-    return [largest, *(_sized(space, size, rng, absent=0.0) for size in sizes)]
+def cover(kinds: Sequence[SearchSpace], rng: np.random.Generator) -> list[Rows]:
+    """The largest network of each precision, and random ones from small to large, all with every branch.
+
+    So each kernel is seen at many sizes, and in each precision. Of the random ones every other one is mixed.
+
+    Args:
+        kinds: the space in each precision that all kernels may share, and last mixed; or the space alone.
+        rng: the source of randomness.
+    """
+    largest = [np.array([allowed[-1] for allowed in kind.allowed], dtype=np.uint8) for kind in kinds[: max(1, len(kinds) - 1)]]
+    mixed = [_sized(kinds[-1], 1.0, rng, absent=0.0) for _ in range(_TRIED)] if len(kinds) > 1 else []
+    most = max(len(kinds[-1].blocks(row)) for row in (*largest, *mixed))
+    count = int(np.clip(MOST_KERNELS // max(1, most), _FEWEST, _MOST)) - len(largest)
+    sizes = (np.arange(count) + rng.random(count)) / count
+    turns = [kind for pure in kinds[:-1] for kind in (kinds[-1], pure)] or kinds
+    return [*largest, *(_sized(turns[place % len(turns)], size, rng, absent=0.0) for place, size in enumerate(sizes))]
 
 
 def _sized(space: SearchSpace, size: float, rng: np.random.Generator, *, absent: float) -> Rows:

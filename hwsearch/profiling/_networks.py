@@ -34,12 +34,12 @@ def networks_of(space: SearchSpace, precisions: Sequence[str], table: LatencyTab
         raise InvalidInput(f"checks must be at least {FEWEST_CHECKS}, so that the table's error means something, not {effort.checks}.")
     wanted = {"check": effort.checks, "fit": effort.fits}
     held = _held(space, table)
-    parts = _parts(space, precisions)
+    parts = kinds_of(space, precisions)
     short = dict.fromkeys(wanted, 0)
     found, seen = list[dict[Network, str]](), set[Network]()
     for number, (kind, part) in enumerate(parts.items()):
         # What one kind has too few networks for falls to the next; the mixed ones come last.
-        share = {role: _share(count, len(parts), number) + short[role] for role, count in wanted.items()}
+        share = {role: share_of(count, len(parts), number) + short[role] for role, count in wanted.items()}
         drawn = _draw(part, kind, share, np.random.default_rng([seed, number]), seen)
         seen.update(drawn)
         short = {role: count - list(drawn.values()).count(role) for role, count in share.items()}
@@ -59,7 +59,7 @@ def networks_of(space: SearchSpace, precisions: Sequence[str], table: LatencyTab
     return networks
 
 
-def _parts(space: SearchSpace, precisions: Sequence[str]) -> dict[str, SearchSpace]:
+def kinds_of(space: SearchSpace, precisions: Sequence[str]) -> dict[str, SearchSpace]:
     """What networks are drawn of: the space at each precision that all blocks may share, and mixed; or all of it, as ``"any"``."""
     if not any(choice.is_precision for choice in space.choices):
         return {"any": space}
@@ -79,7 +79,7 @@ def _held(space: SearchSpace, table: LatencyTable) -> dict[Network, tuple[str, s
     return {network: (network_class(network), role) for network, role in networks if known.issuperset(network)}
 
 
-def _share(count: int, parts: int, number: int) -> int:
+def share_of(count: int, parts: int, number: int) -> int:
     """How many of ``count`` fall to one of several parts; the first ones get what is left over."""
     return count // parts + (number < count % parts)
 

@@ -194,7 +194,7 @@ def _sample(work: _Work, sampler: Sampler, effort: Effort, progress: bool) -> La
 
 def _in_context(work: _Work, space: SearchSpace, effort: Effort, seed: int, progress: bool) -> LatencyTable:
     """Measure the kernels of a user's network inside whole networks; a budget ends the rounds."""
-    chosen = choose(space, work.table, effort, seed)
+    chosen = choose(space, work.bench.precisions, work.table, effort, seed)
     if not chosen.rows:
         return work.finish()
     work.compare()

@@ -68,6 +68,24 @@ def test_the_whole_road_from_the_shell(folder: Path) -> None:
         assert set(kept) == set((-scores).argsort(kind="stable")[: len(kept)].tolist()), "the predictor of the search says which units stay"
 
 
+def test_bits_from_the_shell(folder: Path, tmp_path: Path) -> None:
+    """A folder that was adopted in both precisions is searched for bits, and the file of the result has them."""
+    net, onnx = tmp_path / "net", tmp_path / "s.onnx"
+    said = run("adopt", f"{folder}/nets.py:build", "--input", "1x1x8x8", "--precisions", "fp32,int8", "--out", net)
+    assert "0.precision" in said
+    assert "fp32 and int8" in run("adopt", f"{folder}/nets.py:build", "--input", "1x1x8x8", "--precisions", "int4", "--out", net, code=1)
+    run("fit-predictor", net, "--data", "digits", "--out", tmp_path / "p.npz", "--quiet")
+    result = tmp_path / "r.json"
+    run("search", net, "--predictor", tmp_path / "p.npz", "-l", "size_mb=0.02", "--out", result, "--quiet")
+    small = tmp_path / "small.safetensors"
+    run("extract", net, result, "--predictor", tmp_path / "p.npz", "--data", "digits", "--out", small, "--onnx", onnx)
+    bits = load_network(small).meta["plan"]["precisions"]
+    assert bits
+    space = hwsearch.load_space(net)
+    assert bits == space.bits(hwsearch.load_result(result, space).best.genes)
+    assert onnx.stat().st_size > 0
+
+
 def test_a_folder_is_the_same_space_in_any_process(folder: Path, tmp_path: Path) -> None:
     layers = (nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.Hardswish(inplace=True), nn.Conv2d(24, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1))
     module = nn.Sequential(*layers)

@@ -19,7 +19,7 @@ from hwsearch.networks import Block, Fused
 from hwsearch.profiling import Effort
 from hwsearch.searching import DeviceVerifier
 from hwsearch.spaces import Choice, SearchSpace, Slot
-from hwsearch.spaces._kernels import KernelHere, Size
+from hwsearch.spaces._kernels import Format, KernelHere, Size
 
 FEW = Effort(max_rounds=3, checks=12, fits=12)
 
@@ -28,7 +28,9 @@ def kernel_ms(kernel: Block) -> float:
     """What a kernel takes on the device of these tests, which works in blocks of 8 channels and finds cheap what comes after a pooling."""
     assert isinstance(kernel, Fused)
     padded = -(-kernel.cin // 8) * 8 * -(-kernel.cout // 8) * 8 * kernel.taps[0] ** 2 * kernel.onto[0] ** 2
-    return 0.003 + 1e-7 * padded + 3e-7 * kernel.edge_values
+    converted = sum(op in ("quantize", "dequantize") for op in kernel.ops)
+    share = 0.4 if kernel.precision == "int8" else 1.0
+    return 0.003 + share * (1e-7 * padded + 3e-7 * kernel.edge_values) + converted * (0.002 + 1e-6 * kernel.inputs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,6 +62,23 @@ def chain() -> Chain:
     return Chain("chain", tuple(choices), tuple(slot(f"conv{number}", *ends) for number, ends in enumerate(places)))
 
 
+def in_bits() -> Chain:
+    """The chain, whose first half, branch and second half are in fp32 or int8; what is read from another of these is converted."""
+    plain = chain()
+    places = (("first", None), ("second", ("branch", (1,))), ("third", None))
+    genes = [Choice(f"{name}.precision", ("int8", "fp32"), needs, "precision") for name, needs in places]
+    choices = (*plain.choices[:3], *genes, *plain.choices[3:])
+    slots = []
+    for number, (slot, own, read) in enumerate(zip(plain.slots, (0, 0, 1, 1, 2, 2), (None, 0, 0, 1, 0, 2), strict=True)):
+        given = [*slot.genes, *(["branch"] if 1 in (own, read) and "branch" not in slot.genes else [])]
+        given += [f"{places[each][0]}.precision" for each in dict.fromkeys((own, read)) if each is not None]
+        formats = [None if each is None else given.index(f"{places[each][0]}.precision") for each in (own, read)]
+        assert isinstance(slot.lower, KernelHere)
+        here = replace(slot.lower, format=Format(formats[0]), reads=(Format(formats[1]),))
+        slots.append(Slot(f"conv{number}", tuple(given), here))
+    return Chain("in bits", choices, tuple(slots))
+
+
 class Taken(Session):
     """What a file takes, exactly; under the profiler each kernel as well."""
 
@@ -84,12 +103,12 @@ class Told(Backend):
     suffix = ".json"
     tells_kernels = True
 
-    def __init__(self, dies_at: int = 0) -> None:
-        self.dies_at, self.calls, self.files = dies_at, 0, set[str]()
+    def __init__(self, dies_at: int = 0, precisions: tuple[str, ...] = ("fp32",)) -> None:
+        self.dies_at, self.calls, self.files, self._precisions = dies_at, 0, set[str](), precisions
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        return ("fp32",)
+        return self._precisions
 
     def describe(self) -> Device:
         return Device("told", "analytic", "told", self.name, "1")
@@ -128,6 +147,25 @@ def test_a_handful_of_networks_tells_all_kernels_of_a_space(profiled: tuple[Chai
     assert table.sampled
     largest = space.blocks(np.array([size - 1 for size in space.sizes], dtype=np.uint8))
     assert not table.missing(largest)
+
+
+def test_kernels_are_measured_in_each_precision_and_at_the_borders_between(tmp_path: Path) -> None:
+    """A third of the held-out networks each is in fp32, in int8 and mixed, and all are predicted; without int8, all are in fp32."""
+    out, both = tmp_path / "t.json", Told(precisions=("fp32", "int8"))
+    table = hwsearch.profile(in_bits(), backend=both, out=out, effort=replace(FEW, checks=15, fits=15), progress=False)
+    assert len(table.rows) <= 600
+    assert table.precisions == ("fp32", "int8")
+    error = table.error()
+    assert error["networks"] == 15
+    assert max(error[f"mean_abs_{kind}"] for kind in ("fp32", "int8", "mixed")) < 0.02
+    assert error["spearman"] > 0.98
+    ops = {(kernel.precision, kernel.ops[0]) for kernel in map(Block.parse, table.rows) if isinstance(kernel, Fused)}
+    assert ops == {("fp32", "conv2d"), ("int8", "conv2d"), ("int8", "quantize"), ("fp32", "dequantize")}
+    plain = hwsearch.profile(in_bits(), backend=Told(), out=tmp_path / "p.json", effort=FEW, progress=False)
+    assert plain.precisions == ("fp32",)
+    limit = 0.6 * float(hwsearch.metric("latency_ms", in_bits(), table)(np.array([[size - 1 for size in in_bits().sizes]]))[0])
+    found = hwsearch.search(in_bits(), device=table, predictor=hwsearch.metric("macs", in_bits()), limits={"latency_ms": limit}, seed=0)
+    assert "int8" in found.best.values().values()
 
 
 def test_searches_work_on_a_table_of_kernels(profiled: tuple[Chain, hwsearch.LatencyTable, Told]) -> None:

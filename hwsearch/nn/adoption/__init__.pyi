@@ -1,7 +1,8 @@
 from ._additive import additive as additive
+from ._additive import bits_importance as bits_importance
 from ._additive import branch_importance as branch_importance
+from ._adopt import adopt as adopt
 from ._adopted import Adopted as Adopted
-from ._adopted import adopt as adopt
 from ._branches import Branch as Branch
 from ._evidence import Evidence as Evidence
 from ._extract import extract as extract

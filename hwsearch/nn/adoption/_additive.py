@@ -11,14 +11,23 @@ import torch
 from ...errors import InvalidInput
 from ...scores._perceptrons import Perceptrons
 from ...scores._predictor import Predictor
+from ..quantization._quantize import STANDARD, Quantization
 from ._evidence import Scores
 from ._proof import Replay, stays
+from ._quantized import quantize
+from ._run import execute
 
 if TYPE_CHECKING:
     from ._adopted import Adopted
 
 
-def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | None = None, order: Scores | None = None) -> Predictor:
+def additive(
+    space: Adopted,
+    scores: Scores,
+    branches: Mapping[str, float] | None = None,
+    order: Scores | None = None,
+    bits: Mapping[str, float] | None = None,
+) -> Predictor:
     """A score that is minus the importance of all that a network lacks.
 
     It is a linear predictor, so ``algorithm="exact"`` proves its optimum. Its space knows the importances, so networks that are found with
@@ -31,6 +40,7 @@ def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | Non
             as all units together.
         order: another importance, which says which units of a group go first, while ``scores`` says only how much the first, the second
             and so on cost, as in :func:`~hwsearch.nn.adoption.allocate`.
+        bits: what is lost where a region of kernels is in int8, by its gene, as from :func:`bits_importance`; nothing if omitted.
 
     Raises:
         InvalidInput: a group that is searched at several widths is not among the scores, or does not have that number of units.
@@ -60,6 +70,9 @@ def additive(space: Adopted, scores: Scores, branches: Mapping[str, float] | Non
         lost[gene] = removed[len(known[group]) - kept]
     for branch, gene in space.places.branches.items():
         lost[gene] = np.array([(branches or {}).get(branch, everything), 0.0])
+    for gene in space.places.regions:
+        values = space.choices[space.position[gene]].values
+        lost[gene] = np.array([0.0 if value == "fp32" else (bits or {}).get(gene, 0.0) for value in values])
     weights = np.concatenate([*(lost[choice.name] for choice in space.choices), [0.0]])
     return Predictor(learned, Perceptrons(-weights.astype(np.float32)), 0.0, 1.0)
 
@@ -80,3 +93,25 @@ def branch_importance(space: Adopted, images: torch.Tensor | tuple[torch.Tensor,
                 changed = run.again({}, stays([branch]))
                 found[branch.id] += sum(float((a - b).square().sum()) for a, b in zip(run.outputs, changed, strict=True))
     return {branch: total / len(inputs[0]) for branch, total in found.items()}
+
+
+def bits_importance(
+    space: Adopted, images: torch.Tensor | tuple[torch.Tensor, ...], quantization: Quantization = STANDARD
+) -> dict[str, float]:
+    """The mean squared change of the network's outputs when a region is in int8, summed over outputs, by the gene of its precision.
+
+    Args:
+        space: the adopted network.
+        images: example inputs.
+        quantization: how kernels are quantised.
+    """
+    inputs = space.checked((images,) if isinstance(images, torch.Tensor) else images)
+    parts = [tuple(each[start : start + space.batch] for each in inputs) for start in range(0, len(inputs[0]), space.batch)]
+    wanted = [execute(space.network, part) for part in parts]
+    found = {}
+    for gene, region in space.places.regions.items():
+        if "int8" in space.choices[space.position[gene]].values:
+            network = quantize(space.network, inputs, dict.fromkeys(region.weights, "int8"), quantization)
+            pairs = [pair for part, right in zip(parts, wanted, strict=True) for pair in zip(execute(network, part), right, strict=True)]
+            found[gene] = sum(float((a - b).square().sum()) for a, b in pairs) / len(inputs[0])
+    return found

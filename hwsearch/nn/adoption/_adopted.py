@@ -15,24 +15,19 @@ import torch
 from torch import fx, nn
 
 from ..._types import Rows
-from ...errors import InvalidInput, UnknownName, check_count
+from ...errors import InvalidInput, UnknownName
 from ...spaces._genes import Choice
 from ...spaces._lowering import Slot
 from ...spaces._space import SearchSpace
 from ._axes import Labels
-from ._branches import Branch, find_branches
-from ._capture import capture
-from ._counted import counted
+from ._branches import Branch
 from ._cut import Cut
-from ._genes import Places, find_genes
-from ._groups import Analysis, Group, Kernel, analyse, matching, units
-from ._onnx import written
-from ._part import submodule
-from ._pieces import with_kernels
-from ._proof import Prover, stays
+from ._genes import Places
+from ._groups import Analysis, Group, Kernel, units
+from ._labelled import labelled_file
+from ._proof import stays
 from ._repair import Repair
 from ._report import Report, make_report
-from ._slots import kernel_slots
 
 Keep = Mapping[str, "int | Sequence[int] | Labels"]
 Scores = Mapping[str, "np.ndarray[Any, Any]"]
@@ -42,7 +37,8 @@ Scores = Mapping[str, "np.ndarray[Any, Any]"]
 class Adopted(SearchSpace):
     """A network whose widths and branches are known and proven, as a search space; made by :func:`adopt`.
 
-    A gene is the width of a group of channels (how many of its units are kept), or whether a residual branch is there. The space brings
+    A gene is the width of a group of channels (how many of its units are kept), whether a residual branch is there, or the precision of a
+    region of kernels. The space brings
     multiply-accumulates, parameters and size along as costs. What it :attr:`learned` are the importances of units, which tell which ones
     a width keeps. A copy that was pickled, for the workers of a search, has genes and costs but no network: it is a plain
     :class:`~hwsearch.SearchSpace`.
@@ -57,7 +53,8 @@ class Adopted(SearchSpace):
         dynamic: whether the network takes batches of any size.
         frozen: names of parameters that are to stay as they are.
         step: channels are kept in multiples of this number, where a layer is wide enough.
-        places: which gene stands for which group or branch.
+        places: which gene stands for which group, branch or region of kernels.
+        precisions: those that regions may be in.
 
     Raises:
         InvalidInput: the importances that it learned are not those of its groups.
@@ -75,6 +72,7 @@ class Adopted(SearchSpace):
     dynamic: bool = field(default=True, compare=False)
     frozen: frozenset[str] = field(default=frozenset(), compare=False)
     step: int = field(default=8, compare=False)
+    precisions: tuple[str, ...] = field(default=("fp32",), compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,8 +103,14 @@ class Adopted(SearchSpace):
         kept = {group: int(values[gene]) for group, gene in self.places.groups.items() if gene in values}
         return kept, tuple(branch for branch, gene in self.places.branches.items() if values.get(gene) == 0)
 
+    def bits(self, row: Rows) -> dict[str, str]:
+        """The precisions of the kernels of a row of shape ``(genes,)``, by the names of weights; those in fp32 are left out."""
+        return self.places.precisions(self.decode(row))
+
     def row(self, kept: Mapping[str, int] | None = None, branches: Collection[str] = ()) -> Rows:
         """The row, shape ``(genes,)``, that keeps these numbers of units, all of other groups, and drops these branches.
+
+        All kernels are in the finest of their precisions.
 
         Raises:
             InvalidInput: a number is not among the widths that a group is searched at, or a branch or a group is frozen.
@@ -128,8 +132,12 @@ class Adopted(SearchSpace):
         return True
 
     def model_file(self, row: Rows) -> bytes:
-        """The ONNX file of the network of a row of shape ``(genes,)``, for one image, whose operations are named after their slots."""
-        return written(with_kernels(self.cut(*self.plan(row))), tuple(each[:1] for each in self.inputs))
+        """The ONNX file of the network of a row of shape ``(genes,)``, for one image, whose operations are named after their slots.
+
+        Kernels in int8 are calibrated on the example inputs: such a file is for measuring.
+        """
+        integral = {slot.name for slot, blocks in self.placed(row) for block in blocks if block.precision != "fp32"}
+        return labelled_file(self.cut(*self.plan(row)), self.places, self.decode(row), integral, self.inputs)
 
     # -- the network -----------------------------------------------------------------------------------------------------
 
@@ -151,7 +159,7 @@ class Adopted(SearchSpace):
     @property
     def report(self) -> Report:
         """What is searchable, what is frozen, and why."""
-        return make_report(self.analysis, self.branches)
+        return make_report(self.analysis, self.branches, self.places.bits)
 
     def macs(self, kept: Mapping[str, int] | None = None, branches: Collection[str] = ()) -> float:
         """Multiply-accumulates for one image.
@@ -220,6 +228,7 @@ class Adopted(SearchSpace):
         scores: Scores | None = None,
         *,
         images: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        precisions: Mapping[str, str] | None = None,
     ) -> fx.GraphModule:
         """The smaller network as a graph module, in evaluation mode, which shares nothing with the whole one.
 
@@ -231,6 +240,8 @@ class Adopted(SearchSpace):
                 batch norms after no such layer take new statistics; with 200 images or more, the scales and shifts of all channels are
                 then fitted together to the outputs. Some 800 images suffice, more are better, and all values of a layer on them have
                 to fit into memory. Nothing is repaired if omitted.
+            precisions: of kernels, by the names of weights, which the network remembers for :func:`~hwsearch.nn.adoption.quantize` and
+                :func:`hwsearch.export`; it computes in floats itself.
 
         Raises:
             InvalidInput: a group or a branch that is frozen, a number that is none of a group's widths, or images that do not fit.
@@ -243,7 +254,7 @@ class Adopted(SearchSpace):
             "keep": {name: units.tolist() for name, units in self.choose(keep, scores).items()},
             "branches": sorted(branches),
             "inputs": [{"size": list(each.shape[1:]), "dtype": str(each.dtype).removeprefix("torch.")} for each in self.inputs],
-        }
+        } | ({"precisions": dict(precisions)} if precisions else {})
         return network
 
     @cached_property
@@ -293,88 +304,6 @@ class Adopted(SearchSpace):
         whole = copy.deepcopy(self.module)
         whole.set_submodule(self.part, network)
         return whole
-
-
-def adopt(
-    module: nn.Module,
-    inputs: torch.Tensor | Sequence[Any],
-    *,
-    keywords: Mapping[str, Any] | None = None,
-    freeze: Sequence[str] = (),
-    part: str = "",
-    step: int = 8,
-    rng: np.random.Generator | None = None,
-) -> Adopted:
-    """Make a network a search space: find out which widths and branches can be cut, and prove each of them.
-
-    The network is captured in evaluation mode; the module itself is left as it is. An operation that is not known keeps the channels that
-    reach it, and the report names it with its line of source.
-
-    Args:
-        module: any PyTorch module.
-        inputs: an example input, or all positional ones; small images make proofs fast.
-        keywords: example inputs by keyword.
-        freeze: names of parameters or modules, or patterns with ``*``, whose channels are to stay.
-        part: the name of a submodule, to adopt it alone.
-        step: channels are kept in multiples of this number, which runtimes are fast at; layers of fewer channels in smaller steps.
-        rng: where the randomness of the proofs comes from; seed 0 if omitted.
-
-    Raises:
-        InvalidInput: a name that stands for nothing.
-        Unsupported: the module cannot be captured; the message names the line.
-
-    Example:
-        >>> import hwsearch
-        >>> import torch
-        >>> module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
-        >>> adopted = hwsearch.adopt(module, torch.randn(1, 3, 8, 8))
-        >>> [(choice.name, choice.values) for choice in adopted.choices]
-        [('0.width', (4, 8))]
-        >>> hwsearch.extract(adopted.architecture([0]))(torch.randn(2, 3, 8, 8)).shape
-        torch.Size([2, 4, 4, 4])
-    """
-    check_count("step", step, least=1)
-    args: tuple[Any, ...] = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
-    target, named = module, dict(keywords or {})
-    if part:
-        target, args, named = submodule(module, part, args, named)
-    captured = capture(target, args, named)
-    frozen = _frozen(captured.network, freeze)
-    analysis = analyse(captured.network, captured.batch, frozen)
-    prover = Prover(captured.network, analysis, captured.inputs, rng or np.random.default_rng(0), captured.dynamic)
-    analysis, branches = prover.prove(find_branches(captured.network))
-    return _space(
-        find_genes(analysis, branches, step),
-        network=captured.network,
-        inputs=captured.inputs,
-        analysis=analysis,
-        branches=branches,
-        module=module,
-        part=part,
-        dynamic=captured.dynamic,
-        frozen=frozenset(frozen),
-        step=step,
-    )
-
-
-def _frozen(network: fx.GraphModule, freeze: Sequence[str]) -> dict[str, str]:
-    """The parameters that names and patterns stand for, each with the reason why it is frozen.
-
-    Raises:
-        InvalidInput: a pattern stands for nothing.
-    """
-    names = [str(node.target) for node in network.graph.nodes if node.op == "get_attr"]
-    for pattern in freeze:
-        if not matching(names, [pattern]):
-            raise InvalidInput(f"freeze={pattern!r} stands for no parameter or module of the network. Examples of names: {names[:3]}.")
-    return matching(names, freeze)
-
-
-def _space(places: Places, **facts: Any) -> Adopted:
-    """The space of the genes of a network."""
-    name = ".".join([type(facts["module"]).__name__, *filter(None, [facts["part"]])])
-    known = SearchSpace(name, places.choices, ()), places, facts["analysis"], facts["network"]
-    return Adopted(name=name, choices=places.choices, slots=kernel_slots(*known), costs=counted(*known), places=places, **facts)
 
 
 def _plain(name: str, choices: tuple[Choice, ...], slots: tuple[Slot, ...], facts: dict[str, Any], known: dict[str, str]) -> SearchSpace:

@@ -25,7 +25,8 @@ def extract(architecture: Architecture, *, data: Examples | None = None, images:
         images: how many of them to use at most.
 
     Returns:
-        The module, in evaluation mode. It shares nothing with the whole network. Of a network that was adopted with ``part=`` it is the
+        The module, in evaluation mode and in floats; :func:`hwsearch.export` writes its kernels in the precisions of the architecture. It
+        shares nothing with the whole network. Of a network that was adopted with ``part=`` it is the
         part, which ``architecture.space.insert`` puts back.
 
     Raises:
@@ -48,4 +49,5 @@ def extract(architecture: Architecture, *, data: Examples | None = None, images:
         )
     inputs = None if data is None else examples(space, data, check_count("images", images, least=1))[0]
     scores = dict(space.learned) or importance(space, "l2" if inputs is None else "reconstruction", inputs)
-    return space.extract(*space.plan(architecture.genes), scores, images=inputs)
+    genes = architecture.genes
+    return space.extract(*space.plan(genes), scores, images=inputs, precisions=space.bits(genes))

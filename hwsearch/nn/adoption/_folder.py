@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import safetensors.torch
@@ -12,7 +12,8 @@ import safetensors.torch
 from ..._files._reading import guarded, read_bytes, read_document
 from ..._files._writing import PathLike, write_atomic
 from ...errors import InvalidInput, WrongSpace
-from ._adopted import Adopted, adopt
+from ._adopt import adopt
+from ._adopted import Adopted
 from ._files import load_network, save_network
 
 FORMAT = "hwsearch-adopted"
@@ -26,6 +27,7 @@ class _Document(msgspec.Struct, frozen=True):
     step: int
     frozen: list[str]
     inputs: int
+    precisions: Annotated[tuple[Literal["fp32", "int8"], ...], msgspec.Meta(min_length=1)] = ("fp32",)
 
 
 def save_adopted(space: Adopted, folder: PathLike) -> Path:
@@ -59,7 +61,7 @@ def save_adopted(space: Adopted, folder: PathLike) -> Path:
     tensors = {str(number): each.detach().contiguous() for number, each in enumerate(space.inputs)}
     write_atomic(there / INPUTS, safetensors.torch.save(tensors))
     known = {str(node.target) for node in whole.graph.find_nodes(op="get_attr")}
-    document = _Document(space.name, space.fingerprint, space.step, sorted(space.frozen & known), len(tensors))
+    document = _Document(space.name, space.fingerprint, space.step, sorted(space.frozen & known), len(tensors), space.precisions)  # type: ignore[arg-type]
     header: dict[str, Any] = {"format": FORMAT, "version": VERSION, **msgspec.structs.asdict(document)}
     write_atomic(there / FILE, msgspec.json.format(msgspec.json.encode(header)) + b"\n")
     return there
@@ -81,7 +83,7 @@ def load_adopted(folder: PathLike) -> Adopted:
     with guarded(there, "example inputs"):
         tensors = safetensors.torch.load(data)
         inputs = tuple(tensors[str(number)] for number in range(document.inputs))
-    space = adopt(network, inputs, freeze=document.frozen, step=document.step)
+    space = adopt(network, inputs, freeze=document.frozen, step=document.step, precisions=document.precisions)
     if space.fingerprint != document.fingerprint:
         raise WrongSpace(
             f"{os.fspath(folder)} was written as space {document.name!r} ({document.fingerprint}), and this hwsearch and PyTorch make "

@@ -138,3 +138,4 @@ def _pool(graph: fx.Graph, mean: fx.Node) -> None:
     pooled.meta["shape"], flat.meta["shape"] = (*shape[:2], 1, 1), shape_of(mean)
     mean.replace_all_uses_with(flat)
     graph.erase_node(mean)
+    pooled.name = mean.name

@@ -1,4 +1,4 @@
-"""The genes of a network: a width for each group of channels, and whether each residual branch is there."""
+"""The genes of a network: a width for each group of channels, whether each residual branch is there, and the precision of each region."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from math import gcd, lcm
 
-from ...spaces._genes import Choice
+from ...networks._blocks import Precision
+from ...spaces._genes import Choice, Value
 from ._branches import Branch
 from ._groups import Analysis, Group
+from ._regions import Region
 
 _MOST = 16
 """Widths that a group may be cut to, at most."""
@@ -17,32 +19,51 @@ _MOST = 16
 
 @dataclass(frozen=True)
 class Places:
-    """Which gene stands for which group or branch.
+    """Which gene stands for which group, branch or region.
 
     Attributes:
         choices: the genes, in the order of the network; the genes of what lies in a branch need that of the branch.
         groups: gene of each searchable group, by the group's id.
         branches: gene of each searchable branch, by the branch's id.
         around: for each node or parameter, the genes of the branches that it lies in, the outermost first.
+        regions: the region that each gene of a precision stands for, by the gene.
     """
 
     choices: tuple[Choice, ...]
     groups: Mapping[str, str]
     branches: Mapping[str, str]
     around: Mapping[str, tuple[str, ...]] = field(repr=False)
+    regions: Mapping[str, Region] = field(repr=False, default_factory=dict)
+
+    @property
+    def bits(self) -> dict[str, str]:
+        """The gene of the precision of each kernel that has one, by the name of its weights."""
+        return {weight: gene for gene, region in self.regions.items() for weight in region.weights}
+
+    def precisions(self, values: Mapping[str, Value]) -> dict[str, str]:
+        """The precisions of kernels where active genes have these values, by the names of weights; those in fp32 are left out."""
+        chosen = {weight: str(values.get(gene, "fp32")) for weight, gene in self.bits.items()}
+        return {weight: precision for weight, precision in chosen.items() if precision != "fp32"}
 
 
-def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Places:
+def find_genes(
+    analysis: Analysis, branches: Sequence[Branch], step: int, regions: Sequence[Region] = (), precisions: Sequence[str] = ("fp32",)
+) -> Places:
     """The genes of a network.
 
     Args:
         analysis: its groups and kernels.
         branches: its residual branches.
         step: channels are kept in multiples of this number, where the layer is wide enough.
+        regions: kernels that are in one precision.
+        precisions: what these may be in; where that is fp32 alone, there are no genes for it. The finest one comes last.
     """
     removable = sorted((each for each in branches if each.searchable), key=lambda each: -len(each.kernels))
     order = {kernel.name: place for place, kernel in reversed(list(enumerate(analysis.kernels)))}
     by_weight: dict[str, list[Group]] = {}
+    finer = tuple(sorted(dict.fromkeys(precisions), key=lambda name: Precision.parse(name).fineness))
+    beginning = {region.kernels[0][0]: region for region in regions if finer != ("fp32",)}
+    placed: dict[str, Region] = {}
     for group in analysis.groups:
         if group.searchable:
             first = min((name for name, _ in _parts(group)), key=lambda name: order.get(name, len(order)))
@@ -50,7 +71,7 @@ def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Pla
     names: dict[str, str] = {}
     choices: list[Choice] = []
 
-    def add(ident: str, stem: str, kind: str, values: Sequence[int], outside: str | None) -> None:
+    def add(ident: str, stem: str, kind: str, values: Sequence[Value], outside: str | None) -> str:
         name = f"{stem}.{kind}" if stem else kind
         number = 1
         while name in names.values():
@@ -58,6 +79,7 @@ def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Pla
             name = f"{stem}.{kind}{number}" if stem else f"{kind}{number}"
         names[ident] = name
         choices.append(Choice(name, tuple(values), None if outside is None else (outside, (1,)), kind))
+        return name
 
     def around(place: str) -> list[str]:
         return [names[each.id] for each in removable if each.id in names and (place in each.kernels or place in each.weights)]
@@ -67,6 +89,10 @@ def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Pla
             if branch.id not in names and kernel.node in branch.kernels:
                 inside = [each.name for each in analysis.kernels if each.node in branch.kernels and each.name]
                 add(branch.id, _shared(inside), "depth", (0, 1), next(iter(reversed(around(kernel.node))), None))
+        if kernel.node in beginning:
+            region = beginning[kernel.node]
+            stem = names[region.branch].rpartition(".")[0] if region.branch else _stem(kernel.name)
+            placed[add(f"precision of {kernel.node}", stem, "precision", finer, names.get(region.branch))] = region
         for group in by_weight.pop(kernel.name, []):
             add(group.id, _stem(kernel.name), "width", widths(group, step), _inside(group, removable, names))
     for weight, groups in by_weight.items():
@@ -78,6 +104,7 @@ def find_genes(analysis: Analysis, branches: Sequence[Branch], step: int) -> Pla
         {group.id: names[group.id] for group in analysis.groups if group.id in names},
         {branch.id: names[branch.id] for branch in removable if branch.id in names},
         {place: tuple(around(place)) for place in places},
+        placed,
     )
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import fx
 
 from ...networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, labelled
-from ._cut import Cut
 from ._state import put
 from .rules.base import base_name, shape_of
 
@@ -67,11 +66,11 @@ def find_pieces(network: fx.GraphModule) -> tuple[Piece, ...]:
             continue
         name = base_name(node.target)
         multiplies = name in (*CONVOLUTIONS, *LINEAR, *PRODUCTS)
-        sources = [_source(each) for each in node.all_input_nodes if each.op != "get_attr" and "number" not in each.meta]
+        sources = [source_of(each) for each in node.all_input_nodes if each.op != "get_attr" and "number" not in each.meta]
         joined = None if multiplies else _joined(node, sources, owner, pieces)
         if joined is None:
             joined = Piece(node.name, main=node if multiplies else None)
-            before = owner.get(_source(node.args[0])) if multiplies and node.args and isinstance(node.args[0], fx.Node) else None
+            before = owner.get(source_of(node.args[0])) if multiplies and node.args and isinstance(node.args[0], fx.Node) else None
             if before is not None and before.main is None and _ends(before, node.args[0], node):
                 joined.nodes = before.nodes
                 owner.update(dict.fromkeys(before.nodes, joined))
@@ -87,7 +86,7 @@ def _works(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and "shape" in node.meta and base_name(node.target) not in _FREE
 
 
-def _source(node: fx.Node) -> fx.Node:
+def source_of(node: fx.Node) -> fx.Node:
     """The node that a value comes from, past what only looks at it in another way."""
     while node.op == "call_function" and not _works(node) and node.args and isinstance(node.args[0], fx.Node):
         node = node.args[0]
@@ -142,17 +141,6 @@ def scoped(network: fx.GraphModule, owner: dict[fx.Node, str]) -> fx.GraphModule
             made[node] = graph.node_copy(node, made.__getitem__)
     graph.set_codegen(network.graph._codegen)
     return fx.GraphModule(root, graph, "Network").eval()
-
-
-def with_kernels(cut: Cut) -> fx.GraphModule:
-    """The network of a cut, its operations labelled with the kernels that they belong to."""
-    built = cut.build()
-    owner: dict[fx.Node, str] = {}
-    for piece in find_pieces(cut.network):
-        for node in piece.nodes:
-            if node in cut.places:
-                owner.setdefault(cut.places[node], piece.name)
-    return scoped(built, owner)
 
 
 class _Operation(torch.nn.Module):

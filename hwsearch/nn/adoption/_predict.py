@@ -18,7 +18,8 @@ from ...errors import CorruptFile
 from ...scores._perceptrons import Perceptrons
 from ...scores._predictor import Predictor
 from ...spaces._keys import row_of_hex
-from ._additive import additive, branch_importance
+from ...spaces._space import SearchSpace
+from ._additive import additive, bits_importance, branch_importance
 from ._adopted import Adopted
 from ._examples import Examples
 from ._repaired import Probing, Repaired, digest_of
@@ -51,13 +52,14 @@ def fit_adopted(space: Adopted, data: Examples, out: PathLike, probing: Probing,
         probes = Probes(path, header, space)
         if not probes.importances:
             found = repaired.importances(probing.importance)
-            probes.learn(found, branch_importance(space, repaired.images))
+            bits = bits_importance(space, repaired.images, repaired.quantization)
+            probes.learn(found, branch_importance(space, repaired.images), bits)
         judge = repaired.knowing(probes.importances)
-        rough = additive(space, probes.importances, probes.branches)
+        rough = additive(space, probes.importances, probes.branches, bits=probes.bits)
         alone, many = one_by_one(space, probing.widths), together(rough, probing.networks, seed)
         values = probes.judged(judge, np.concatenate([space.row()[None], alone, many]), progress)
     fitted = _scaled(rough, alone, many, values, len(repaired.images[0]) if probing.metric else probing.held_out)
-    fitted = replace(fitted, data=repaired.label)
+    fitted = replace(fitted, data=repaired.label, weight_bits=repaired.quantization.weight_bits if probes.bits else None)
     fitted.save(out)
     return fitted
 
@@ -79,6 +81,7 @@ class Probes:
         self.journal, self.space = Journal(path), space
         self.importances: dict[str, Values] = {}
         self.branches: dict[str, float] = {}
+        self.bits: dict[str, float] = {}
         self.known: dict[bytes, float] = {}
         empty = True
         for number, line in self.journal.numbered():
@@ -96,16 +99,18 @@ class Probes:
         if "importances" in line:
             self.importances = {str(name): np.array(values, dtype=np.float64) for name, values in line["importances"].items()}
             self.branches = {str(name): float(value) for name, value in line["branches"].items()}
+            self.bits = {str(name): float(value) for name, value in line.get("bits", {}).items()}
             self.space.knowing(self.importances)
         elif is_number(line["value"]):
             self.known[row_of_hex(line["row"], self.space)] = float(line["value"])
         else:
             raise CorruptFile(f"{where}: {line['value']!r} is no number")
 
-    def learn(self, importances: dict[str, Values], branches: dict[str, float]) -> None:
-        """Keep importances."""
-        self.importances, self.branches = importances, branches
-        self.journal.append({"importances": {name: each.tolist() for name, each in importances.items()}, "branches": branches})
+    def learn(self, importances: dict[str, Values], branches: dict[str, float], bits: dict[str, float]) -> None:
+        """Keep importances of units, branches and bits."""
+        self.importances, self.branches, self.bits = importances, branches, bits
+        line = {"importances": {name: each.tolist() for name, each in importances.items()}, "branches": branches}
+        self.journal.append(line | ({"bits": bits} if bits else {}))
 
     def judged(self, judge: Repaired, X: Rows, progress: bool) -> Values:
         """The metric of rows, of which those are judged that are not known, shape ``(n,)``."""
@@ -135,7 +140,8 @@ def one_by_one(space: Adopted, widths: int) -> Rows:
 def together(score: Predictor, networks: int, seed: int) -> Rows:
     """Rows in which many genes are cut: from 90 to 30 % of the multiply-accumulates, by importance, with some chance in it.
 
-    One gene after the other is made smaller, each time the one that loses least, times a random factor, for what it saves.
+    One gene after the other is made smaller, each time the one that loses least, times a random factor, for what it saves. Then some
+    regions of kernels, none to all of them, are put in int8.
     """
     space, macs, rng = score.space, metric("macs", score.space), np.random.default_rng(seed)
     whole = np.array([[size - 1 for size in space.sizes]], dtype=np.uint8)
@@ -156,7 +162,18 @@ def together(score: Predictor, networks: int, seed: int) -> Rows:
             rate = np.where(saved > 0, lost / np.maximum(saved, 1e-12), np.inf)
             row = steps[int(np.argmin(rate))]
         found.append(row)
-    return np.asarray(np.unique(np.array(found, dtype=np.uint8), axis=0)[rng.permutation(len(np.unique(found, axis=0)))])
+    rows = np.unique(_lowered(space, np.array(found, dtype=np.uint8), rng), axis=0)
+    return np.asarray(rows[rng.permutation(len(rows))])
+
+
+def _lowered(space: SearchSpace, X: Rows, rng: np.random.Generator) -> Rows:
+    """The rows, of each of which a random share of regions is in int8."""
+    genes = [gene for gene in space.with_role("precision") if space.sizes[gene] > 1]
+    if not genes:
+        return X
+    low = rng.random((len(X), len(genes))) < rng.random((len(X), 1))
+    X[:, genes] = np.where(low, 0, X[:, genes])
+    return space.canonical(X)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ with a zero point, one grid each; weights are symmetric with one step an output 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,22 +14,17 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ...errors import InvalidInput, Unsupported
 from ..quantization._quantize import STANDARD, Quantization, Quantizer, fit_quantizer, quantize_weight, weight_steps
 from ._folding import folded, name_of, pads
+from ._formats import CURVES, JOINS, MOVES, POOLS, PRECISIONS, RELUS, able, origins, tensors_of, weighted
 from ._rounding import integers, rounded
 from ._run import Before, execute
 from ._state import get, put
 from .rules.base import bound, shape_of
 
-PRECISIONS = ("fp32", "int8")
-_RELUS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min")
-_CURVES = ("silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "gelu", "leaky_relu", "elu")
-_JOINS = ("add", "mul", "cat")
-_POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
-_MOVES = ("flatten", "view", "reshape", "permute", "transpose", "contiguous", "index_select")
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Means and standard deviations of the results of a kernel, shapes ``(cout,)``."""
 _MOST_VALUES = 2**27
@@ -40,18 +34,19 @@ _MOST_VALUES = 2**27
 def quantize(
     network: fx.GraphModule,
     images: Sequence[torch.Tensor],
-    precision: str | Mapping[str, str] = "int8",
+    precision: str | Mapping[str, str] | None = None,
     quantization: Quantization = STANDARD,
 ) -> fx.GraphModule:
     """A network with some kernels in int8, calibrated on images; it shares nothing with the whole one.
 
-    Convolutions, and linear layers that read vectors, can be in int8. Sums, products, cats, poolings and activations between such are as
-    well; everything else computes in floats.
+    Convolutions, and linear layers that read vectors, can be in int8. Poolings and activations behind such are as well, and sums, products
+    and cats whose first operand is in integers; everything else computes in floats.
 
     Args:
         network: a graph, such as a cut network.
         images: inputs to calibrate on, one tensor for each input, shapes ``(n, ...)``; as many are used as fit into memory.
-        precision: of all kernels, or of some by name or pattern of their weights (``"features.*"``); the last that fits counts.
+        precision: of all kernels, or of some by name or pattern of their weights (``"features.*"``); the last that fits counts. If omitted,
+            what the network was extracted with, or int8 for all kernels of one that does not say.
         quantization: how ranges are chosen, what is corrected, and how many bits weights have.
 
     Raises:
@@ -71,11 +66,17 @@ def quantize(
     if quantization.symmetric:
         raise Unsupported("Modules are quantised with zero points only, which engines do not take. Export for 'onnxruntime' or 'openvino'.")
     plain = folded(network, tuple(each[:2] for each in images))
-    grids = _Grids(plain, _chosen(plain, precision), quantization)
+    grids = _Grids(plain, _chosen(plain, precision or planned(network) or "int8"), quantization)
     largest = max(prod(shape_of(node)[1:]) for node in plain.graph.nodes if node.op == "call_function")
     count = max(min(len(images[0]), _MOST_VALUES // max(largest, 1)), min(len(images[0]), 16))
     grids.fit(tuple(each[:count] for each in images))
     return grids.build()
+
+
+def planned(network: nn.Module) -> dict[str, str]:
+    """The precisions that a network was extracted with, by the names of weights; empty where it does not say."""
+    plan = network.meta.get("plan") if isinstance(network, fx.GraphModule) else None
+    return dict((plan or {}).get("precisions", {}))
 
 
 def _chosen(network: fx.GraphModule, precision: str | Mapping[str, str]) -> set[fx.Node]:
@@ -84,14 +85,14 @@ def _chosen(network: fx.GraphModule, precision: str | Mapping[str, str]) -> set[
     for each in asked.values():
         if each not in PRECISIONS:
             raise InvalidInput(f"The precision of a kernel of a module is fp32 or int8, not {each!r}.")
-    kernels = {node: str(node.args[1].target) for node in network.graph.nodes if _weighted(node)}
+    kernels, fitted = weighted(network), able(network)
     chosen: set[fx.Node] = set()
     met: set[str] = set()
     for node, name in kernels.items():
         names = (name, name.rpartition(".")[0], node.name)
         fitting = [pattern for pattern in asked if any(fnmatchcase(each, pattern) for each in names)]
         met.update(fitting)
-        if fitting and asked[fitting[-1]] == "int8" and _able(network, node):
+        if fitting and asked[fitting[-1]] == "int8" and node in fitted:
             chosen.add(node)
     for pattern in asked:
         if pattern not in met and pattern != "*":
@@ -99,21 +100,6 @@ def _chosen(network: fx.GraphModule, precision: str | Mapping[str, str]) -> set[
                 f"precision[{pattern!r}] stands for no kernel of the network. Examples of names: {list(kernels.values())[:3]}."
             )
     return chosen
-
-
-def _weighted(node: fx.Node) -> bool:
-    """Whether an operation is a convolution or a linear layer with weights of its own."""
-    return name_of(node) in ("conv1d", "conv2d", "linear") and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr"
-
-
-def _able(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a kernel can be in int8: float32, weights that it shares with no other, and of linear layers those that read vectors."""
-    uses = Counter(str(each.target) for each in network.graph.find_nodes(op="get_attr"))
-    held = [each for each in (bound(node)["weight"], bound(node)["bias"]) if each is not None]
-    alone = all(each.op == "get_attr" and uses[str(each.target)] == 1 for each in held)
-    source: Any = node.args[0]
-    fits = source.op != "get_attr" and len(shape_of(source)) == len(shape_of(held[0]))
-    return alone and fits and get(network, str(held[0].target)).dtype == torch.float32
 
 
 @dataclass
@@ -139,7 +125,8 @@ class _Grids:
         quantization: how it is quantised.
         after: operations whose result is rounded for all that read it, by a grid of its own.
         same: operations that keep the grid of what they read, with the operation that has it.
-        before: results that are rounded only for the kernels that read them.
+        before: results in floats, which are rounded for operations in integers alone.
+        integral: operations in integers that read such.
         found: the quantisers, by node.
         layers: the numbers of the kernels.
     """
@@ -150,33 +137,42 @@ class _Grids:
     after: set[fx.Node] = field(default_factory=set)
     same: dict[fx.Node, fx.Node] = field(default_factory=dict)
     before: set[fx.Node] = field(default_factory=set)
+    integral: set[fx.Node] = field(default_factory=set)
     found: dict[fx.Node, Quantizer] = field(default_factory=dict)
     layers: dict[fx.Node, _Layer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pending: set[fx.Node] = set()
+        inside = origins(self.network, self.kernels)
         for node in self.network.graph.nodes:
-            name, tensors = name_of(node), [each for each in node.all_input_nodes if each.op != "get_attr" and shape_of(each)]
-            ready = bool(tensors) and all(each in self.after or each in self.same for each in tensors)
+            name, tensors = name_of(node), tensors_of(node)
+            floating = [each for each in tensors if each not in self.after and each not in self.same]
             if node in self.kernels:
-                if not ready:
-                    self.before.add(tensors[0])
+                self._convert(node, floating[:1])
                 if name == "linear":
                     continue
-            elif name in _RELUS and tensors and tensors[0] in pending:
+            elif name in RELUS and tensors and tensors[0] in pending:
                 self.after.add(node)
                 continue
-            elif not ready:
+            elif node not in inside or len(floating) == len(tensors):
                 continue
-            elif name in (*_POOLS, *_MOVES) or pads(node):
+            elif name in (*POOLS, *MOVES) or pads(node):
                 self.same[node] = self.same.get(tensors[0], tensors[0])
                 continue
-            elif name not in (*_RELUS, *_CURVES, *_JOINS):
+            elif name in JOINS:
+                self._convert(node, floating)
+            elif name not in (*RELUS, *CURVES):
                 continue
-            if name not in (*_RELUS, *_CURVES) and len(node.users) == 1 and _clips(next(iter(node.users))):
+            if name not in (*RELUS, *CURVES) and len(node.users) == 1 and _clips(next(iter(node.users))):
                 pending.add(node)
             else:
                 self.after.add(node)
+
+    def _convert(self, node: fx.Node, floating: Sequence[fx.Node]) -> None:
+        """Round values in floats for an operation in integers."""
+        if floating:
+            self.before.update(floating)
+            self.integral.add(node)
 
     def fit(self, images: tuple[torch.Tensor, ...]) -> None:
         """Choose all grids, each on values that those before it have rounded already, and correct the kernels."""
@@ -195,7 +191,10 @@ class _Grids:
     def _compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Mapping[fx.Node, Moments]) -> Any:
         """Run a kernel on rounded values with rounded weights, and make good what that shifts and scales."""
         if node not in self.kernels:
-            return NotImplemented
+            if node not in self.integral:
+                return NotImplemented
+            target: Any = node.target
+            return target(*self._read(node.args, args), **kwargs)
         given = bound(node)
         weight = get(self.network, str(given["weight"].target)).detach()
         bits = min(8, self.quantization.weight_bits)
@@ -204,7 +203,7 @@ class _Grids:
         bias = weight.new_zeros(len(weight)) if given["bias"] is None else get(self.network, str(given["bias"].target)).detach().clone()
         layer = self.layers[node] = _Layer(values, steps, bias)
         x = self._read(node.args[0], args[0])
-        target: Any = node.target
+        target = node.target
         y = target(x, layer.weight, layer.bias, *args[3:], **_others(kwargs))
         if node not in wanted:
             return y
@@ -218,12 +217,14 @@ class _Grids:
         shape = (1, -1, *[1] * (y.ndim - 2))
         return y * factor.view(shape) + shift.view(shape)
 
-    def _read(self, node: Any, value: torch.Tensor) -> torch.Tensor:
-        """What a kernel reads, rounded."""
-        if node in self.before:
-            if node not in self.found:
-                self.found[node] = self._fitted(value)
-            return self.found[node](value)
+    def _read(self, given: Any, value: Any) -> Any:
+        """What an operation in integers reads, rounded."""
+        if isinstance(given, list | tuple):
+            return [self._read(each, part) for each, part in zip(given, value, strict=True)]
+        if isinstance(given, fx.Node) and given in self.before:
+            if given not in self.found:
+                self.found[given] = self._fitted(value)
+            return self.found[given](value)
         return value
 
     def _fitted(self, value: torch.Tensor) -> Quantizer:
@@ -247,7 +248,7 @@ class _Grids:
                 with graph.inserting_after(node):
                     fresh = graph.call_function(rounded, (node, quantizer.scale, quantizer.zero))
                 readers = [user for user in node.users if user is not fresh]
-                for user in readers if node not in self.before else [each for each in readers if each in self.kernels]:
+                for user in readers if node not in self.before else [each for each in readers if each in self.integral]:
                     user.replace_input_with(node, fresh)
                 if _clips(node) and _redundant(node, quantizer):
                     fresh.replace_input_with(node, node.args[0])
@@ -285,7 +286,7 @@ def _moments(y: torch.Tensor) -> Moments:
 
 def _clips(node: fx.Node) -> bool:
     """Whether an operation cuts off negative values, and perhaps large ones."""
-    if name_of(node) not in _RELUS:
+    if name_of(node) not in RELUS:
         return False
     return bool(_bounds(node)[0] == 0)
 

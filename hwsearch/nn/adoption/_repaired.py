@@ -13,14 +13,18 @@ from torch import nn
 
 from ..._types import Rows, Values
 from ...algorithms._problem import Problem
+from ...backends._load import load_backend
 from ...backends.base import Backend
 from ...devices._table import LatencyTable
 from ...errors import InvalidInput, check_count
 from ...searching.verify._verifier import Measured
+from ..quantization._quantize import STANDARD as STANDARD_BITS
+from ..quantization._quantize import Quantization
 from ._adopted import Adopted
 from ._evidence import Loss, cross_entropy
 from ._examples import Examples, examples, has_splits
 from ._importance import importance
+from ._quantized import quantize
 from ._state import get
 
 Metric = Callable[[nn.Module], float]
@@ -40,6 +44,7 @@ class Probing:
             network in evaluation mode, that takes what the adopted network takes, and returns a number.
         widths: at how many widths each gene is cut while all others are whole.
         networks: how many networks to judge in which many genes are cut at once, from 90 to 30 % of the multiply-accumulates.
+        quantization: how kernels in int8 are quantised; if omitted as :func:`hwsearch.export` does for ONNX Runtime on this machine.
 
     Raises:
         InvalidInput: fewer than one image or width, or fewer than four networks.
@@ -51,6 +56,7 @@ class Probing:
     metric: Metric | None = None
     widths: int = 2
     networks: int = 16
+    quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("images", 1), ("held_out", 1), ("widths", 1), ("networks", 4)):
@@ -78,6 +84,7 @@ class Repaired:
     metric: Metric
     label: str
     targets: torch.Tensor | None = None
+    quantization: Quantization = STANDARD_BITS
 
     @classmethod
     def of(cls, space: Adopted, data: Examples, probing: Probing) -> Repaired:
@@ -99,7 +106,11 @@ class Repaired:
                 inputs, targets = tuple(each[:n] for each in inputs), None if targets is None else targets[:n]
         label = digest((*inputs, *(() if held is None else (*held[0], *(() if held[1] is None else (held[1],))))))
         metric = probing.metric or Right.of(space, *held)  # type: ignore[misc]
-        return cls(space, inputs, metric, f"{label} {getattr(probing.metric, '__qualname__', 'accuracy')}", targets)
+        label = f"{label} {getattr(probing.metric, '__qualname__', 'accuracy')}"
+        if "int8" not in space.precisions:
+            return cls(space, inputs, metric, label, targets)
+        quantization = probing.quantization or STANDARD_BITS.on(load_backend("onnxruntime"))
+        return cls(space, inputs, metric, f"{label}, {quantization}", targets, quantization)
 
     def knowing(self, scores: dict[str, Any]) -> Repaired:
         """The same, keeping the units that matter most by these importances."""
@@ -112,7 +123,12 @@ class Repaired:
 
     def __call__(self, X: Rows) -> Values:
         """The metric of rows, shape ``(n,)``."""
-        return np.array([self.judge(self.space.extract(*self.space.plan(row), images=self.images)) for row in X])
+        return np.array([self.judge(self._made(row)) for row in X])
+
+    def _made(self, row: Rows) -> nn.Module:
+        """The network of a row, repaired and then quantised as the row says."""
+        network, bits = self.space.extract(*self.space.plan(row), images=self.images), self.space.bits(row)
+        return quantize(network, self.images, bits, self.quantization) if bits else network
 
     def judge(self, network: nn.Module) -> float:
         """The metric of a network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 
@@ -21,6 +22,7 @@ class Row:
         macs: multiply-accumulates for one image.
         searchable: whether any of these may change.
         why: the reasons where something is frozen.
+        bits: the gene of its precision; empty where that cannot be chosen.
     """
 
     layer: str
@@ -30,6 +32,7 @@ class Row:
     macs: float
     searchable: bool
     why: str
+    bits: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ class Report:
     def _table(self) -> list[tuple[str, ...]]:
         """The rows in words, the heading first."""
         states = ("frozen", "searchable")
-        lines = [(row.layer, row.op, str(row.width or ""), row.group, states[row.searchable], row.why) for row in self.rows]
-        return [("layer", "op", "width", "group", "", "why"), *lines]
+        lines = [(row.layer, row.op, str(row.width or ""), row.group, states[row.searchable], row.bits, row.why) for row in self.rows]
+        table: list[tuple[str, ...]] = [("layer", "op", "width", "group", "", "precision", "why"), *lines]
+        return table if any(row.bits for row in self.rows) else [(*line[:5], *line[6:]) for line in table]
 
     def _below(self) -> list[str]:
         """What is said below the table."""
@@ -71,8 +75,14 @@ class Report:
         return f"<table>{rows}</table>{''.join(f'<p>{escape(line)}</p>' for line in self._below())}"
 
 
-def make_report(analysis: Analysis, branches: tuple[Branch, ...]) -> Report:
-    """The report of an analysis."""
+def make_report(analysis: Analysis, branches: tuple[Branch, ...], bits: Mapping[str, str]) -> Report:
+    """The report of an analysis.
+
+    Args:
+        analysis: groups and kernels.
+        branches: residual branches.
+        bits: the gene of the precision of each kernel that has one, by the name of its weights.
+    """
     by = {group.id: group for group in analysis.groups}
     widths = {group.id: group.width for group in analysis.groups}
     opened: dict[str, list[Group]] = {}
@@ -86,7 +96,7 @@ def make_report(analysis: Analysis, branches: tuple[Branch, ...]) -> Report:
             why = "; ".join(dict.fromkeys(group.reason for group in made if group.reason))
             free = any(group.searchable for group in made)
             names = ", ".join(group.id for group in made)
-            rows.append(Row(kernel.name, kernel.op, kernel.out(widths), names, kernel.macs(widths), free, why))
+            rows.append(Row(kernel.name, kernel.op, kernel.out(widths), names, kernel.macs(widths), free, why, bits.get(kernel.name, "")))
     rows += [Row(branch.module or branch.node, "branch", 0, branch.id, 0.0, branch.searchable, branch.reason) for branch in branches]
     total = sum(kernel.macs(widths) for kernel in analysis.kernels)
     free_macs = sum(kernel.macs(widths) for kernel in analysis.kernels if _free(kernel, by))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -12,12 +12,13 @@ from torch import fx
 
 from ...networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, Fused
 from ...spaces._genes import Genes
-from ...spaces._kernels import KernelHere, Size
+from ...spaces._kernels import Format, KernelHere, PartHere, Size
 from ...spaces._lowering import Slot
 from ...spaces._sums import Sum
 from ._genes import Places
 from ._groups import Analysis, Extent, extent
-from ._pieces import Piece, find_pieces
+from ._parts import Parted, find_parts
+from ._pieces import Piece
 from .rules.base import base_name, bound, shape_of
 
 Axis = str | Sum[str]
@@ -33,7 +34,7 @@ def kernel_slots(genes: Genes, places: Places, analysis: Analysis, network: fx.G
         network: the captured graph.
     """
     sizes = _Sizes(genes, places, analysis)
-    return tuple(sizes.slot(piece) for piece in find_pieces(network))
+    return tuple(slot for parted in find_parts(network, places) for slot in sizes.slots(parted))
 
 
 class _Sizes:
@@ -44,10 +45,38 @@ class _Sizes:
         self._widths = {group.id: group.width for group in analysis.groups}
         self._numbers = {int(unit): number for number, group in enumerate(analysis.groups) for unit in group.units}
 
-    def slot(self, piece: Piece) -> Slot:
-        """The slot of a kernel."""
-        around = self._places.around.get((piece.main or piece.nodes[0]).name, ())
-        axes: list[Axis] = [*around]
+    def slots(self, parted: Parted) -> Iterator[Slot]:
+        """The slot of a kernel, and one for each of its parts that may stand alone."""
+        around = self._places.around.get((parted.piece.main or parted.piece.nodes[0]).name, ())
+        for number, part in enumerate(parted.parts):
+            piece = part.piece
+            axes: list[Axis] = [*around]
+            here = self._here(piece, axes, around)
+            alone = replace(here, format=self._format(part.gene, axes), reads=self._formats(part.reads, axes))
+            if len(parted.parts) == 1:
+                yield Slot(piece.name, tuple(axes), alone)
+                continue
+            whole = None
+            if number == parted.main:
+                reads = self._formats(parted.reads, axes)
+                whole = replace(self._here(parted.piece, axes, around), format=alone.format, reads=reads)
+            formats = self._formats([each.gene for each in parted.parts], axes)
+            yield Slot(piece.name, tuple(axes), PartHere(alone, whole, formats))
+
+    def _format(self, gene: str | None, axes: list[Axis]) -> Format:
+        """The precision that a gene tells, by its place among the axes of a slot; these are extended."""
+        if gene is None:
+            return Format()
+        for needed in self._needs(gene):
+            if needed not in axes:
+                axes.append(needed)
+        return Format(axes.index(gene))
+
+    def _formats(self, genes: Iterable[str | None], axes: list[Axis]) -> tuple[Format, ...]:
+        return tuple(self._format(gene, axes) for gene in genes)
+
+    def _here(self, piece: Piece, axes: list[Axis], around: Sequence[str]) -> KernelHere:
+        """How a kernel follows from the values on the axes of a slot; these are extended."""
         first, last, main = piece.nodes[0], piece.nodes[-1], piece.main
         name = base_name(main.target) if main is not None else ""
         taps: tuple[int, ...] = (1,)
@@ -60,7 +89,7 @@ class _Sizes:
         read = source if main is None or first is main else _tensor(main)
         made = main if main is not None else last if shape_of(last) else source
         if not shape_of(read) or not shape_of(made):  # numbers, or lists of tensors, that no gene changes
-            return Slot(piece.name, tuple(axes), KernelHere(Fused.of(piece.ops, 1, 1), (Size(1),), (Size(1),), tuple(range(len(around)))))
+            return KernelHere(Fused.of(piece.ops, 1, 1), (Size(1),), (Size(1),), tuple(range(len(around))))
         cout = self._channels(made, name)
         onto = _rest(shape_of(made), cout)
         cin = (len(shape_of(read)) - 1,) if name in PRODUCTS else self._channels(read, name)
@@ -78,8 +107,7 @@ class _Sizes:
         if full.macs and counted > full.macs:  # a product has rows that no axis of its result shows
             full = replace(full, onto=(*full.onto, round(counted / full.macs)))
         ins, outs = (tuple(self._size(node, dim, axes, around) for dim in dims) for node, dims in ((read, cin), (made, cout)))
-        here = KernelHere(full, ins, outs, tuple(range(len(around))), keeps)
-        return Slot(piece.name, tuple(axes), here)
+        return KernelHere(full, ins, outs, tuple(range(len(around))), keeps)
 
     def _largest(self, node: fx.Node) -> fx.Node:
         """The input of a node with the most values; its result where it joins several."""

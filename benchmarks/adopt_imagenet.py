@@ -14,9 +14,16 @@ Protocol, written before the first run:
 - Accuracy is that of the file, run by ONNX Runtime on one thread; the latency of all files is measured in turns.
 - The bar: the file in int8 gets at most 0.7 points less right than that in fp32.
 
-    python benchmarks/adopt_imagenet.py DATA [--out FOLDER] [--ways]
+    python benchmarks/adopt_imagenet.py DATA [--out FOLDER] [--ways] [--search 0.75 ...]
 
-``--ways`` adds the other ways of choosing ranges and of correcting layers.
+``--ways`` adds the other ways of choosing ranges and of correcting layers. ``--search`` chooses widths, branches and bits together instead,
+for these shares of the latency of the whole network in int8:
+
+- Importances of units, branches and bits are told from 128 training photographs without labels, all as the expected squared change of the
+  outputs, and added up; the additive program is solved exactly over the network's own table of kernels, measured first on this machine.
+- Beside each network stands the one of uniform widths within the same predicted latency, in int8.
+- Both are repaired without training on ``--repair`` training photographs, written in their bits, judged from the file, and measured in
+  turns beside the whole network in int8. What was done is kept in the folder; a stopped run goes on there.
 """
 
 from __future__ import annotations
@@ -34,7 +41,9 @@ from torch import nn
 
 import hwsearch
 from hwsearch.nn import Data, Normalize, Quantization, evaluate_file, make_data
+from hwsearch.nn.adoption import additive, bits_importance, branch_importance, importance
 from hwsearch.nn.adoption._capture import as_graph
+from hwsearch.profiling import Effort
 
 CLASSES = {
     "n01440764": 0,
@@ -53,8 +62,8 @@ CALIBRATION = 128
 WAYS = {"mse, scale": Quantization(), "mse, bias": Quantization(correction="bias"), "minmax, scale": Quantization(ranges="minmax")}
 
 
-def photographs(folder: Path) -> Data:
-    """Training photographs to calibrate on, drawn with seed 0, and all photographs to judge."""
+def photographs(folder: Path, training: int = CALIBRATION) -> Data:
+    """Training photographs drawn with seed 0, and all photographs to judge."""
 
     def read(part: str, most: int | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
         files = [(path, label) for name, label in CLASSES.items() for path in sorted((folder / part / name).iterdir())]
@@ -64,7 +73,7 @@ def photographs(folder: Path) -> Data:
         return pixels, np.array([label for _, label in files])
 
     judged = read("val")
-    data = make_data("photographs", read("train", CALIBRATION), judged, judged)
+    data = make_data("photographs", read("train", training), judged, judged)
     return data.normalized(Normalize((127 / 255,) * 3, (128 / 255,) * 3))
 
 
@@ -77,15 +86,62 @@ def lite0() -> nn.Module:
     return found.eval()
 
 
+def search(data: Data, out: Path, shares: list[float]) -> None:
+    """Search within shares of the latency of the whole network in int8, and judge what is found from files."""
+    images = data.normalize(data.calibration_images(0))
+    space = hwsearch.adopt(lite0(), images[:1], precisions=("fp32", "int8"))
+    effort = Effort(checks=12, fits=18, max_rounds=10)
+    table = hwsearch.profile(space, out=out / "lite0-table.json", effort=effort, progress=False)
+    print(table, table.error(), flush=True)
+    few = images[:CALIBRATION]
+    bits = bits_importance(space, few, Quantization().on(table.device))
+    score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits)
+    whole = space.row()
+    whole[space.with_role("precision")] = [space.choices[gene].index("int8") for gene in space.with_role("precision")]
+    dense_ms = float(hwsearch.metric("latency_ms", space, table)(whole[None])[0])
+    chosen = {"whole, int8": space.architecture(whole)}
+    for share in shares:
+        problem = hwsearch.Problem.of(score.space, predictor=score, device=table, limits={"latency_ms": share * dense_ms})
+        found = hwsearch.search(problem, "exact")
+        chosen[f"searched, {share:g}"] = found.best
+        chosen[f"uniform, {share:g}"] = hwsearch.searching.uniform(problem)
+        print(share, found.status.name, found.best, flush=True)
+    rows: list[dict[str, object]] = []
+    files = []
+    for name, architecture in chosen.items():
+        path = out / f"{name.replace(', ', '-')}.onnx"
+        cut = score.space.architecture(architecture.genes)
+        if not path.exists():
+            small = hwsearch.extract(cut, data=None if name.startswith("whole") else images)
+            hwsearch.export(small, out=path, data=data)
+        kept = space.bits(architecture.genes)
+        predicted = float(hwsearch.metric("latency_ms", space, table)(architecture.genes[None])[0])
+        facts = {"file": name, "predicted_ms": predicted, "int8": len(kept), "kernels": len(space.places.bits)}
+        facts |= {"macs": float(hwsearch.metric("macs", space)(architecture.genes[None])[0]), "size_mb": path.stat().st_size / 1e6}
+        rows.append({**facts, "accuracy": evaluate_file(path, data=data), "repaired_on": len(images)})
+        files.append(path)
+        print(rows[-1], flush=True)
+    for row, each in zip(rows, hwsearch.measure(files, rounds=10), strict=True):
+        row |= {"latency_ms": each.latency_ms, "spread_ms": each.spread_ms}
+    facts = {"device": table.device.name, "table": table.error(), "rows": rows}
+    (out / "adopt-imagenet-search.json").write_text(json.dumps(facts, indent=1))
+    print(json.dumps(facts, indent=1))
+
+
 def main() -> None:
     """Run the rows and write them as they come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("adopt-imagenet"))
     parser.add_argument("--ways", action="store_true")
+    parser.add_argument("--search", nargs="*", type=float)
+    parser.add_argument("--repair", type=int, default=400)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
+    if chosen.search is not None:
+        search(photographs(chosen.data, chosen.repair), chosen.out, chosen.search or [0.75])
+        return
     data = photographs(chosen.data)
     network = as_graph(lite0(), [torch.randn(2, 3, 224, 224)])
     ways = list(WAYS.items())[: None if chosen.ways else 1]

@@ -95,7 +95,7 @@ def search(data: Data, out: Path, shares: list[float]) -> None:
     print(table, table.error(), flush=True)
     few = images[:CALIBRATION]
     bits = bits_importance(space, few, Quantization().on(table.device))
-    score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits)
+    score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits=bits)
     whole = space.row()
     whole[space.with_role("precision")] = [space.choices[gene].index("int8") for gene in space.with_role("precision")]
     dense_ms = float(hwsearch.metric("latency_ms", space, table)(whole[None])[0])

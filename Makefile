@@ -28,7 +28,7 @@ types: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/metrics.py
@@ -36,6 +36,8 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt $(TORCH) -e '.[ci]'
+	@$(BIN)/python -c "import torchvision" 2>/dev/null || echo "The torchvision of this package index was not compiled for its torch:" \
+	  "hwsearch works around that. Where the index has a pair that fits, name it in constraints.txt."
 	touch $@
 
 clean:

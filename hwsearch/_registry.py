@@ -23,6 +23,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
     "space": {
         "apq": "hwsearch.spaces.library.apq:build",
         "bootstrapnas_resnet50": "hwsearch.spaces.library.bootstrapnas_resnet50:build",
+        "mobilenetv2": "hwsearch.spaces.library.mobilenetv2:build",
         "mobilenetv2_cifar": "hwsearch.spaces.library.mobilenetv2_cifar:build",
         "mobilenetv3_cifar": "hwsearch.spaces.library.mobilenetv3_cifar:build",
         "nasbench201": "hwsearch.spaces.library.nasbench201:build",
@@ -77,6 +78,8 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "imagefolder": "hwsearch.nn.training.recipes.imagefolder:RECIPE",
     },
 }
+_BUILT_IN = {what: dict(targets) for what, targets in _TARGETS.items()}
+"""What comes with hwsearch, as it was before anything was registered."""
 
 
 def register(what: str, name: str, target: str | Any) -> None:
@@ -109,6 +112,24 @@ def register(what: str, name: str, target: str | Any) -> None:
 def names(what: str) -> tuple[str, ...]:
     """The names of a kind that can be asked for, sorted."""
     return tuple(sorted({*_kind(what), *_announced(what, tuple(sys.path))}))
+
+
+def kinds() -> tuple[str, ...]:
+    """The kinds of plug-ins."""
+    return tuple(what for what in _TARGETS if what != "folder")
+
+
+def origin(what: str, name: str) -> str:
+    """Where a plug-in comes from: ``"hwsearch"``, the module that registered it, or the package that announces it.
+
+    Nothing is imported to find out.
+    """
+    target = _kind(what).get(name)
+    if target is None:
+        return " and ".join(_origin(entry) for entry in _announced(what, tuple(sys.path)).get(name, ()))
+    if target == _BUILT_IN.get(what, {}).get(name):
+        return "hwsearch"
+    return target if isinstance(target, str) else f"registered by {getattr(target, '__module__', type(target).__module__)}"
 
 
 def make(what: str, name: str, **options: Any) -> Any:

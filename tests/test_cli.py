@@ -18,7 +18,7 @@ from hwsearch.cli import app
 SPACE = "resnet_digits"
 COMMANDS = (
     *("adopt", "profile", "train", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
-    *("import", "show", "devices"),
+    *("import", "show", "list", "devices"),
 )
 
 
@@ -139,10 +139,28 @@ def test_show_every_kind_of_file(folder: Path, result: Path) -> None:
     assert "resolution" in run("show", best.to_json(folder / "best.json")).output
 
 
-def test_devices_lists_backends_spaces_and_tables(folder: Path) -> None:
+def test_devices_lists_backends_and_tables(folder: Path) -> None:
     output = run("devices", "--tables", folder).output
-    for name in ("roofline", "onnxruntime", "resnet_cifar", "evolution", "roofline.json"):
+    for name in ("roofline", "onnxruntime", "roofline.json"):
         assert name in output
+
+
+def test_devices_describes_a_backend(folder: Path) -> None:
+    output = run("devices", "onnxruntime", "tensor", "--tables", folder).output
+    assert "fp32, int8" in output
+    assert "Unknown backend 'tensor'. Did you mean 'tensorrt'?" in " ".join(output.split())
+
+
+def test_devices_and_list_take_under_two_seconds_of_the_processor(folder: Path) -> None:
+    """They import no runtime: neither torch, which takes seconds, nor any other."""
+    for words in (["devices", "--tables", str(folder)], ["list"]):
+        code = (
+            f"import sys; from hwsearch.cli import app; app({words!r}, standalone_mode=False); print(sorted(sys.modules), file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        loaded = set(re.findall(r"'([\w.]+)'", done.stderr))
+        assert "numpy" in loaded
+        assert not loaded & {"torch", "onnx", "onnxruntime", "openvino", "sklearn", "matplotlib"}
 
 
 def test_devices_says_how_to_make_the_first_table(tmp_path: Path) -> None:

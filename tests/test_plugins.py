@@ -203,3 +203,67 @@ def test_a_broken_plug_in_is_named_and_breaks_nothing_else(acme: Path) -> None:
 def test_an_unknown_name_lists_what_is_announced(acme: Path) -> None:
     done = python(acme, "-c", "import hwsearch; hwsearch.load_space('acme_spaec')")
     assert "Did you mean 'acme_space'?" in done.stderr
+
+
+BESIDE = """
+import hwsearch
+from acme.guessing import Guessing
+from acme.npu import Npu
+from hwsearch.spaces import Chain, Stage
+
+space = Chain("beside", (8,), (8,), (Stage((1, 2), (8,), (8, 12)),), classes=4, precisions=("fp32", "int8"), channels=1).space()
+hwsearch.register("space", "beside", lambda: space)
+hwsearch.register("backend", "npu", Npu)
+hwsearch.register("algorithm", "guessing", Guessing)
+"""
+
+
+@pytest.fixture
+def beside(acme: Path) -> Path:
+    """A module that nobody installed, in the folder where commands are run: it registers a space, a backend and an algorithm."""
+    (acme.parent / "my_plug_ins.py").write_text(BESIDE)
+    return acme
+
+
+@pytest.mark.parametrize("words", [("--import", "my_plug_ins", "list", "spaces"), ("list", "spaces", "--import=my_plug_ins.py")])
+def test_the_command_line_imports_a_module_that_registers(beside: Path, words: tuple[str, ...]) -> None:
+    done = python(beside, "-m", "hwsearch", *words)
+    assert done.returncode == 0, done.stderr
+    assert " beside " in done.stdout
+    wrong = python(beside, "-m", "hwsearch", "--import", "no_plug_ins", "list")
+    assert wrong.returncode == 1
+    assert "--import no_plug_ins: it cannot be imported" in wrong.stderr
+
+
+def test_an_own_space_an_own_backend_and_an_own_algorithm_from_the_shell(beside: Path) -> None:
+    """Two of the starts: profile, search and show with plug-ins of a module beside; a file of theirs names what is missing without it."""
+    where = ("-m", "hwsearch", "--import", "my_plug_ins")
+    measured = python(beside, *where, "profile", "beside", "--backend", "npu", "--out", "table.json", "-q", "--max-rounds", "1")
+    assert measured.returncode == 0, measured.stderr
+    fit = "import my_plug_ins as m, hwsearch, numpy as np; X = m.space.sample(60, np.random.default_rng(0));"
+    fitted = python(beside, "-c", fit + "hwsearch.Predictor.fit(m.space, X, X.mean(axis=1), kind='linear').save('predictor.npz')")
+    assert fitted.returncode == 0, fitted.stderr
+    found = python(beside, *where, "search", "beside", "-d", "table.json", "--algorithm", "guessing", "-l", "latency_ms=1", "-q")
+    assert found.returncode == 0, found.stderr
+    shown = python(beside, *where, "show", "result.json")
+    assert shown.returncode == 0, shown.stderr
+    for file in ("result.json", "predictor.npz"):
+        lost = python(beside, "-m", "hwsearch", "show", file)
+        assert lost.returncode == 1
+        assert f"WrongSpace: {file} belongs to the search space 'beside', which is not registered here" in lost.stderr
+        assert "--import MODULE" in lost.stderr
+
+
+def test_list_says_where_each_comes_from(beside: Path) -> None:
+    announce(beside, "broken", spaces="broken_space = broken.nowhere:build")
+    done = python(beside, "-m", "hwsearch", "--import", "my_plug_ins", "list")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    rows = {(line[0], line[1]): line[2].strip() for line in lines if len(line) == 3}
+    assert rows["space", "resnet_digits"] == "hwsearch"
+    assert rows["space", "acme_space"] == "acme (acme.space:build)"
+    assert rows["space", "broken_space"] == "broken (broken.nowhere:build)"
+    assert rows["space", "beside"] == "registered by my_plug_ins"
+    assert rows["backend", "npu"] == "registered by acme.npu"
+    assert rows["cost", "macs"] == "hwsearch"
+    assert rows["cost", "acme_flops"] == "acme (acme.cost:flops)"

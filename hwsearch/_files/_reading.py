@@ -305,11 +305,15 @@ def parse_tensor_header(data: bytes, path: PathLike, what: str) -> tuple[dict[st
         The description of each tensor by name, and the file's metadata.
 
     Raises:
-        CorruptFile: it is no such file.
+        CorruptFile: it is no such file, or ends before its last tensor does.
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8:
         raise CorruptFile(f"{os.fspath(path)} is not a whole safetensors file: it is truncated, or another kind of file.")
     with guarded(path, f"{what} (a safetensors file)"):
         header = dict(parse_json(data[8 : 8 + length], path))
-        return header, dict(header.pop("__metadata__", {}))
+        metadata = dict(header.pop("__metadata__", {}))
+        end = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+        if len(data) < end:
+            raise CorruptFile(f"{os.fspath(path)} is truncated: it has {len(data):,} bytes, and its tensors take {end:,}. Copy it again.")
+        return header, metadata

@@ -61,6 +61,21 @@ def write_atomic(path: PathLike, data: bytes, *, sync: bool = True) -> None:
             raise
 
 
+def check_writable(path: PathLike) -> None:
+    """Check that a file can be written, before hours are spent on what shall stand in it; its folder is made if it is missing.
+
+    Raises:
+        FileError: it is a folder, or its folder cannot be written in.
+    """
+    with writing(path):
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, and a file is to be written")
+        if not os.access(target if target.exists() else target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only" if target.exists() else "its folder is read-only")
+
+
 def write_arrays(path: PathLike, header: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write an npz file of arrays with a JSON header, whole or not at all.
 

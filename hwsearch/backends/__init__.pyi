@@ -1,7 +1,11 @@
+from ._cpu import CpuBackend as CpuBackend
+from ._cpu import cpu_facts as cpu_facts
 from ._load import load_backend as load_backend
 from ._onnx._check import differences as differences
+from ._onnx._file import onnx_graph as onnx_graph
 from ._onnx._weights import BlockWeights as BlockWeights
 from ._onnx._weights import LayerWeights as LayerWeights
+from ._torch_blocks import GraphBlock as GraphBlock
 from ._trained import TrainedModel as TrainedModel
 from .base import Backend as Backend
 from .base import Network as Network

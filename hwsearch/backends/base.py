@@ -158,7 +158,7 @@ class Backend(ABC):
                         "network and measure the file."
                     )
                 why = f"it does not support this {block.kind} block" if known else f"its precisions are {', '.join(self.precisions)}"
-                hint = "" if known else " Restrict the space to them: space.restrict({'*.precision': [...]})."
+                hint = "" if known else " Search only these precisions, by restricting the genes '*.precision' of the space."
                 raise Unsupported(f"Backend {self.name!r} cannot run block {block.key}: {why}.{hint}")
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from ..errors import HwsearchError
+from ..errors import HwsearchError, InvalidInput
 
 console = Console()
 complaints = Console(stderr=True)
@@ -20,7 +21,7 @@ complaints = Console(stderr=True)
 
 _ORDER = (
     *("adopt", "profile", "train", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
-    *("import", "show", "devices"),
+    *("import", "show", "list", "devices"),
 )
 """The commands in the order in which they are used, which is the order of the help."""
 
@@ -30,6 +31,9 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return list(super().parse_args(ctx, _imports_first(args)))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -47,10 +51,21 @@ class _Commands(TyperGroup):
             os._exit(1)  # what is left in its buffer would fail again
 
 
+def _imports_first(args: list[str]) -> list[str]:
+    """Words of a command line with ``--import MODULE`` in front, wherever it was said, since it is an option of all commands."""
+    first: list[str] = []
+    rest = list(args)
+    for word in [word for word in args if word == "--import" or word.startswith("--import=")]:
+        place = rest.index(word)
+        taken = 1 if "=" in word else 2
+        first += rest[place : place + taken]
+        del rest[place : place + taken]
+    return first + rest
+
+
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     epilog="Example: hwsearch profile resnet_digits --out latency_tables/my-cpu.json",
@@ -63,11 +78,33 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _import(modules: list[str]) -> None:
+    """Import modules of the user's, from the folder in which the command is run or from where packages are installed.
+
+    Raises:
+        InvalidInput: one cannot be imported.
+    """
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in modules:
+        try:
+            import_module(name.removesuffix(".py"))
+        except HwsearchError:
+            raise
+        except Exception as error:
+            raise InvalidInput(f"--import {name}: it cannot be imported: {type(error).__name__}: {error}.") from error
+
+
 @app.callback()
 def _options(
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="Import this first: it may register spaces, backends, algorithms and others."),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
 ) -> None:
     """Finds the fastest network that is still accurate enough for one given device."""
+    _import(modules or [])
 
 
 def main() -> None:

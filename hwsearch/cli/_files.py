@@ -1,4 +1,4 @@
-"""Commands about files and about what is here: import, show, devices."""
+"""Commands about files and about what is here: import, show, list, devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from .. import _registry
 from ..reports import _terminal
 from ..reports._formats import describe
 from ._app import app, complaints, console
@@ -35,13 +34,13 @@ def import_(
 
 @app.command(epilog="Example: hwsearch show latency_tables/my-cpu.json")
 def show(
-    file: Annotated[Path, typer.Argument(help="A latency table, architecture, search result, predictor or supernet.")],
+    file: Annotated[Path, typer.Argument(help="A latency table, architecture, search result, predictor, supernet or ONNX model.")],
     space: Annotated[str | None, typer.Option(help="The folder of hwsearch adopt that it belongs to.", show_default=False)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Of a latency table: draw its best measured staircase into this file.", show_default=False)
     ] = None,
 ) -> None:
-    """Describe any file of hwsearch."""
+    """Describe any file of hwsearch, or an ONNX model."""
     from ..spaces._load import load_space
 
     console.print(describe(file, None if space is None else load_space(space)))
@@ -53,12 +52,18 @@ def show(
         console.print(f"{plot}: {plot.stat().st_size:,} bytes", highlight=False)
 
 
+@app.command("list", epilog="Example: hwsearch list spaces")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="spaces, backends, algorithms, costs, importances or recipes; all if omitted.")] = None,
+) -> None:
+    """List what can be named in commands, and where each comes from: hwsearch, an installed package, or a module of --import."""
+    console.print(_terminal.plug_ins(kind))
+
+
 @app.command(epilog="Example: hwsearch devices --tables latency_tables")
-def devices(tables: Annotated[Path, typer.Option(help="The folder of latency tables.")] = Path("latency_tables")) -> None:
-    """List the backends, search spaces and algorithms that are here, and the devices that were profiled."""
-    console.print(
-        _terminal.backends(),
-        _terminal.spaces(),
-        f"algorithms: {', '.join(_registry.names('algorithm'))}",
-        _terminal.tables(tables),
-    )
+def devices(
+    backends: Annotated[list[str] | None, typer.Argument(help="Describe the device of these backends.", show_default=False)] = None,
+    tables: Annotated[Path, typer.Option(help="The folder of latency tables.")] = Path("latency_tables"),
+) -> None:
+    """List the backends that are installed here, and the devices that were profiled."""
+    console.print(_terminal.backends(backends or []), _terminal.tables(tables))

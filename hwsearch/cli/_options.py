@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from ..spaces._genes import Value
     from ..spaces._space import SearchSpace
 
-Space = Annotated[str, typer.Argument(help="The search space, such as resnet_cifar; see: hwsearch devices.")]
+Space = Annotated[str, typer.Argument(help="The search space, such as resnet_cifar; see: hwsearch list spaces.")]
+Classes = Annotated[int | None, typer.Option(min=1, help="How many classes the images have.", show_default="as SPACE has")]
+Channels = Annotated[int | None, typer.Option(min=1, help="How many channels the images have.", show_default="as SPACE has")]
 Found = Annotated[Path, typer.Argument(help="A search result (its best network), or an architecture file.")]
 DataDir = Annotated[Path | None, typer.Argument(help="The folder of the images, if --data needs one.", show_default=False)]
 DataName = Annotated[
-    str, typer.Option("--data", help="The images: digits (comes with scikit-learn), cifar10 or imagefolder with a folder; or a folder.")
+    str,
+    typer.Option("--data", help="digits, or cifar10 or imagefolder with a folder; a folder; or MODULE:FUNCTION that returns images."),
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
 Weights = Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")]
@@ -31,6 +34,9 @@ Changes = Annotated[
 ]
 Coded = Annotated[bool, typer.Option("--coded", help="The smallest file instead: weights that share a few values, Huffman-coded.")]
 Bits = Annotated[int | None, typer.Option(help="Bits of each coded weight, 2 to 8.", show_default="those of the precision")]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", help="Write losses, accuracies and rates into this CSV file, a row an epoch.", show_default=False)
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal answers.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
@@ -38,6 +44,18 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given; the library knows the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def named(space: str, classes: int | None, channels: int | None) -> str:
+    """The name of a space for images of other classes and channels; a space is called so in files, too.
+
+    Raises:
+        InvalidInput: the name tells them already.
+    """
+    sizes = [f"{size}={number}" for size, number in (("channels", channels), ("classes", classes)) if number is not None]
+    if sizes and ":" in space:
+        raise InvalidInput(f"{space} tells classes and channels already: leave out --classes and --channels.")
+    return f"{space}:{','.join(sizes)}" if sizes else space
 
 
 def data(name: str, folder: Path | None) -> str | tuple[str, Path]:
@@ -106,3 +124,12 @@ def _plain(value: str) -> Any:
         except ValueError:
             continue
     return {"true": True, "false": False}.get(value, value)
+
+
+def watched(log: Path | None, quiet: bool) -> Any:
+    """How a training is watched."""
+    if log is None:
+        return not quiet
+    from ..nn.training._watch import Watch
+
+    return Watch(csv=log, bar=not quiet)

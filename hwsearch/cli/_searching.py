@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._files._writing import check_writable
 from ..errors import InvalidInput
 from ..reports import _terminal
 from ._app import app, console
-from ._options import Bits, DataDir, DataName, Device, Quiet, Seed, Space, Steps, frozen, given, numbers
+from ._options import Bits, Channels, Classes, DataDir, DataName, Device, Quiet, Seed, Space, Steps, frozen, given, named, numbers
 from ._options import data as images
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def search(
     device: Device = None,
     limit: Limits = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The result to write.")] = Path("result.json"),
-    algorithm: Annotated[str | None, typer.Option(help="How to search; see: hwsearch devices.", show_default=False)] = None,
+    algorithm: Annotated[str | None, typer.Option(help="How to search; see: hwsearch list algorithms.", show_default=False)] = None,
     steps: Steps = None,
     verify: VerifyCount = 0,
     weights: Annotated[Path, typer.Option("--weights", "-w", help="The supernet to verify scores in.")] = Path("supernet.safetensors"),
@@ -52,6 +53,8 @@ def search(
     coded: Annotated[bool, typer.Option("--coded", help="size_mb is that of the coded file, by the codes of --weights.")] = False,
     bits: Bits = None,
     state: State = None,
+    classes: Classes = None,
+    channels: Channels = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -60,6 +63,8 @@ def search(
     from ..searching._search import search as run
     from ..spaces._load import load_space
 
+    space = named(space, classes, channels)
+    check_writable(out)
     networks = load_space(space)
     result = run(
         networks,
@@ -130,6 +135,8 @@ def compress(
     edges: Annotated[bool, typer.Option("--edges", help="Search only widths at the edges of the device's stairs.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Measure the networks too: this machine is the device.")] = False,
     steps: Steps = None,
+    classes: Classes = None,
+    channels: Channels = None,
     seed: Seed = 0,
 ) -> None:
     """Make the largest network of SPACE smaller for one device, beside uniform widths and a search by MACs alone."""
@@ -138,6 +145,7 @@ def compress(
     from ..searching._run import Run
     from ..spaces._load import load_space
 
+    space = named(space, classes, channels)
     whole = load_space(space)
     found = run(
         whole.restrict(frozen(freeze, whole)) if freeze else whole,

@@ -109,6 +109,20 @@ def prove_feasible(limits: Sequence[Limit], rounds: int = 40) -> Rows:
     return np.stack(rows)
 
 
+def idle(limits: Sequence[Limit]) -> tuple[str, ...]:
+    """Of each limit that every network of the space meets, that it limits nothing, as a sentence."""
+    said = []
+    for limit in limits:
+        most = limit.metric.upper_bound
+        if most <= limit.at_most:
+            unit = f" {limit.metric.unit}" if limit.metric.unit else ""
+            said.append(
+                f"The limit {limit} excludes no network: none of the space has more than {most:.4g}{unit}. Is it in another unit, or meant "
+                "for another device?"
+            )
+    return tuple(said)
+
+
 def _weigh(limits: Sequence[Limit], summed: Sequence[Limit], rounds: int) -> list[Rows]:
     space = limits[0].metric.space
     fractions = [limit.metric.tables.within(space.allowed) * (1.0 / limit.at_most) for limit in summed]

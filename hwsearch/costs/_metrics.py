@@ -169,6 +169,12 @@ class Metric:
         """A value that no architecture of the space can beat; reached by :attr:`minimum` if that is not ``None``."""
         return self._minimum[0]
 
+    @cached_property
+    def upper_bound(self) -> float:
+        """A value that no architecture of the space exceeds; infinite if there are networks that the device cannot run."""
+        tables = self.tables.within(self.space.allowed)
+        return float(tables.op.reduce([array.max() for _, array in tables.tables]))
+
     @property
     def minimum(self) -> Rows | None:
         """A canonical row, shape ``(genes,)``, of least cost; ``None`` if finding it would take too much memory."""

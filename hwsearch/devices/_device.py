@@ -72,6 +72,10 @@ class Device(_FromFile):
         facts: whatever else explains a measurement. Of these ``machine`` (architecture), ``cpu`` (vendor, family and model), ``flags``
             (instruction sets), ``caches`` and ``int8`` (what integer arithmetic does) belong to the identity; operating system, clocks and
             the like do not.
+
+    Raises:
+        InvalidInput: what tables could not be written with: a text that is of another type, be it a subclass of ``str`` such as
+            ``torch.__version__``; threads or batch that are no ``int`` of at least 1.
     """
 
     name: str
@@ -83,19 +87,20 @@ class Device(_FromFile):
     batch: int = 1
     facts: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def from_document(cls, document: Any) -> Self:
-        """Make it of its fields as JSON data.
-
-        Raises:
-            InvalidInput: a field is missing, unknown, of another type, or impossible.
-        """
-        found = super().from_document(document)
-        if found.threads < 1 or found.batch < 1:
-            raise InvalidInput("the device's threads and batch must be at least 1.")
-        if not isinstance(found.facts, dict) or not all(isinstance(value, str) for value in found.facts.values()):
-            raise InvalidInput("the device's facts must map names to text.")
-        return found
+    def __post_init__(self) -> None:
+        texts: dict[str, Any] = {name: getattr(self, name) for name in ("name", "kind", "hardware", "runtime", "runtime_version")}
+        if not isinstance(self.facts, Mapping):
+            raise InvalidInput(f"the device's facts must map names to text, not {self.facts!r}.")
+        texts |= {f"fact {name!r}": value for name, value in self.facts.items()}
+        for what, text in (*texts.items(), *(("name of a fact", name) for name in self.facts)):
+            if type(text) is not str:
+                kind = type(text).__name__
+                raise InvalidInput(f"the device's {what} must be plain text, not {text!r} of type {kind}: give str(...) of it.")
+            if any(unicodedata.category(character) == "Cs" for character in text):
+                raise InvalidInput(f"the device's {what} holds half a character (a lone surrogate): {text!r}.")
+        for what, number in (("threads", self.threads), ("batch", self.batch)):
+            if type(number) is not int or number < 1:
+                raise InvalidInput(f"the device's {what} must be a whole number (int) of at least 1, not {number!r}.")
 
     @property
     def weight_bits(self) -> int:

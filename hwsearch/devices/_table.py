@@ -23,6 +23,7 @@ from ..spaces._genes import Value
 from ..spaces._space import SearchSpace
 from ._calibration import Calibration, networks_error
 from ._device import NOISY, Check, Device, Protocol, Row, standard_error
+from ._frame import to_frame
 from ._interpolation import Guesses, Interpolator, Process
 from ._staircase import TOLERANCE, right_edges, space_edges
 from ._table_file import read, write
@@ -91,7 +92,7 @@ class LatencyTable:
         """Whether it was made under a budget, so that blocks that it does not hold are estimated."""
         return self.spent_s > 0
 
-    # -- costs ---------------------------------------------------------------------------------------------------------
+    to_frame = to_frame
 
     @property
     def network_ms(self) -> float:
@@ -233,8 +234,6 @@ class LatencyTable:
         """Keys of the blocks whose latency is uncertain by more than 3 %, since the device was busy or they cost next to nothing."""
         return tuple(key for key, row in self.rows.items() if standard_error(row.latency_ms, row.spread_ms) > NOISY)
 
-    # -- trust ---------------------------------------------------------------------------------------------------------
-
     def error(self) -> dict[str, float]:
         """How far predictions are from measurements, on the held-out networks (role ``"check"``).
 
@@ -327,8 +326,6 @@ class LatencyTable:
                 "Profile more with hwsearch.profile(..., effort=Effort(blocks=[...]))."
             )
         return right_edges(dict(zip((_width(block, axis) for block in family), self.costs(family).tolist(), strict=True)), tolerance)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: PathLike) -> Path:
         """Write the table to a file, whole or not at all; rows are sorted, one a line.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .._files._writing import PathLike
+from .._files._writing import PathLike, check_writable
 from ..backends._load import load_backend
 from ..backends._onnx._weights import BlockWeights, LayerWeights
 from ..backends._trained import TrainedModel
@@ -44,8 +44,8 @@ def export(
 ) -> Path:
     """Write a network as the model file of a runtime: an architecture with its weights of the supernet, or a torch module.
 
-    The backend that profiles a network also writes it, so what was measured is what is shipped. Before it is written the file is run in its
-    runtime, and must give the outputs of the evaluation in torch. ``docs/quickstart.md`` describes its metadata.
+    Before it is written the file is run in its runtime, and must give the outputs of the evaluation in torch. Its metadata are described in
+    ``docs/quickstart.md``.
 
     Args:
         network: an architecture; or a module, such as what ``Adopted.extract`` returns, which has its weights itself.
@@ -64,8 +64,8 @@ def export(
         The path of the file.
 
     Raises:
-        InvalidInput: neither of both, weights or example inputs that are missing, or a batch that is not positive or that the backend's
-            files cannot take.
+        InvalidInput: a name that does not end as the backend's files do; neither of both, weights or example inputs that are missing, or
+            a batch that is not positive or that the backend's files cannot take.
         Unsupported: the backend writes no model files, or does not run a precision, or a module cannot be written as ONNX.
         FileError: the weights cannot be used; WrongSpace if they are of another space.
         BuildFailed: the file does not compute what was evaluated, or the runtime's builder failed.
@@ -77,7 +77,7 @@ def export(
         >>> supernet = hwsearch.train(toy, data="digits", out="toy-export.safetensors", recipe={"epochs": 1}, progress=False)
         >>> path = hwsearch.export(toy.architecture(supernet.largest), weights=supernet, out="best.onnx", batch="open")
     """
-    runtime = load_writer(backend)
+    runtime = load_writer(backend, out)
     at_once = _batch(batch, runtime.batch)
     if isinstance(network, nn.Module):
         return export_module(network, out, runtime, data, at_once, precision, quantization)
@@ -113,16 +113,27 @@ def _written(network: Deployed, images: torch.Tensor, notes: dict[str, Any], wei
     return runtime.write(model, out, Agreement(network, images, model, runtime))
 
 
-def load_writer(backend: str | Backend) -> Backend:
+def load_writer(backend: str | Backend, out: PathLike | None = None) -> Backend:
     """A backend that writes model files.
+
+    Args:
+        backend: it or its name.
+        out: a model file that is to be written.
 
     Raises:
         UnknownName: there is no such backend.
-        Unsupported: it writes none.
+        Unsupported: it writes no files.
+        InvalidInput: the name of the file ends otherwise than those of the backend, by a slip perhaps.
+        FileError: it cannot be written there.
     """
     runtime = load_backend(backend)
     if runtime.suffix is None:
         raise Unsupported(f"Backend {runtime.name!r} writes no model files. Export for a runtime that does, such as 'onnxruntime'.")
+    if out is not None:
+        check_writable(out)
+        if Path(out).suffix != runtime.suffix:
+            right = Path(out).with_suffix(runtime.suffix)
+            raise InvalidInput(f"{out}: model files of {runtime.name!r} end in {runtime.suffix}. Call it {right}.")
     return runtime
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,12 +27,14 @@ class Plan:
         framed: block -> a network that holds it, and the same without it.
         roles: whole networks -> ``"check"`` or ``"fit"``.
         sentinel: the block that shows drift.
+        limit_s: seconds after which nothing is measured any more here, finished or not, if there were three rounds.
     """
 
     header: Mapping[str, Any]
     framed: Mapping[Block, tuple[Network, Network]]
     roles: Mapping[Network, str]
     sentinel: Block
+    limit_s: float = math.inf
 
     @property
     def nothing(self) -> bool:

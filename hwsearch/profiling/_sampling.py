@@ -25,6 +25,8 @@ from ._workbench import Workbench
 MOST_BLOCKS = 600
 """A sample holds at most this many blocks."""
 _BATCH = 48
+_FIRST = 8
+"""Things that are measured before it is known how long things take."""
 _NETWORKS = 8
 _CORNERS = 24
 """Of each family."""
@@ -93,9 +95,9 @@ class Sampler:
         self._networks = {n: role for n, role in self._networks.items() if n not in set(networks) and self._lost.isdisjoint(n)}
 
     def within(self, table: LatencyTable, budget_s: float) -> Batch:
-        """As much of :meth:`next` as fits into a budget, if all things take what those in the table took on average; at first all of it."""
+        """As much of :meth:`next` as fits into a budget, if all things take what those in the table took on average; at first a few."""
         batch, done = self.next(table), len(table.rows) + len(table.checks)
-        return batch.first(int((budget_s - table.spent_s) * done / table.spent_s)) if done else batch
+        return batch.first(int((budget_s - table.spent_s) * done / table.spent_s) if done else _FIRST)
 
     def next(self, table: LatencyTable) -> Batch:
         """What to measure next, given what was measured so far; an empty batch if nothing is left."""

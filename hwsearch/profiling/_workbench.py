@@ -113,6 +113,7 @@ class Here(Workbench):
 
         things = {name: opener(network) for name, network in plan.networks.items()}
         rounds = Rounds(things, opener((plan.sentinel,)), plan.protocol, plan.seed, period_of(self.device), plan.again)
+        rounds.limit_s = plan.limit_s
         for record in resume(journal, plan.header):
             rounds.add(record)
         rounds.finish(journal.append, advance)

@@ -18,18 +18,25 @@ from ..searching._finished import FORMAT as FINISHED
 from ..searching._finished import load_finished
 from ..searching._result import FORMAT as RESULT
 from ..searching._result import load_result
-from ..spaces._load import load_space
+from ..spaces._load import space_of_file
 from ..spaces._space import ARCHITECTURE_FORMAT as ARCHITECTURE
 from ..spaces._space import Architecture, SearchSpace
 from . import _terminal
 from ._supernet_facts import read_supernet_facts
 
+_ONNX = "ONNX"
 _Reader = Callable[[PathLike], Any]
 _Renderer = Callable[[Any, PathLike], RenderableType]
 
 
 def _load_architecture(path: PathLike, space: SearchSpace | None = None) -> Architecture:
-    return Architecture.from_json(path, space or load_space(str(_header(path).get("space"))))
+    return Architecture.from_json(path, space or space_of_file(_header(path).get("space"), path))
+
+
+def _read_onnx(path: PathLike) -> dict[str, str]:
+    from ..backends._onnx._check import facts
+
+    return facts(path)
 
 
 def _load_coded(path: PathLike) -> Any:
@@ -44,6 +51,7 @@ FORMATS: dict[str, tuple[_Reader, _Renderer]] = {
     FINISHED: (load_finished, _terminal.finished),
     ARCHITECTURE: (_load_architecture, _terminal.architecture),
     PREDICTOR: (load_predictor, _terminal.predictor),
+    _ONNX: (_read_onnx, _terminal.model),
     "hwsearch-coded": (_load_coded, _terminal.coded),
     "hwsearch-supernet": (read_supernet_facts, _terminal.supernet),
     "hwsearch-training": (read_supernet_facts, _terminal.supernet),
@@ -61,7 +69,7 @@ _ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
 
 
 def describe(path: PathLike, space: SearchSpace | None = None) -> RenderableType:
-    """Any file of hwsearch as text for a terminal.
+    """Any file of hwsearch, and any ONNX model, as text for a terminal.
 
     Args:
         path: the file.
@@ -100,12 +108,14 @@ def _format(path: PathLike, known: Collection[str], complaint: str) -> str:
 
 
 def _header(path: PathLike) -> dict[str, Any]:
-    """The header of a file of hwsearch: in an npz file, in a safetensors file, or the JSON document itself; empty if there is none.
+    """The header of a file: in an npz or safetensors file of hwsearch, or its JSON document itself; empty if there is none.
 
     Raises:
         FileError: the file cannot be read, or is damaged.
     """
     data = read_bytes(path, "file")
+    if data.startswith(b"\x08"):  # the first field of an ONNX model, its version, as protobuf writes it
+        return {"format": _ONNX}
     if data.startswith(b"PK"):
         arrays = parse_arrays(data, path, "file of hwsearch")
         text = arrays["header"].tobytes() if "header" in arrays else b"{}"

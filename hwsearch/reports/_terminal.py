@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,15 @@ from rich.text import Text
 
 from .. import _registry
 from .._files._writing import PathLike
+from ..backends._load import runtime_here
+from ..costs._metrics import METRICS
 from ..devices._table import LatencyTable, load_table
-from ..errors import HwsearchError
+from ..errors import HwsearchError, UnknownName
 from ..networks._blocks import Block
 from ..scores._predictor import Predictor
 from ..searching._compress import Compression
 from ..searching._finished import Finished
 from ..searching._result import SearchResult
-from ..spaces._load import load_space
 from ..spaces._space import Architecture
 from . import _facts
 from ._supernet_facts import SupernetFacts
@@ -113,6 +115,12 @@ def coded(found: Coded, path: PathLike) -> RenderableType:
     return Group(*_heading(repr(found).strip("<>")), _grid(facts), Text("\n".join(block.key for block in found.blocks)))
 
 
+def model(found: Mapping[str, str], path: PathLike) -> RenderableType:
+    """What an ONNX model takes, gives and holds."""
+    size = f"{Path(path).stat().st_size:,} bytes"
+    return Group(*_heading(f"ONNX model {os.fspath(path)}"), _grid({"file": size, **found}))
+
+
 def supernet(found: SupernetFacts, path: PathLike) -> RenderableType:
     """What the weights of a supernet are of and how they were trained."""
     facts = {"format": found.format, "fingerprint of the space": found.fingerprint, **found.training}
@@ -120,10 +128,20 @@ def supernet(found: SupernetFacts, path: PathLike) -> RenderableType:
     return Group(*_heading(f"supernet of {found.space}"), _grid({**facts, "recipe": recipe, "weights": f"{found.weights:,}"}))
 
 
-def backends() -> RenderableType:
-    """The registered backends: here or not, and what they can run."""
+def backends(described: Sequence[str] = ()) -> RenderableType:
+    """The backends and whether their runtimes are installed; or what some of them say about their device.
+
+    Args:
+        described: the names of those that are made, which imports their runtimes and may take seconds.
+    """
+    if not described:
+        grid = _table("backend", "runtime", title="backends; of one of them tells more: hwsearch devices BACKEND")
+        for name in _registry.names("backend"):
+            here = runtime_here(name)
+            grid.add_row(name, _registry.origin("backend", name) if here is None else "is here" if here else "is not installed")
+        return grid
     grid = _table("backend", "device", "precisions", "int8 products")
-    for name in _registry.names("backend"):
+    for name in described:
         try:
             backend = _registry.make("backend", name)
             device = backend.describe()
@@ -133,15 +151,24 @@ def backends() -> RenderableType:
     return grid
 
 
-def spaces() -> RenderableType:
-    """The registered search spaces."""
-    grid = _table("space", "genes", "architectures", "different blocks")
-    for name in _registry.names("space"):
-        try:
-            space = load_space(name)
-            grid.add_row(name, str(len(space.choices)), space.rounded_size, f"{len(space.unique_blocks):,}")
-        except HwsearchError as error:
-            grid.add_row(name, Text(str(error), style="yellow"), "", "")
+def plug_ins(kind: str | None = None) -> RenderableType:
+    """What can be named, and where each comes from.
+
+    Args:
+        kind: such as ``"spaces"``; all kinds if omitted.
+
+    Raises:
+        UnknownName: there is no such kind.
+    """
+    kinds = {f"{what}s": what for what in _registry.kinds()}
+    if kind is not None and kind not in kinds and kind not in kinds.values():
+        raise UnknownName("kind of plug-in", kind, kinds)
+    grid = _table("kind", "name", "comes from")
+    for column in grid.columns:
+        column.justify = "left"
+    for what in kinds.values() if kind is None else [kind.removesuffix("s")]:
+        for name in [*(METRICS if what == "cost" else ()), *_registry.names(what)]:
+            grid.add_row(what, name, _registry.origin(what, name) or "hwsearch")
     return grid
 
 

@@ -356,9 +356,9 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
     """
     header, arrays = read_arrays(path, "predictor", format=FORMAT, version=VERSION)
     if space is None:
-        from ..spaces._load import load_space
+        from ..spaces._load import space_of_file
 
-        space = load_space(str(header.get("space")))
+        space = space_of_file(header.get("space"), path)
     if header.get("fingerprint") != space.fingerprint:
         raise WrongSpace(
             f"{path} predicts for space {header.get('space')!r} ({header.get('fingerprint')}), not for {space.name!r} "

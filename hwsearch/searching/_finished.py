@@ -10,7 +10,7 @@ import msgspec
 
 from .._files._reading import guarded, read_document
 from .._files._writing import PathLike, write_atomic
-from ..spaces._load import load_space
+from ..spaces._load import space_of_file
 from ..spaces._space import Architecture, SearchSpace
 
 FORMAT = "hwsearch-finished"
@@ -84,6 +84,6 @@ def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
     """
     document = read_document(path, "finished network", format=FORMAT, version=VERSION)
     with guarded(path, "finished network"):
-        where = space or load_space(str(document["architecture"]["space"]))
+        where = space or space_of_file(document["architecture"]["space"], path)
         architecture = Architecture.from_document(document["architecture"], where, path)
         return Finished(architecture=architecture, **vars(msgspec.convert(document, _Facts)))

@@ -19,6 +19,7 @@ from ..algorithms._pareto import hypervolume, nondominated
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
 from ..algorithms.local import Local
+from ..costs._limits import idle
 from ..costs._metrics import values_of
 from ..errors import Infeasible, check_count
 from ..spaces._keys import contains, row_keys
@@ -169,7 +170,7 @@ def result(state: SearchState) -> SearchResult:
         provenance={"algorithm": repr(algorithm), **problem.sources},
         bound=state.bound if np.isfinite(state.bound) else None,
         surrogate_bound=state.surrogate_bound if np.isfinite(state.surrogate_bound) else None,
-        cautions=problem.cautions(state.X[feasible][best], equals=int((scores == scores[best]).sum()) - 1),
+        cautions=(*problem.cautions(state.X[feasible][best], equals=int((scores == scores[best]).sum()) - 1), *idle(problem.limits)),
     )
 
 

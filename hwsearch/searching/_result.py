@@ -16,7 +16,7 @@ from .._files._writing import PathLike, write_atomic
 from .._html import table, text
 from .._types import Rows, Values
 from ..errors import CorruptFile, require
-from ..spaces._load import load_space
+from ..spaces._load import space_of_file
 from ..spaces._space import Architecture, SearchSpace
 from .verify._records import TextRows, Verification
 
@@ -69,6 +69,11 @@ class Front:
     def __len__(self) -> int:
         return len(self.X)
 
+    def __repr__(self) -> str:
+        columns = {"score": self.scores, **self.values} if len(self) else {}
+        ranges = [f"{name} {values.min():.4g} to {values.max():.4g}" for name, values in columns.items()]
+        return f"<Front of {self.space.name!r}: {', '.join([f'{len(self)} networks', *ranges])}>"
+
     def __getitem__(self, index: int) -> Architecture:
         return self.space.architecture(self.X[index])
 
@@ -102,7 +107,8 @@ class SearchResult:
         provenance: the algorithm with its hyper-parameters, the predictor and the device.
         bound: a score that, proven, no architecture within the limits beats; ``None`` where nothing was proven.
         surrogate_bound: the same of an additive surrogate of the score, by algorithms that search through one.
-        cautions: reasons to distrust the best score: the prediction is saturated, extrapolates, or is unsure.
+        cautions: reasons to distrust the best score (the prediction is saturated, extrapolates, or is unsure), and limits that exclude no
+            network.
         verification: what became of the predictions, round by round; ``None`` where the search was not verified. Front and history are
             those of the last round, as predicted.
     """
@@ -249,7 +255,7 @@ def load_result(path: PathLike, space: SearchSpace | None = None) -> SearchResul
     """
     document = read_document(path, "result", format=FORMAT, version=VERSION)
     with guarded(path, "result"):
-        where = space or load_space(str(document["best"]["space"]))
+        where = space or space_of_file(document["best"]["space"], path)
         best = Architecture.from_document(document["best"], where, path)
         front = msgspec.convert(document["front"], _FrontFile)
         if {len(front.genes), *map(len, front.values.values())} != {len(front.scores)}:

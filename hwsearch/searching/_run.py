@@ -21,14 +21,14 @@ class Run:
             was measured instead, in ``<state>.verified.jsonl``, and searches again, which gives the same networks.
         executor: scores rows on its workers, for costly scores: any :class:`concurrent.futures.Executor` (a process pool, or that of a
             Dask, MPI or Ray cluster), or a function that makes one. Rows whose worker died are scored again.
-        progress: whether to show progress bars.
+        progress: whether to show progress bars, on a terminal or in a notebook.
     """
 
     steps: int | None = None
     polish: bool | None = None
     state: PathLike | None = None
     executor: Executor | Callable[[], Executor] | None = None
-    progress: bool = False
+    progress: bool = True
 
 
 ONCE = Run()

@@ -45,7 +45,7 @@ class SearchSpace(Genes):
     A candidate is a row of ``uint8`` gene indices and a population is an ``(n, genes)`` array; every method takes the batch.
 
     Attributes:
-        name: the name under which it is registered.
+        name: the name under which it is registered, and the options with which :func:`hwsearch.load_space` makes it again after a colon.
         choices: the genes, each after the one it needs.
         slots: the places of the network, in the order in which a device runs them.
         allowed: for each gene the indices that searches may use; all of them unless :meth:`restrict` was called. It is no part of
@@ -120,7 +120,7 @@ class SearchSpace(Genes):
             [block.key for block in self.blocks(np.array(row, dtype=np.uint8))]
             for row in ([0] * len(self.choices), [size - 1 for size in self.sizes])
         ]
-        digest = hashlib.sha256(msgspec.json.encode([self.name, genes, corners]))
+        digest = hashlib.sha256(msgspec.json.encode([self.name.partition(":")[0], genes, corners]))
         for cost, tables in sorted(self.costs.items()):
             for own, array in tables:
                 axes = [axis if isinstance(axis, int) else axis.plain for axis in own]
@@ -320,7 +320,8 @@ class Architecture:
         return hash((self.space.fingerprint, self.genes.tobytes()))
 
     def __repr__(self) -> str:
-        return f"<Architecture of {self.space.name!r}: {bytes(self.genes).hex()}>"
+        told = [f"{name}={value}" for name, value in self.values().items()]
+        return f"<Architecture of {self.space.name!r}: {', '.join(told[:6])}{f' and {more} more' if (more := len(told) - 6) > 0 else ''}>"
 
     def __str__(self) -> str:
         """A line a stage."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from ..backends._onnx._weights import random_weights
 from ..backends._trained import Runner, TrainedModel
 from ..backends.base import Backend
+from ..devices._device import Device
 from ..errors import InvalidInput, Unsupported
 from ..networks._blocks import Block
 
@@ -63,7 +65,7 @@ def example_blocks(precision: str) -> tuple[Block, ...]:
 
 
 def _check_description(backend: Backend) -> None:
-    first, second = backend.describe(), backend.describe()
+    first, second = _described(backend), _described(backend)
     _promise(first == second, "describe() says the same when asked twice")
     _promise(first.runtime == backend.name, "the device's runtime is the backend's name")
     _promise(first.kind in ("cpu", "gpu", "analytic", "replay"), "the device's kind is cpu, gpu, analytic or replay")
@@ -73,6 +75,17 @@ def _check_description(backend: Backend) -> None:
     _promise(backend.precisions, "there is at least one precision")
     _promise(len(set(backend.precisions)) == len(backend.precisions), "no precision is named twice")
     _promise(backend.energy in ("measured", "estimated", "unavailable"), "energy says where its numbers come from")
+
+
+def _described(backend: Backend) -> Device:
+    """What a backend says of its device, as it comes back from a file."""
+    try:
+        device = backend.describe()
+    except InvalidInput as error:
+        raise AssertionError(f"describe() gives a device that tables can be written with: {error}") from error
+    _promise(isinstance(device, Device), "describe() gives a Device")
+    _promise(Device.from_document(json.loads(json.dumps(asdict(device)))) == device, "the device is the same after it was written and read")
+    return device
 
 
 def _check_block(backend: Backend, block: Block) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,13 @@ from hwsearch._progress import Advance
 from hwsearch.backends import Network, Roofline, Session
 from hwsearch.backends import _cpu as cpu_module
 from hwsearch.devices import Device
-from hwsearch.errors import WrongDevice
+from hwsearch.errors import InvalidInput, WrongDevice
 from hwsearch.profiling import BusyWarning, Effort, Workbench, measure
 from hwsearch.profiling import _rounds as rounds_module
 from hwsearch.profiling._plan import Plan
 from hwsearch.profiling._readings import Readings
 from hwsearch.spaces import Chain, Stage
+from hwsearch.testing import check_backend
 
 SHIPPED = ROOT / "latency_tables"
 SMALL = Chain("small", (8,), (8,), (Stage((1, 2), (8, 12), (4, 8)),), 10, channels=1).space()
@@ -183,3 +186,34 @@ def test_this_machine_tells_what_it_is(tmp_path: Path) -> None:
     assert all(facts.values()), "what is not known is not told"
     if cpu_module.CPU.joinpath("cache").is_dir():
         assert facts["caches"]
+
+
+class Version(str):
+    """As ``torch.__version__`` is: text, but not of the type that files are written of."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"runtime_version": Version("2.0")}, "runtime_version must be plain text, not '2.0' of type Version"),
+        ({"hardware": None}, "hardware must be plain text"),
+        ({"facts": {"clocks": 3}}, "fact 'clocks' must be plain text, not 3 of type int"),
+        ({"facts": [("os", "Linux")]}, "facts must map names to text"),
+        ({"threads": 0}, "threads must be a whole number"),
+        ({"batch": np.int64(2)}, "batch must be a whole number"),
+        ({"name": "half \ud83d"}, "name holds half a character"),
+    ],
+)
+def test_a_device_refuses_what_cannot_be_written(fields: dict[str, Any], said: str) -> None:
+    """Before anything is measured, and not when the table is saved."""
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        Device(**{"name": "mine", "kind": "cpu", "hardware": "chip", "runtime": "mine", "runtime_version": "1"} | fields)
+
+
+def test_the_contract_suite_looks_for_devices_that_cannot_be_written() -> None:
+    class Careless(Roofline):
+        def describe(self) -> Device:
+            return replace(super().describe(), runtime_version=Version("1"))
+
+    with pytest.raises(AssertionError, match="describe\\(\\) gives a device that tables can be written with: .*runtime_version"):
+        check_backend(Careless())

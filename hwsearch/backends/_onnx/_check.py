@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -117,6 +119,36 @@ def input_shape(model: PathLike | ModelProto) -> tuple[int | None, ...]:
         FileError, CorruptFile: as :func:`placed`.
     """
     return tuple(size.dim_value or None for size in load(model).graph.input[0].type.tensor_type.shape.dim)
+
+
+def facts(path: PathLike) -> dict[str, str]:
+    """What there is to say of a model file: its inputs and outputs, its nodes, its weights by their types, and its metadata.
+
+    Raises:
+        FileError, CorruptFile: as :func:`placed`.
+    """
+    model = load(path)
+    graph, kinds = model.graph, onnx.TensorProto.DataType
+    weights: Counter[str] = Counter()
+    for constant in graph.initializer:
+        weights[kinds.Name(constant.data_type).lower()] += math.prod(constant.dims)
+    nodes = Counter(node.op_type for node in graph.node)
+    return {
+        "written by": f"{model.producer_name} {model.producer_version}".strip() or "unknown",
+        "opset": ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import),
+        **{f"input {entry.name}": _sizes(entry) for entry in graph.input},
+        **{f"output {entry.name}": _sizes(entry) for entry in graph.output},
+        "nodes": ", ".join(f"{count} {name}" for name, count in nodes.most_common()),
+        "constants": ", ".join(f"{count:,} {name}" for name, count in weights.most_common()) or "none",
+        **{entry.key: entry.value for entry in model.metadata_props},
+    }
+
+
+def _sizes(entry: Any) -> str:
+    """The sizes and the type of an input or an output."""
+    tensor = entry.type.tensor_type
+    sizes = " x ".join(str(size.dim_value or size.dim_param or "?") for size in tensor.shape.dim)
+    return f"{sizes}, {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}"
 
 
 def load(model: PathLike | ModelProto) -> ModelProto:

@@ -7,7 +7,7 @@ from .._space import SearchSpace
 from .ofa_resnet50 import EXPANDS, SCALES
 
 
-def build(resolutions: tuple[int, ...] = (128, 144, 160, 176, 192, 208, 224), classes: int = 1000) -> SearchSpace:
+def build(resolutions: tuple[int, ...] = (128, 144, 160, 176, 192, 208, 224), classes: int = 1000, channels: int = 3) -> SearchSpace:
     """The space ``bootstrapnas_resnet50``.
 
     Widths and expand ratios are those of Once-for-All's ResNet-50 space; stem and shortcuts are the plain ones of ResNet-50.
@@ -15,6 +15,7 @@ def build(resolutions: tuple[int, ...] = (128, 144, 160, 176, 192, 208, 224), cl
     Args:
         resolutions: of the input image, px.
         classes: outputs of the classifier.
+        channels: of the images.
     """
 
     def stage(depths: tuple[int, ...], out: int, stride: int) -> Stage:
@@ -33,6 +34,7 @@ def build(resolutions: tuple[int, ...] = (128, 144, 160, 176, 192, 208, 224), cl
             stage((2, 3), 2048, 2),
         ),
         classes=classes,
+        channels=channels,
         precisions=(),
     )
     return chain.space()

@@ -8,13 +8,14 @@ from .._space import SearchSpace
 RESOLUTIONS = (160, 176, 192, 208, 224)
 
 
-def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS, classes: int = 1000) -> SearchSpace:
+def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS, classes: int = 1000, channels: int = 3) -> SearchSpace:
     """The space ``ofa_mobilenetv3``.
 
     Args:
         width: multiplies all widths; Once-for-All was trained at 1.0 and 1.2, and its Note10 table was measured at 1.2.
         resolutions: of the input image, px.
         classes: outputs of the classifier.
+        channels: of the images.
     """
 
     def stage(out: int, stride: int, activation: str, excited: bool) -> Stage:
@@ -47,6 +48,7 @@ def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS, classe
             fixed("final", 960, "conv", 1, 1, "hswish"),
         ),
         classes=classes,
+        channels=channels,
         precisions=(),
         mix=divisible(1280 * width),
         mix_activation="hswish",
@@ -55,6 +57,6 @@ def build(width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS, classe
     return chain.space()
 
 
-def build_narrow(resolutions: tuple[int, ...] = RESOLUTIONS, classes: int = 1000) -> SearchSpace:
+def build_narrow(resolutions: tuple[int, ...] = RESOLUTIONS, classes: int = 1000, channels: int = 3) -> SearchSpace:
     """The space ``ofa_mobilenetv3_w1.0``: the same at width 1.0 (arguments as of :func:`build`)."""
-    return build(1.0, resolutions, classes)
+    return build(1.0, resolutions, classes, channels)

@@ -10,7 +10,9 @@ SCALES = (0.65, 0.8, 1.0)
 EXPANDS = (0.2, 0.25, 0.35)
 
 
-def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...] = (), classes: int = 1000) -> SearchSpace:
+def build(
+    resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...] = (), classes: int = 1000, channels: int = 3
+) -> SearchSpace:
     """The space ``ofa_resnet50``.
 
     The stem is three convolutions, the second of them residual and optional, and a max pooling. Up to two blocks are added to each of the
@@ -20,6 +22,7 @@ def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...
         resolutions: of the input image, px.
         precisions: of each block and of the classifier; fp32 if empty. Once-for-All's predictors know nothing of them.
         classes: outputs of the classifier.
+        channels: of the images.
     """
 
     def stage(blocks: int, out: int, stride: int) -> Stage:
@@ -41,6 +44,7 @@ def build(resolutions: tuple[int, ...] = RESOLUTIONS, precisions: tuple[str, ...
             stage(2, 2048, 2),
         ),
         classes=classes,
+        channels=channels,
         precisions=precisions,
         head_precisions=precisions or "fp32",
     )

@@ -27,6 +27,7 @@ def build(
     mids: int = 13,
     outs: int = 7,
     classes: int = 1000,
+    channels: int = 3,
     freeze: Mapping[str, Sequence[Value]] | None = None,
 ) -> SearchSpace:
     """The space ``resnet50``.
@@ -41,6 +42,7 @@ def build(
         mids: how many inner widths a block has to choose from, at most.
         outs: how many widths a stage, and the stem, has to choose from, at most.
         classes: outputs of the classifier.
+        channels: of the images.
         freeze: what stays as it is: gene name or pattern -> values, as :meth:`SearchSpace.restrict` takes them.
 
     Raises:
@@ -54,7 +56,8 @@ def build(
     )
     stem = Stage(1, widths(64, step, outs), (), 2, "conv", 7, name="stem")
     stages = (stem, Stage(1, None, (), 2, "maxpool", name="pool"), *bottlenecks)
-    space = Chain("resnet50", resolutions, (), stages, classes, precisions, head_precisions=precisions).space()
+    chain = Chain("resnet50", resolutions, (), stages, classes, precisions, head_precisions=precisions, channels=channels)
+    space = chain.space()
     return space.restrict(freeze) if freeze else space
 
 

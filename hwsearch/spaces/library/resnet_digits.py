@@ -21,11 +21,12 @@ CHAIN = Chain(
 )
 
 
-def build(precisions: tuple[str, ...] = CHAIN.precisions, classes: int = CHAIN.classes) -> SearchSpace:
+def build(precisions: tuple[str, ...] = CHAIN.precisions, classes: int = CHAIN.classes, channels: int = CHAIN.channels) -> SearchSpace:
     """The space ``resnet_digits``.
 
     Args:
         precisions: to choose from for the stem and each block.
         classes: outputs of the classifier.
+        channels: of the images.
     """
-    return replace(CHAIN, precisions=tuple(precisions), classes=classes).space()
+    return replace(CHAIN, precisions=tuple(precisions), classes=classes, channels=channels).space()

@@ -7,6 +7,7 @@ import sys
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+os.environ["HWSEARCH_CACHE"] = ""  # tests leave nothing behind in the home folder
 
 from pathlib import Path
 from typing import TYPE_CHECKING

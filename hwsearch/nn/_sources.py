@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,12 +12,13 @@ from safetensors.torch import load
 from torch import nn
 
 from .._files._reading import guarded, read_bytes
-from ..errors import FileError, InvalidInput, UnknownName
+from ..errors import InvalidInput, UnknownName
+from .data._named import function_of
 from .data._vision import import_torchvision
 
 
 def load_module(source: str) -> nn.Module:
-    """The module of ``FILE.py:FUNCTION``, ``torchvision:NAME`` or ``timm:NAME``; those of libraries with random weights.
+    """The torch module of ``FILE.py:FUNCTION``, ``MODULE:FUNCTION``, ``torchvision:NAME`` or ``timm:NAME``; libraries' are untrained.
 
     Raises:
         InvalidInput: the text has another form, the function returns no module, or timm is not installed.
@@ -39,12 +39,7 @@ def load_module(source: str) -> nn.Module:
         if name not in timm.list_models():
             raise UnknownName("network of timm", name, timm.list_models())
         return _checked(timm.create_model(name, pretrained=False), source)
-    if not Path(where).is_file():
-        raise FileError(f"There is no file {where!r}; give FILE.py:FUNCTION, torchvision:NAME or timm:NAME.")
-    known = runpy.run_path(where, run_name="adopted_network")
-    if not callable(known.get(name)):
-        raise UnknownName(f"function of {where}", name, [key for key, value in known.items() if callable(value)])
-    return _checked(known[name](), source)
+    return _checked(function_of(source)(), source)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ...errors import InvalidInput
+from ...errors import InvalidInput, check_count
 from ._images import SPLITS, Batch, Data, Index, Share, check_split
+from ._pixels import Array, Form, as_array, as_labels, held_out, squared
 
 Split = tuple[npt.ArrayLike | torch.Tensor, npt.ArrayLike | torch.Tensor]
 """Images and labels."""
@@ -85,6 +86,10 @@ class ArrayData(Data):
         """How many images a split holds."""
         return len(self.split(split)[1])
 
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """The labels of a split."""
+        return self.split(split)[1].numpy()
+
     def batches(self, split: str, batch: int, most: int | None = None) -> Iterator[Batch]:
         """The images of a split in their order."""
         x, y = self.split(split)
@@ -131,70 +136,96 @@ def _drawn(count: int, seed: int) -> Index:
     return np.random.default_rng([seed, 0xCA11]).permutation(count)
 
 
-def make_data(name: str, train: Split, val: Split, test: Split, *, shift: int = 0, flip: bool = False) -> ArrayData:
+def make_data(
+    name: str,
+    train: Split,
+    val: Split | None = None,
+    test: Split | None = None,
+    *,
+    shift: int = 0,
+    flip: bool = False,
+    oblong: str = "pad",
+    classes: int | None = None,
+) -> ArrayData:
     """Your own images, held in memory.
 
     Args:
         name: how the data is called in files.
-        train, val, test: square ``uint8`` images of shape ``(n, channels, height, width)`` and their labels of shape ``(n,)``, whole
-            numbers from 0; each as a numpy array or a torch tensor.
+        train, val, test: images and their labels, each as a numpy array or a torch tensor. Images have the shape
+            ``(n, channels, height, width)``, ``(n, height, width, channels)`` or ``(n, height, width)``, and any usual type: ``uint8``;
+            truth values or numbers from 0 to 1 (shares of white); other numbers from 0 to 255; or any others, of 16 bits or normalised,
+            which are scaled from the least to the largest of the training images to 8 bits. Labels have the shape ``(n,)``, whole numbers
+            from 0, or ``(n, classes)`` with a single 1 in each row. If ``test`` is omitted its place is taken by ``val``, and a tenth of
+            the training images of each class is held out for validation; if both are omitted, a tenth for each.
         shift: augmentation moves an image by up to this many pixels.
         flip: whether augmentation may mirror an image.
+        oblong: what is done to images that are not square: ``"pad"`` with black, ``"crop"`` the middle, or ``"stretch"``.
+        classes: how many different labels there are, if not all of them are among the training images.
 
     Returns:
         The data. A channel that is the same in all training images is shifted to zero and not scaled.
 
     Raises:
         InvalidInput: images or labels of the wrong type or shape.
+        UnknownName: of what is done to oblong images.
 
     Example:
         >>> import numpy as np
         >>> from hwsearch.nn import make_data
-        >>> pairs = [(np.zeros((4, 1, 8, 8), np.uint8), np.arange(4)) for _ in range(3)]
-        >>> make_data("mine", *pairs).count("train")
-        4
+        >>> photographs, labels = np.zeros((40, 12, 16, 3), np.float32), np.arange(40) % 2
+        >>> data = make_data("mine", (photographs, labels))
+        >>> data.count("train"), data.classes, tuple(data.train_x.shape)
+        (32, 2, (32, 3, 16, 16))
     """
-    tensors: dict[str, torch.Tensor] = {}
-    given: tuple[Any, ...] = (train, val, test)
-    for split, pair in zip(SPLITS, given, strict=True):
-        if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise InvalidInput(f"Data {name!r}: {split} must be two arrays, the images and their labels, not {type(pair).__name__}.")
-        x, what = _array(pair[0], f"{split}_x"), f"Data {name!r}: {split}"
-        if x.dtype != np.uint8:
-            raise InvalidInput(f"{what}_x must be uint8 of shape (n, channels, height, width), not {x.dtype} {x.shape}.")
-        tensors[f"{split}_x"] = torch.from_numpy(np.ascontiguousarray(x))
-        tensors[f"{split}_y"] = torch.from_numpy(_labels(_array(pair[1], f"{split}_y"), f"{what}_y"))
-    images, labels = tensors["train_x"].numpy(), tensors["train_y"]
-    if images.ndim != 4 or not images.size or not len(labels):
-        raise InvalidInput(f"Data {name!r}: training images must have the shape (n, channels, height, width), not {images.shape}.")
+    splits = dict(zip(SPLITS, (train, val, test), strict=True))
+    given = {split: _pair(name, split, pair) for split, pair in splits.items() if pair is not None or split == "train"}
+    form = Form.of(given["train"][0], f"Data {name!r}: train_x")
+    pixels = {split: squared(torch.from_numpy(form(x, f"Data {name!r}: {split}_x")), oblong) for split, (x, _) in given.items()}
+    labels = {split: y for split, (_, y) in given.items()}
+    _complete(name, pixels, labels)
+    images = pixels["train"].numpy()
+    mean, std = _moments(images)
+    count = int(labels["train"].max()) + 1 if classes is None else check_count("classes", classes, least=1)
+    tensors = {f"{split}_x": x for split, x in pixels.items()} | {f"{split}_y": torch.from_numpy(y) for split, y in labels.items()}
+    return ArrayData(name, mean=mean, std=std, classes=count, shift=shift, flip=flip, **tensors)
+
+
+def _complete(name: str, pixels: dict[str, torch.Tensor], labels: dict[str, npt.NDArray[np.int64]]) -> None:
+    """Add the splits that are lacking, as :func:`make_data` says.
+
+    Raises:
+        InvalidInput: there are images for the test, and none for validation.
+    """
+    if "test" in pixels:
+        if "val" not in pixels:
+            raise InvalidInput(f"Data {name!r}: validation images are missing; those for the test alone do not do.")
+        return
+    names: tuple[str, ...] = SPLITS
+    if "val" in pixels:
+        names, pixels["test"], labels["test"] = ("train", "val"), pixels["val"], labels["val"]
+    all_x, all_y = pixels["train"], labels["train"]
+    for split, index in zip(names, held_out(all_y, len(names)), strict=True):
+        pixels[split], labels[split] = all_x[torch.from_numpy(index)], all_y[index]
+
+
+def _pair(name: str, split: str, pair: Any) -> tuple[Array, npt.NDArray[np.int64]]:
+    """The images and the labels of a split as arrays.
+
+    Raises:
+        InvalidInput: they are none.
+    """
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise InvalidInput(f"Data {name!r}: {split} must be two arrays, the images and their labels, not {type(pair).__name__}.")
+    what = f"Data {name!r}: {split}"
+    x, y = as_array(pair[0], f"{what}_x"), as_labels(as_array(pair[1], f"{what}_y"), f"{what}_y")
+    if y.shape != x.shape[:1] or not len(y) or y.min() < 0:
+        raise InvalidInput(f"{what}_y must be labels from 0, one for each of the images of shape {x.shape}, not {y.shape}.")
+    return x, y
+
+
+def _moments(images: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of pixels scaled to 0..1; 1 where a channel never changes."""
     mean = images.mean(axis=(0, 2, 3), dtype=np.float64) / 255.0
     std = images.std(axis=(0, 2, 3), dtype=np.float64) / 255.0
     std[images.min(axis=(0, 2, 3)) == images.max(axis=(0, 2, 3))] = 1.0
-    classes = int(labels.max()) + 1
-    return ArrayData(name, mean=tuple(mean.tolist()), std=tuple(std.tolist()), classes=classes, shift=shift, flip=flip, **tensors)
-
-
-def _array(given: npt.ArrayLike | torch.Tensor, what: str) -> npt.NDArray[Any]:
-    """An array or a tensor, wherever it is, as an array.
-
-    Raises:
-        InvalidInput: it is neither.
-    """
-    try:
-        return given.detach().cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{what} cannot be read as an array: {error}.") from error
-
-
-def _labels(given: npt.NDArray[Any], what: str) -> npt.NDArray[np.int64]:
-    """Labels as whole numbers.
-
-    Raises:
-        InvalidInput: they are others; nothing is rounded.
-    """
-    if given.dtype.kind not in "biuf":
-        raise InvalidInput(f"{what} must be whole numbers, one a class, not {given.dtype}.")
-    labels = given.astype(np.int64) if given.dtype.kind != "f" or np.isfinite(given).all() else None
-    if labels is None or not np.array_equal(labels, given):
-        raise InvalidInput(f"{what} must be whole numbers, one a class, and some are not; round them yourself where that is what you mean.")
-    return labels
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+import numpy.typing as npt
+from torch.utils.data import Dataset
 
 from ..._files._writing import PathLike
 from ..._progress import progress as show_progress
 from ...errors import CorruptFile, FileError, InvalidInput
 from ..training._processes import ALONE, Processes
-from ._images import SPLITS, Batch, Data, Share, check_split
+from ._images import SPLITS, check_split
 from ._pictures import read_picture
-from ._vision import import_torchvision, import_transforms
+from ._pixels import held_out
+from ._streamed import PictureData, loader
+from ._vision import import_torchvision
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, as everybody normalises them."""
-_CALIBRATION = 256
 _NAMED = 10
 """Of many damaged files this many are named."""
-_Key = tuple[int, int]
-"""Step and number of an image; the step is -1 where an image is evaluated."""
 _Item = tuple[str, int]
 """A file and its label."""
 
@@ -38,30 +36,40 @@ class DamagedWarning(UserWarning):
     """Images that cannot be read are skipped."""
 
 
-def folder_data(folder: PathLike, *, size: int = 224, workers: int | None = None, skip_damaged: bool = False) -> FolderData:
-    """The images of a folder with ``train/<class>/**`` and ``val/<class>/**``, and perhaps ``test/<class>/**``.
+def folder_data(
+    folder: PathLike, *, size: int = 224, workers: int | None = None, skip_damaged: bool = False, channels: int = 3
+) -> FolderData:
+    """The images of a folder with ``train/<class>/**`` and ``val/<class>/**``, and perhaps ``test/<class>/**``; or with ``<class>/**``.
 
     The classes are the folders right below ``train``, whatever lies in them: ``train/cat/1.png`` and ``train/cat/images/1.png`` are both
     a ``cat``. The other splits must have the same classes.
 
     Without ``test`` its place is taken by ``val``, as with ImageNet, and every tenth of the training images, at most 10,000, is held out
-    for validation: nothing is chosen on the images of the final accuracy.
+    for validation: nothing is chosen on the images of the final accuracy. Of a folder that holds the classes themselves a tenth of each
+    class is held out for validation, and another for the test.
 
     Args:
-        folder: holds ``train`` and ``val``.
+        folder: holds ``train`` and ``val``, or the classes.
         size: height and width of what a network is given, px; it resizes them to its own resolution.
         workers: processes that read and vary images; if omitted, one fewer than cores. Their number changes no image.
         skip_damaged: read every image now, and skip those that cannot be read: a :class:`DamagedWarning` lists them. Otherwise a
             training that begins reads every image once before its first step, and refuses damaged ones by name.
+        channels: 3, or 1 for grey: colours become their brightness.
 
     Raises:
         FileError: a folder is missing, or holds no images, or not those of all classes.
         InvalidInput: a size below 8 or a negative number of workers.
         MissingDependency: torchvision is not installed.
     """
-    if size < 8 or (workers is not None and workers < 0):
-        raise InvalidInput(f"size must be at least 8 and workers at least 0, not {size} and {workers}.")
+    if size < 8 or (workers is not None and workers < 0) or channels not in (1, 3):
+        raise InvalidInput(f"size must be at least 8, workers at least 0 and channels 1 or 3, not {size}, {workers} and {channels}.")
     workers = max(0, min(8, (os.cpu_count() or 1) - 1)) if workers is None else workers
+    if _unsplit(Path(folder)):
+        classes, items = _listed(Path(folder))
+        items = _undamaged({"train": items}, workers)["train"] if skip_damaged else items
+        parts = held_out(np.array([label for _, label in items]), len(SPLITS))
+        shared = {name: [items[index] for index in part] for name, part in zip(SPLITS, parts, strict=True)}
+        return FolderData(shared, len(classes), size, workers, channels)
     listed = {name: _listed(Path(folder) / name) for name in SPLITS if name != "test" or os.path.isdir(Path(folder) / "test")}
     classes = listed["train"][0]
     for name, (others, _) in listed.items():
@@ -83,7 +91,13 @@ def folder_data(folder: PathLike, *, size: int = 224, workers: int | None = None
             "val": [found["train"][index] for index in sorted(order[:held])],
             "test": found["val"],
         }
-    return FolderData(found, len(classes), size, workers)
+    return FolderData(found, len(classes), size, workers, channels)
+
+
+def _unsplit(folder: Path) -> bool:
+    """Whether a folder holds folders, and none of them is a split."""
+    inside = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return bool(inside) and not set(inside) & set(SPLITS)
 
 
 def _listed(folder: Path) -> tuple[list[str], list[_Item]]:
@@ -109,35 +123,27 @@ def _damaged(paths: Sequence[str], workers: int, progress: bool) -> dict[str, st
     """Read files; returns what is wrong with each that cannot be read, by its path."""
     damaged: dict[str, str] = {}
     with show_progress("checking images", len(paths), progress) as advance:
-        for some in _loader(_Readable(paths), workers, batch_size=16, collate_fn=dict):
+        for some in loader(_Readable(paths), workers, batch_size=16, collate_fn=dict):
             damaged |= {path: wrong for path, wrong in some.items() if wrong}
             advance(len(some))
     return damaged
 
 
-def _loader(files: Dataset[Any], workers: int, **how: Any) -> DataLoader[Any]:
-    """Reads files with several processes, or in this process if it may not start any, as in a pool."""
-    workers = 0 if multiprocessing.current_process().daemon else workers
-    generator = torch.Generator()  # of the loader's own, so that the user's random numbers stay as they are
-    return DataLoader(files, num_workers=workers, generator=generator, **how)
-
-
-class FolderData(Data):
+class FolderData(PictureData):
     """Images on disk; :func:`folder_data` finds them.
-
-    In training a random part of an image, 8 to 100 % of its area, is cut out, resized and perhaps mirrored (Inception's crop, Szegedy et
-    al., CVPR'15, section 6); in evaluation the shorter side is resized to 256/224 of the size, and the centre is cut out.
 
     Args:
         items: by split, the files and their labels.
         classes: how many different labels there are.
         size: height and width of what a network is given, px.
         workers: processes that read and vary images.
+        channels: 3, or 1 for grey.
     """
 
-    def __init__(self, items: dict[str, list[_Item]], classes: int, size: int, workers: int) -> None:
-        self.name, self.mean, self.std, self.classes = "imagefolder", MEAN, STD, classes
-        self.items, self.size, self.workers = items, size, workers
+    def __init__(self, items: dict[str, list[_Item]], classes: int, size: int, workers: int, channels: int = 3) -> None:
+        mean, std = (MEAN, STD) if channels == 3 else ((sum(MEAN) / 3,), (sum(STD) / 3,))
+        super().__init__("imagefolder", classes, mean, std, size=size, workers=workers)
+        self.items, self.channels = items, channels
         self._readable: set[str] = set()
 
     @cached_property
@@ -150,7 +156,8 @@ class FolderData(Data):
             FileError: a file has disappeared.
         """
         root = Path(os.path.commonpath([path for items in self.items.values() for path, _ in items]))
-        hashed = hashlib.sha256(f"{self.classes} {self.size}".encode())
+        grey = " grey" if self.channels == 1 else ""
+        hashed = hashlib.sha256(f"{self.classes} {self.size}{grey}".encode())
         for split in SPLITS:
             for path, label in self.items[split]:
                 try:
@@ -176,8 +183,8 @@ class FolderData(Data):
         if damaged:
             named = " ".join(list(damaged.values())[:_NAMED]) + " And others." * (len(damaged) > _NAMED)
             raise CorruptFile(
-                f"{len(damaged)} of {len(paths)} images cannot be read: {named} Replace or delete these files, or leave them out: "
-                "hwsearch.nn.folder_data(folder, skip_damaged=True)."
+                f"{len(damaged)} of {len(paths)} images cannot be read: {named} Replace or delete these files, or leave them out "
+                "by folder_data with skip_damaged=True."
             )
         self._readable.update(paths)
 
@@ -186,25 +193,30 @@ class FolderData(Data):
         check_split(split)
         return len(self.items[split])
 
-    def batches(self, split: str, batch: int, most: int | None = None) -> Iterator[Batch]:
-        """The images of a split in their order, the centre of each."""
-        keys = [(-1, number) for number in range(self.count(split))][:most]
-        return self._loaded(split, 0, (keys[start : start + batch] for start in range(0, len(keys), batch)))
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """The labels of a split; no image is read."""
+        check_split(split)
+        return np.array([label for _, label in self.items[split]], dtype=np.int64)
 
-    def training(self, shares: Iterable[Share], seed: int) -> Iterator[Batch]:
-        """Training images, a random part of each, perhaps mirrored; one batch a share."""
-        return self._loaded("train", seed, ([(step, int(number)) for number in index] for step, _, index in shares))
+    def pictures(self, split: str) -> _Pictures:
+        """The files of a split, each read when it is needed."""
+        return _Pictures(self.items[split], "RGB" if self.channels == 3 else "L")
 
-    def calibration_images(self, seed: int) -> torch.Tensor:
-        """Up to 256 training images drawn at random, the centre of each."""
-        drawn = np.random.default_rng([seed, 0xCA11]).permutation(self.count("train"))[:_CALIBRATION]
-        return next(self._loaded("train", 0, [[(-1, int(number)) for number in drawn]]))[0]
 
-    def _loaded(self, split: str, seed: int, keys: Iterable[Sequence[_Key]]) -> Iterator[Batch]:
-        try:
-            yield from _loader(_Files(self.items[split], self.size, seed), self.workers, batch_sampler=keys)
-        except FileError as error:  # of a worker, whose whole traceback torch puts before the message
-            raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+class _Pictures:
+    """Files that are read one at a time.
+
+    Args:
+        items: the files and their labels.
+        mode: of the pictures, as ``PIL`` calls it.
+    """
+
+    def __init__(self, items: Sequence[_Item], mode: str) -> None:
+        self.items, self.mode = items, mode
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        path, label = self.items[number]
+        return read_picture(path).convert(self.mode), label
 
 
 class _Readable(Dataset[Any]):
@@ -222,25 +234,3 @@ class _Readable(Dataset[Any]):
         except FileError as error:
             return self.paths[number], str(error)
         return self.paths[number], ""
-
-
-class _Files(Dataset[Any]):
-    """One image at a time, by step and number."""
-
-    def __init__(self, items: Sequence[_Item], size: int, seed: int) -> None:
-        self.items, self.size, self.seed = items, size, seed
-        v2 = import_transforms()
-        to_tensor = v2.PILToTensor()
-        self.varied = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), to_tensor])
-        self.centred = v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size), to_tensor])
-
-    def __getitem__(self, key: _Key) -> tuple[torch.Tensor, int]:
-        step, number = key
-        path, label = self.items[number]
-        image = read_picture(path)
-        if step < 0:
-            return self.centred(image), label
-        with torch.random.fork_rng(devices=[]):
-            (state,) = np.random.SeedSequence([self.seed, step, number]).generate_state(1, np.uint64)
-            torch.manual_seed(int(state >> np.uint64(1)))
-            return self.varied(image), label

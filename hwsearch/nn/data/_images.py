@@ -14,6 +14,7 @@ from typing import Any, Self, Union
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from ..._files._writing import PathLike
 from ...errors import InvalidInput, UnknownName
@@ -52,8 +53,8 @@ Share = tuple[int, int, Index]
 """Training images to be taken together: the step, which part of the step's batch they are, and their numbers, shape ``(n,)``."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images, ``uint8`` of shape ``(n, channels, height, width)``, and labels, ``int64`` of shape ``(n,)``."""
-DataLike = Union[PathLike, tuple[str, PathLike], "Data"]
-"""Images, or what :func:`hwsearch.nn.load_data` makes images of: a name, a folder, or a name with its folder."""
+DataLike = Union[PathLike, tuple[Any, ...], Mapping[str, Any], "Dataset[Any]", "DataLoader[Any]", "Data"]
+"""Images, or what :func:`hwsearch.nn.load_data` makes images of: a name, a folder, a name with its folder, arrays, datasets or loaders."""
 
 
 class Data(ABC):
@@ -136,6 +137,10 @@ class Data(ABC):
         Raises:
             UnknownName: there is no such split.
         """
+
+    def labels(self, split: str) -> npt.NDArray[np.int64]:
+        """The labels of a split, shape ``(n,)``. By default every image is read; a class that knows them without should say so."""
+        return np.concatenate([y.numpy() for _, y in self.batches(split, 1024)])
 
     @abstractmethod
     def training(self, shares: Iterable[Share], seed: int) -> Iterator[Batch]:

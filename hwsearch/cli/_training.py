@@ -11,7 +11,27 @@ import typer
 from ..reports import _terminal
 from ..reports._formats import describe, find_architecture
 from ._app import app, console
-from ._options import BackendName, Bits, Changes, Coded, DataDir, DataName, Epochs, Found, Quiet, Seed, Space, Weights, given, settings
+from ._options import (
+    BackendName,
+    Bits,
+    Changes,
+    Channels,
+    Classes,
+    Coded,
+    DataDir,
+    DataName,
+    Epochs,
+    Found,
+    LogFile,
+    Quiet,
+    Seed,
+    Space,
+    Weights,
+    given,
+    named,
+    settings,
+    watched,
+)
 from ._options import data as images
 
 Samples = Annotated[int, typer.Option(min=10, help="Sub-networks to evaluate at their precisions.")]
@@ -34,15 +54,23 @@ def train(
     data: DataName = "digits",
     epochs: Epochs = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="Begin with a supernet, or with torchvision:NAME.", show_default="random weights")
+    ] = None,
     changes: Changes = None,
+    log: LogFile = None,
+    classes: Classes = None,
+    channels: Channels = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Train the once-for-all supernet of SPACE. A stopped run continues from its last step."""
     from ..nn.training._train import train as run
 
+    space = named(space, classes, channels)
     recipe = settings(changes) | given(epochs=epochs, batch=batch)
-    run(space, data=images(data, data_dir), out=out, recipe=recipe, seed=seed, progress=not quiet)
+    start = _known(weights, space)
+    run(space, data=images(data, data_dir), out=out, recipe=recipe, weights=start, seed=seed, progress=watched(log, quiet))
     console.print(describe(out))
 
 
@@ -59,6 +87,8 @@ def fit_predictor(
     device: CarriedBy = None,
     rounds: Rounds = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that evaluate.")] = 1,
+    classes: Classes = None,
+    channels: Channels = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -75,6 +105,7 @@ def fit_predictor(
     from ..nn.quantization._quantize import STANDARD
     from ..spaces._load import load_space
 
+    space = named(space, classes, channels)
     where, networks = images(data, data_dir), load_space(space)
     if networks.learns_alone:
         console.print(_terminal.predictor(run(networks, data=where, out=out, seed=seed, progress=not quiet), out))
@@ -126,7 +157,8 @@ def finish(
     data: DataName = "digits",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write, or to go on in.")] = Path("finished"),
     weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="The supernet to inherit from; from scratch if omitted.", show_default=False)
+        Path | None,
+        typer.Option("--weights", "-w", help="A supernet to inherit from, or torchvision:NAME.", show_default="from scratch"),
     ] = None,
     teacher: Annotated[
         Path | None, typer.Option("--teacher", "-t", help="Weights whose largest network teaches besides the labels.", show_default=False)
@@ -136,6 +168,7 @@ def finish(
     tuning: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning at its precisions.")] = 1,
     backend: BackendName = "onnxruntime",
     changes: Changes = None,
+    log: LogFile = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -143,14 +176,24 @@ def finish(
     from ..nn._finish import Deployment
     from ..nn._finish import finish as run
 
+    network = find_architecture(architecture)
     run(
-        find_architecture(architecture),
+        network,
         data=images(data, data_dir),
         out=out,
-        weights=weights,
+        weights=_known(weights, network.space),
         recipe=settings(changes) | given(epochs=epochs, batch=batch, teacher=teacher),
         deployment=Deployment(backend=backend, tuning=tuning),
         seed=seed,
-        progress=not quiet,
+        progress=watched(log, quiet),
     )
     console.print(describe(out / "finished.json"))
+
+
+def _known(weights: Path | None, space: Any) -> Any:
+    """Weights to begin with: the file of a supernet, or a trained network of torchvision that is the largest of the space."""
+    if weights is None or not str(weights).startswith("torchvision:"):
+        return weights
+    from ..nn.published._dense import pretrained
+
+    return pretrained(space, str(weights))

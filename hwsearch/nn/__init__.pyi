@@ -12,12 +12,14 @@ from ._scores import score_networks as score_networks
 from ._verifier import SupernetVerifier as SupernetVerifier
 from .data._arrays import ArrayData as ArrayData
 from .data._arrays import make_data as make_data
+from .data._datasets import dataset_data as dataset_data
 from .data._folder import DamagedWarning as DamagedWarning
 from .data._folder import FolderData as FolderData
 from .data._folder import folder_data as folder_data
 from .data._images import Data as Data
 from .data._images import Normalize as Normalize
 from .data._load import load_data as load_data
+from .published._dense import pretrained as pretrained
 from .quantization._coded import Coded as Coded
 from .quantization._coded import coded_size as coded_size
 from .quantization._coded import load_coded as load_coded
@@ -35,3 +37,4 @@ from .training._phases import Phase as Phase
 from .training._recipe import Recipe as Recipe
 from .training._recipe import load_recipe as load_recipe
 from .training._train import train as train
+from .training._watch import Watch as Watch

@@ -16,6 +16,7 @@ from .quantization._quantize import STANDARD, Quantization
 from .supernet._deploy import Deployed, deploy
 from .supernet._supernet import Supernet, WeightsLike, load_supernet
 from .training._processes import accelerator
+from .training._watch import Metric
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ def accuracy(network: Deployed, data: Data, split: str, most: int | None = None,
     return right / total
 
 
+def _judged(network: Deployed, data: Data, split: str, most: int | None, metric: Metric) -> float:
+    """A metric of the user's of a deployed network, on all outputs and labels together."""
+    outputs, labels = [], []
+    with torch.inference_mode():
+        for x, y in data.batches(split, 250, most):
+            outputs.append(network(data.normalize(x.to(network.device))).cpu())
+            labels.append(y)
+    return float(metric(torch.cat(outputs), torch.cat(labels)))
+
+
 def evaluate(
     architecture: Architecture,
     *,
@@ -84,6 +95,7 @@ def evaluate(
     split: str = "test",
     images: int | None = None,
     quantization: Quantization = STANDARD,
+    metric: Metric | None = None,
 ) -> float:
     """Accuracy of one architecture at its precisions, with the weights it has in the supernet.
 
@@ -94,9 +106,10 @@ def evaluate(
         split: ``"train"``, ``"val"`` or ``"test"``.
         images: evaluate on this many images only, the first of the split.
         quantization: how it is quantised.
+        metric: a function of logits, shape ``(n, classes)``, and labels, shape ``(n,)``, in the place of the accuracy.
 
     Returns:
-        Between 0 and 1.
+        Between 0 and 1, or what the metric says.
 
     Raises:
         UnknownName: there is no such split.
@@ -114,4 +127,5 @@ def evaluate(
     """
     supernet = load_supernet(weights, architecture.space)
     network = deployed(supernet, architecture.genes, quantization=quantization)
-    return accuracy(network, load_data(data).normalized(supernet.normalize), split, images)
+    opened = load_data(data).normalized(supernet.normalize)
+    return accuracy(network, opened, split, images) if metric is None else _judged(network, opened, split, images, metric)

@@ -27,6 +27,7 @@ from .supernet._supernet import Supernet, WeightsLike, load_supernet
 from .training._processes import processes
 from .training._recipe import Recipe, RecipeLike, recipe_for
 from .training._train import train
+from .training._watch import Progress
 
 FINE = 0.25
 """The learning rate of inherited weights, as a share of that of random ones."""
@@ -67,7 +68,7 @@ def finish(
     recipe: RecipeLike = None,
     deployment: Deployment = ON_CPU,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> Finished:
     """Train the network of a search alone, quantise it, export it, and measure it.
 
@@ -85,7 +86,7 @@ def finish(
             weights are inherited, that recipe has a quarter of its learning rate. A finished dense network makes a good ``teacher``.
         deployment: for which runtime, and how the network is quantised for it.
         seed: of all randomness.
-        progress: show bars with the time left.
+        progress: show bars with the time left; a :class:`hwsearch.nn.Watch` is told of the first training.
 
     Raises:
         InvalidInput: what :func:`hwsearch.train` refuses.
@@ -123,7 +124,7 @@ class _Work:
     """The stages of :func:`finish`."""
 
     def __init__(
-        self, architecture: Architecture, data: Data, folder: Path, recipe: Recipe, deployment: Deployment, seed: int, progress: bool
+        self, architecture: Architecture, data: Data, folder: Path, recipe: Recipe, deployment: Deployment, seed: int, progress: Progress
     ) -> None:
         self.architecture, self.data, self.folder, self.recipe = architecture, data, folder, recipe
         self.backend, self.tuning = load_writer(deployment.backend), deployment.tuning
@@ -140,7 +141,13 @@ class _Work:
             path, rate = self.folder / "tuned.safetensors", FINEST * recipe.learning_rate
             recipe = replace(recipe, epochs=self.tuning, learning_rate=rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None)
             found[path] = tune(
-                trained, data=self.data, out=path, recipe=recipe, quantization=self.quantization, seed=self.seed, progress=self.progress
+                trained,
+                data=self.data,
+                out=path,
+                recipe=recipe,
+                quantization=self.quantization,
+                seed=self.seed,
+                progress=bool(self.progress),
             )
         return found
 
@@ -152,7 +159,7 @@ class _Work:
         out = self.folder / f"best{backend.suffix}"
         model = export(self.architecture, weights=best, out=out, backend=backend, quantization=self.quantization)
         rivals = [] if teacher is None else [_fp32(teacher.space.blocks(teacher.largest))]
-        measured = measure([model, *rivals], backend=backend, seed=self.seed, progress=self.progress)
+        measured = measure([model, *rivals], backend=backend, seed=self.seed, progress=bool(self.progress))
         simulated = accuracy(networks[path], self.data, "test")
         return Finished(
             architecture=self.architecture,

@@ -25,6 +25,7 @@ from ..training._losses import Losses, taught
 from ..training._processes import accelerator
 from ..training._recipe import AMP, Recipe, recipe_for
 from ..training._train import complete, suited
+from ..training._watch import Progress
 from ._folded import Owners, Place, Round, Visit, fold, owners
 from ._learned import WEIGHT, Grid, forget, grids
 from ._quantize import STANDARD, Quantization
@@ -43,7 +44,7 @@ def tune(
     way: str = "lsq",
     quantization: Quantization = STANDARD,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> Supernet:
     """Train a network that is alone at its precisions, with the quantisers that it is shipped with.
 
@@ -85,6 +86,8 @@ def tune(
     recipe = suited(recipe, data, weights.space)
     result = Supernet(weights.space)
     teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, weights.space)
+    if recipe.patience or recipe.device:
+        raise InvalidInput("Tuning has neither patience nor a device of its own: leave both out of its recipe.")
     expert = None if teacher is None else teacher.extract(teacher.largest).to(accelerator())
     losses = Tuning(Extracted.of(weights, weights.largest), recipe, expert, way, quantization)
     facts = {**weights.facts, **data.identity, "train_images": data.count("train"), "tuned": weights.digest, "recipe": recipe.document}

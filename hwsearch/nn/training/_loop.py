@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from torch.optim import SGD
 
 from ..._files._reading import check_same, guarded
 from ..._progress import progress as show_progress
@@ -22,9 +21,11 @@ from ..data._images import Data, Share, same_data
 from ..data._vision import import_transforms
 from ..supernet import _weights_file as weights_file
 from ._losses import Losses
+from ._optimizers import make_optimizer
 from ._phases import Phase
 from ._processes import Processes, accelerator
 from ._recipe import Recipe
+from ._watch import Progress, follow
 
 Facts = dict[str, Any]
 HAPPENED = "happened"
@@ -37,6 +38,9 @@ _SEVERAL_SCALED = 30
 """The same if losses are scaled: finding the scale takes such steps."""
 _APART = 20
 """Earlier states are 1/20 of the steps apart."""
+_STATE = {"momentum_buffer": "momentum"}
+"""What an optimiser keeps of a parameter -> what it is called in a file, if that is another name."""
+_BUFFERS = {name: buffer for buffer, name in _STATE.items()}
 _FREE = ("learning_rate", "clip", "amp")
 """What may be changed of a recipe when a training goes on."""
 
@@ -49,7 +53,7 @@ class ChangedWarning(UserWarning):
     """A training goes on with another recipe than it began with."""
 
 
-def learn(training: Training, partial: Path, facts: Facts, *, title: str, progress: bool = True) -> Facts:
+def learn(training: Training, partial: Path, facts: Facts, *, title: str, progress: Progress = True) -> Facts:
     """Train to the end, from the state in ``partial`` if there is one.
 
     Args:
@@ -57,7 +61,7 @@ def learn(training: Training, partial: Path, facts: Facts, *, title: str, progre
         partial: where the state goes; the caller removes it when the result is safe.
         facts: the arguments, as JSON data; a state of other arguments is refused.
         title: of the progress bar.
-        progress: show a bar with the time left.
+        progress: show a bar with the time left; or a :class:`Watch`.
 
     Returns:
         What happened on the way, if anything: how many steps were skipped (``skipped``), and at which step the recipe was changed to what
@@ -70,13 +74,19 @@ def learn(training: Training, partial: Path, facts: Facts, *, title: str, progre
     team = training.team
     training.keep_in(partial, facts)
     team.wait()
-    with show_progress(title, training.steps, progress and team.first) as advance:
+    with (
+        follow(training, progress, Path(f"{partial}.best")) as log,
+        show_progress(title, training.steps, bool(progress) and team.first) as advance,
+    ):
         advance(training.step)
-        for _ in training:
+        for loss in training:
             if training.diverged:
                 raise InvalidInput(training.advice())
             advance(1)
+            if log is not None and not log.seen(loss):
+                break
     training.finish()
+    training.best = None if log is None else log.best
     if team.first and training.skipped and not training.scaler.is_enabled():  # which finds its scale so
         warnings.warn(
             f"{training.skipped} of {training.steps} steps were skipped, since their losses or gradients were not finite.",
@@ -94,7 +104,7 @@ def earlier(partial: Path) -> list[Path]:
 
 def forget(partial: Path) -> None:
     """Remove all states of a training."""
-    for path in (partial, *earlier(partial)):
+    for path in (partial, *earlier(partial), Path(f"{partial}.best")):
         path.unlink(missing_ok=True)
 
 
@@ -118,6 +128,7 @@ class Training:
         step, steps: the number of steps that were made, and of all steps.
         skipped, in_a_row: how many steps changed nothing, since losses or gradients were not finite; and how many of the last ones did.
         changes: at which steps the recipe was changed, and to what.
+        best: the weights of the best epoch, once the training is over; ``None`` if the last ones are to be taken.
         partial, facts: where states are written, ``None`` in all processes but the first, and what they say of the arguments.
     """
 
@@ -134,9 +145,10 @@ class Training:
         decayed = [p for name, p in self.parameters.items() if p.ndim > 1 and "matrices" not in name]
         others = [p for name, p in self.parameters.items() if p.ndim <= 1 or "matrices" in name]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        self.optimizer = make_optimizer(recipe.optimizer, groups, recipe.learning_rate, recipe.momentum, recipe.optimizer_options)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
+        self.best: dict[str, torch.Tensor] | None = None
         self.partial: Path | None = None
         self.facts: Facts = {}
         self._written, self._cost = -math.inf, 0.0
@@ -304,9 +316,9 @@ class Training:
         tensors: weights_file.Tensors = {f"weight.{name}": parameter for name, parameter in self.parameters.items()}
         tensors |= {f"average.{name}": average for name, average in self.average.items()}
         for name, parameter in self.parameters.items():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            for what, value in self.optimizer.state[parameter].items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{_STATE.get(what, what)}.{name}"] = value
         document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict()}
         document |= {"skipped": self.skipped, "changes": self.changes}
         weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.losses.space, tensors, document, sync=False)
@@ -335,10 +347,14 @@ class Training:
         weights_file.fill(self.parameters, {k[7:]: v for k, v in tensors.items() if k.startswith("weight.")}, path)
         weights_file.fill(self.average, {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}, path)
         for name, parameter in self.parameters.items():
-            momentum = tensors.get(f"momentum.{name}")
-            if momentum is not None:
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter, requires_grad=False)
-                weights_file.fill({name: self.optimizer.state[parameter]["momentum_buffer"]}, {name: momentum}, path)
+            for key in [key for key in tensors if key.endswith(f".{name}") and key not in (f"weight.{name}", f"average.{name}")]:
+                what, value = key.removesuffix(f".{name}"), tensors[key]
+                if "." in what:
+                    continue  # of another parameter, whose name ends like this one
+                if value.shape not in (parameter.shape, torch.Size([])):
+                    raise CorruptFile(f"{path}: {key!r} has the shape {tuple(value.shape)}, and {tuple(parameter.shape)} was expected.")
+                kept = value.clone() if value.ndim == 0 else value.to(parameter.device, parameter.dtype, copy=True)
+                self.optimizer.state[parameter][_BUFFERS.get(what, what)] = kept
         with guarded(path, "state of a training"):
             if self.scaler.is_enabled() and header.get("scaler"):
                 self.scaler.load_state_dict(header["scaler"])

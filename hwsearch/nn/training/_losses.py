@@ -160,7 +160,7 @@ def taught(
         logits, maps: what the student makes of them; without feature maps there are no hints.
         run: how the teacher is run; in float32 if omitted.
     """
-    loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+    loss = of_labels(recipe, logits, y)
     if teacher is None:
         return loss
     with torch.no_grad():
@@ -169,6 +169,21 @@ def taught(
     soft = t**2 * F.cross_entropy(logits / t, F.softmax(wanted / t, dim=1))
     loss = (1 - recipe.distill) * loss + recipe.distill * soft
     return loss + recipe.hints * hint(maps, there) if recipe.hints and maps else loss
+
+
+def of_labels(recipe: Recipe, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The loss of the labels: cross-entropy, with smoothed labels and weighted classes where the recipe says so, or the recipe's own.
+
+    Args:
+        recipe: what it says.
+        logits: shape ``(n, classes)``.
+        y: labels, shape ``(n,)``; or the share of each class, shape ``(n, classes)``.
+    """
+    if recipe.loss is not None:
+        return recipe.loss(logits, y)
+    weights = recipe.class_weights
+    balance = None if weights is None or isinstance(weights, str) else torch.tensor(list(weights), dtype=logits.dtype, device=logits.device)
+    return F.cross_entropy(logits, y, weight=balance, label_smoothing=recipe.label_smoothing)
 
 
 def hint(maps: Maps, wanted: Maps) -> torch.Tensor:

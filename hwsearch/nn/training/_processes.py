@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+from ...errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,35 @@ def processes() -> Processes:
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
+_CHOSEN: ContextVar[torch.device | None] = ContextVar("device", default=None)
+
+
+@contextmanager
+def computing_on(device: str | None) -> Iterator[None]:
+    """This process computes on a device within this block; on the usual one if ``None``.
+
+    Raises:
+        InvalidInput: there is no such device here.
+    """
+    if device is None:
+        yield
+        return
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidInput(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+    before = _CHOSEN.set(chosen)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(before)
+
+
 def accelerator() -> torch.device:
-    """Where this process computes: its own GPU if there is one (hide them with ``CUDA_VISIBLE_DEVICES=``), else the CPU."""
+    """Where this process computes: what was chosen, or its own GPU if there is one (``CUDA_VISIBLE_DEVICES=`` hides them), or the CPU."""
+    if (chosen := _CHOSEN.get()) is not None:
+        return chosen
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

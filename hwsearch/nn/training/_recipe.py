@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
 from ..._registry import find, names
-from ...errors import InvalidInput, UnknownName
+from ...errors import InvalidInput, UnknownName, check_count
 from ..supernet._supernet import WeightsLike
+from ._optimizers import Loss, check_schedule, make_optimizer, rate_of
 from ._phases import PHASES, Phase
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,7 +21,8 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: stochastic gradient descent with Nesterov momentum, a linear warm-up, then half a cosine to zero.
+    """How a network is trained: if not told otherwise by stochastic gradient descent with Nesterov momentum, a linear warm-up, then half a
+    cosine to zero.
 
     Attributes:
         epochs: passes over the training images.
@@ -49,6 +51,16 @@ class Recipe:
         phases: which networks may be trained when: all at all times (:data:`hwsearch.nn.PHASES` has ``"sandwich"``), or ever smaller ones
             (``"progressive"``). Each phase is a training of its own that begins with the result of the one before: it has its own
             warm-up, momentum and moving average. Of phases that follow each other and train the same networks, the first counts.
+        optimizer, optimizer_options: ``"sgd"``, or the name of an optimiser of torch, such as ``"AdamW"``, and what it takes besides the
+            learning rate and the weight decay.
+        schedule, schedule_options: of the learning rate after the warm-up: ``"cosine"``, ``"linear"`` (to zero), ``"constant"``, or the
+            name of a schedule of torch, such as ``"MultiStepLR"``, and what it takes, counted in steps.
+        class_weights: the weight of each class in the loss of the labels; or ``"balanced"``, so that rare classes weigh as much as others.
+        loss: the loss of the labels, a function of logits and labels, in the place of cross-entropy.
+        patience: stop after this many epochs in a row without a better accuracy on the validation images, the mean of the largest, the
+            smallest and two networks between. The result is then that of the best epoch, and the last weights are kept beside it; 0 for
+            never.
+        device: where to compute: ``"cuda"``, ``"mps"``, ``"xpu"`` or ``"cpu"``; if omitted, on a GPU that CUDA knows, if there is one.
 
     Raises:
         InvalidInput: a number that makes no sense.
@@ -74,6 +86,14 @@ class Recipe:
     hints: float = 0.0
     phases: tuple[Phase, ...] = PHASES["sandwich"]
     teacher: WeightsLike | None = None
+    optimizer: str = "sgd"
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str = "cosine"
+    schedule_options: Mapping[str, Any] = field(default_factory=dict)
+    class_weights: Sequence[float] | str | None = None
+    loss: Loss | None = None
+    patience: int = 0
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or self.random_networks < 0:
@@ -96,11 +116,31 @@ class Recipe:
             raise UnknownName("amp", self.amp, AMP)
         if not (self.phases and all(isinstance(phase, Phase) for phase in self.phases)):
             raise InvalidInput(f"phases must be one Phase or more, not {self.phases!r}.")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Check what is told by names, and what is new since version 0.1.
+
+        Raises:
+            InvalidInput, UnknownName: they make no sense.
+        """
+        check_count("patience", self.patience, least=0)
+        check_schedule(self.schedule, self.schedule_options)
+        make_optimizer(self.optimizer, [{"params": [torch.zeros(1)]}], self.learning_rate, self.momentum, self.optimizer_options)
+        weights = self.class_weights
+        if isinstance(weights, str):
+            if weights != "balanced":
+                raise UnknownName("class_weights", weights, ["balanced"])
+        elif weights is not None and not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise InvalidInput(f"class_weights must be finite numbers of at least 0, one a class, or 'balanced', not {weights}.")
+        if self.loss is not None and not callable(self.loss):
+            raise InvalidInput(f"loss must be a function of logits and labels, not {self.loss!r}.")
 
     @property
     def document(self) -> dict[str, Any]:
         """The numbers of the recipe as plain data, for files; a teacher is told by the digest of its weights instead."""
-        return {name: value for name, value in asdict(replace(self, teacher=None)).items() if name != "teacher"}
+        told = {name: value for name, value in asdict(replace(self, teacher=None)).items() if name not in ("teacher", "device")}
+        return {**told, "loss": None if self.loss is None else getattr(self.loss, "__qualname__", type(self.loss).__qualname__)}
 
     def place(self, step: int, steps: int) -> tuple[Phase, int, int]:
         """Where one step out of ``steps`` stands: its phase, its number in the phase, and how many steps the phase has."""
@@ -116,7 +156,7 @@ class Recipe:
         highest, warm = phase.rate * self.learning_rate, round(self.warm_up * steps)
         if step < warm:
             return highest * (step + 1) / warm
-        return highest * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return highest * rate_of(self.schedule, self.schedule_options, step - warm, max(1, steps - warm))
 
 
 RecipeLike = Recipe | Mapping[str, Any] | None
@@ -155,7 +195,7 @@ def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
     """
     given = {} if recipe is None or isinstance(recipe, Recipe) else dict(recipe)
     like = given.pop("like", data if data in names("recipe") else "cifar10")
-    known = [field.name for field in fields(Recipe)]
+    known = [each.name for each in fields(Recipe)]
     for name in given:
         if name not in known:
             raise UnknownName("field of a recipe", name, [*known, "like"])

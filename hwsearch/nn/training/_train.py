@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from ...spaces._load import load_space
 from ...spaces._space import SearchSpace
 from ..data._images import Data, DataLike
 from ..data._load import load_data
+from ..supernet import _weights_file as weights_file
 from ..supernet._plain import calibrate_bn
 from ..supernet._supernet import Supernet, WeightsLike, load_supernet
 from ._loop import HAPPENED, Facts, Training, as_json, earlier, forget, learn, same_arguments
 from ._losses import Losses, Sandwich
 from ._phases import phases_for
-from ._processes import accelerator, processes
+from ._processes import accelerator, computing_on, processes
 from ._recipe import Recipe, RecipeLike, recipe_for
+from ._watch import Progress
 
 _STATISTICS = 4096
 """Images that settle the batch norms of a network that is alone."""
@@ -37,7 +39,7 @@ def train(
     recipe: RecipeLike = None,
     weights: WeightsLike | None = None,
     seed: int = 0,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> Supernet:
     """Train the supernet of a space, or continue where an earlier call was stopped.
 
@@ -55,7 +57,7 @@ def train(
         recipe: how to train: a :class:`hwsearch.nn.Recipe`, or some of its fields, which then change the good recipe for the data.
         weights: a supernet of the same space, or its file, to begin with; random weights if omitted.
         seed: of all randomness.
-        progress: show a bar with the time left.
+        progress: show a bar with the time left; a :class:`hwsearch.nn.Watch` also tells losses, accuracies and rates, and writes them down.
 
     Returns:
         The trained supernet.
@@ -87,8 +89,9 @@ def train(
         facts["teacher"] = teacher.digest
     for source in (teacher, weights):
         data = data.normalized(source.normalize if isinstance(source, Supernet) else None)
-    losses = Sandwich(supernet, recipe, None if teacher is None else teacher.extract(teacher.largest).to(accelerator()))
-    return complete(losses, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+    with computing_on(recipe.device):
+        losses = Sandwich(supernet, recipe, None if teacher is None else teacher.extract(teacher.largest).to(accelerator()))
+        return complete(losses, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
 def suited(recipe: Recipe, data: Data, space: SearchSpace) -> Recipe:
@@ -102,11 +105,28 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace) -> Recipe:
     recipe = replace(recipe, batch=batch, parts=max(recipe.parts, count), phases=phases)
     if recipe.parts % count:
         raise InvalidInput(f"{count} processes cannot share out a batch in {recipe.parts} parts evenly: choose a multiple of {count}.")
-    return recipe
+    return replace(recipe, class_weights=_class_weights(recipe, data))
+
+
+def _class_weights(recipe: Recipe, data: Data) -> Sequence[float] | None:
+    """The weight of each class in the loss; with ``"balanced"`` inversely to how many training images it has, 1 on average over them.
+
+    Raises:
+        InvalidInput: there are more or fewer than classes, or a class that is to be balanced has no images.
+    """
+    weights = recipe.class_weights
+    if isinstance(weights, str):
+        counts = np.bincount(data.labels("train"), minlength=data.classes)
+        if not counts.all():
+            raise InvalidInput(f"Class {int(counts.argmin())} of data {data.name!r} has no training images, so it cannot be balanced.")
+        return tuple((counts.sum() / (data.classes * counts)).tolist())
+    if weights is not None and len(weights) != data.classes:
+        raise InvalidInput(f"class_weights has {len(weights)} numbers, and data {data.name!r} has {data.classes} classes.")
+    return weights
 
 
 def complete(
-    losses: Losses, supernet: Supernet, data: Data, recipe: Recipe, *, out: Path, facts: Facts, seed: int, progress: bool
+    losses: Losses, supernet: Supernet, data: Data, recipe: Recipe, *, out: Path, facts: Facts, seed: int, progress: Progress
 ) -> Supernet:
     """Train to the end and write the supernet that results; or read it, if ``out`` exists already.
 
@@ -132,23 +152,34 @@ def complete(
             forget(partial)
             return done
         if not partial.exists():
-            data.check(team, progress=progress)
+            data.check(team, progress=bool(progress))
         title = f"training {supernet.space.name}"
-        happened = learn(Training(losses, data, recipe, seed, team), partial, facts, title=title, progress=progress)
+        training = Training(losses, data, recipe, seed, team)
+        happened = learn(training, partial, facts, title=title, progress=progress)
         facts = {**facts, HAPPENED: happened} if happened else facts
         supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
-        if losses.network is not supernet:
-            assert isinstance(losses.network, nn.Sequential)
-            supernet.settle(losses.network)
-        elif supernet.space.size == 1:
-            network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
-            calibrate_bn(network, _varied(data, recipe.batch, seed))
-            supernet.settle(network.cpu())
+        _conclude(losses, supernet, data, recipe, seed)
+        if training.best is not None:
+            if team.first:
+                supernet.save(out.with_suffix(f".last{out.suffix}"))
+            weights_file.fill(dict(supernet.named_parameters()), training.best, out)
+            _conclude(losses, supernet, data, recipe, seed)
         if team.first:
             supernet.save(out)
             forget(partial)
         team.wait()
         return supernet
+
+
+def _conclude(losses: Losses, supernet: Supernet, data: Data, recipe: Recipe, seed: int) -> None:
+    """Leave in a supernet what was trained: of a single network also its batch-norm statistics."""
+    if losses.network is not supernet:
+        assert isinstance(losses.network, nn.Sequential)
+        supernet.settle(losses.network)
+    elif supernet.space.size == 1:
+        network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
+        calibrate_bn(network, _varied(data, recipe.batch, seed))
+        supernet.settle(network.cpu())
 
 
 def _varied(data: Data, batch: int, seed: int) -> Iterator[torch.Tensor]:
@@ -170,5 +201,6 @@ def _check_fit(supernet: Supernet, data: Data) -> None:
     if len(data.mean) != channels or data.classes != classes:
         raise InvalidInput(
             f"Space {supernet.space.name!r} takes {channels} channel(s) and tells {classes} classes apart; data {data.name!r} has "
-            f"{len(data.mean)} and {data.classes}. Ask for load_space(name, classes=...); a Chain of your own takes channels= too."
+            f"{len(data.mean)} and {data.classes}. Name them with the space: --classes {data.classes} --channels {len(data.mean)} in "
+            f"the shell, load_space(name, classes={data.classes}, channels={len(data.mean)}) in Python."
         )

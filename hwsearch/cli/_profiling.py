@@ -12,7 +12,7 @@ from rich.table import Table
 from ..errors import InvalidInput
 from ..reports import _terminal
 from ._app import app, console
-from ._options import BackendName, Quiet, Seed, Space, given, settings
+from ._options import BackendName, Channels, Classes, Device, Quiet, Seed, Space, given, named, settings
 
 if TYPE_CHECKING:
     from ..profiling._workbench import Workbench
@@ -34,6 +34,10 @@ Batch = Annotated[
 RuntimeSettings = Annotated[
     list[str] | None, typer.Option("--set", help="Options of the runtime: NAME=VALUE, such as threads=4.", show_default=False)
 ]
+WaitForCalm = Annotated[
+    str | None,
+    typer.Option("--wait-for-calm", help="Wait for up to this long, such as 10m, for a calm machine.", show_default=False),
+]
 Remote = Annotated[str | None, typer.Option(help="Measure on this board, over ssh: user@host.", show_default=False)]
 BoardPython = Annotated[str, typer.Option("--python", help="The Python of that board.")]
 Timeout = Annotated[float | None, typer.Option(help="Give up that board after this many silent seconds.", show_default="600")]
@@ -52,12 +56,15 @@ def profile(
     budget: Budget = None,
     error: Error = None,
     batch: Batch = None,
+    wait: WaitForCalm = None,
     changes: RuntimeSettings = None,
     remote: Remote = None,
     python: BoardPython = "python3",
     timeout: Timeout = None,
     emit: Emit = None,
     collect: Collect = None,
+    classes: Classes = None,
+    channels: Channels = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -68,13 +75,14 @@ def profile(
     from ..backends._load import load_backend
     from ..profiling._effort import Effort
 
+    space = named(space, classes, channels)
     if sum(place is not None for place in (remote, emit, collect)) > 1:
         raise InvalidInput("Give one of --remote, --emit and --collect.")
     if (remote or emit or collect) and len(batch or ()) > 1:
         raise InvalidInput("Several batches are for this machine; leave out --remote, --emit and --collect.")
     if (emit or collect) and (budget is not None or error is not None):
         raise InvalidInput("A sample is chosen while it is measured, so --budget and --error need a board that --remote reaches.")
-    effort = Effort(**given(precision=precision, max_rounds=max_rounds, checks=checks, budget=budget, error=error))
+    effort = Effort(**given(precision=precision, max_rounds=max_rounds, checks=checks, budget=budget, error=error, wait_s=_seconds(wait)))
     options: dict[str, Any] = {"effort": effort, "seed": seed, "progress": not quiet}
     runtime = settings(changes)
     if batch and len(batch) == 1:
@@ -129,15 +137,32 @@ def measure(
     models: Annotated[list[Path], typer.Argument(help="Model files; several are measured in turns, so they can be compared.")],
     backend: BackendName = "onnxruntime",
     rounds: Annotated[int | None, typer.Option(min=2, help="Rounds, spread over time.", show_default=False)] = None,
+    device: Device = None,
+    wait: WaitForCalm = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Measure the latency of model files on this machine, by the protocol of the latency tables."""
+    """Measure the latency of model files on this machine, by the protocol of the latency tables.
+
+    With --device latencies are as that table was measured, whatever this machine does else now: comparable with its predictions.
+    """
+    from ..algorithms._problem import find_table
     from ..profiling._measure import measure as run
 
-    measured = run(models, backend=backend, **given(rounds=rounds))
+    table_there = None if device is None else find_table(device)
+    measured = run(models, backend=backend, table=table_there, progress=not quiet, **given(rounds=rounds, wait_s=_seconds(wait)))
     table = Table("model", "latency (ms)", "spread (ms)", "rounds", title=f"on {measured[0].device.name}")
     for model, reading in zip(models, measured, strict=True):
         table.add_row(str(model), f"{reading.latency_ms:.4f}", f"{reading.spread_ms:.4f}", str(reading.rounds))
     console.print(table)
+    if measured[0].machine:
+        console.print(f"meanwhile: {measured[0].machine}", highlight=False, soft_wrap=True)
+
+
+def _seconds(text: str | None) -> float | None:
+    """A length of time, such as ``10m``."""
+    from ..profiling._effort import seconds
+
+    return None if text is None else seconds(text)
 
 
 @app.command(epilog="Example: hwsearch bench dense.onnx best.onnx --scenario SingleStream --backend openvino --out bench")

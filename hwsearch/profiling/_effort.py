@@ -35,6 +35,7 @@ class Effort:
             and shorter then.
         error: a run with a budget stops once networks that the calibration has not seen are predicted with this mean relative error. It is
             computed on the ``fits``, each half predicted from the other; the ``checks`` play no part in it.
+        wait_s: wait for up to this many seconds until the machine does little else, before anything is measured on it.
 
     Raises:
         InvalidInput: a number that is out of range, or both ``blocks`` and ``budget``.
@@ -47,6 +48,7 @@ class Effort:
     blocks: Sequence[Block] | None = None
     budget: str | float | None = None
     error: float = 0.01
+    wait_s: float | None = None
 
     def __post_init__(self) -> None:
         check_count("checks", self.checks, least=0)

@@ -24,6 +24,7 @@ from ._assembly import assemble, warn_of_failures
 from ._effort import ALL, Effort
 from ._in_context import MIDDLE, assemble_kernels, choose, in_context, openers
 from ._journal import make_header, resume, words
+from ._machine import wait_for_calm, watched
 from ._networks import networks_of
 from ._plan import Plan, fingerprint_of, name_of
 from ._planning import frame, part_of, plan_space
@@ -85,9 +86,13 @@ def profile(
             kernels of a user's network take.
         InvalidInput: fewer than 12 checks, or more than 20,000 blocks without a budget.
         BuildFailed: not even an empty network or the sentinel could be built.
+
+    A :class:`BusyWarning` says if the machine did so much else meanwhile that the latencies say little.
     """
     where, bench, seed = load_space(space), workbench(backend), check_seed(seed)
-    with claim(out):
+    if effort.wait_s is not None and bench.here:
+        wait_for_calm(effort.wait_s, bench.device.threads)
+    with claim(out), watched(bench.device if bench.here else None):
         protocol = effort.protocol(bench.precisions)
         if where.kernels_only and bench.tells_kernels:
             return _in_context(_Work(bench, out, in_context(protocol)), where, effort, seed, progress)
@@ -181,7 +186,7 @@ def _sample(work: _Work, sampler: Sampler, effort: Effort, progress: bool) -> La
         advance(work.table.spent_s)
         began = time.monotonic()
         while batch := _begun(work.journal, work.table) or _further(sampler, work.table, budget_s, effort.error):
-            plan = _plan_batch(sampler, work.table, batch)
+            plan = replace(_plan_batch(sampler, work.table, batch), limit_s=max(0.0, budget_s - work.table.spent_s))
             readings = work.measure(plan, lambda done: None)
             took, began = max(time.monotonic() - began, readings.spent_s), time.monotonic()  # choosing the batch took time too
             work.table = replace(work.table, spent_s=work.table.spent_s + took)

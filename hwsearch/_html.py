@@ -28,16 +28,25 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #22303c; background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
+:root {{ color-scheme: light dark; --ink: #22303c; --soft: #5f6b7a; --paper: #fff; --line: #e3e7eb; --box: #f5f7f9; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e4e9ee; --soft: #9aa7b4; --paper: #15191e; --line: #313a44; --box: #1e242b; }} }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; overflow-wrap: anywhere; }}
 h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; }}
 .wide {{ overflow-x: auto; margin: 1.5rem 0; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 caption {{ text-align: left; font-weight: 600; padding-bottom: .4rem; }}
-th, td {{ padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #e3e7eb; text-align: right; white-space: nowrap; }}
+th, td {{ padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }}
 th:first-child {{ text-align: left; }} tbody th {{ font-weight: 400; }}
 figure {{ margin: 2rem 0; }} svg {{ width: 100%; max-width: 46rem; height: auto; }}
-figcaption {{ color: #5f6b7a; }}
-pre {{ background: #f5f7f9; padding: 1rem; overflow-x: auto; border-radius: 6px; }}
+figure:not(.front) > svg {{ background: #fff; border-radius: 6px; }}
+figcaption, .key {{ color: var(--soft); }}
+pre {{ background: var(--box); padding: 1rem; overflow-x: auto; border-radius: 6px; }}
+.front text {{ fill: var(--soft); font-size: 12px; }} .front .grid {{ stroke: var(--line); }}
+.front circle {{ fill: hsl(var(--hue) 70% 50%); cursor: pointer; }} .front circle.out {{ opacity: .15; }}
+.front circle.best {{ stroke: var(--ink); stroke-width: 3; }}
+.sliders label {{ display: flex; flex-wrap: wrap; gap: .2rem .8rem; align-items: center; }}
+.sliders input {{ flex: 1 1 12rem; max-width: 26rem; }}
 </style>
 </head>
 <body>

@@ -12,6 +12,7 @@ from ..devices._table import LatencyTable
 from ..searching._result import SearchResult
 from . import _facts
 from ._compared import Compared
+from ._front import interactive_front
 from ._search_figures import front_figure, history_figure, verification_figure
 from ._table_figures import families, prediction_figure, staircase_figure
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def write_report(
     result: SearchResult, table: LatencyTable | None = None, comparison: Sequence[Compared] = (), out: PathLike = "report.html"
 ) -> Path:
-    """Write one self-contained HTML page about a search: the comparison, the answer, and the figures.
+    """Write one self-contained HTML page about a search: a front that answers, the figures, the comparison and the answer.
 
     Args:
         result: of a search.
@@ -43,8 +44,9 @@ def write_report(
         True
     """
     title = f"hwsearch: {result.best.space.name}"
-    parts = [f"<h1>{_html.text(title)}</h1>", f"<p>{_html.text(result.verdict)}</p>", *_tables_of_results(result, comparison)]
+    parts = [f"<h1>{_html.text(title)}</h1>", f"<p>{_html.text(result.verdict)}</p>", interactive_front(result)]
     parts += _drawings(_figures(result, table, comparison))
+    parts += _tables_of_results(result, comparison)
     parts.append(f"<h2>The network found</h2><pre>{_html.text(result.best)}</pre>")
     if table is not None:
         parts.append(_html.table("How well the table predicts whole networks", (), list(_facts.error_facts(table).items())))

@@ -199,3 +199,62 @@ def test_json_without_a_format_is_no_file_of_hwsearch(text: str, tmp_path: Path)
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(FileError, match="no file of hwsearch"):
         describe(tmp_path / "x.json")
+
+
+def test_the_front_of_the_report_answers(tmp_path: Path) -> None:
+    """What the page holds, and what its script answers: the best network within the limits that the sliders say."""
+    import json
+    import re
+    import shutil
+    import subprocess
+
+    limits = {"macs": 6e5, "params": 2e4}
+    result = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits=limits, run=hwsearch.Run(steps=6))
+    page = hwsearch.write_report(result, out=tmp_path / "report.html").read_text()
+    assert page.index('class="front"') < page.index("<table")
+    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"""(src|href)=["']?http""", page)
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    assert data["metrics"] == ["macs", "params"]
+    assert len(data["points"]) == len(result.front)
+    assert data["points"][0]["network"] == str(result.best)
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed, which runs the script of the page")
+    script = Path(hwsearch.__file__).parent / "reports" / "_front.js"
+    ask = f"""
+        const front = require({str(script)!r}), points = {json.dumps(data["points"])};
+        const middle = points[Math.floor(points.length / 2)].values;
+        const ticks = front.ticks(0, 1, 5);
+        console.log(JSON.stringify([front.within(points, {{}}), front.within(points, middle), front.within(points, {{macs: 0}}), ticks]));
+    """
+    done = subprocess.run([node, "-e", ask], capture_output=True, text=True, check=True)
+    everything, some, nothing, ticks = json.loads(done.stdout)
+    assert (everything, nothing, ticks) == (0, -1, [0, 0.2, 0.4, 0.6, 0.8, 1])
+    most = data["points"][len(data["points"]) // 2]["values"]
+    allowed = [number for number, point in enumerate(data["points"]) if all(point["values"][name] <= most[name] for name in most)]
+    assert some == max(allowed, key=lambda number: data["points"][number]["score"])
+
+
+def test_the_report_in_a_browser(tmp_path: Path) -> None:
+    """No errors on the console, and the sliders move: in a headless Chromium, where there is one."""
+    import shutil
+    import subprocess
+
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    result = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 6e5}, run=hwsearch.Run(steps=4))
+    page = hwsearch.write_report(result, out=tmp_path / "report.html")
+    moved = page.read_text().replace(
+        "</body>",
+        "<script>const i = document.querySelector('input'); i.value = i.min; i.dispatchEvent(new Event('input'));"
+        "document.title = 'best ' + document.querySelectorAll('circle.best').length;</script></body>",
+    )
+    page.write_text(moved)
+    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,900"]
+    done = subprocess.run([*words, "--enable-logging=stderr", "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "<title>best 1</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
+    subprocess.run([*words, f"--screenshot={tmp_path / 'report.png'}", page.as_uri()], capture_output=True, timeout=120, check=True)
+    assert (tmp_path / "report.png").stat().st_size > 10_000

@@ -1,0 +1,61 @@
+"""The site: every public name in the reference, every page in the navigation, every link to something that is there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_docstrings import FACES
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("face", ["hwsearch", *(f"hwsearch.{name}" for name in FACES)])
+def test_every_public_name_is_in_the_reference(face: str) -> None:
+    page = DOCS / "reference" / f"{face.removeprefix('hwsearch.').replace('.', '-')}.md"
+    told = re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+    module = importlib.import_module(face)
+    public = {f"{face}.{name}" for name in module.__all__ if type(getattr(module, name)).__name__ != "module"}
+    assert set(told) == public, f"{page.name}: {sorted(set(told) ^ public)}"
+    assert len(told) == len(set(told))
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page, as they are made from their words."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    lost = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)):
+            if link.startswith(("http:", "https:", "mailto:")):
+                continue
+            file, _, anchor = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor not in _anchors(target)):
+                lost.append(f"{page.name}: {link}")
+    assert not lost, "\n".join(lost)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """As ``make docs`` does it, where mkdocs and its plug-ins are installed."""
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package, exc_type=ImportError)
+    words = (sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path))
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reference" / "nn" / "index.html").exists()

@@ -49,17 +49,15 @@ def profile(
 ) -> LatencyTable:
     """Measure every block of a space on a device, and whole networks to calibrate and to check their sums.
 
-    Each round is on disk as soon as it is measured (in ``<out>.partial.jsonl``), so that a run that was killed continues where
-    it was when it is started again. A table that exists already is completed: only what it lacks is measured. Blocks that the runtime
-    cannot build are not in the table, and a :class:`LeftOutWarning` names them; another run tries them again.
+    Each round is on disk as soon as it is measured (in ``<out>.partial.jsonl``), so a run that was killed continues where it was when it is
+    started again, and a table that exists is completed. Blocks that the runtime cannot build are left out of the table, and a
+    :class:`LeftOutWarning` names them. A :class:`BusyWarning` says if the machine did so much else meanwhile that latencies say little.
 
     The kernels of a user's network (:func:`hwsearch.adopt`) are measured inside some whole networks of it, by what the runtime itself says
-    of each; others are estimated, so that its table is a sample. There ``effort.blocks`` and ``effort.error`` play no part, and a budget
-    ends the rounds.
+    of each, and others are estimated. There ``effort.blocks`` and ``effort.error`` play no part, and a budget ends the rounds.
 
     Example:
         >>> import hwsearch
-        >>> table = hwsearch.profile("resnet_cifar", backend="onnxruntime", out="table.json")  # doctest: +SKIP
         >>> space = hwsearch.load_space("resnet_digits")
         >>> few = hwsearch.profiling.Effort(blocks=space.unique_blocks[:4])
         >>> table = hwsearch.profile(space, backend="roofline", out="few.json", effort=few, progress=False)
@@ -86,8 +84,6 @@ def profile(
             kernels of a user's network take.
         InvalidInput: fewer than 12 checks, or more than 20,000 blocks without a budget.
         BuildFailed: not even an empty network or the sentinel could be built.
-
-    A :class:`BusyWarning` says if the machine did so much else meanwhile that the latencies say little.
     """
     where, bench, seed = load_space(space), workbench(backend), check_seed(seed)
     if effort.wait_s is not None and bench.here:

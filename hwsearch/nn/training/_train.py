@@ -47,12 +47,11 @@ def train(
     rule. A single network is a space of one, ``space.alone(row)``; it learns from the labels. ``torchrun`` shares batches over processes.
 
     The state goes to ``<out>.partial``: the same call continues a killed training, and ends with exactly the weights of an uninterrupted
-    one (on the same machine and number of threads). If ``out`` already is the result of these arguments, it is read and returned. If
-    training diverges, a call with a smaller ``learning_rate``, another ``clip`` or ``amp`` goes on from an earlier state.
+    one (on the same machine and number of threads). If ``out`` already is the result of these arguments, it is read and returned.
 
     Args:
         space: the space, or its name.
-        data: the images, or their name, or name and folder (:func:`hwsearch.nn.load_data`).
+        data: the images (:func:`hwsearch.nn.load_data`).
         out: the safetensors file to write.
         recipe: how to train: a :class:`hwsearch.nn.Recipe`, or some of its fields, which then change the good recipe for the data.
         weights: a supernet of the same space, or its file, to begin with; random weights if omitted.
@@ -63,8 +62,7 @@ def train(
         The trained supernet.
 
     Raises:
-        InvalidInput: the images do not fit the space, the processes not the recipe's parts, ``out`` was made with other arguments, or
-            training diverged.
+        InvalidInput: images that do not fit the space, other arguments than ``out`` was made with, or a training that diverged.
         CorruptFile, NewerVersion, WrongSpace: a file exists and is not what it should be.
 
     Example:

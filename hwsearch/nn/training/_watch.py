@@ -11,20 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from ..._files._reading import guarded, parse_text, read_bytes
 from ..._files._writing import PathLike, check_writable, write_atomic
 from ...errors import InvalidInput, MissingDependency, check_count
 from ...spaces._genes import Rows
+from ..data._images import Data
 from ..supernet import _weights_file as weights_file
 from ..supernet._supernet import Supernet
-
-if TYPE_CHECKING:
-    from ._loop import Training
+from ._losses import Losses
+from ._processes import Processes
+from ._recipe import Recipe
 
 Metric = Callable[[torch.Tensor, torch.Tensor], Any]
 """A metric of the user's: from logits, shape ``(n, classes)``, and labels, shape ``(n,)``, to a number."""
@@ -83,6 +86,24 @@ Progress = bool | Watch
 """Whether a bar is shown; or how a training is watched."""
 
 
+class Followed(Protocol):
+    """What a log sees of a training; see :class:`hwsearch.nn.training._loop.Training`."""
+
+    losses: Losses
+    data: Data
+    recipe: Recipe
+    seed: int
+    team: Processes
+    step: int
+    steps: int
+    steps_per_epoch: int
+    device: torch.device
+    parameters: dict[str, nn.Parameter]
+    average: dict[str, torch.Tensor]
+    optimizer: Optimizer
+    facts: dict[str, Any]
+
+
 class Log:
     """Follows a training from epoch to epoch.
 
@@ -97,7 +118,7 @@ class Log:
         best_score, best_epoch: its accuracy, and which it was.
     """
 
-    def __init__(self, training: Training, watch: Watch, patience: int, kept: Path) -> None:
+    def __init__(self, training: Followed, watch: Watch, patience: int, kept: Path) -> None:
         self.training, self.watch, self.patience, self.kept = training, watch, patience, kept
         self.best: dict[str, torch.Tensor] | None = None
         self.best_score, self.best_epoch = -1.0, 0
@@ -219,7 +240,7 @@ class Log:
 
 
 @contextmanager
-def follow(training: Training, progress: Progress, kept: Path) -> Iterator[Log | None]:
+def follow(training: Followed, progress: Progress, kept: Path) -> Iterator[Log | None]:
     """What follows a training: nothing if nobody watches and there is no need to validate.
 
     Args:
@@ -242,7 +263,7 @@ def follow(training: Training, progress: Progress, kept: Path) -> Iterator[Log |
 
 
 @contextmanager
-def averaged(training: Training) -> Iterator[None]:
+def averaged(training: Followed) -> Iterator[None]:
     """The network has the weights of the result within this block: their moving average, if there is one."""
     kept = {name: training.parameters[name].detach().clone() for name in training.average}
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,26 +141,22 @@ def test_single_network_killed_again_and_again_ends_the_same(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    """In phases, to the same bytes: with two parts the sums are the same, too."""
+def test_two_nodes_learn_what_one_does(tmp_path: Path) -> None:
+    """Two ``torchrun``s on the loopback interface, each a node of one process, in phases: with two parts the sums are the same bytes.
+
+    One of the starts.
+    """
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     assert run([sys.executable, "-c", SCRIPT, str(one), "all", "1", ""]).wait() == 0
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--standalone",
-        str(script),
-        str(two),
-        "all",
-        "1",
-        "",
-    ]
-    assert run(command).wait() == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port))
+    words = (str(script), str(two), "all", "1", "")
+    nodes = [run([sys.executable, "-m", "torch.distributed.run", *where, "--node-rank", str(rank), *words]) for rank in range(2)]
+    assert [node.wait() for node in nodes] == [0, 0]
     assert one.read_bytes() == two.read_bytes()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -49,6 +50,8 @@ class Processes:
             dist.barrier()
 
 
+_TIMEOUT = timedelta(hours=12)
+"""Processes wait so long for each other: the first one exports and measures while the others have nothing to do."""
 ALONE = Processes()
 """One process that trains by itself."""
 
@@ -61,7 +64,7 @@ def processes() -> Processes:
         where = accelerator()
         if where.type == "cuda":
             torch.cuda.set_device(where)
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=_TIMEOUT)
         atexit.register(dist.destroy_process_group)
     return Processes(dist.get_rank(), dist.get_world_size())
 

@@ -21,8 +21,8 @@ from ..._files._writing import write_atomic
 from ...errors import FileError
 from ._images import Batch
 
-_SHARE = 4
-"""Images are kept if they take at most a quarter of the room that is left on the disk."""
+_SHARE, _MOST = 4, 2e9
+"""Images are kept if they take at most a quarter of the room that is left on the disk, and at most 2 GB: 13,000 of 224 px."""
 
 
 def kept(name: str, count: int, batch: int, decoded: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
@@ -74,7 +74,8 @@ def _write(path: Path, count: int, batches: Iterator[Batch]) -> bool:
         for x, y in batches:
             if x_all is None:
                 shape = (count, *x.shape[1:])
-                if _SHARE * np.prod(shape, dtype=np.float64) > shutil.disk_usage(path.parent).free:
+                size = float(np.prod(shape, dtype=np.float64))
+                if size > min(_MOST, shutil.disk_usage(path.parent).free / _SHARE):
                     return False
                 left, file = temporary(images)
                 file.close()

@@ -41,9 +41,20 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def snippets() -> list[str]:
-    """The Python blocks of the README: for a network of the user's, and for a space that comes along."""
-    first, second = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    return [first, second]
+    """The Python blocks of the README: a first answer, for a network of the user's, and for a space that comes along."""
+    minute, first, second = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return [first, second, minute]
+
+
+def test_a_first_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is prepared, nothing is profiled and nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(snippets()[2], "README.md", "exec"), names)
+    result = names["result"]
+    assert isinstance(result, hwsearch.SearchResult)
+    assert result.values["latency_ms"] <= 0.2
+    assert result.values["size_mb"] <= 0.1
 
 
 def test_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

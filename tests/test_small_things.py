@@ -232,3 +232,19 @@ def test_a_damaged_header_is_no_traceback(tmp_path: Path) -> None:
         with pytest.raises(CorruptFile):
             parse_tensor_header(data, tmp_path / "file", "supernet")
     assert np.isfinite(hwsearch.metric("macs", SPACE).upper_bound)
+
+
+def test_tables_that_ship_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first search needs no profiling: the tables that come along are named, and those of the folder go first."""
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"predictor": lambda X: X.sum(axis=1), "limits": {"latency_ms": 0.3}, "run": hwsearch.Run(steps=2)}
+    found = hwsearch.search("resnet_cifar", device="amd-epyc-onnxruntime", **options)
+    assert found.values["latency_ms"] <= 0.3
+    space = hwsearch.load_space("resnet_cifar")
+    few = hwsearch.profiling.Effort(blocks=space.unique_blocks[:2])
+    hwsearch.profile(space, backend="roofline", out="latency_tables/amd-epyc-onnxruntime.json", effort=few, progress=False)
+    from hwsearch.algorithms._problem import find_table
+
+    assert find_table("amd-epyc-onnxruntime").device.name == "roofline"
+    with pytest.raises(FileError, match="no-such-device"):
+        find_table("no-such-device")

@@ -32,6 +32,8 @@ Devices = LatencyTable | PathLike | Sequence[LatencyTable | PathLike]
 """A latency table, its path, or its name in ``latency_tables/``; or several of them."""
 
 
+_SHIPPED = tuple(Path(__file__).parents[up] / "latency_tables" for up in (1, 2))
+"""Where the tables lie that come with hwsearch: inside the package, or beside it in a checkout."""
 _RENAMED = {"slopes": "gradient", "doubt": "std", "outside": "extrapolates"}
 """Former names of what a score may know of itself: a score that has only these would be searched less well without a word."""
 
@@ -379,12 +381,12 @@ def _plain(entry: Metric) -> str:
 
 
 def find_table(device: LatencyTable | PathLike) -> LatencyTable:
-    """A device's latency table, given itself, its path, or its name in the folder ``latency_tables/``.
+    """A device's latency table, given itself, its path, or its name: in the folder ``latency_tables/``, or of those that ship.
 
     Raises:
         FileError: there is no such file, or it is no latency table; the message names what was looked for.
     """
     if isinstance(device, LatencyTable):
         return device
-    named = Path("latency_tables", f"{device}.json")
-    return load_table(named if not os.path.exists(device) and os.path.exists(named) else device)
+    named = [folder / f"{device}.json" for folder in (Path("latency_tables"), *_SHIPPED)]
+    return load_table(next(filter(os.path.exists, (device, *named)), device))

@@ -248,3 +248,17 @@ def test_tables_that_ship_are_found_by_name_from_any_folder(tmp_path: Path, monk
     assert find_table("amd-epyc-onnxruntime").device.name == "roofline"
     with pytest.raises(FileError, match="no-such-device"):
         find_table("no-such-device")
+
+
+def test_warnings_are_one_message_in_the_shell() -> None:
+    code = """
+import sys, warnings
+from hwsearch.cli import _app
+from hwsearch.profiling import BusyWarning
+_app.app = lambda prog_name: (warnings.warn("This machine is busy.", BusyWarning), warnings.warn("Something else."))
+_app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, rest = done.stderr.split("\n", 1)
+    assert first == "This machine is busy."
+    assert "UserWarning: Something else." in rest

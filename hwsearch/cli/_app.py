@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -107,8 +108,20 @@ def _options(
     _import(modules or [])
 
 
+def _warn(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Show a warning of hwsearch as one message, without the line of code that gave it, and any other as Python does."""
+    if category.__module__.startswith("hwsearch."):
+        complaints.print(str(message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    else:
+        _SHOW(message, category, *where)
+
+
+_SHOW = warnings.showwarning
+
+
 def main() -> None:
     """Run the command line; the entry point of ``hwsearch``."""
+    warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show the name of a device shows the rest

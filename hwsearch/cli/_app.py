@@ -8,7 +8,7 @@ import sys
 import warnings
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -108,12 +108,14 @@ def _options(
     _import(modules or [])
 
 
-def _warn(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
     """Show a warning of hwsearch as one message, without the line of code that gave it, and any other as Python does."""
     if category.__module__.startswith("hwsearch."):
         complaints.print(str(message), style="yellow", markup=False, highlight=False, soft_wrap=True)
     else:
-        _SHOW(message, category, *where)
+        _SHOW(message, category, filename, lineno, file, line)
 
 
 _SHOW = warnings.showwarning

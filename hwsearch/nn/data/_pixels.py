@@ -173,7 +173,7 @@ def as_labels(given: Array, what: str) -> npt.NDArray[np.int64]:
     if given.ndim == 2 and given.shape[1] == 1:
         given = given[:, 0]
     elif given.ndim == 2 and ((given == 0) | (given == 1)).all() and (given.sum(axis=1) == 1).all():
-        return given.argmax(axis=1).astype(np.int64)
+        return np.asarray(given.argmax(axis=1), dtype=np.int64)
     labels = given.astype(np.int64) if given.dtype.kind != "f" or np.isfinite(given).all() else None
     if labels is None or not np.array_equal(labels, given):
         raise InvalidInput(f"{what} must be whole numbers, one a class, and some are not; round them yourself where that is what you mean.")

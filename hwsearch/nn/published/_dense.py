@@ -123,15 +123,15 @@ def _fill(layers: list[GraphLayer], state: Mapping[str, torch.Tensor], name: str
         )
     rest = iter(norms)
     for number, (layer, key) in enumerate(zip(layers, weights, strict=True)):
-        last = number == len(layers) - 1
-        tensor = state[key].float()
-        if number == 0 and tensor.shape[1] == 3 and layer.op.weight.shape[1] == 1:
+        last, op, tensor = number == len(layers) - 1, layer.op, state[key].float()
+        assert isinstance(op, nn.Conv2d | nn.Linear)
+        if number == 0 and tensor.shape[1] == 3 and op.weight.shape[1] == 1:
             tensor = tensor.sum(dim=1, keepdim=True)
-        if last and tensor.shape[1:] == layer.op.weight.shape[1:] and tensor.shape != layer.op.weight.shape:
+        if last and tensor.shape[1:] == op.weight.shape[1:] and tensor.shape != op.weight.shape:
             continue  # a classifier of other classes
-        _into(layer.op.weight, tensor, key, name)
-        if layer.op.bias is not None:
-            _into(layer.op.bias, state[key.removesuffix("weight") + "bias"].float(), f"{key.removesuffix('weight')}bias", name)
+        _into(op.weight, tensor, key, name)
+        if op.bias is not None:
+            _into(op.bias, state[key.removesuffix("weight") + "bias"].float(), f"{key.removesuffix('weight')}bias", name)
         if layer.norm is not None:
             prefix = next(rest)
             for what in _NORM:

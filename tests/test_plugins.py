@@ -165,7 +165,7 @@ def python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_space_a_backend_an_algorithm_and_a_cost_of_another_package_are_found(acme: Path) -> None:
     done = python(acme, "-W", "error", "-c", USE)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("acme_space acme-npu ")
+    assert done.stdout.startswith("acme_space:classes=3 acme-npu ")
     assert "Guessing" in done.stdout
 
 

@@ -54,6 +54,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "memetic": "hwsearch.algorithms.memetic:Memetic",
         "nsga2": "hwsearch.algorithms.nsga2:NSGA2",
         "optuna": "hwsearch.algorithms.optuna:OptunaSearch",
+        "surrogate": "hwsearch.algorithms.surrogate:Surrogate",
     },
     # What reads a space from a folder, by the name of the file that tells what the folder is.
     "folder": {"adopted.json": "hwsearch.nn.adoption._folder:load_adopted"},

@@ -18,6 +18,7 @@ HwsearchError
 ├── ConnectionLost                     a board that cannot be reached; what was measured there is not lost
 ├── BoardFailed                        a program that failed on a board
 ├── WorkersLost                        workers of an executor die again and again
+├── EvaluationsFailed                  none of the evaluations of a costly score succeeded
 └── MissingDependency (ImportError)    an optional package is not installed
 """
 
@@ -115,6 +116,10 @@ class BoardFailed(HwsearchError):
 
 class WorkersLost(HwsearchError):
     """Workers of an executor die whenever they score certain rows; the message says how often."""
+
+
+class EvaluationsFailed(HwsearchError):
+    """A costly score failed for every network that was tried; the message is what it said last."""
 
 
 class MissingDependency(HwsearchError, ImportError):

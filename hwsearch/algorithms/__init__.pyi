@@ -13,3 +13,4 @@ from .local import Local as Local
 from .memetic import Memetic as Memetic
 from .nsga2 import NSGA2 as NSGA2
 from .optuna import OptunaSearch as OptunaSearch
+from .surrogate import Surrogate as Surrogate

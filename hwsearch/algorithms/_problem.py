@@ -195,7 +195,7 @@ class Problem:
         costs = self.costs(X)
         feasible = (costs <= 1.0).all(axis=1)
         if feasible.any():
-            found = _numbers(self.score(X[feasible]))
+            found = numbers(self.score(X[feasible]))
             if found.shape != (int(feasible.sum()),):
                 raise InvalidInput(
                     f"The predictor returned the shape {found.shape} for {int(feasible.sum())} rows; one score a row was expected."
@@ -335,7 +335,7 @@ def _compare_arithmetic(predictor: object, space: SearchSpace, tables: Sequence[
             )
 
 
-def _numbers(found: object) -> Values:
+def numbers(found: object) -> Values:
     """What a score returned, as numbers.
 
     Raises:

@@ -21,7 +21,9 @@ class Algorithm(Protocol):
     """What the search loop asks of an algorithm.
 
     The loop makes rows canonical, drops those that were evaluated before, and tells the algorithm about the others, so an
-    algorithm need not remember what it has seen; ``problem.seen`` tells. All randomness comes from the generator given to ``ask``.
+    algorithm need not remember what it has seen; ``problem.seen`` tells. All randomness comes from the generator given to ``ask``. An
+    algorithm with an attribute ``takes_late_answers`` that is true is asked for more while answers to what it asked before are missing,
+    where workers would be idle otherwise; it is told about them later.
     """
 
     @property
@@ -90,6 +92,7 @@ class RandomSearch:
     """
 
     name: ClassVar[str] = "random"
+    takes_late_answers: ClassVar[bool] = True
     population: int = 256
     steps: int = 100
 

@@ -46,6 +46,7 @@ class NSGA2:
     """
 
     name: ClassVar[str] = "nsga2"
+    takes_late_answers: ClassVar[bool] = True
     population: int = 128
     metrics: tuple[str, ...] = ()
     steps: int = 120
@@ -96,6 +97,7 @@ class NSGA2:
     def tell(self, state: NSGA2State, X: Rows, scores: Values, costs: Values) -> NSGA2State:
         """Put the new rows beside the population."""
         excess = np.maximum(costs - 1.0, 0.0).sum(axis=1) if costs.shape[1] else np.zeros(len(X))
+        excess[np.isnan(scores) & (excess == 0)] = np.inf  # its score failed
         return replace(
             state,
             X=np.concatenate([state.X, X]),

@@ -103,6 +103,19 @@ class ScoreOnWorkers:
             "are missing. Look at their memory, or score fewer rows at once."
         ) from lost
 
+    def submit(self, X: Rows) -> Future[Any]:
+        """The scores of rows, shape ``(n,)``, as soon as a worker has computed them."""
+        try:
+            return self._executor.submit(self.score, X)
+        except BrokenExecutor:
+            self._renew()
+            return self._executor.submit(self.score, X)
+
+    def is_lost(self, future: Future[Any]) -> bool:
+        """Whether the worker died that was to compute it."""
+        error = future.exception() if not future.cancelled() else CancelledError()
+        return isinstance(error, Exception) and _is_loss(error)
+
     def _renew(self) -> None:
         """Replace an executor that a dead worker broke; others find new workers themselves."""
         old = self._executor

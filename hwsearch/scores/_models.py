@@ -1,24 +1,25 @@
 """Regression models of predictors: fitted with scikit-learn, evaluated in plain numpy, stored as arrays.
 
-All of them read the one-hot encoding of a space (:meth:`SearchSpace.features`). Choices are ordered (wider, deeper), so they are fitted to
-*steps*, features that are 1 at each value up to the chosen one: what going one value up brings is learned from far fewer networks than
-what each value brings.
+All of them read the one-hot encoding of a space (:meth:`SearchSpace.features`), and are fitted to what
+:func:`hwsearch.scores._inputs.steps_of` makes of it.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .._gaussian import Posterior, squared_distances
 from .._types import Features, Values
 from ..errors import CorruptFile, UnknownName, require
+from ..spaces._space import SearchSpace
+from ._inputs import steps_of
 from ._perceptrons import Arrays, Examples, Perceptrons
+from ._process import GaussianProcess
+from ._transfer import interplay
 
 
 class Model(Protocol):
@@ -122,108 +123,18 @@ class Trees:
         return cls(feature, left, right, value, np.ascontiguousarray(examples.steps.T), start)
 
 
-@dataclass(frozen=True, eq=False)
-class GaussianProcess:
-    """A Gaussian process whose prior is a linear function plus a smooth one (Rasmussen and Williams, 2006, chapter 2).
-
-    Its members are the posterior mean plus and minus one posterior standard deviation, so that their mean is the prediction and
-    half of their distance is the standard deviation.
-
-    Attributes:
-        rows: the steps of the networks it was fitted on, shape ``(m, steps)``.
-        alpha: weights of their covariances, shape ``(m,)``.
-        half: lower Cholesky factor of their covariance, shape ``(m, m)``.
-        steps: turns one-hot features into steps, shape ``(features, steps)``.
-        terms: variance and length scale of the smooth part, variance and offset of the linear part, shape ``(4,)``.
-    """
-
-    kind: ClassVar[str] = "gp"
-    rows: Features = field(repr=False)
-    alpha: Values = field(repr=False)
-    half: Values = field(repr=False)
-    steps: Features = field(repr=False)
-    terms: Values
-
-    def each(self, features: Features) -> Values:
-        """As :meth:`Model.each`."""
-        inputs = features @ self.steps
-        covariance = self._covariance(inputs, self.rows)
-        posterior = Posterior(self.half, self.alpha)
-        mean = posterior.mean(covariance)
-        smooth, _, linear, offset = self.terms
-        prior = smooth + linear * (offset + (inputs.astype(np.float64) ** 2).sum(axis=1))
-        deviation = np.sqrt(np.maximum(posterior.variance(covariance, prior), 1e-12))
-        return np.stack([mean - deviation, mean + deviation])
-
-    def _covariance(self, a: Features, b: Features) -> Values:
-        smooth, length, linear, offset = self.terms
-        apart = squared_distances(a.astype(np.float64), b.astype(np.float64))
-        result: Values = smooth * np.exp(-0.5 * apart / length**2) + linear * (offset + (a @ b.T).astype(np.float64))
-        return result
-
-    def gradient(self, features: Features) -> Values:
-        """The derivatives of the prediction by the features, shape ``(n, features)``."""
-        inputs, rows = (features @ self.steps).astype(np.float64), self.rows.astype(np.float64)
-        smooth, length, linear, _ = self.terms
-        pull = smooth * np.exp(-0.5 * squared_distances(inputs, rows) / length**2) * self.alpha / length**2
-        result: Values = (pull @ rows - pull.sum(axis=1, keepdims=True) * inputs + linear * (self.alpha @ rows)) @ self.steps.T
-        return result
-
-    def arrays(self) -> Arrays:
-        """As :meth:`Model.arrays`."""
-        return {name: getattr(self, name) for name in ("rows", "alpha", "half", "steps", "terms")}
-
-    @classmethod
-    def read(cls, arrays: Mapping[str, npt.NDArray[Any]], features: int) -> GaussianProcess:
-        """The model of :meth:`arrays`, for that number of features.
-
-        Raises:
-            CorruptFile: the arrays do not fit together.
-            KeyError: one is missing.
-        """
-        process = cls(*(arrays[name] for name in ("rows", "alpha", "half", "steps", "terms")))
-        m, steps = len(process.rows), process.steps.shape[-1]
-        shapes = (process.rows.shape, process.alpha.shape, process.half.shape, process.steps.shape, process.terms.shape)
-        if shapes != ((m, steps), (m,), (m, m), (features, steps), (4,)):
-            raise CorruptFile(f"its arrays have the shapes {shapes}, which do not fit {features} features")
-        if (process.terms < 0).any() or process.terms[1] == 0:
-            raise CorruptFile(f"its variances and its length scale are {process.terms.tolist()}, which must be positive")
-        return process
-
-    @classmethod
-    def fit(cls, examples: Examples) -> GaussianProcess:
-        """Maximise the marginal likelihood of variances, length scale and noise."""
-        gaussian = require("sklearn.gaussian_process", feature="Fitting a predictor", extra="torch")
-        kernels = require("sklearn.gaussian_process.kernels", feature="Fitting a predictor", extra="torch")
-        inputs = (examples.features @ examples.steps).astype(np.float32)
-        smooth = kernels.ConstantKernel(0.5, (1e-3, 1e2)) * kernels.RBF(3.0, (0.3, 100.0))
-        linear = kernels.ConstantKernel(0.1, (1e-5, 1e2)) * kernels.DotProduct(1.0, (1e-2, 1e2))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a variance at the edge of its range is fine
-            model = gaussian.GaussianProcessRegressor(
-                smooth + linear + kernels.WhiteKernel(0.05, (1e-5, 1.0)), random_state=examples.seed, n_restarts_optimizer=1
-            ).fit(inputs.astype(np.float64), examples.y)
-        (constant, radial), (scale, dot) = ((part.k1, part.k2) for part in (model.kernel_.k1.k1, model.kernel_.k1.k2))
-        terms = np.array([constant.constant_value, radial.length_scale, scale.constant_value, dot.sigma_0**2])
-        return cls(inputs, np.asarray(model.alpha_), np.asarray(model.L_), examples.steps.astype(np.float32), terms)
-
-
 MODELS: dict[str, Any] = {"mlp": Perceptrons, "linear": Perceptrons, "trees": Trees, "gp": GaussianProcess}
 
 
-def fit_model(
-    kind: str, sizes: Sequence[int], features: Features, y: Values, seed: int, shared: Features | None = None, **options: Any
-) -> Model:
+def fit_model(kind: str, space: SearchSpace, features: Features, y: Values, seed: int, **options: Any) -> Model:
     """Fit a model.
 
     Args:
         kind: ``"mlp"``, ``"linear"``, ``"trees"`` or ``"gp"``.
-        sizes: of the space's genes.
+        space: whose one-hot features it reads.
         features: one-hot rows, shape ``(n, features)``.
         y: standardised scores, shape ``(n,)``.
         seed: of everything random.
-        shared: sums of features that tell what their genes bring in the place of steps, shape ``(features, sums)``; trees, which split at
-            steps, do without.
         **options: of the kind.
 
     Raises:
@@ -232,24 +143,12 @@ def fit_model(
     """
     if kind not in MODELS:
         raise UnknownName("kind of predictor", kind, MODELS)
-    steps = np.zeros((sum(sizes), sum(sizes)), dtype=np.float32)
-    start = 0
-    for size in sizes:
-        steps[start : start + size, start : start + size] = np.tri(size, dtype=np.float32)
-        start += size
-    if shared is not None and kind != "trees":
-        told = np.asarray(shared.any(axis=1))
-        start = 0
-        for size in sizes:
-            if told[start : start + size].any():
-                steps[start : start + size, start : start + size] = 0.0
-            start += size
-        steps = np.hstack([steps, shared])
     if kind == "linear":
-        options |= {"members": 0, "units": None}
-    elif kind != "mlp":
-        options.pop("units", None)
+        options |= {"members": 0}
+    elif kind == "mlp":
+        options |= {"units": interplay(space)}
+    steps, blocks = steps_of(space, kind)
     threads = require("threadpoolctl", feature="Fitting a predictor", extra="torch")  # comes with scikit-learn
     with threads.threadpool_limits(1):  # the matrices are small: more threads only wait for each other
-        model: Model = MODELS[kind].fit(Examples(features, y, steps, seed), **options)
+        model: Model = MODELS[kind].fit(Examples(features, y, steps, seed, blocks), **options)
     return model

@@ -32,12 +32,14 @@ class Examples:
         y: standardised scores, shape ``(n,)``.
         steps: turns one-hot features into what linear and smooth models read, shape ``(features, steps)``.
         seed: of everything random.
+        blocks: for each step the number of the gene, or of the sum over genes, that it belongs to, shape ``(steps,)``.
     """
 
     features: Features
     y: Values
     steps: Features
     seed: int
+    blocks: npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

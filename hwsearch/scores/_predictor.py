@@ -23,7 +23,7 @@ from ..spaces._space import SearchSpace
 from ..spaces._tables import Table, TableSum
 from ._models import MODELS, Model, fit_model
 from ._perceptrons import Perceptrons
-from ._transfer import interplay, rounding, sources
+from ._transfer import sources
 
 FORMAT = "hwsearch-predictor"
 VERSION = 1
@@ -274,7 +274,7 @@ class Predictor:
         def fitted(some: npt.NDArray[np.intp], report: Report | None) -> Predictor:
             mean, scale = float(target[some].mean()), float(target[some].std()) or 1.0
             standard = (target[some] - mean) / scale
-            model = fit_model(kind, space.sizes, features[some], standard, seed, shared=rounding(space), units=interplay(space), **options)
+            model = fit_model(kind, space, features[some], standard, seed, **options)
             return cls(space, model, mean, scale, report, np.asarray(features[some].any(axis=0)))
 
         report = fitted(kept, None).score(rows[held], target[held], fitted=len(kept))

@@ -11,13 +11,15 @@ from .._types import Rows, Score, Values
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Posing, Problem
 from ..algorithms.base import Algorithm
+from ..algorithms.surrogate import Surrogate
 from ..costs._limits import Limit, prove_feasible
 from ..costs._metrics import Metric, values_of
 from ..errors import Infeasible, InvalidInput
 from ..spaces._space import SearchSpace
-from ._loop import solve
+from ._loop import explore, result, solve
 from ._result import Front, SearchResult
 from ._run import ONCE, Run
+from ._search import on_workers
 
 
 def cheapest(
@@ -39,7 +41,8 @@ def cheapest(
         algorithm, seed, run: as in :func:`hwsearch.search`.
 
     Returns:
-        As of :func:`hwsearch.search`, the cost limited to what was reached; its front is the network alone.
+        As of :func:`hwsearch.search`, the cost limited to what was reached; its front is the network alone. Within a budget of
+        ``run.evaluations`` the front of score and cost is searched, and its cheapest network that is good enough is taken.
 
     Raises:
         Infeasible: no network that the search came across has such a score within the limits; the message holds the best one.
@@ -53,6 +56,8 @@ def cheapest(
     """
     task = Problem.of(problem, **posing)
     by = named(task, cost)
+    if run.evaluations is not None:
+        return _of_known(task, by, score, algorithm, seed, run)
     turned = replace(_possible(task, by), score=_Cheap(task.score, by, score), sources={**task.sources, "cheapest": cost})
     found = solve(turned, load_algorithm(algorithm, turned), seed=seed, run=run)
     row = found.best.genes[None]
@@ -64,6 +69,23 @@ def cheapest(
     values = costs_of(task, row)
     front = Front(task.space, row, np.array([reached]), {name: np.array([value]) for name, value in values.items()})
     return replace(found, best_score=reached, values=values, limits={**found.limits, cost: values[cost]}, front=front)
+
+
+def _of_known(problem: Problem, cost: Metric, enough: float, algorithm: str | Algorithm | None, seed: int, run: Run) -> SearchResult:
+    """The cheapest of the networks that a search within a budget of evaluations evaluated."""
+    method = Surrogate(metrics=(cost.name,)) if algorithm is None else load_algorithm(algorithm, problem)
+    with on_workers(problem, run) as spread:
+        found = result(explore(spread, method, seed=seed, run=run))
+    front = found.front
+    good = np.flatnonzero(front.scores >= enough)
+    if not len(good):
+        raise Infeasible(f"No network with a score of at least {enough:g} was found; the best has {found.best_score:g}. Ask for less.")
+    least = int(good[np.argmin(cost(front.X[good]))])
+    row = front.X[least : least + 1].copy()
+    values = costs_of(problem, row)
+    alone = Front(problem.space, row, front.scores[[least]], {name: np.array([value]) for name, value in values.items()})
+    limits = {**found.limits, cost.name: values[cost.name]}
+    return replace(found, best=alone[0], best_score=float(alone.scores[0]), values=values, limits=limits, front=alone)
 
 
 @dataclass(frozen=True)

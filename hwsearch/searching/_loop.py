@@ -18,14 +18,14 @@ from .._types import Values
 from ..algorithms._pareto import hypervolume, nondominated
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
-from ..algorithms.local import Local
 from ..costs._limits import idle
 from ..costs._metrics import values_of
-from ..errors import Infeasible, check_count
+from ..errors import EvaluationsFailed, Infeasible, check_count
 from ..spaces._keys import contains, row_keys
+from ._budget import settled, spend
 from ._result import Front, SearchResult, Status
 from ._run import ONCE, Run
-from ._state import SearchState, finish, init, load_state, save_state
+from ._state import SearchState, finish, init, is_done, load_state, save_state
 
 _MANY = 256
 """Points of a front in three dimensions whose volume is worth waiting for, after each step anew."""
@@ -50,7 +50,8 @@ def step(state: SearchState) -> SearchState:
         >>> state.step, len(state.X) > 0
         (1, True)
     """
-    problem, algorithm = state.problem, Local() if state.finishing else state.algorithm
+    state = settled(state)
+    problem, algorithm = state.problem, state.chooser
     rng = np.random.default_rng([state.seed, state.step])
     asked, memory = algorithm.ask(state.memory, replace(problem, seen=state.seen), rng)
     X = problem.space.canonical(asked)
@@ -73,16 +74,11 @@ def step(state: SearchState) -> SearchState:
         costs=np.concatenate([state.costs, costs]),
         seen=seen,
         history=np.concatenate([state.history, [line]]),
+        told=len(all_scores),
         bound=min(state.bound, float(getattr(memory, "bound", np.inf))),
         surrogate_bound=float(getattr(memory, "surrogate_bound", state.surrogate_bound)),
         slack=float(getattr(memory, "slack", state.slack)),
     )
-
-
-def is_done(state: SearchState) -> bool:
-    """Whether no further step can find anything: the algorithm has ended, or every row was evaluated."""
-    algorithm = Local() if state.finishing else state.algorithm
-    return algorithm.done(state.memory) or len(state.X) >= state.problem.space.size
 
 
 def explore(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run = ONCE) -> SearchState:
@@ -92,7 +88,9 @@ def explore(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run =
     now = init(problem, algorithm, seed)
     with claim(run.state):
         if run.state is not None and os.path.exists(run.state):
-            now = load_state(run.state, problem, algorithm, now.seed)
+            now = load_state(run.state, problem, algorithm, now.seed, costly=run.evaluations is not None)
+        if run.evaluations is not None:
+            return _spent(now, check_count("evaluations", run.evaluations, least=1), run)
         with progress_bar("searching", total, enabled=run.progress) as shown:
             shown(now.step)
 
@@ -114,6 +112,33 @@ def explore(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run =
     return now
 
 
+def narrowed(state: SearchState, problem: Problem) -> SearchState:
+    """The state of a search as that of the same problem with tighter limits: rows that exceed them lose their scores."""
+    costs = problem.costs(state.X)
+    scores = np.where((costs <= 1.0).all(axis=1), state.scores, np.nan)
+    known = np.cumsum(~np.isnan(scores))
+    best = np.maximum.accumulate(np.where(np.isnan(scores), -np.inf, scores))
+    last = state.history[:, 0].astype(np.intp) - 1  # the last row of each step
+    history = np.column_stack([state.history[:, 0], known[last], np.where(known[last] > 0, best[last], np.nan)])
+    history[last < 0, 1:] = 0.0, np.nan
+    return replace(state, problem=problem, scores=scores, costs=costs, history=history)
+
+
+def _spent(state: SearchState, evaluations: int, run: Run) -> SearchState:
+    """Go on within a budget of evaluations, which a state is kept after each of; a state of failures alone is begun anew."""
+    if state.evaluations and state.failed.sum() == state.evaluations:
+        state = init(state.problem, state.algorithm, state.seed)
+    with progress_bar("evaluating", evaluations, enabled=run.progress) as shown:
+        shown(state.evaluations)
+
+        def kept(now: SearchState) -> None:
+            if run.state is not None:
+                save_state(now, run.state)
+            shown(1)
+
+        return spend(state, evaluations, np.inf if run.steps is None else run.steps, kept)
+
+
 def solve(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run = ONCE) -> SearchResult:
     """Search a problem by an algorithm, and hand back the result (arguments as of :func:`hwsearch.search`)."""
     return result(explore(problem, algorithm, seed=seed, run=run))
@@ -124,6 +149,7 @@ def result(state: SearchState) -> SearchResult:
 
     Raises:
         Infeasible: nothing that was evaluated meets the limits.
+        EvaluationsFailed: networks within the limits were evaluated, and all of it failed.
 
     Example:
         >>> import hwsearch
@@ -133,7 +159,9 @@ def result(state: SearchState) -> SearchResult:
         True
     """
     problem, algorithm = state.problem, state.algorithm
-    feasible = np.flatnonzero(~np.isnan(state.scores))
+    feasible, failed = np.flatnonzero(~np.isnan(state.scores)), int(state.failed.sum())
+    if failed and not len(feasible):
+        raise EvaluationsFailed(f"All of {failed} evaluations failed; the last: {state.failure}")
     if not len(feasible):
         raise Infeasible(_nothing(state))
     scores = state.scores[feasible]
@@ -170,7 +198,11 @@ def result(state: SearchState) -> SearchResult:
         provenance={"algorithm": repr(algorithm), **problem.sources},
         bound=state.bound if np.isfinite(state.bound) else None,
         surrogate_bound=state.surrogate_bound if np.isfinite(state.surrogate_bound) else None,
-        cautions=(*problem.cautions(state.X[feasible][best], equals=int((scores == scores[best]).sum()) - 1), *idle(problem.limits)),
+        cautions=(
+            *problem.cautions(state.X[feasible][best], equals=int((scores == scores[best]).sum()) - 1),
+            *([f"{failed} of {state.evaluations} evaluations failed; the last: {state.failure}"] if failed else []),
+            *idle(problem.limits),
+        ),
     )
 
 

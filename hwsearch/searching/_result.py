@@ -35,7 +35,9 @@ class Status(enum.Enum):
     OPTIMAL = "Proven: no architecture within the limits has a better score than this one, up to the gap that is reported."
     EXHAUSTED = "Every architecture of the space was evaluated: this is the best that the predictor knows."
     CONVERGED = "The algorithm found nothing better for a while. Another seed is a cheap check; verify the answer by measuring it."
-    BUDGET_SPENT = "All steps were taken and the score may still rise. Allow more steps, or go on from the saved state."
+    BUDGET_SPENT = (
+        "All steps or evaluations were spent and the score may still rise. Allow more steps or evaluations, or go on from the saved state."
+    )
     VERIFIED = (
         "Prediction and measurement agree: no network is predicted to be better than this one, as measured, by more than the tolerance."
     )

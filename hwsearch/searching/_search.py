@@ -12,6 +12,7 @@ from .._files._lock import claim
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Posing, Problem
 from ..algorithms.base import Algorithm
+from ..errors import InvalidInput
 from ..scores._executor import ScoreOnWorkers
 from ..spaces._space import SearchSpace
 from ._loop import solve
@@ -36,8 +37,8 @@ def search(
         problem: a problem; or a space or its name, with the other arguments of :meth:`hwsearch.Problem.of` by name: ``predictor``,
             ``device``, ``limits``, ``metrics``, ``weights``.
         algorithm: a name (``"memetic"``, ``"evolution"``, ``"exact"``, ``"nsga2"``, ...) or an :class:`hwsearch.algorithms.Algorithm`; if
-            omitted, memetic search for a score that knows its gradient, as fitted perceptrons and linear models do, and evolution for
-            any other.
+            omitted, memetic search for a score that knows its gradient, as fitted perceptrons and linear models do, evolution for any
+            other, and :class:`hwsearch.algorithms.Surrogate` within a budget of ``run.evaluations``.
         seed: the same seed gives the same answer, bit for bit.
         verify: evaluate and measure the best networks found, correct the predictions by what they turned out to be, and search again,
             until prediction and measurement agree. The answer is then the best network that was measured to be within the limits. A
@@ -59,16 +60,18 @@ def search(
         True
     """
     task = Problem.of(problem, **posing)
+    if verify is not None and run.evaluations is not None:
+        raise InvalidInput("A search that verifies evaluates its networks anyway, so it takes no evaluations=. Leave out one of them.")
     checks = None if verify is None else what_to_check(task, verify)
-    with _on_workers(task, run) as spread:
+    with on_workers(task, run) as spread:
         if checks is None:
-            return solve(spread, load_algorithm(algorithm, spread), seed=seed, run=run)
+            return solve(spread, load_algorithm(algorithm, spread, costly=run.evaluations is not None), seed=seed, run=run)
         with claim(None if run.state is None else f"{os.fspath(run.state)}.verified.jsonl"):
             return verified_search(spread, checks, algorithm, seed=seed, run=run)
 
 
 @contextmanager
-def _on_workers(problem: Problem, run: Run) -> Iterator[Problem]:
+def on_workers(problem: Problem, run: Run) -> Iterator[Problem]:
     """The problem with its score computed by the executor of a run, if it has one."""
     if run.executor is None:
         yield problem

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._files import _reading, _writing
-from .._types import Rows, Values
+from .._types import Flags, Rows, Values
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
@@ -25,6 +25,8 @@ _PROBED = 8
 """Networks that are scored again when a search goes on, to see that the score is still the same."""
 _KEPT = ("step", "X", "scores", "costs", "seen", "history", "finishing", "bound", "surrogate_bound", "slack")
 """What a state file holds besides the algorithm's own state."""
+_LATER = ("waiting", "told", "failure")
+"""What state files hold since evaluations can be counted; older files go without."""
 _TOGETHER = (
     ("X", "scores", "tightness", "island", "excess", "searched"),
     ("climbing", "climbed"),
@@ -53,6 +55,9 @@ class SearchState:
         costs: limited metrics as fractions of their limits, shape ``(m, limits)``.
         seen: hashes of the rows, sorted, shape ``(m,)``.
         history: for each step the rows evaluated so far, those of them that met the limits, and the best score, shape ``(step, 3)``.
+        waiting: rows that the algorithm wants to know and that meet the limits, not scored yet; only where evaluations are counted.
+        told: how many of the rows the algorithm has been told about.
+        failure: what the last evaluation that failed said; a row that meets the limits and has no score has failed.
     """
 
     problem: Problem = field(repr=False)
@@ -69,6 +74,24 @@ class SearchState:
     bound: float = np.inf
     surrogate_bound: float = np.inf
     slack: float = 0.0
+    waiting: Rows = field(default_factory=lambda: np.empty((0, 0), dtype=np.uint8), repr=False)
+    told: int = 0
+    failure: str = ""
+
+    @property
+    def chooser(self) -> Algorithm:
+        """What chooses the rows of the next step: the algorithm, or the local search that finishes its work."""
+        return Local() if self.finishing else self.algorithm
+
+    @property
+    def failed(self) -> Flags:
+        """Which rows were scored without success, shape ``(m,)``."""
+        return np.isnan(self.scores) & (self.costs <= 1.0).all(axis=1)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the score was computed, without success or with it."""
+        return int((self.costs <= 1.0).all(axis=1).sum())
 
 
 def init(problem: Problem, algorithm: Algorithm | str | None = None, seed: int = 0) -> SearchState:
@@ -98,6 +121,7 @@ def init(problem: Problem, algorithm: Algorithm | str | None = None, seed: int =
         costs=np.empty((0, len(problem.limits))),
         seen=np.empty(0, dtype=np.uint64),
         history=np.empty((0, 3)),
+        waiting=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
     )
 
 
@@ -107,16 +131,26 @@ def finish(state: SearchState) -> SearchState:
     return replace(state, memory=local.stand(local.init(state.problem), state.X, state.scores), finishing=True)
 
 
+def is_done(state: SearchState) -> bool:
+    """Whether no further step can find anything: the algorithm has ended, or every row was evaluated."""
+    return state.chooser.done(state.memory) or len(state.X) >= state.problem.space.size
+
+
 def save_state(state: SearchState, path: _writing.PathLike) -> None:
     """Keep a search in an npz file, written whole or not at all."""
-    arrays = {name: np.asarray(getattr(state, name)) for name in _KEPT}
+    arrays = {name: np.asarray(getattr(state, name)) for name in (*_KEPT, *_LATER)}
     arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.memory, entry.name)) for entry in fields(state.memory)}
     header = _identity(state.problem, state.algorithm, state.seed)
     _writing.write_arrays(path, header, arrays)
 
 
-def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, seed: int) -> SearchState:
+def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, seed: int, *, costly: bool = False) -> SearchState:
     """Take up a search that :func:`save_state` kept.
+
+    Args:
+        path: of the file.
+        problem, algorithm, seed: of the search that shall go on.
+        costly: the score is too costly to compute any of it again, so it is not checked that it is still the same one.
 
     Raises:
         CorruptFile, NewerVersion: it is not a search that this hwsearch can read.
@@ -137,9 +171,11 @@ def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, 
         own = {name.removeprefix("algorithm."): value for name, value in known.items() if name.startswith("algorithm.")}
         first = init(problem, algorithm, seed)
         first = finish(first) if known["finishing"] else first
-        found = replace(first, memory=replace(first.memory, **own), **{name: known[name] for name in _KEPT})
+        late = {name: known[name] for name in _LATER if name in known} or {"told": len(known["X"])}
+        found = replace(first, memory=replace(first.memory, **own), **{name: known[name] for name in _KEPT}, **late)
         _check(found, first)
-    _check_score(found, path)
+    if not costly:
+        _check_score(found, path)
     return found
 
 
@@ -190,10 +226,12 @@ def _check(found: SearchState, first: SearchState) -> None:
             raise InvalidInput(f"its {name} are {array.dtype} of the shape {array.shape}, where {shape} was expected.")
     if not np.array_equal(found.seen, np.sort(row_keys(found.X))) or found.seen.dtype != np.uint64:
         raise InvalidInput("it has not seen the rows that it holds.")
-    for name in ("step", "finishing", "bound", "surrogate_bound", "slack"):
+    for name in ("step", "finishing", "bound", "surrogate_bound", "slack", "told", "failure"):
         own, usual = getattr(found, name), getattr(first, name)
-        if type(own) is not type(usual) or own != own or (name == "step" and own < 0):
+        if type(own) is not type(usual) or own != own or (name in ("step", "told") and own < 0):
             raise InvalidInput(f"its {name} is {own}.")
+    if found.told > rows or np.isin(row_keys(found.problem.space.check(found.waiting, "waiting")), found.seen).any():
+        raise InvalidInput("rows of it wait that have been scored, or more were told than there are.")
     told = found.history[:, :2]
     if (
         not np.isfinite(told).all()

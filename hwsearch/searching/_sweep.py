@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Unpack
 
@@ -12,12 +12,14 @@ import numpy as np
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Parts, Problem
 from ..algorithms.base import Algorithm
+from ..algorithms.surrogate import Surrogate
 from ..costs._limits import check_limits
-from ..errors import Infeasible, InvalidInput, require
+from ..errors import EvaluationsFailed, Infeasible, InvalidInput, require
 from ..spaces._space import SearchSpace
-from ._loop import solve
+from ._loop import explore, narrowed, result, solve
 from ._result import SearchResult
 from ._run import ONCE, Run
+from ._search import on_workers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,13 +80,14 @@ def sweep(
 
     Points are searched from the tightest to the loosest, and the best rows of earlier points, feasible at looser ones, are the seeds
     of later ones, so a looser point is never worse than a tighter one. An exact algorithm reduces the problem once for all of them.
+    A budget of evaluations is one for all points: the front is searched as a whole, and each point is the best that it holds.
 
     Args:
         problem: as in :func:`hwsearch.search`; limits that it has already hold at every point.
         limits: metric name -> the most it may be: a number, or several.
         algorithm: as in :func:`hwsearch.search`; with ``"exact"`` the front is certified.
         seed: of every point.
-        run: of every point; a sweep keeps no state.
+        run: of every point; a sweep keeps a state only within a budget of ``run.evaluations``, which all points share.
 
     Raises:
         InvalidInput: no metric has several values, or a metric has none.
@@ -100,7 +103,7 @@ def sweep(
     """
     if not isinstance(limits, Mapping):
         raise InvalidInput(f"limits must map metric names to one number or several, not {limits!r}.")
-    if run.state is not None:
+    if run.state is not None and run.evaluations is None:
         raise InvalidInput("A sweep is not kept in a state file; search its points one by one (hwsearch.search) to keep them.")
     axes = {name: [check_limits({name: one}, [name])[name] for one in _several(most)] for name, most in limits.items()}
     if not axes or not all(axes.values()):
@@ -109,18 +112,44 @@ def sweep(
     base = Problem.of(problem, **parts)
     results: list[SearchResult] = []
     infeasible: list[tuple[Mapping[str, float], str]] = []
-    loosest = base.within(points[-1])
-    method = load_algorithm(algorithm, loosest)
-    for point in points:
-        try:
-            task = loosest.within(point)
-            earlier = [result.front.X[:8] for result in results[-4:]]
-            results.append(solve(replace(task, seeds=np.concatenate([task.seeds, *earlier])), method, seed=seed, run=run))
-        except Infeasible as error:
-            infeasible.append((point, str(error)))
+    with on_workers(base.within(points[-1]), run) as loosest:
+        if run.evaluations is None:
+            answer = _one_by_one(loosest, load_algorithm(algorithm, loosest), results, seed, run)
+        else:
+            answer = _of_one_front(loosest, _of_fronts(algorithm, loosest, axes), seed, run)
+        for point in points:
+            try:
+                results.append(answer(loosest.within(point)))
+            except (Infeasible, EvaluationsFailed) as error:
+                infeasible.append((point, str(error)))
     if not results:
         raise Infeasible(f"None of {len(points)} points can be met. The loosest: {infeasible[-1][1]}")
     return Sweep(tuple(results), tuple(infeasible))
+
+
+def _one_by_one(loosest: Problem, method: Algorithm, results: list[SearchResult], seed: int, run: Run) -> Callable[[Problem], SearchResult]:
+    """Searches each point from the best rows of those before it."""
+
+    def answer(task: Problem) -> SearchResult:
+        earlier = [each.front.X[:8] for each in results[-4:]]
+        return solve(replace(task, seeds=np.concatenate([task.seeds, *earlier])), method, seed=seed, run=run)
+
+    return answer
+
+
+def _of_one_front(loosest: Problem, method: Algorithm, seed: int, run: Run) -> Callable[[Problem], SearchResult]:
+    """Searches a front once, within a budget of evaluations, and answers each point from what is known then."""
+    state = explore(loosest, method, seed=seed, run=run)
+    return lambda task: result(narrowed(state, task))
+
+
+def _of_fronts(algorithm: str | Algorithm | None, problem: Problem, axes: Mapping[str, Sequence[float]]) -> Algorithm:
+    """The algorithm of a sweep within a budget: by default one that trades the score against the limits that have several values."""
+    if algorithm is not None:
+        return load_algorithm(algorithm, problem)
+    several = {name for name, values in axes.items() if len(values) > 1}
+    limited = [limit.metric.name for limit in problem.limits]
+    return Surrogate(metrics=tuple(name for name in limited if name in several or name.partition("[")[0] in several))
 
 
 def _several(most: object) -> Sequence[object]:

@@ -51,6 +51,9 @@ class Choice:
         role: what the gene decides, one of :data:`ROLES`; ``None`` if it is none of these. If omitted, it is inferred from the last part
             of the name: ``resolution``, ``out``, ``mid1``, ``width``, ``expand``, ``kernel`` (each perhaps with a number), or what ends
             with ``depth`` or ``precision``. It is no part of a space's fingerprint.
+        ordered: whether what a value brings lies between what its neighbours bring, as of widths, so that predictors learn what going one
+            value up brings. If omitted: no for an operation and for words that are no precisions, yes for all others. It is no part of a
+            space's fingerprint.
 
     Raises:
         InvalidInput: no value, more than 255 or the same one twice; an unknown role, or words as the values of a role that has numbers.
@@ -67,6 +70,7 @@ class Choice:
     values: tuple[Value, ...]
     needs: tuple[str, tuple[Value, ...]] | None = None
     role: str | None = None
+    ordered: bool | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.values) <= 255:
@@ -81,6 +85,8 @@ class Choice:
             raise InvalidInput(f"Gene {self.name!r} has the role {self.role!r}; there are {', '.join(ROLES)}.")
         elif words and self.role in _OF_NUMBERS:
             raise InvalidInput(f"Gene {self.name!r} has the role {self.role!r}, so its values must be numbers, not {self.values}.")
+        if self.ordered is None:
+            object.__setattr__(self, "ordered", self.is_precision or not (words or self.role == "operation"))
 
     @property
     def is_precision(self) -> bool:

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 import hwsearch
 from hwsearch import SearchSpace, metric
-from hwsearch.algorithms import NSGA2, Algorithm, Evolution, Exact, Hybrid, Local, Memetic, RandomSearch, hypervolume
+from hwsearch.algorithms import NSGA2, Algorithm, Evolution, Exact, Hybrid, Local, Memetic, RandomSearch, Surrogate, hypervolume
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName
 from hwsearch.searching import Status, load_result
 from hwsearch.testing import best_of, check_algorithm, example_space, rugged
@@ -25,6 +25,8 @@ SMALL: dict[str, Callable[[], Algorithm]] = {
     "local": lambda: Local(samples=40, pairs=100),
     "memetic": lambda: Memetic(climbers=12, parents=20, founders=40),
     "nsga2": lambda: NSGA2(population=30, metrics=()),
+    "surrogate": lambda: Surrogate(founders=10, batch=4),
+    "surrogate in a large space": lambda: Surrogate(founders=10, batch=4, whole=0, generations=2),
 }
 
 

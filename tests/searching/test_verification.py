@@ -341,7 +341,7 @@ def test_the_slopes_of_a_corrected_score_are_its_derivatives(toy: SearchSpace, s
     rng = np.random.default_rng(seed)
     X = toy.sample(12, rng)
     features = toy.features(X)
-    process = fit_model("gp", toy.sizes, features, rng.normal(size=len(X)), 0)
+    process = fit_model("gp", toy, features, rng.normal(size=len(X)), 0)
     steady = rng.normal(size=features.shape[1])
 
     class Linear:

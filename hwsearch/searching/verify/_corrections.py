@@ -13,7 +13,8 @@ import numpy.typing as npt
 from ..._types import Rows, Score, Values
 from ...costs._metrics import Metric
 from ...devices._table import LatencyTable
-from ...scores._models import GaussianProcess, fit_model
+from ...scores._models import fit_model
+from ...scores._process import GaussianProcess
 from ...spaces import _tables
 from ...spaces._space import SearchSpace
 
@@ -87,7 +88,7 @@ def corrected_score(score: Score, space: SearchSpace, X: Rows, measured: Values,
     """
     left = measured - np.asarray(score(X), dtype=np.float64)
     mean, scale = float(left.mean()), float(left.std()) or 1.0
-    process = fit_model("gp", space.sizes, space.features(X), (left - mean) / scale, seed)
+    process = fit_model("gp", space, space.features(X), (left - mean) / scale, seed)
     assert isinstance(process, GaussianProcess)
     return Corrected(score, space, process, mean, scale)
 

@@ -1,0 +1,202 @@
+"""What a costly score is believed to be, and which networks are worth evaluating next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .._gaussian import Posterior
+from .._types import Features, Flags, Rows, Values
+from ..costs._metrics import Metric, values_of
+from ..scores._inputs import steps_of
+from ..scores._perceptrons import Examples
+from ..scores._process import GaussianProcess
+from ..spaces._space import SearchSpace
+
+_NODES, _WEIGHTS = (np.asarray(part, dtype=np.float64) for part in np.polynomial.hermite_e.hermegauss(8))
+"""Where a function is evaluated for its mean under a normal distribution, and with which weights (Gauss-Hermite)."""
+_LEAST = 1e-9
+"""Variances are at least this, where scores have the variance 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """A monotone map that makes scores normally distributed, so that a few that are far off do not spoil a model of the others.
+
+    Attributes:
+        normal: quantiles of the normal distribution, ascending, shape ``(k,)``.
+        scores: the scores that have these ranks, ascending, shape ``(k,)``.
+    """
+
+    normal: Values
+    scores: Values
+
+    @classmethod
+    def of(cls, y: Values) -> tuple[Warp, Values]:
+        """The map for some scores, and what it makes of them, shape ``(n,)``."""
+        from scipy.special import ndtri
+
+        scores, place, count = np.unique(y, return_inverse=True, return_counts=True)
+        normal = np.asarray(ndtri((np.cumsum(count) - 0.5 * count) / len(y)))
+        return cls(normal, scores), normal[place]
+
+    def back(self, values: Values) -> Values:
+        """The scores of normal values; beyond those that are known the map goes on as steep as it is there, shape as given."""
+        found = np.interp(values, self.normal, self.scores)
+        for end, step in ((0, 1), (-1, -1)):
+            other = end + step * max(1, len(self.normal) // 8)
+            if len(self.normal) > 1:
+                slope = (self.scores[end] - self.scores[other]) / (self.normal[end] - self.normal[other])
+                beyond = (values - self.normal[end]) * step < 0
+                found = np.where(beyond, self.scores[end] + slope * (values - self.normal[end]), found)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """What is wanted: the best score within every level of the metrics that are traded against it.
+
+    The sum over levels of the best score within each is the volume that a front dominates, up to a constant; with a single level without
+    bounds it is the best score.
+
+    Attributes:
+        metrics: what is traded against the score.
+        levels: the most that each may be, shape ``(levels, metrics)``.
+        best: the best score known within each, shape ``(levels,)``.
+    """
+
+    metrics: tuple[Metric, ...]
+    levels: Values
+    best: Values
+
+    @classmethod
+    def of(cls, metrics: Sequence[Metric], levels: Values, X: Rows, y: Values) -> Goal:
+        """The goal after some scores, shape ``(n,)``, are known; where none is known within a level, the worst is taken."""
+        goal = cls(tuple(metrics), levels, np.empty(0))
+        return cls(goal.metrics, levels, np.where(goal.within(X), y[:, None], y.min()).max(axis=0))
+
+    def within(self, X: Rows) -> Flags:
+        """Which rows are within which levels, shape ``(n, levels)``."""
+        if not self.metrics:
+            return np.ones((len(X), len(self.levels)), dtype=np.bool_)
+        return np.asarray((values_of(self.metrics, X)[:, None] <= self.levels).all(axis=2))
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """A Gaussian process of a warped score over genes and metrics.
+
+    Attributes:
+        space: of the networks.
+        metrics: costs that are known of every network, which are inputs of the process as well.
+        middle: of their values, shape ``(metrics,)``.
+        shift, unit: make the logarithms of the metrics standard, shape ``(metrics,)``.
+        process: from these to warped scores.
+        warp: see :class:`Warp`.
+        deviation: of the warped scores.
+    """
+
+    space: SearchSpace
+    metrics: tuple[Metric, ...]
+    middle: Values
+    shift: Values
+    unit: Values
+    process: GaussianProcess
+    warp: Warp
+    deviation: float
+
+    @classmethod
+    def of(cls, space: SearchSpace, metrics: Sequence[Metric], X: Rows, y: Values, seed: int) -> Belief:
+        """Fit the process to known scores, shape ``(n,)``."""
+        values = values_of(metrics, X) if metrics else np.empty((len(X), 0))
+        told = np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0)
+        metrics = tuple(metric for metric, tells in zip(metrics, told, strict=True) if tells)
+        middle = np.abs(np.median(values[:, told], axis=0)) + 1e-12
+        logs = _logs(values[:, told], middle)
+        shift, unit = logs.mean(axis=0), logs.std(axis=0) + 1e-9
+        warp, target = Warp.of(y)
+        deviation = float(target.std()) or 1.0
+        steps, blocks = steps_of(space, "gp")
+        more = len(metrics)
+        every = np.zeros((len(steps) + more, len(blocks) + more), dtype=np.float32)
+        every[: len(steps), : len(blocks)] = steps
+        every[len(steps) :, len(blocks) :] = np.eye(more)
+        blocks = np.concatenate([blocks, blocks.max() + 1 + np.arange(more)])
+        inputs = np.hstack([space.features(X), ((logs - shift) / unit).astype(np.float32)])
+        process = GaussianProcess.fit(Examples(inputs, target / deviation, every, seed, blocks))
+        return cls(space, metrics, middle, shift, unit, process, warp, deviation)
+
+    def inputs(self, X: Rows) -> Features:
+        """What the process reads of rows, shape ``(n, features + metrics)``."""
+        features = self.space.features(X)
+        if not self.metrics:
+            return features
+        logs = (_logs(values_of(self.metrics, X), self.middle) - self.shift) / self.unit
+        return np.hstack([features, np.clip(logs, -9, 9).astype(np.float32)])
+
+    def scores(self, values: Values) -> Values:
+        """Scores of what the process says, shape as given."""
+        return self.warp.back(values * self.deviation)
+
+
+class Candidates:
+    """Networks that may be evaluated, and what is believed of them, also under the assumption that some have been.
+
+    Args:
+        belief: about their scores.
+        goal: what is wanted.
+        X: rows, shape ``(n, genes)``.
+    """
+
+    def __init__(self, belief: Belief, goal: Goal, X: Rows) -> None:
+        process = belief.process
+        self.belief, self.within, self.best = belief, goal.within(X), goal.best.copy()
+        self.inputs = belief.inputs(X) @ process.steps
+        covariance = process.covariance(self.inputs, process.rows)
+        posterior = Posterior(process.half, process.alpha)
+        self.mean, self.known = posterior.mean(covariance), posterior.whitened(covariance)
+        self.variance = np.maximum(process.prior(self.inputs) - (self.known**2).sum(axis=0), _LEAST)
+        self.noise = process.noise
+        self.assumed: list[Values] = []
+        self.free = np.ones(len(X), dtype=np.bool_)
+
+    def worth(self) -> Values:
+        """By how much evaluating each row is expected to raise the best scores within the levels, shape ``(n,)``.
+
+        What the process takes for noise counts as well: it belongs to a network, whose score would be the same another time.
+        """
+        spread = np.sqrt(self.variance + self.noise)[:, None]
+        nodes = self.belief.scores(self.mean[:, None] + spread * _NODES)
+        found = np.zeros(len(self.mean))
+        for best in np.unique(self.best):
+            count = self.within[:, self.best == best].sum(axis=1)
+            found += count * (np.maximum(nodes - best, 0.0) @ _WEIGHTS)
+        return found
+
+    def assume(self, index: int) -> None:
+        """Take a row for evaluated, with the score that it is believed to have (Ginsbourger et al., 2010, "kriging believer")."""
+        process = self.belief.process
+        shared = process.covariance(self.inputs[index : index + 1], self.inputs)[0] - self.known[:, index] @ self.known
+        shared -= sum((part[index] * part for part in self.assumed), np.zeros(len(shared)))
+        self.assumed.append(shared / np.sqrt(float(self.variance[index]) + self.noise))
+        self.variance = np.maximum(self.variance - self.assumed[-1] ** 2, _LEAST)
+        score = float(self.belief.scores(self.mean[index : index + 1])[0])
+        self.best = np.where(self.within[index], np.maximum(self.best, score), self.best)
+        self.free[index] = False
+
+    def take(self, count: int) -> npt.NDArray[np.intp]:
+        """The rows to evaluate, one after the other the one of most worth, those before it taken for evaluated."""
+        chosen = []
+        for _ in range(min(count, int(self.free.sum()))):
+            chosen.append(int(np.where(self.free, self.worth(), -np.inf).argmax()))
+            self.assume(chosen[-1])
+        return np.array(chosen, dtype=np.intp)
+
+
+def _logs(values: Values, middle: Values) -> Values:
+    """Logarithms of metrics, which are at least 0 but for rounding, of zero as well."""
+    result: Values = np.log(0.01 + np.maximum(values, 0.0) / middle)
+    return result

@@ -235,3 +235,24 @@ def test_the_shell_logs_and_sets(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*words, "--set", "optimizer=AdamW", "--set", "learning_rate=0.001"], env={"TERM": "dumb"})
     assert result.exit_code == 0, result.output
     assert (tmp_path / "log.csv").read_text().startswith("epoch,step,loss,learning_rate,images_per_second")
+
+
+def test_an_augmentation_of_the_users_is_drawn_from_the_seed(data: Data, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def darker(images: torch.Tensor) -> torch.Tensor:
+        seen.append((images * torch.rand(len(images), 1, 1, 1)).to(torch.uint8))
+        return seen[-1]
+
+    recipe = {**RECIPE, "epochs": 1, "augment": darker}
+    first = train(SPACE, data=data, out=tmp_path / "a.safetensors", recipe=recipe, progress=False)
+    once, seen[:] = list(seen), []
+    second = train(SPACE, data=data, out=tmp_path / "b.safetensors", recipe=recipe, progress=False)
+    assert first.digest == second.digest
+    assert all(torch.equal(one, other) for one, other in zip(once, seen, strict=True))
+    assert not torch.equal(once[0], once[1])
+    assert first.facts["recipe"]["augment"].endswith("darker")
+    plain = train(SPACE, data=data, out=tmp_path / "c.safetensors", recipe={**recipe, "augment": None}, progress=False)
+    assert plain.digest != first.digest
+    with pytest.raises(InvalidInput, match="augment must give uint8 images of shape .*not torch.float32"):
+        train(SPACE, data=data, out=tmp_path / "d.safetensors", recipe={**recipe, "augment": lambda x: x / 255}, progress=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ...errors import FileError
+from ...errors import FileError, InvalidInput
 from ._images import Batch, Data, Share
 from ._kept import kept
 from ._vision import import_transforms
@@ -123,6 +123,30 @@ class _Cropped(Dataset[Any]):
             return self.centred(image), label
         with seeded(self.seed, step, number):
             return self.varied(image), label
+
+
+Augment = Callable[[torch.Tensor], torch.Tensor]
+"""An augmentation of the user's: ``uint8`` images of shape ``(n, channels, height, width)`` to the same, or to another height and width."""
+
+
+def augmented(batches: Iterator[Batch], shares: Iterable[Share], augment: Augment | None, seed: int) -> Iterator[Batch]:
+    """Batches of training images, varied by an augmentation of the user's, if there is one.
+
+    Its random numbers (of torch, numpy and Python) follow from the seed, the step and the part of the batch alone.
+
+    Raises:
+        InvalidInput: it gives something else than as many ``uint8`` images.
+    """
+    if augment is None:
+        yield from batches
+        return
+    for (step, part, _), (x, y) in zip(shares, batches, strict=True):
+        with seeded(seed, step, part, 0xA6):
+            varied = augment(x)
+        if not isinstance(varied, torch.Tensor) or varied.dtype != torch.uint8 or varied.ndim != 4 or varied.shape[:2] != x.shape[:2]:
+            told = f"{varied.dtype} {tuple(varied.shape)}" if isinstance(varied, torch.Tensor) else type(varied).__name__
+            raise InvalidInput(f"augment must give uint8 images of shape {tuple(x.shape)}, or of another height and width, not {told}.")
+        yield varied, y
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ..._files._reading import check_same, guarded
 from ..._progress import progress as show_progress
 from ...errors import CorruptFile, InvalidInput
 from ..data._images import Data, Share, same_data
+from ..data._streamed import augmented
 from ..data._vision import import_transforms
 from ..supernet import _weights_file as weights_file
 from ._losses import Losses
@@ -194,7 +195,7 @@ class Training:
         """Make the steps that are left; each yields its first loss, over all parts."""
         recipe, device = self.recipe, self.device
         own = len(range(self.team.rank, recipe.parts, self.team.count))
-        batches = self.data.training(self._shares(), self.seed)
+        batches = augmented(self.data.training(self._shares(), self.seed), self._shares(), recipe.augment, self.seed)
         phase: Phase | None = None
         while self.step < self.steps:
             last, (phase, place, _) = phase, recipe.place(self.step, self.steps)

@@ -12,6 +12,7 @@ import torch
 
 from ..._registry import find, names
 from ...errors import InvalidInput, UnknownName, check_count
+from ..data._streamed import Augment
 from ..supernet._supernet import WeightsLike
 from ._optimizers import Loss, check_schedule, make_optimizer, rate_of
 from ._phases import PHASES, Phase
@@ -56,6 +57,8 @@ class Recipe:
         schedule, schedule_options: of the learning rate after the warm-up: ``"cosine"``, ``"linear"`` (to zero), ``"constant"``, or the
             name of a schedule of torch, such as ``"MultiStepLR"``, and what it takes, counted in steps.
         class_weights: the weight of each class in the loss of the labels; or ``"balanced"``, so that rare classes weigh as much as others.
+        augment: varies batches of training images besides what the data does: a function from ``uint8`` images of shape
+            ``(n, channels, height, width)`` to the same.
         loss: the loss of the labels, a function of logits and labels, in the place of cross-entropy.
         patience: stop after this many epochs in a row without a better accuracy on the validation images, the mean of the largest, the
             smallest and two networks between. The result is then that of the best epoch, and the last weights are kept beside it; 0 for
@@ -91,6 +94,7 @@ class Recipe:
     schedule: str = "cosine"
     schedule_options: Mapping[str, Any] = field(default_factory=dict)
     class_weights: Sequence[float] | str | None = None
+    augment: Augment | None = None
     loss: Loss | None = None
     patience: int = 0
     device: str | None = None
@@ -133,14 +137,18 @@ class Recipe:
                 raise UnknownName("class_weights", weights, ["balanced"])
         elif weights is not None and not all(math.isfinite(weight) and weight >= 0 for weight in weights):
             raise InvalidInput(f"class_weights must be finite numbers of at least 0, one a class, or 'balanced', not {weights}.")
-        if self.loss is not None and not callable(self.loss):
-            raise InvalidInput(f"loss must be a function of logits and labels, not {self.loss!r}.")
+        for name, of in (("loss", "logits and labels"), ("augment", "images")):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise InvalidInput(f"{name} must be a function of {of}, not {getattr(self, name)!r}.")
 
     @property
     def document(self) -> dict[str, Any]:
         """The numbers of the recipe as plain data, for files; a teacher is told by the digest of its weights instead."""
         told = {name: value for name, value in asdict(replace(self, teacher=None)).items() if name not in ("teacher", "device")}
-        return {**told, "loss": None if self.loss is None else getattr(self.loss, "__qualname__", type(self.loss).__qualname__)}
+        for name in ("loss", "augment"):
+            own = getattr(self, name)
+            told[name] = None if own is None else getattr(own, "__qualname__", type(own).__qualname__)
+        return told
 
     def place(self, step: int, steps: int) -> tuple[Phase, int, int]:
         """Where one step out of ``steps`` stands: its phase, its number in the phase, and how many steps the phase has."""

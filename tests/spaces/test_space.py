@@ -290,7 +290,7 @@ def test_spaces_take_a_number_of_classes(name: str) -> None:
 
 
 def test_options_that_a_space_does_not_take_are_refused_in_words(toy: SearchSpace) -> None:
-    with pytest.raises(UnknownName, match="Did you mean 'classes'.*Known: classes, precisions"):
+    with pytest.raises(UnknownName, match="Did you mean 'classes'.*Known: channels, classes, precisions"):
         hwsearch.load_space("resnet_cifar", clases=2)
     with pytest.raises(InvalidInput, match="'resnet_cifar' cannot be built with {'precisions': 3}"):
         hwsearch.load_space("resnet_cifar", precisions=3)

@@ -23,7 +23,6 @@ from .._files._writing import write_atomic
 from ..devices._device import Device
 from ..errors import InvalidInput, Unsupported, check_count, check_positive
 from ..networks._blocks import Block
-from ..networks._fused import Fused
 from ._trained import Check, Runner, TrainedModel
 
 Times = npt.NDArray[np.float64]
@@ -118,7 +117,7 @@ class Backend(ABC):
 
     def supports(self, block: Block) -> bool:
         """Whether the device runs this block."""
-        return block.precision in self.precisions and not isinstance(block, Fused)
+        return block.alone and block.precision in self.precisions
 
     def framed(self, block: Block) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
         """How to measure one block.
@@ -151,12 +150,12 @@ class Backend(ABC):
         check_fit(network)
         for block in network:
             if not self.supports(block):
-                known = block.precision in self.precisions
-                if isinstance(block, Fused):
+                if not block.alone:
                     raise Unsupported(
                         f"Backend {self.name!r} cannot run kernel {block.key} alone: kernels of a user's network run inside it. Export the "
                         "network and measure the file."
                     )
+                known = block.precision in self.precisions
                 why = f"it does not support this {block.kind} block" if known else f"its precisions are {', '.join(self.precisions)}"
                 hint = "" if known else " Search only these precisions, by restricting the genes '*.precision' of the space."
                 raise Unsupported(f"Backend {self.name!r} cannot run block {block.key}: {why}.{hint}")
@@ -276,7 +275,7 @@ def check_fit(network: Network) -> None:
         InvalidInput: channels, sizes or number formats do not fit.
     """
     for before, after in itertools.pairwise(network):
-        if isinstance(before, Fused) or isinstance(after, Fused):
+        if not (before.alone and after.alone):
             continue  # kernels of a user's network are no chain
         if before.kind == "head":
             raise InvalidInput(f"Block {after.key} comes after the classifier {before.key}, which ends a network.")
@@ -359,9 +358,7 @@ class Roofline(Backend):
         for layer in block.graph.layers:
             cin, cout = (-(-channels // layer.groups // tile) * tile for channels in (layer.cin, layer.cout))
             padded += layer.groups * cin * cout * layer.kernel**2 * layer.out_size**2
-        if isinstance(block, Fused):
-            padded = block.macs
-        return self.batch * max(memory, padded / self.peak_gmacs[block.precision]) * 1e-6 + self.block_us * 1e-3
+        return self.batch * max(memory, max(padded, block.macs) / self.peak_gmacs[block.precision]) * 1e-6 + self.block_us * 1e-3
 
     def energy_mj(self, block: Block) -> float:
         """What one block uses, mJ, estimated."""

@@ -238,6 +238,8 @@ class Block:
     precision: str = "fp32"
     activation: str = "relu"
     context: str = ""
+    alone: ClassVar[bool] = True
+    """Whether it can run by itself; kernels of a user's network run inside that network only."""
     _others: ClassVar[dict[str, type[Block]]] = {}
 
     def __init_subclass__(cls, *, prefix: str = "", **options: Any) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Self
+from typing import ClassVar, Self
 
 from ..errors import InvalidInput
 from ._blocks import Block, Precision
@@ -62,6 +62,8 @@ class Fused(Block, prefix="fused"):
     Raises:
         InvalidInput: a shape that no network has.
     """
+
+    alone: ClassVar[bool] = False
 
     ops: tuple[str, ...] = ()
     into: tuple[int, ...] = (1,)

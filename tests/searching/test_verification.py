@@ -279,6 +279,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_searched(world: World
     unknown = dataclasses.replace(world.table, device=dataclasses.replace(world.table.device, runtime="my-runtime"))
     with pytest.raises(WrongDevice, match=r"Unknown backend 'my-runtime'.*verifier of your own"):
         hwsearch.search(toy, predictor=world.predictor, device=unknown, verify=latency)
+    with pytest.raises(InvalidInput, match="must have the attributes of hwsearch.searching.Verifier, or make what has, not 3"):
+        world.search(verify=hwsearch.Verify(3))  # type: ignore[arg-type]
+    assert not world.asked
+
+    class ScoresOnly:
+        name = "scores only"
+        score = world.score
+
+    with pytest.raises(InvalidInput, match=r"\(scores only\) does not verify latency_ms. .*tolerance=\{'score': 0.005\}"):
+        world.search(verify=hwsearch.Verify(ScoresOnly()))  # type: ignore[arg-type]
     assert not world.asked
 
     class Broken(World):

@@ -42,7 +42,7 @@ _APART = 3
 class _Memory:
     """What was measured, on disk as soon as it is known."""
 
-    def __init__(self, verifier: Verifier, space: SearchSpace, state: _writing.PathLike | None) -> None:
+    def __init__(self, verifier: Verifier | Measured, space: SearchSpace, state: _writing.PathLike | None) -> None:
         self.verifier = verifier
         self.known: dict[str, dict[bytes, float]] = {name: {} for name in QUANTITIES}
         self.journal = None if state is None else _writing.Journal(f"{state}.verified.jsonl")
@@ -132,7 +132,7 @@ class Checks:
     networks: int
     rounds: int
     tolerance: Mapping[str, float]
-    verifier: Verifier
+    verifier: Verifier | Measured
     table: LatencyTable | None
 
 
@@ -162,10 +162,7 @@ def what_to_check(problem: Problem, verify: Verify) -> Checks:
         raise InvalidInput(
             "Latencies are verified on one device, whose table limits the search (device=...); leave latency_ms out of tolerance."
         )
-    verifier = verifier_for(verify, problem, table)
-    if "score" in tolerance and isinstance(verifier, Measured):
-        verifier.score(np.empty((0, len(problem.space.choices)), dtype=np.uint8))  # raises, and says what to do
-    return Checks(verify.networks, verify.rounds, tolerance, verifier, table)
+    return Checks(verify.networks, verify.rounds, tolerance, verifier_for(verify, problem, table, tolerance), table)
 
 
 def verified_search(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -19,6 +19,7 @@ from ...devices._table import LatencyTable
 from ...errors import FileError, InvalidInput, MissingDependency, Unsupported, WrongDevice
 from ...profiling._measure import Model, measure
 from ...spaces._space import SearchSpace
+from ._records import QUANTITIES
 
 
 class Verifier(Protocol):
@@ -37,7 +38,7 @@ class Verifier(Protocol):
         """Milliseconds of canonical rows ``(n, genes)``, measured beside each other, positive, shape ``(n,)``."""
 
 
-MakesVerifier = Callable[[Problem, LatencyTable | None], Verifier]
+MakesVerifier = Callable[[Problem, LatencyTable | None], "Verifier | Measured"]
 """Makes the verifier for a problem and the table of the device whose latencies are verified, ``None`` if they are not."""
 
 
@@ -61,19 +62,29 @@ class Verify:
     tolerance: Mapping[str, float] | None = None
 
 
-def verifier_for(verify: Verify, problem: Problem, table: LatencyTable | None) -> Verifier:
-    """The verifier of a search, made for its problem if it is not ready.
+def verifier_for(verify: Verify, problem: Problem, table: LatencyTable | None, quantities: Collection[str]) -> Verifier | Measured:
+    """The verifier of a search, made for its problem if it is not ready: a verifier has a name, what makes one has none.
 
     Raises:
-        InvalidInput: what was given neither verifies nor makes what does.
+        InvalidInput: what was given neither verifies nor makes what does, or it does not verify one of the quantities.
         HwsearchError: as what makes it.
     """
     given = verify.verifier
-    if hasattr(given, "score") or hasattr(given, "latency_ms"):
-        return cast(Verifier, given)
-    if not callable(given):
-        raise InvalidInput(f"Verify(verifier=) must have the methods of hwsearch.searching.Verifier, or make what has, not {given!r}.")
-    return given(problem, table)
+    if hasattr(given, "name"):
+        found: Verifier | Measured = cast(Verifier, given)
+    elif callable(given):
+        found = given(problem, table)
+    else:
+        raise InvalidInput(f"Verify(verifier=) must have the attributes of hwsearch.searching.Verifier, or make what has, not {given!r}.")
+    for name in quantities:
+        if not callable(getattr(found, name, None)):
+            others = {other: QUANTITIES[other] for other in QUANTITIES if callable(getattr(found, other, None))}
+            hint = " To verify scores, give trained weights and images: Verify(hwsearch.nn.SupernetVerifier(weights, data))."
+            raise InvalidInput(
+                f"The verifier ({found.name}) does not verify {name}.{hint if name == 'score' else ''} What it verifies goes without: "
+                f"tolerance={others!r}."
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -116,17 +127,6 @@ class Measured:
         if change := self.backend.describe().difference(table.device):
             raise _elsewhere(table, change)
         self.name = f"{table.device.name}, sentinel {table.protocol.sentinel_ms:g} ms"
-
-    def score(self, X: Rows) -> Values:
-        """Scores cannot be measured without weights.
-
-        Raises:
-            InvalidInput: always.
-        """
-        raise InvalidInput(
-            "To verify scores, give trained weights and images: Verify(hwsearch.nn.SupernetVerifier(weights, data)); to verify latencies "
-            "alone, tolerance={'latency_ms': 0.03}."
-        )
 
     def latency_ms(self, X: Rows) -> Values:
         """Milliseconds, shape ``(n,)``."""

@@ -149,13 +149,13 @@ def _input(network: Deployed, normalize: Normalize, batch: int | None) -> dict[s
     }
 
 
-def _batch(asked: int | str | None, own: int) -> int | None:
+def _batch(given: int | str | None, own: int) -> int | None:
     """How many images a file takes at once, if the backend takes ``own``; ``None`` if any number."""
-    if asked is None or asked == "open":
-        return own if asked is None else None
-    if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or asked < 1:
-        raise InvalidInput(f"batch must be a number of at least 1, or 'open' for any number, not {asked!r}.")
-    return int(asked)
+    if given is None or given == "open":
+        return own if given is None else None
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+        raise InvalidInput(f"batch must be a number of at least 1, or 'open' for any number, not {given!r}.")
+    return int(given)
 
 
 def at_precision(blocks: Sequence[Block], precision: str) -> tuple[Block, ...]:

@@ -32,20 +32,15 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     worker += ["--local-directory", str(tmp_path)]
     with (tmp_path / "log").open("w") as log:
         running = [
-            subprocess.Popen([sys.executable, "-m", "dask", *command], env=environment, stdout=log, stderr=log)
+            subprocess.Popen([sys.executable, "-m", "dask", *command], env=environment, stdout=log, stderr=log, start_new_session=True)
             for command in (scheduler, worker, worker)
         ]
         try:
             yield str(file)
         finally:
             for process in reversed(running):
-                process.terminate()
-            for process in running:
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                os.killpg(process.pid, signal.SIGKILL)  # a worker is a process below the one that was started
+                process.wait()
 
 
 class Mortal:

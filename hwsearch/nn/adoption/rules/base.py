@@ -238,7 +238,7 @@ class Call:
             self.flow.roles.setdefault((str(node.target), dim), role)
 
     def multiplies(self, weight: str, positions: float) -> None:
-        """Count the multiply-accumulates of a kernel: each weight meets so many positions of the batch."""
+        """Count the multiply-accumulates of a kernel: at how many positions of the batch each weight is used."""
         node = self.args[weight]
         sizes = shape_of(node)
         name = str(node.target) if node.op == "get_attr" else ""

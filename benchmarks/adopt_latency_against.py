@@ -1,0 +1,250 @@
+"""At equal accuracy, whose cut networks are faster when they are measured: Torch-Pruning's or ours.
+
+    python -m venv against && against/bin/pip install ".[torch,onnxruntime]" torch-pruning==1.6.1
+    against/bin/python benchmarks/adopt_latency_against.py WEIGHTS DATA --out benchmark-output
+
+WEIGHTS holds resnet20.npz to resnet56.npz and DATA the folder cifar-10-batches-py, as for ``adopt_cifar.py``. With --photographs FOLDER,
+EfficientNet-Lite0 is a fifth network (``adopt_imagenet.py`` says which packages and which folder it needs).
+
+Protocol, written down before its run. Both tools get the same training images: IMAGES of them, seed 0, with their labels.
+
+- Torch-Pruning: group magnitude (L2) and group Taylor importance, each with uniform, global and isomorphic ratios, channels rounded to
+  multiples of 8, at the ratios RATIOS; the classifier's last layer is ignored, and so are layers without which the tool fails.
+- Ours: a latency table of the network by ONNX Runtime, a predictor fitted without training, and the exact search at LIMITS, shares of the
+  latency of the dense network that the table predicts.
+- Each cut network twice: as it is cut, and repaired by our least squares, Torch-Pruning's too: the same channels are cut by our means,
+  which have to give the same accuracy as its own network.
+- Accuracy is that of images that nothing was chosen on. Latency is measured by ONNX Runtime with one thread and batch 1, all files of a
+  network in turns in one run.
+
+A network of Torch-Pruning is beaten where one of ours is at least as accurate and faster, or where ours lie below it on the line between
+the two of ours that are next to it in accuracy. It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import hwsearch
+from hwsearch._files._writing import Journal, write_atomic
+from hwsearch.nn.adoption import Adopted
+
+IMAGES, JUDGED = 1000, 5000
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
+LIMITS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+Plan = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, training images with labels, images that judge, and layers that Torch-Pruning cannot cut here."""
+
+    name: str
+    module: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+    judge: Callable[[nn.Module], float]
+    ignored: tuple[str, ...]
+
+    @property
+    def example(self) -> torch.Tensor:
+        """Two images."""
+        return self.images[:2]
+
+
+def residual(weights: Path, folder: Path, depth: int) -> Subject:
+    """A residual network of CIFAR-10. Torch-Pruning fails at its shortcuts, which pad channels, so sums keep theirs."""
+    cifar: Any = import_module("adopt_cifar")
+    data = hwsearch.nn.load_data(("cifar10", folder))
+    module = cifar.load_network(weights / f"resnet{depth}.npz", depth)
+    order = np.random.default_rng(0).permutation(len(data.train_x))[:IMAGES]
+    images, labels = cifar.normalized(data.train_x[order]), torch.as_tensor(data.train_y[order])
+    judged = torch.as_tensor(data.test_x[:JUDGED]), torch.as_tensor(data.test_y[:JUDGED])
+    ignored = ("linear", "conv1", *(name for name, _ in module.named_modules() if name.endswith(".conv2")))
+    return Subject(f"ResNet-{depth}", module, images, labels, lambda network: cifar.accuracy(network, *judged), ignored)
+
+
+def photographed(folder: Path) -> Subject:
+    """EfficientNet-Lite0, judged on photographs of ten classes among its thousand."""
+    imagenet: Any = import_module("adopt_imagenet")
+    data = imagenet.photographs(folder)
+    images, labels = (torch.as_tensor(each) for each in (data.normalize(data.train_x), data.train_y))
+    judged, wanted = torch.as_tensor(data.normalize(data.test_x)), torch.as_tensor(data.test_y)
+
+    def judge(network: nn.Module) -> float:
+        with torch.no_grad():
+            right = [network(judged[k : k + 50]).argmax(1) == wanted[k : k + 50] for k in range(0, len(judged), 50)]
+        return round(100 * float(torch.cat(right).double().mean()), 2)
+
+    return Subject("EfficientNet-Lite0", imagenet.lite0(), images, labels, judge, ("_fc",))
+
+
+# -- the two tools -----------------------------------------------------------------------------------------------------
+
+
+def theirs(subject: Subject, importance: str, way: str, ratio: float) -> tuple[nn.Module, dict[str, Any]]:
+    """A network cut by Torch-Pruning, and the channels that are left of each of its layers."""
+    tp: Any = import_module("torch_pruning")
+    cut = copy.deepcopy(subject.module).eval()
+    layers = {name: layer for name, layer in cut.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    left = {name: np.arange(layer.weight.shape[0]) for name, layer in layers.items()}
+    names = {id(layer): name for name, layer in layers.items()}
+    score = {"L2": tp.importance.GroupMagnitudeImportance, "Taylor": tp.importance.GroupTaylorImportance}[importance]
+    pruner = tp.pruner.BasePruner(
+        cut,
+        subject.example,
+        importance=score(),
+        global_pruning=way != "uniform",
+        isomorphic=way == "isomorphic",
+        pruning_ratio=ratio,
+        round_to=8,
+        ignored_layers=[layers[name] for name in subject.ignored],
+    )
+    if importance == "Taylor":
+        for k in range(0, len(subject.images), 100):
+            nn.functional.cross_entropy(cut(subject.images[k : k + 100]), subject.labels[k : k + 100]).backward()
+    for group in pruner.step(interactive=True):
+        for dependency, gone in group:
+            name = names.get(id(dependency.target.module))
+            if name is not None and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
+                left[name] = np.delete(left[name], sorted(set(gone)))
+        group.prune()
+    return cut, left
+
+
+def planned(space: Adopted, left: dict[str, Any]) -> Plan:
+    """The same channels as a plan of ours."""
+    plan = {}
+    for group in space.groups:
+        for weight, each in group.opened:
+            found = left.get(weight.removesuffix(".weight"))
+            if group.searchable and each == 1 and found is not None and space.network.get_parameter(weight).shape[0] == group.width:
+                plan[group.id] = found
+                break
+    return plan
+
+
+def ours(subject: Subject, out: Path) -> tuple[Adopted, Callable[[float], hwsearch.SearchResult]]:
+    """What searches at a share of the dense network's latency."""
+    space = hwsearch.adopt(subject.module, subject.example)
+    table = hwsearch.profile(space, backend="onnxruntime", out=out / f"{subject.name}.table.json", progress=False)
+    data = [(subject.images, subject.labels)]
+    score = hwsearch.fit_predictor(space, data=data, out=out / f"{subject.name}.score.npz", progress=False)
+    dense = float(hwsearch.metric("latency_ms", score.space, device=table)(score.space.row()[None])[0])
+
+    def search(share: float) -> hwsearch.SearchResult:
+        return hwsearch.search(score.space, "exact", predictor=score, device=table, limits={"latency_ms": share * dense})
+
+    return score.space, search
+
+
+# -- what is written down ----------------------------------------------------------------------------------------------
+
+
+def run(subject: Subject, out: Path, *, repairs: tuple[bool, ...]) -> None:
+    """All networks of one subject: cut, repaired, judged, written; then measured in turns."""
+    journal = Journal(out / f"{subject.name}.partial.jsonl")
+    done = {row["case"]: row for row in journal}
+
+    def note(case: str, network: Callable[[], nn.Module], **facts: Any) -> None:
+        if case not in done:
+            start = time.process_time()
+            made = network()
+            hwsearch.export(made, out=out / f"{subject.name}-{case}.onnx", data=subject.images[:16])
+            seconds = round(time.process_time() - start)
+            done[case] = {"case": case, **facts, "accuracy": subject.judge(made), "seconds": seconds}
+            journal.append(done[case])
+            print(subject.name, done[case], flush=True)
+
+    space, search = ours(subject, out)
+    note("dense", lambda: space.extract({}), tool="dense", repaired=False)
+    for repaired in repairs:
+        images = {"images": subject.images} if repaired else {}
+        ending = "-repaired" if repaired else ""
+        for share in LIMITS:
+            case = f"ours-{share:g}{ending}"
+            note(case, lambda share=share: space.extract(*space.plan(search(share).best.genes), **images), tool="ours", repaired=repaired)
+        for importance, way, ratio in product(("L2", "Taylor"), ("uniform", "global", "isomorphic"), RATIOS):
+            case = f"theirs-{importance}-{way}-{ratio:g}{ending}"
+            if case not in done:
+                network, left = theirs(subject, importance, way, ratio)
+                made = space.extract(planned(space, left), **images)
+                if not repaired:
+                    agree(network, space.extract(planned(space, left)), subject.example)
+                note(case, lambda made=made: made, tool=f"{importance}, {way}", repaired=repaired)
+    files = [out / f"{subject.name}-{case}.onnx" for case in done]
+    for row, each in zip(done.values(), hwsearch.measure(files), strict=True):
+        row |= {"latency_ms": each.latency_ms, "spread_ms": each.spread_ms}
+    write_atomic(out / f"{subject.name}.json", json.dumps(summary(list(done.values())), indent=1).encode())
+
+
+def agree(network: nn.Module, same: nn.Module, images: torch.Tensor) -> None:
+    """Check that two networks are one."""
+    with torch.no_grad():
+        theirs, ours = network(images), same(images)
+    if not torch.allclose(theirs, ours, rtol=1e-3, atol=1e-3 * float(theirs.abs().max())):
+        raise SystemExit("The channels that Torch-Pruning left are not those that were cut here.")
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many of Torch-Pruning's networks are beaten, with and without repair."""
+    result: dict[str, Any] = {"rows": rows}
+    for repaired in (False, True):
+        mine = [row for row in rows if row["tool"] in ("ours", "dense") and row["repaired"] in (repaired, row["tool"] == "dense" and False)]
+        other = [row for row in rows if row["tool"] not in ("ours", "dense") and row["repaired"] == repaired]
+        if other:
+            ratios = [ratio(row, mine) for row in other]
+            name = "repaired" if repaired else "unrepaired"
+            result[name] = {"networks": len(other), "beaten": sum(each < 1 for each in ratios), "latency": float(np.median(ratios))}
+            print(name, result[name], flush=True)
+    return result
+
+
+def ratio(row: dict[str, Any], mine: list[dict[str, Any]]) -> float:
+    """Our latency at the accuracy of a network, relative to its own: of the fastest that is as accurate, or on the line between two."""
+    front: list[dict[str, Any]] = []
+    for each in sorted(mine, key=lambda one: one["latency_ms"]):
+        if not front or each["accuracy"] > front[-1]["accuracy"]:
+            front.append(each)
+    at = np.interp(row["accuracy"], [each["accuracy"] for each in front], [each["latency_ms"] for each in front])
+    return float(at) / float(row["latency_ms"])
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--depths", type=int, nargs="*", default=[20, 32, 44, 56])
+    parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--repairs", nargs="+", choices=["no", "yes"], default=["no", "yes"])
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sys.path.insert(0, str(Path(__file__).parent))
+    options.out.mkdir(parents=True, exist_ok=True)
+    repairs = tuple(each == "yes" for each in options.repairs)
+    for depth in options.depths:
+        run(residual(options.weights, options.data, depth), options.out, repairs=repairs)
+    if options.photographs:
+        run(photographed(options.photographs), options.out, repairs=repairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -161,32 +162,39 @@ def run(subject: Subject, out: Path, *, repairs: tuple[bool, ...]) -> None:
     journal = Journal(out / f"{subject.name}.partial.jsonl")
     done = {row["case"]: row for row in journal}
 
-    def note(case: str, network: Callable[[], nn.Module], **facts: Any) -> None:
-        if case not in done:
-            start = time.process_time()
-            made = network()
-            hwsearch.export(made, out=out / f"{subject.name}-{case}.onnx", data=subject.images[:16])
-            seconds = round(time.process_time() - start)
-            done[case] = {"case": case, **facts, "accuracy": subject.judge(made), "seconds": seconds}
-            journal.append(done[case])
-            print(subject.name, done[case], flush=True)
-
     space, search = ours(subject, out)
-    note("dense", lambda: space.extract({}), tool="dense", repaired=False)
+
+    def note(case: str, tool: str, plan: Callable[[], tuple[Plan, tuple[str, ...]]], *, repaired: bool) -> None:
+        if case in done:
+            return
+        start = time.process_time()
+        keep, branches = plan()
+        made = space.extract(keep, branches, images=subject.images if repaired else None)
+        hwsearch.export(made, out=out / f"{subject.name}-{case}.onnx", data=subject.images[:16])
+        done[case] = {"case": case, "tool": tool, "repaired": repaired, "accuracy": subject.judge(made)}
+        done[case] |= {"macs": space.macs({name: len(units) for name, units in keep.items()}, branches)}
+        done[case] |= {"seconds": round(time.process_time() - start)}
+        journal.append(done[case])
+        print(subject.name, done[case], flush=True)
+
+    def found(share: float) -> tuple[Plan, tuple[str, ...]]:
+        keep, branches = space.plan(search(share).best.genes)
+        return dict(space.choose(keep)), branches
+
+    def taken(importance: str, way: str, share: float) -> tuple[Plan, tuple[str, ...]]:
+        network, left = theirs(subject, importance, way, share)
+        keep = planned(space, left)
+        agree(network, space.extract(keep), subject.example)
+        return keep, ()
+
+    note("dense", "dense", lambda: ({}, ()), repaired=False)
     for repaired in repairs:
-        images = {"images": subject.images} if repaired else {}
         ending = "-repaired" if repaired else ""
         for share in LIMITS:
-            case = f"ours-{share:g}{ending}"
-            note(case, lambda share=share: space.extract(*space.plan(search(share).best.genes), **images), tool="ours", repaired=repaired)
-        for importance, way, ratio in product(("L2", "Taylor"), ("uniform", "global", "isomorphic"), RATIOS):
-            case = f"theirs-{importance}-{way}-{ratio:g}{ending}"
-            if case not in done:
-                network, left = theirs(subject, importance, way, ratio)
-                made = space.extract(planned(space, left), **images)
-                if not repaired:
-                    agree(network, space.extract(planned(space, left)), subject.example)
-                note(case, lambda made=made: made, tool=f"{importance}, {way}", repaired=repaired)
+            note(f"ours-{share:g}{ending}", "ours", partial(found, share), repaired=repaired)
+        for importance, way, share in product(("L2", "Taylor"), ("uniform", "global", "isomorphic"), RATIOS):
+            case = f"theirs-{importance}-{way}-{share:g}{ending}"
+            note(case, f"{importance}, {way}", partial(taken, importance, way, share), repaired=repaired)
     files = [out / f"{subject.name}-{case}.onnx" for case in done]
     for row, each in zip(done.values(), hwsearch.measure(files), strict=True):
         row |= {"latency_ms": each.latency_ms, "spread_ms": each.spread_ms}
@@ -205,7 +213,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How many of Torch-Pruning's networks are beaten, with and without repair."""
     result: dict[str, Any] = {"rows": rows}
     for repaired in (False, True):
-        mine = [row for row in rows if row["tool"] in ("ours", "dense") and row["repaired"] in (repaired, row["tool"] == "dense" and False)]
+        mine = [row for row in rows if row["tool"] == "dense" or (row["tool"] == "ours" and row["repaired"] == repaired)]
         other = [row for row in rows if row["tool"] not in ("ours", "dense") and row["repaired"] == repaired]
         if other:
             ratios = [ratio(row, mine) for row in other]

@@ -43,6 +43,7 @@ from torch import nn
 
 import hwsearch
 from hwsearch._files._writing import Journal, write_atomic
+from hwsearch.nn import ArrayData
 from hwsearch.nn.adoption import Adopted
 
 IMAGES, JUDGED = 1000, 5000
@@ -72,6 +73,7 @@ def residual(weights: Path, folder: Path, depth: int) -> Subject:
     """A residual network of CIFAR-10. Torch-Pruning fails at its shortcuts, which pad channels, so sums keep theirs."""
     cifar: Any = import_module("adopt_cifar")
     data = hwsearch.nn.load_data(("cifar10", folder))
+    assert isinstance(data, ArrayData)
     module = cifar.load_network(weights / f"resnet{depth}.npz", depth)
     order = np.random.default_rng(0).permutation(len(data.train_x))[:IMAGES]
     images, labels = cifar.normalized(data.train_x[order]), torch.as_tensor(data.train_y[order])
@@ -146,12 +148,14 @@ def ours(subject: Subject, out: Path) -> tuple[Adopted, Callable[[float], hwsear
     table = hwsearch.profile(space, backend="onnxruntime", out=out / f"{subject.name}.table.json", progress=False)
     data = [(subject.images, subject.labels)]
     score = hwsearch.fit_predictor(space, data=data, out=out / f"{subject.name}.score.npz", progress=False)
-    dense = float(hwsearch.metric("latency_ms", score.space, device=table)(score.space.row()[None])[0])
+    found = score.space
+    assert isinstance(found, Adopted)
+    dense = float(hwsearch.metric("latency_ms", found, table)(found.row()[None])[0])
 
     def search(share: float) -> hwsearch.SearchResult:
-        return hwsearch.search(score.space, "exact", predictor=score, device=table, limits={"latency_ms": share * dense})
+        return hwsearch.search(found, "exact", predictor=score, device=table, limits={"latency_ms": share * dense})
 
-    return score.space, search
+    return found, search
 
 
 # -- what is written down ----------------------------------------------------------------------------------------------

@@ -93,9 +93,14 @@ def search(data: Data, out: Path, shares: list[float]) -> None:
     effort = Effort(checks=12, fits=18, max_rounds=10)
     table = hwsearch.profile(space, out=out / "lite0-table.json", effort=effort, progress=False)
     print(table, table.error(), flush=True)
-    few = images[:CALIBRATION]
-    bits = bits_importance(space, few, Quantization().on(table.device))
-    score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits=bits)
+    if (out / "lite0-score.npz").exists():
+        score = hwsearch.load_predictor(out / "lite0-score.npz", space)
+    else:
+        few = images[:CALIBRATION]
+        bits = bits_importance(space, few, Quantization().on(table.device))
+        print({gene: round(lost, 4) for gene, lost in bits.items()}, flush=True)
+        score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits=bits)
+        score.save(out / "lite0-score.npz")
     whole = space.row()
     whole[space.with_role("precision")] = [space.choices[gene].index("int8") for gene in space.with_role("precision")]
     dense_ms = float(hwsearch.metric("latency_ms", space, table)(whole[None])[0])
@@ -135,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("adopt-imagenet"))
     parser.add_argument("--ways", action="store_true")
     parser.add_argument("--search", nargs="*", type=float)
-    parser.add_argument("--repair", type=int, default=400)
+    parser.add_argument("--repair", type=int, default=200)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,17 @@ from hwsearch.backends.onnxruntime import OnnxRuntime
 from hwsearch.errors import CorruptFile, InvalidInput
 from hwsearch.networks import Fused
 from hwsearch.nn import Quantization
-from hwsearch.nn.adoption import Adopted, Probing, additive, bits_importance, load_network, quantize, save_adopted, save_network
+from hwsearch.nn.adoption import (
+    Adopted,
+    Probing,
+    RepairVerifier,
+    additive,
+    bits_importance,
+    load_network,
+    quantize,
+    save_adopted,
+    save_network,
+)
 
 torch.set_num_threads(1)
 BOTH = ("fp32", "int8")
@@ -147,6 +157,7 @@ def test_an_extracted_network_is_written_in_its_own_bits(space: Adopted, images:
     assert fused(path, tmp_path).count("QLinearConv") == 2
     plain = hwsearch.export(small, out=tmp_path / "plain.onnx", precision="fp32", batch="open")
     assert "QLinearConv" not in fused(plain, tmp_path)
+    hwsearch.export(small, out=tmp_path / "openvino.onnx", data=images, backend="openvino")  # which compares outputs itself
     with pytest.raises(InvalidInput, match="images to calibrate on"):
         hwsearch.export(small, out=tmp_path / "none.onnx")
 
@@ -258,3 +269,22 @@ def test_what_a_region_loses_is_measured_on_its_outputs(space: Adopted, images: 
     score = additive(space, {group: np.ones(width) for group, width in space.widths.items()}, bits=coarse)
     lost = float((score(space.row()[None]) - score(row(space, *GENES)[None]))[0])
     assert lost == pytest.approx(sum(coarse.values()), rel=1e-5)
+
+
+class Fixed(Net):
+    """Takes one image at once."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).reshape(1, 10)
+
+
+def test_a_network_of_one_batch_size_is_scored_and_written_in_bits(images: torch.Tensor, tmp_path: Path) -> None:
+    """It is calibrated on as many images as it takes."""
+    fixed = hwsearch.adopt(enliven(Fixed()), images[:1], precisions=BOTH)
+    assert not fixed.dynamic
+    assert all(lost > 0 for lost in bits_importance(fixed, images[:4], Quantization(weight_bits=3)).values())
+    chosen = row(fixed, "down.precision")
+    known = fixed.knowing({group: np.ones(fixed.widths[group]) for group in fixed.places.groups})
+    found = RepairVerifier(images, Probing(images=8, held_out=8))(hwsearch.Problem.of(known, predictor=lambda X: X[:, 0] * 1.0), None)
+    assert 0 <= float(np.asarray(found.score(chosen[None]))[0]) <= 1
+    assert fixed.model_file(chosen) != fixed.model_file(fixed.row())

@@ -106,12 +106,13 @@ def bits_importance(
         quantization: how kernels are quantised.
     """
     inputs = space.checked((images,) if isinstance(images, torch.Tensor) else images)
+    fitted = space.at_once(inputs)
     parts = [tuple(each[start : start + space.batch] for each in inputs) for start in range(0, len(inputs[0]), space.batch)]
     wanted = [execute(space.network, part) for part in parts]
     found = {}
     for gene, region in space.places.regions.items():
         if "int8" in space.choices[space.position[gene]].values:
-            network = quantize(space.network, inputs, dict.fromkeys(region.weights, "int8"), quantization)
+            network = quantize(space.network, fitted, dict.fromkeys(region.weights, "int8"), quantization)
             pairs = [pair for part, right in zip(parts, wanted, strict=True) for pair in zip(execute(network, part), right, strict=True)]
             found[gene] = sum(float((a - b).square().sum()) for a, b in pairs) / len(inputs[0])
     return found

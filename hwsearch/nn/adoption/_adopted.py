@@ -297,6 +297,10 @@ class Adopted(SearchSpace):
             raise InvalidInput(f"The network takes {self.batch} images at once, but {len(given[0])} were given.")
         return tuple(each[:n] for each in given)
 
+    def at_once(self, images: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """As many of these images as the network can take at once: all, or a batch where it takes no other number."""
+        return images if self.dynamic else tuple(each[: self.batch] for each in images)
+
     def insert(self, network: nn.Module) -> nn.Module:
         """A copy of the user's module in which a network takes the place of the part that was adopted."""
         if not self.part:

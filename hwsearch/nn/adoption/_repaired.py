@@ -128,7 +128,7 @@ class Repaired:
     def _made(self, row: Rows) -> nn.Module:
         """The network of a row, repaired and then quantised as the row says."""
         network, bits = self.space.extract(*self.space.plan(row), images=self.images), self.space.bits(row)
-        return quantize(network, self.images, bits, self.quantization) if bits else network
+        return quantize(network, self.space.at_once(self.images), bits, self.quantization) if bits else network
 
     def judge(self, network: nn.Module) -> float:
         """The metric of a network.

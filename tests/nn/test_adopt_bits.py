@@ -22,7 +22,6 @@ from hwsearch.nn import Quantization
 from hwsearch.nn.adoption import (
     Adopted,
     Probing,
-    RepairVerifier,
     additive,
     bits_importance,
     load_network,
@@ -278,13 +277,12 @@ class Fixed(Net):
         return super().forward(x).reshape(1, 10)
 
 
-def test_a_network_of_one_batch_size_is_scored_and_written_in_bits(images: torch.Tensor, tmp_path: Path) -> None:
+def test_a_network_of_one_batch_size_is_scored_and_written_in_bits(images: torch.Tensor) -> None:
     """It is calibrated on as many images as it takes."""
     fixed = hwsearch.adopt(enliven(Fixed()), images[:1], precisions=BOTH)
     assert not fixed.dynamic
     assert all(lost > 0 for lost in bits_importance(fixed, images[:4], Quantization(weight_bits=3)).values())
     chosen = row(fixed, "down.precision")
-    known = fixed.knowing({group: np.ones(fixed.widths[group]) for group in fixed.places.groups})
-    found = RepairVerifier(images, Probing(images=8, held_out=8))(hwsearch.Problem.of(known, predictor=lambda X: X[:, 0] * 1.0), None)
-    assert 0 <= float(np.asarray(found.score(chosen[None]))[0]) <= 1
+    small = quantize(fixed.extract({}), fixed.at_once((images,)), fixed.bits(chosen))
+    assert small(images[:1]).shape == (1, 10)
     assert fixed.model_file(chosen) != fixed.model_file(fixed.row())

@@ -315,5 +315,7 @@ def parse_tensor_header(data: bytes, path: PathLike, what: str) -> tuple[dict[st
         metadata = dict(header.pop("__metadata__", {}))
         end = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
         if len(data) < end:
-            raise CorruptFile(f"{os.fspath(path)} is truncated: it has {len(data):,} bytes, and its tensors take {end:,}. Copy it again.")
+            raise CorruptFile(
+                f"{os.fspath(path)} is not a whole safetensors file: it is truncated, with {len(data):,} of {end:,} bytes. Copy it again."
+            )
         return header, metadata

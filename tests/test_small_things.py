@@ -243,7 +243,7 @@ def test_tables_that_ship_are_found_by_name_from_any_folder(tmp_path: Path, monk
     space = hwsearch.load_space("resnet_cifar")
     few = hwsearch.profiling.Effort(blocks=space.unique_blocks[:2])
     hwsearch.profile(space, backend="roofline", out="latency_tables/amd-epyc-onnxruntime.json", effort=few, progress=False)
-    from hwsearch.algorithms._problem import find_table
+    from hwsearch.algorithms._parts import find_table
 
     assert find_table("amd-epyc-onnxruntime").device.name == "roofline"
     with pytest.raises(FileError, match="no-such-device"):

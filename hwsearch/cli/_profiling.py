@@ -145,7 +145,7 @@ def measure(
 
     With --device latencies are as that table was measured, whatever this machine does else now: comparable with its predictions.
     """
-    from ..algorithms._problem import find_table
+    from ..algorithms._parts import find_table
     from ..profiling._measure import measure as run
 
     table_there = None if device is None else find_table(device)

@@ -99,7 +99,7 @@ def fit_predictor(
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    from ..algorithms._problem import find_table
+    from ..algorithms._parts import find_table
     from ..nn._fit import Sampling
     from ..nn._fit import fit_predictor as run
     from ..nn.quantization._quantize import STANDARD

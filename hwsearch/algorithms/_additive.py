@@ -22,7 +22,7 @@ def additive(score: Any, space: SearchSpace) -> TableSum | None:
     if tables is None:
         return None
     total = tables if isinstance(tables, TableSum) else TableSum(tuple(tables))
-    if total.peak:
+    if total.peak or getattr(score, "others", None):  # the largest of several sums is none
         return None
     for genes, array in total:
         if array.shape != lengths(genes, space.sizes):

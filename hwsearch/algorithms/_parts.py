@@ -80,7 +80,7 @@ def tables_of(device: Devices | None) -> list[LatencyTable]:
 def limits_of(
     space: SearchSpace, tables: Sequence[LatencyTable], known: Sequence[Metric], limits: Mapping[str, float]
 ) -> tuple[Limit, ...]:
-    """The limits on metrics that are known, which may be named without their device.
+    """The limits on metrics that are known, which may be named without their device; one for each sum whose largest a metric is.
 
     Raises:
         UnknownName, InvalidLimit: of a limit.
@@ -96,7 +96,7 @@ def limits_of(
         if not any(name in (entry.name, _plain(entry)) for entry in known):
             raise InvalidInput(f"{name} is measured: name a device's latency table (device=...).")
     most = {entry.name: checked.get(entry.name, checked.get(_plain(entry))) for entry in known}
-    return tuple(Limit(entry, value) for entry in known if (value := most[entry.name]) is not None)
+    return tuple(Limit(part, value) for entry in known if (value := most[entry.name]) is not None for part in entry.parts)
 
 
 def told(source: object) -> str | None:

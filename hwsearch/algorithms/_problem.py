@@ -47,7 +47,7 @@ class Problem:
     Attributes:
         space: where to search.
         score: canonical rows, shape ``(n, genes)``, -> scores, higher is better, shape ``(n,)``.
-        limits: the most that metrics may be.
+        limits: the most that metrics may be; a metric that is the largest of several sums is limited by one of each, of its name.
         seeds: rows worth trying first, shape ``(k, genes)``.
         metrics: everything that is reported of a network, limited or not.
         seen: keys of the rows that the search has evaluated so far, ascending (see :func:`hwsearch.spaces.row_keys`), shape ``(m,)``.
@@ -151,7 +151,10 @@ class Problem:
             Infeasible: limits that, provably, no architecture meets by the new metrics.
         """
         new = {entry.name: replace(entry, space=self.space) for entry in metrics}
-        limits = tuple(replace(limit, metric=new.get(limit.metric.name, limit.metric)) for limit in self.limits)
+        kept: dict[tuple[str, float], list[Metric]] = {}
+        for limit in self.limits:
+            kept.setdefault((limit.metric.name, limit.at_most), []).append(limit.metric)
+        limits = tuple(Limit(part, most) for (name, most), own in kept.items() for part in (new[name].parts if name in new else own))
         seeds = prove_feasible(limits).reshape(-1, len(self.space.choices)) if new else self.seeds
         known = tuple(new.get(entry.name, entry) for entry in self.metrics)
         return replace(self, score=score, limits=limits, seeds=seeds, metrics=known, shared={})

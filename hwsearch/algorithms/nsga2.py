@@ -66,7 +66,7 @@ class NSGA2:
         for name in self.metrics:
             if name not in known:
                 raise UnknownName("metric to trade", name, known)
-        names = self.metrics or tuple(limit.metric.name for limit in problem.limits) or tuple(known)[:1]
+        names = self.metrics or tuple(dict.fromkeys(limit.metric.name for limit in problem.limits)) or tuple(known)[:1]
         return tuple(known[name] for name in names)
 
     def ask(self, state: NSGA2State, problem: Problem, rng: np.random.Generator) -> tuple[Rows, NSGA2State]:

@@ -43,6 +43,11 @@ class Limit:
         return np.where(values > 0, np.inf, 0.0)
 
 
+def together(limits: Sequence[Limit]) -> str:
+    """Limits in words, each once."""
+    return " and ".join(dict.fromkeys(map(str, limits)))
+
+
 def check_limits(limits: Mapping[str, object], known: Collection[str] = METRICS) -> dict[str, float]:
     """Check the names and numbers of limits.
 
@@ -112,12 +117,15 @@ def prove_feasible(limits: Sequence[Limit], rounds: int = 40) -> Rows:
 def idle(limits: Sequence[Limit]) -> tuple[str, ...]:
     """Of each limit that every network of the space meets, that it limits nothing, as a sentence."""
     said = []
+    parts: dict[str, list[Limit]] = {}
     for limit in limits:
-        most = limit.metric.upper_bound
+        parts.setdefault(str(limit), []).append(limit)
+    for text, (limit, *others) in parts.items():
+        most = max(part.metric.upper_bound for part in (limit, *others))
         if most <= limit.at_most:
             unit = f" {limit.metric.unit}" if limit.metric.unit else ""
             said.append(
-                f"The limit {limit} excludes no network: none of the space has more than {most:.4g}{unit}. Is it in another unit, or meant "
+                f"The limit {text} excludes no network: none of the space has more than {most:.4g}{unit}. Is it in another unit, or meant "
                 "for another device?"
             )
     return tuple(said)
@@ -133,10 +141,9 @@ def _weigh(limits: Sequence[Limit], summed: Sequence[Limit], rounds: int) -> lis
         if chosen is None:
             return rows
         if bound > 1.0 + 1e-9:
-            together = " and ".join(map(str, summed))
             raise Infeasible(
-                f"{together} cannot be met together, though each can be met alone: on some of them every {space.name!r} architecture is at "
-                f"least {bound - 1:.1%} over. Raise one of the limits by more than that, or drop it."
+                f"{together(summed)} cannot be met together, though each can be met alone: on some of them every {space.name!r} "
+                f"architecture is at least {bound - 1:.1%} over. Raise one of the limits by more than that, or drop it."
             )
         row = space.row_of(chosen)
         rows.append(row)

@@ -6,6 +6,8 @@ only, so a cost compiles to one dense array a slot and the cost of a population 
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +69,7 @@ def adjective(name: str) -> str:
 class Metric:
     """A cost of networks, compiled for one space and, if it is measured, one device.
 
-    A cost of your own is made by :meth:`of_blocks` or by :meth:`from_tables`, which check it.
+    A cost of your own is made by :meth:`of_blocks`, :meth:`from_tables` or :meth:`largest_of`, which check it.
 
     Attributes:
         name: any name; in a search it takes the place of the metric of :data:`METRICS` that has the same name.
@@ -76,6 +78,7 @@ class Metric:
         tables: arrays over genes, and sums of genes, whose sum (or maximum) is the cost. The genes of a table ascend, a gene that needs
             another stands beside it, and cells of inactive genes repeat those at index zero.
         device: where it was measured; ``None`` for counted costs.
+        others: further sums of tables, if the cost is the largest of several sums.
 
     Raises:
         InvalidInput: the genes of a table do not ascend, or its array has another shape than they have values.
@@ -86,9 +89,10 @@ class Metric:
     space: SearchSpace
     tables: TableSum
     device: str | None = None
+    others: tuple[TableSum, ...] = ()
 
     def __post_init__(self) -> None:
-        for genes, array in self.tables:
+        for genes, array in itertools.chain(*self.sums):
             if not check_axes(genes, array, self.space.sizes):
                 raise InvalidInput(
                     f"Metric {self.name!r} has a table over the genes {genes} of the shape {array.shape}. Genes must ascend and have one "
@@ -147,14 +151,53 @@ class Metric:
         each = np.array([*map(cost, space.unique_blocks), 0.0])
         return cls(name, unit, space, TableSum(_of_slots(space, each, peak), peak))
 
+    @classmethod
+    def largest_of(cls, name: str, metrics: Sequence[Metric]) -> Metric:
+        """A cost that is the largest of several, each a sum over blocks: what takes longest decides.
+
+        A limit on it is a limit on each of them, so that every search and every proof takes it.
+
+        Args:
+            name: of the cost.
+            metrics: of one space and in one unit, at least one.
+
+        Raises:
+            InvalidInput: none, metrics of different spaces or units, or one that is no sum over blocks.
+
+        Example:
+            >>> import hwsearch
+            >>> from hwsearch.costs import Metric
+            >>> space = hwsearch.load_space("resnet_digits")
+            >>> macs, params = hwsearch.metric("macs", space), hwsearch.metric("params", space)
+            >>> X = space.sample(3, np.random.default_rng(0))
+            >>> bool((Metric.largest_of("work", [macs, params])(X) == np.maximum(macs(X), params(X))).all())
+            True
+        """
+        sums = [total for entry in metrics for total in entry.sums]
+        if not sums or any(total.peak for total in sums):
+            raise InvalidInput("largest_of() takes at least one metric, each a sum over blocks and not a maximum such as peak memory.")
+        if len({(entry.space.fingerprint, entry.unit) for entry in metrics}) > 1:
+            raise InvalidInput(f"The metrics {[entry.name for entry in metrics]} are of different spaces or units: they have no largest.")
+        return cls(name, metrics[0].unit, metrics[0].space, sums[0], metrics[0].device, tuple(sums[1:]))
+
     @property
     def peak(self) -> bool:
         """Whether blocks combine by maximum and not by sum."""
         return self.tables.peak
 
+    @property
+    def sums(self) -> tuple[TableSum, ...]:
+        """The sums of tables whose largest is the cost; most costs have one."""
+        return (self.tables, *self.others)
+
+    @cached_property
+    def parts(self) -> tuple[Metric, ...]:
+        """Metrics of one sum each, of the same name, whose largest is this one: to limit it is to limit each of them."""
+        return tuple(replace(self, tables=total, others=()) for total in self.sums) if self.others else (self,)
+
     def __call__(self, X: npt.ArrayLike) -> Values:
         """The cost of every row of ``X`` (shape ``(n, genes)``), shape ``(n,)``; infinite if the device cannot run it."""
-        return self.tables(self.space.check(X))
+        return values_of([self], X)[:, 0]
 
     def __neg__(self) -> Metric:
         """The metric with its sign changed: ``predictor=-metric("sensitivity", space)`` searches for the least sensitivity.
@@ -162,7 +205,17 @@ class Metric:
         Raises:
             InvalidInput: it is a maximum.
         """
+        if self.others:
+            raise InvalidInput(f"{self.name!r} is the largest of {len(self.sums)} sums; only a single sum of tables can be negated.")
         return replace(self, name=f"-{self.name}", tables=-self.tables)
+
+    def plus(self, tables: TableSum) -> Metric:
+        """The metric with a sum of tables added, which is over the same genes and in the same unit.
+
+        Raises:
+            InvalidInput: it is a maximum over blocks.
+        """
+        return replace(self, tables=self.tables + tables, others=tuple(total + tables for total in self.others))
 
     @property
     def lower_bound(self) -> float:
@@ -172,18 +225,22 @@ class Metric:
     @cached_property
     def upper_bound(self) -> float:
         """A value that no architecture of the space exceeds; infinite if there are networks that the device cannot run."""
-        tables = self.tables.within(self.space.allowed)
-        return float(tables.op.reduce([array.max() for _, array in tables.tables]))
+        inside = [total.within(self.space.allowed) for total in self.sums]
+        return max(float(total.op.reduce([array.max() for _, array in total])) for total in inside)
 
     @property
     def minimum(self) -> Rows | None:
-        """A canonical row, shape ``(genes,)``, of least cost; ``None`` if finding it would take too much memory."""
+        """A canonical row, shape ``(genes,)``, of least cost; ``None`` if finding it would take too much memory.
+
+        Also ``None`` of a cost that is the largest of several sums, if these are not least together.
+        """
         return self._minimum[1]
 
     @cached_property
     def _minimum(self) -> tuple[float, Rows | None]:
-        value, chosen = self.tables.within(self.space.allowed).minimum
-        return value, None if chosen is None else self.space.row_of(chosen)
+        value, chosen = max((total.within(self.space.allowed).minimum for total in self.sums), key=operator.itemgetter(0))
+        row = None if chosen is None else self.space.row_of(chosen)
+        return value, row if row is None or not self.others or self(row[None])[0] <= value else None
 
 
 def metric(name: str, space: SearchSpace, table: LatencyTable | PathLike | None = None, *, interpolate: bool | None = None) -> Metric:
@@ -268,4 +325,7 @@ def values_of(metrics: Sequence[Metric], X: npt.ArrayLike) -> Values:
     """
     if not metrics:
         return np.zeros((len(np.asarray(X)), 0))
-    return _tables.evaluate([entry.tables for entry in metrics], metrics[0].space.check(X))
+    found = _tables.evaluate([total for entry in metrics for total in entry.sums], metrics[0].space.check(X))
+    if found.shape[1] == len(metrics):
+        return found
+    return np.maximum.reduceat(found, np.cumsum([0, *(len(entry.sums) for entry in metrics[:-1])]), axis=1)

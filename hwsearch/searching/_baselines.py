@@ -9,6 +9,7 @@ import numpy as np
 
 from .._types import Rows
 from ..algorithms._problem import Posing, Problem
+from ..costs._limits import together
 from ..errors import Infeasible
 from ..spaces._load import load_space
 from ..spaces._space import Architecture, SearchSpace
@@ -44,7 +45,7 @@ def uniform(problem: Problem | str | SearchSpace, **posing: Unpack[Posing]) -> A
         if len(found):
             scores, _ = task.evaluate(found)
             return task.space.architecture(found[int(np.argmax(scores))])
-    raise Infeasible(f"No uniform-width network of {task.space.name!r} meets {' and '.join(map(str, task.limits))}. Raise the limits.")
+    raise Infeasible(f"No uniform-width network of {task.space.name!r} meets {together(task.limits)}. Raise the limits.")
 
 
 def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int = 0) -> Rows:

@@ -98,7 +98,7 @@ class _Cheap:
 
     def __call__(self, X: Rows) -> Values:
         missing = np.maximum(self.enough - np.asarray(self.score(X), dtype=np.float64), 0.0)
-        worst = sum(float(array[np.isfinite(array)].max(initial=0.0)) for _, array in self.cost.tables)
+        worst = max(sum(float(array[np.isfinite(array)].max(initial=0.0)) for _, array in total) for total in self.cost.sums)
         return np.where(missing > 0, -worst * (1 + missing), -self.cost(X))
 
 
@@ -108,10 +108,11 @@ def _possible(problem: Problem, cost: Metric) -> Problem:
     Raises:
         Infeasible: there are no others within the limits.
     """
-    if all(np.isfinite(array).all() for _, array in cost.tables):
+    impossible = [part for part in cost.parts if not all(np.isfinite(array).all() for _, array in part.tables)]
+    if not impossible:
         return problem
-    finite = [np.abs(array[np.isfinite(array)]).max(initial=0.0) for _, array in cost.tables]
-    limits = (*problem.limits, Limit(cost, float(sum(finite))))
+    finite = [sum(float(np.abs(array[np.isfinite(array)]).max(initial=0.0)) for _, array in part.tables) for part in impossible]
+    limits = (*problem.limits, *map(Limit, impossible, finite))
     return replace(problem, limits=limits, seeds=prove_feasible(limits).reshape(-1, len(problem.space.choices)))
 
 

@@ -20,6 +20,7 @@ from .._types import Rows
 from ..algorithms._load import load_algorithm
 from ..algorithms._problem import Parts, Problem
 from ..backends._load import load_backend
+from ..costs._limits import together
 from ..devices._table import LatencyTable
 from ..errors import Infeasible, InvalidInput, UnknownName
 from ..profiling._measure import Measurement, measure
@@ -232,7 +233,7 @@ def _on_paper(problem: Problem, seed: int, run: Run) -> tuple[Architecture, Rows
     state = explore(problem, load_algorithm("evolution"), seed=seed, run=replace(run, polish=False))
     feasible = np.flatnonzero(~np.isnan(state.scores))
     if not len(feasible):
-        raise Infeasible(f"No network met {' and '.join(map(str, problem.limits))}. Raise the targets, or search with more steps.")
+        raise Infeasible(f"No network met {together(problem.limits)}. Raise the targets, or search with more steps.")
     return problem.space.architecture(state.X[feasible[np.argmax(state.scores[feasible])]]), state.X[feasible]
 
 

@@ -18,7 +18,7 @@ from .._types import Values
 from ..algorithms._pareto import hypervolume, nondominated
 from ..algorithms._problem import Problem
 from ..algorithms.base import Algorithm
-from ..costs._limits import idle
+from ..costs._limits import idle, together
 from ..costs._metrics import values_of
 from ..errors import EvaluationsFailed, Infeasible, check_count
 from ..spaces._keys import contains, row_keys
@@ -166,7 +166,7 @@ def result(state: SearchState) -> SearchResult:
         raise Infeasible(_nothing(state))
     scores = state.scores[feasible]
     names = tuple(entry.name for entry in problem.metrics)
-    wanted = getattr(algorithm, "metrics", ()) or [limit.metric.name for limit in problem.limits] or names[:1]
+    wanted = getattr(algorithm, "metrics", ()) or tuple(dict.fromkeys(limit.metric.name for limit in problem.limits)) or names[:1]
     traded = [problem.metrics[names.index(name)] for name in wanted]
     points = np.column_stack([-scores, values_of(traded, state.X[feasible])])
     volumes = _volumes(points, np.searchsorted(feasible, state.history[:, 0]))
@@ -234,14 +234,15 @@ def _proven(state: SearchState) -> bool:
 
 def _nothing(state: SearchState) -> str:
     problem = state.problem
-    together = " and ".join(map(str, problem.limits)) or "no limits"
+    limits = together(problem.limits) or "no limits"
     if not len(state.X):
-        return f"Nothing was evaluated under {together}; take at least one step."
+        return f"Nothing was evaluated under {limits}; take at least one step."
     worst = state.costs.max(axis=1)
     nearest = int(np.argmin(worst))
     values = values_of([limit.metric for limit in problem.limits], state.X[nearest : nearest + 1])[0]
-    reached = ", ".join(f"{limit.metric.name} {value:.6g}" for limit, value in zip(problem.limits, values, strict=True))
+    found = sorted(zip([limit.metric.name for limit in problem.limits], values.tolist(), strict=True))
+    reached = ", ".join(f"{name} {value:.6g}" for name, value in dict(found).items())  # the largest of each name
     return (
-        f"None of {len(state.X)} architectures tried meets {together} (each can be met alone; together this is not proven impossible). "
+        f"None of {len(state.X)} architectures tried meets {limits} (each can be met alone; together this is not proven impossible). "
         f"The nearest has {reached}, {worst[nearest] - 1:.1%} over. Raise a limit, or search with more steps."
     )

@@ -148,7 +148,7 @@ def _of_fronts(algorithm: str | Algorithm | None, problem: Problem, axes: Mappin
     if algorithm is not None:
         return load_algorithm(algorithm, problem)
     several = {name for name, values in axes.items() if len(values) > 1}
-    limited = [limit.metric.name for limit in problem.limits]
+    limited = dict.fromkeys(limit.metric.name for limit in problem.limits)
     return Surrogate(metrics=tuple(name for name in limited if name in several or name.partition("[")[0] in several))
 
 

@@ -5,7 +5,7 @@ The errors of the predictions are modelled, so predictors and tables stay as the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -121,4 +121,4 @@ def corrected_latency(latency: Metric, table: LatencyTable, X: Rows, measured: V
     weights = np.linalg.solve(A @ spread + once + np.diag((_NOISE * measured) ** 2), measured - latency(X))
     wrong = cost * np.append(np.clip(spread @ weights, -0.5, 1.0), 0.0)
     tables = [_tables.table(slot.genes, wrong[slot.blocks].sum(axis=-1)) for slot in space.slot_blocks]
-    return replace(latency, tables=latency.tables + _tables.TableSum((*tables, ((), np.asarray(once * weights.sum())))))
+    return latency.plus(_tables.TableSum((*tables, ((), np.asarray(once * weights.sum())))))

@@ -18,12 +18,16 @@ import numpy.typing as npt
 from .._types import Values
 from ..spaces._arrays import Column
 from ..spaces._sums import Link
-from ._pareto import nondominated
+from ._pareto import nondominated_within
 
 MOST_JOINED = 150_000
 """Options made at once by a join that may not pay."""
-_MOST_PAIRS = 20 * MOST_JOINED
-"""Options that a join may really have, where far more of them agree than :func:`joined_size` expects."""
+_MOST_GROWTH = 1.5
+"""By how much a join may be larger than what was joined."""
+_ENOUGH = 300
+"""Indices that joins may copy altogether, for each option that there was: what a solver is spared is worth no more."""
+_PAYS = 0.7
+"""The share of the options that a join may leave: fewer options with more ways to agree are no easier for a solver."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +120,11 @@ def join(left: Factor, right: Factor) -> Factor:
     return paired(left, right, *matches(left, right))
 
 
-def join_all(parts: Sequence[Factor]) -> Factor | None:
-    """The join of some factors, or ``None`` if that is too large to be made."""
+def join_all(parts: Sequence[Factor], most: int) -> Factor | None:
+    """The join of some factors, or ``None`` if it holds, on the way, more than ``most`` indices."""
     merged = parts[0]
     for part in parts[1:]:
-        if agreeing(merged, part) > _MOST_PAIRS:
+        if agreeing(merged, part) * len({*merged.genes, *part.genes}) > most:
             return None
         merged = join(merged, part)
     return merged
@@ -141,14 +145,7 @@ def project(factor: Factor, visible: Collection[int]) -> Factor:
     if not len(factor):
         return factor
     key = packed(factor.columns([gene for gene in factor.genes if gene in visible]))
-    if factor.costs.shape[1] <= 2:
-        kept = _staircase(key, factor.costs)
-    else:
-        order = np.argsort(key, kind="stable")
-        starts = np.flatnonzero(np.diff(key[order], prepend=-1))
-        groups = np.split(order, starts[1:])
-        kept = np.concatenate([group[nondominated(factor.costs[group])] for group in groups])
-    kept = np.sort(kept)
+    kept = np.sort(_staircase(key, factor.costs)) if factor.costs.shape[1] <= 2 else nondominated_within(key, factor.costs)
     return Factor(factor.genes, factor.rows[kept], factor.costs[kept])
 
 
@@ -168,45 +165,102 @@ def packed(columns: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
     """A number for every row of indices, equal for equal rows, ascending from 0."""
     if not columns.shape[1]:
         return np.zeros(len(columns), dtype=np.int64)
-    packed = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.shape[1] * columns.itemsize)))[:, 0]
-    found: npt.NDArray[np.int64] = np.unique(packed, return_inverse=True)[1].astype(np.int64).reshape(-1)
-    return found
+    sizes = [int(column.max(initial=0)) + 1 for column in columns.T]
+    cells = math.prod(sizes)
+    if cells >= 2**62:
+        whole = np.ascontiguousarray(columns).view(np.dtype((np.void, columns.shape[1] * columns.itemsize)))[:, 0]
+        return np.unique(whole, return_inverse=True)[1].astype(np.int64).reshape(-1)
+    number = columns[:, 0].astype(np.int64)
+    for column, size in zip(columns.T[1:], sizes[1:], strict=True):
+        number *= size
+        number += column
+    if cells > 4 * len(number) + 1024:
+        return np.unique(number, return_inverse=True)[1].astype(np.int64).reshape(-1)
+    met = np.zeros(cells, dtype=np.int64)
+    met[number] = 1
+    return (np.cumsum(met) - 1)[number]
 
 
 def reduce(parts: Sequence[Factor], sizes: Mapping[int, int]) -> list[Factor]:
-    """Decide genes inside factors, joining factors if the result is no larger than they were.
+    """Decide genes inside factors, joining factors if what comes of it has clearly fewer options than they had.
+
+    A join may grow for a while, since what it grows into may shrink when its next gene is decided. What has not paid in the end is
+    undone: of all joins, one inside the other, those are kept that leave fewest options.
 
     Args:
         parts: what to reduce.
         sizes: gene -> number of its allowed indices.
     """
-    left = list(parts)
-    blocked: dict[int, tuple[int, ...]] = {}
-    while True:
-        holders: dict[int, list[int]] = {}
-        for index, factor in enumerate(left):
-            for gene in factor.genes:
-                holders.setdefault(gene, []).append(index)
-        shared = {gene for gene, where in holders.items() if len(where) > 1}
-        left = [project(factor, shared) if any(gene not in shared for gene in factor.genes) else factor for factor in left]
-        best: tuple[float, int] | None = None
-        for gene in sorted(shared):
-            if blocked.get(gene) != tuple(len(left[index]) for index in holders[gene]):
-                size = joined_size(left, holders[gene], shared, sizes)
-                if size <= MOST_JOINED and (best is None or size < best[0]):
-                    best = (size, gene)
-        if best is None:
-            return left
-        gene = best[1]
-        where = holders[gene]
-        merged = join_all([left[index] for index in where])
-        if merged is not None:
-            outside = {g for index, factor in enumerate(left) if index not in where for g in factor.genes}
-            merged = project(merged, outside)
-        if merged is not None and len(merged) <= 1.5 * sum(len(left[index]) for index in where) + 64:
-            left = [factor for index, factor in enumerate(left) if index not in where] + [merged]
-        else:
-            blocked[gene] = tuple(len(left[index]) for index in where)
+    folding = _Folding(parts)
+    while (gene := folding.next(sizes)) is not None:
+        folding.decide(gene)
+    return folding.best
+
+
+class _Folding:
+    """Factors that are joined over one gene after the other, and for each of them the fewest options that stand for the same.
+
+    Args:
+        parts: the factors to begin with.
+    """
+
+    def __init__(self, parts: Sequence[Factor]) -> None:
+        self._left = dict(enumerate(parts))
+        self._holders: dict[int, set[int]] = {}
+        for number, part in self._left.items():
+            for gene in part.genes:
+                self._holders.setdefault(gene, set()).add(number)
+        for number, part in self._left.items():
+            if any(len(self._holders[gene]) == 1 for gene in part.genes):
+                self._left[number] = project(part, self._shared)
+        self._best = {number: [part] for number, part in self._left.items()}
+        self._sizes: dict[int, float] = {}
+        self._waiting = set(self._shared)
+        self._room = _ENOUGH * sum(map(len, parts)) + 2 * MOST_JOINED
+
+    @property
+    def best(self) -> list[Factor]:
+        """The factors that have fewest options altogether."""
+        return [part for number in self._left for part in self._best[number]]
+
+    @property
+    def _shared(self) -> set[int]:
+        return {gene for gene, where in self._holders.items() if len(where) > 1}
+
+    def next(self, sizes: Mapping[int, int]) -> int | None:
+        """The gene to decide next, whose factors make the smallest join; ``None`` if none is worth a try."""
+        new = self._waiting - self._sizes.keys()
+        shared = self._shared if new else set()
+        for gene in new:
+            where = sorted(self._holders[gene])
+            self._sizes[gene] = joined_size([self._left[number] for number in where], range(len(where)), shared, sizes)
+        able = [gene for gene in self._waiting if self._sizes[gene] <= MOST_JOINED]
+        return min(able, key=lambda gene: (self._sizes[gene], gene), default=None)
+
+    def decide(self, gene: int) -> None:
+        """Join the factors that hold a gene and decide it, or leave it alone if they grow by too much."""
+        self._waiting.discard(gene)
+        where = sorted(self._holders[gene])
+        before = [part for number in where for part in self._best[number]]
+        fewest = sum(map(len, before))
+        merged = join_all([self._left[number] for number in where], self._room)
+        if merged is None:
+            return
+        self._room -= merged.rows.size
+        merged = project(merged, {other for other in merged.genes if self._holders[other] - set(where)})
+        if len(merged) > _MOST_GROWTH * min(sum(len(self._left[number]) for number in where), fewest) + 64:
+            return
+        made = max(self._left) + 1
+        for number in where:
+            del self._left[number], self._best[number]
+        self._left[made] = merged
+        self._best[made] = [merged] if len(merged) <= _PAYS * fewest else before
+        for other in merged.genes:
+            self._holders[other] = (self._holders[other] - set(where)) | {made}
+            self._sizes.pop(other, None)
+            self._waiting.discard(other)
+            if len(self._holders[other]) > 1:
+                self._waiting.add(other)
 
 
 def joined_size(parts: Sequence[Factor], where: Sequence[int], shared: set[int], sizes: Mapping[int, int]) -> float:

@@ -18,6 +18,8 @@ from ._factors import Factor, joined_size, matches, packed, paired
 
 MOST_PAIRS = 30_000_000
 """Pairs of options that an elimination may make altogether."""
+_PAIRS_EACH = 500
+"""And for each option: with more a solver that knows nothing of bounds is as fast."""
 _ROUNDS = 40
 
 Index = npt.NDArray[np.intp]
@@ -51,13 +53,13 @@ class Elimination:
         sizes: gene -> number of its allowed indices.
 
     Attributes:
-        possible: whether it takes no more than :data:`MOST_PAIRS` pairs, and some options of all factors agree.
+        possible: whether it takes no more pairs than it may, and some options of all factors agree.
     """
 
     def __init__(self, parts: Sequence[Factor], sizes: Mapping[int, int]) -> None:
         self._leaves = len(parts)
         self._steps: list[_Join | _Best] = []
-        self._pairs = 0
+        self._pairs, most = 0, min(MOST_PAIRS, _PAIRS_EACH * sum(map(len, parts)))
         self._nodes = [Factor(part.genes, part.rows, np.zeros((len(part), 0))) for part in parts]
         left = set(range(len(parts)))
         self.possible = True
@@ -67,7 +69,7 @@ class Elimination:
             cost = {gene: joined_size(self._nodes, where, shared, sizes) for gene, where in holders.items()}
             gene = min(genes, key=lambda gene: (cost[gene], gene))
             self._pairs += int(cost[gene])
-            if self._pairs > MOST_PAIRS:
+            if self._pairs > most:
                 self.possible = False
                 return
             where = sorted(holders[gene], key=lambda node: len(self._nodes[node]))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,12 @@ _FINE = 1e4
 """Objective and costs are scaled to this range, of which the tolerances of HiGHS (1e-6) are a small part."""
 _WHOLE = 1e6
 """Costs that are whole numbers of a step are given to HiGHS as they are up to this many steps."""
-LARGE = 10_000
-"""Options; programs with more are cut down to a core by their bounds."""
+LARGE = 300
+"""Options; programs with more are cut down to a core by their bounds, which takes a tenth of the time that HiGHS takes for all of them."""
+_FOLDED = 10_000
+"""Options; programs with more are left to HiGHS as they are, if there are no bounds."""
+_PRESOLVED = 2_000
+"""Columns; smaller programs are solved without HiGHS' presolve, which now and then cuts off the optimum and calls what is left optimal."""
 _CORE = 3
 """Options a factor in the first core, on average."""
 _SLOP = 1e-9
@@ -68,7 +73,7 @@ class Program:
     Attributes:
         space: whose rows it chooses.
         limits: the limits; those on summed metrics may be solved at other budgets than their own.
-        parts: the factors; reduced, unless there are very many options.
+        parts: the factors.
         sizes: gene -> number of its allowed indices, sums over genes included.
         unit: the range of the objective, by which it is divided.
     """
@@ -104,8 +109,6 @@ class Program:
         tables, derived = numbered([[*objective, *excluded], *(limit.metric.tables for limit in summed)], len(space.choices))
         sizes = {gene: len(allowed) for gene, allowed in enumerate(space.allowed)} | {link.column: len(link.total) for link in derived}
         parts = factors(tables, derived, space.allowed)
-        if sum(map(len, parts)) <= LARGE:
-            parts = reduce(parts, sizes)
         spans = [float(np.ptp(part.costs[:, 0])) for part in parts if len(part)]
         return cls(space, tuple(limits), tuple(parts), sizes, max(sum(spans), 1e-12))
 
@@ -125,7 +128,7 @@ class Program:
         parts = self._within(self.parts, most)
         known = bounds(parts, self.sizes, most) if sum(map(len, parts)) > LARGE else None
         if known is None:
-            return self._search(parts, most, gap, until)
+            return self._search(self._reduced, most, gap, until)
         best = Solution(None, -np.inf, -known.least + _SLOP * self.unit)
         margin = known.margin(_CORE * len(parts))
         while True:
@@ -145,6 +148,11 @@ class Program:
             if best.score >= beyond or time.monotonic() >= until:
                 return best
             margin = 4 * margin + 1e-4 * self.unit if best.row is None else -best.score - known.least + 2 * _SLOP * self.unit
+
+    @cached_property
+    def _reduced(self) -> list[Factor]:
+        """The factors reduced, unless there are very many options."""
+        return reduce(self.parts, self.sizes) if sum(map(len, self.parts)) <= _FOLDED else list(self.parts)
 
     def _search(self, parts: Sequence[Factor], most: Values, gap: float, until: float) -> Solution:
         """The best row within limits that some factors make, or the best bound if time runs out.
@@ -205,22 +213,25 @@ class Program:
 
         model = _Model(parts)
         least = [part.costs.min(axis=0) for part in parts]
-        objective = np.concatenate([part.costs[:, 0] - low[0] for part, low in zip(parts, least, strict=True)]) * (_FINE / self.unit)
+        worst = [float(part.costs[:, 0].max()) for part in parts]  # below which the objective is large, as the gap of HiGHS is relative
+        objective = np.concatenate([part.costs[:, 0] - high for part, high in zip(parts, worst, strict=True)]) * (_FINE / self.unit)
         for limit, budget in enumerate(most, start=1):
             model.limit([part.costs[:, limit] - low[limit] for part, low in zip(parts, least, strict=True)], budget - sum(least)[limit])
         for cut in cuts:
             model.cut(cut)
         whole = np.concatenate([objective, np.zeros(model.columns - len(objective))])
-        for presolve in (True, False):
+        for presolve in (True, False) if model.columns > _PRESOLVED else (False,):
             with quiet():
                 answer = milp(whole, **model.constraints(), options={"mip_rel_gap": gap, "time_limit": seconds, "presolve": presolve})
             if answer.status != 0 or answer.fun - answer.mip_dual_bound <= gap * abs(answer.fun) + 1e-6:
                 break  # else HiGHS' presolve ended the search without telling the bound that it reached
         if answer.status == 2:
             raise Infeasible(self._proven(most))
-        offset = float(sum(low[0] for low in least))
         dual = answer.mip_dual_bound
-        bound = -(offset + float(dual) * self.unit / _FINE) + _SLOP * self.unit if dual is not None and np.isfinite(dual) else -offset
+        if dual is not None and np.isfinite(dual):
+            bound = -(sum(worst) + float(dual) * self.unit / _FINE) + _SLOP * self.unit
+        else:
+            bound = -float(sum(least)[0])
         if answer.x is None:
             return None, bound
         return [int(np.argmax(answer.x[start : start + len(part)])) for part, start in zip(parts, model.starts, strict=True)], bound
@@ -228,8 +239,8 @@ class Program:
     def _proven(self, most: Values) -> str:
         summed = [limit.metric.name for limit in self.summed]
         peaks = [str(limit) for limit in self.limits if limit.metric.peak]
-        together = " and ".join([*(f"{name} <= {value:g}" for name, value in zip(summed, most, strict=True)), *peaks])
-        return f"{together or 'The problem'} cannot be met: no {self.space.name!r} architecture does (proven). Raise a limit."
+        limits = " and ".join(dict.fromkeys([*(f"{name} <= {value:g}" for name, value in zip(summed, most, strict=True)), *peaks]))
+        return f"{limits or 'The problem'} cannot be met: no {self.space.name!r} architecture does (proven). Raise a limit."
 
 
 class _Model:

@@ -9,6 +9,13 @@ import numpy.typing as npt
 
 from .._types import Values
 
+_TOGETHER = 96
+"""Points that are compared with each other at once."""
+_PAIRS = 2_000_000
+"""Pairs of points that are compared at once."""
+_SWEPT = 1000
+"""More points of three costs than these are swept."""
+
 
 def pareto(first: Values, second: Values) -> npt.NDArray[np.intp]:
     """Indices of the points that no other point beats in one of two costs without losing in the other, ascending in ``first``.
@@ -33,15 +40,53 @@ def nondominated(points: Values) -> npt.NDArray[np.intp]:
     if points.shape[1] == 2:
         return pareto(points[:, 0], points[:, 1])
     order = np.lexsort(points.T[::-1])
-    if points.shape[1] == 3:
+    if points.shape[1] == 3 and len(points) > _SWEPT:
         return _swept(points, order)
-    left = points[order]
+    return order[_unbeaten(points[order])]
+
+
+def nondominated_within(groups: npt.NDArray[np.int64], points: Values) -> npt.NDArray[np.intp]:
+    """Indices of the points that no other point of their group equals or beats in every cost, ascending.
+
+    Small groups of one size are looked at together, so that many of them take no longer than their pairs do.
+
+    Args:
+        groups: that each point is of, shape ``(n,)``.
+        points: as of :func:`nondominated`.
+    """
+    order = np.lexsort((*points.T[::-1], groups))
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
+    sizes = np.diff(starts, append=len(order))
     kept = []
-    while len(left):
-        kept.append(order[0])
-        beaten = (left[0] <= left).all(axis=1)
-        left, order = left[~beaten], order[~beaten]
-    return np.array(kept, dtype=np.intp)
+    for size in np.unique(sizes):
+        some = starts[sizes == size]
+        if size <= _TOGETHER:
+            for few in np.array_split(some, -(-len(some) * size * size // _PAIRS)):
+                members = order[few[:, None] + np.arange(size)]
+                beaten = _beaten(points[members], points[members]) & np.tri(size, k=-1, dtype=np.bool_)
+                kept.append(members[~beaten.any(axis=2)])
+        else:
+            kept += [order[start + nondominated(points[order[start : start + size]])] for start in some]
+    return np.sort(np.concatenate(kept))
+
+
+def _beaten(points: Values, others: Values) -> npt.NDArray[np.bool_]:
+    """Which points are equalled or beaten in every cost by which others, shape ``(..., points, others)``."""
+    found = others[..., None, :, 0] <= points[..., :, None, 0]
+    for cost in range(1, points.shape[-1]):
+        found &= others[..., None, :, cost] <= points[..., :, None, cost]
+    return found
+
+
+def _unbeaten(points: Values) -> npt.NDArray[np.intp]:
+    """The places of points that no point before them equals or beats in every cost; they are sorted, the first cost first."""
+    kept = [np.empty(0, dtype=np.intp)]
+    for start in range(0, len(points), _TOGETHER):
+        block = np.arange(start, min(start + _TOGETHER, len(points)))
+        block = block[~_beaten(points[block], points[np.concatenate(kept)]).any(axis=1)]
+        among = _beaten(points[block], points[block]) & np.tri(len(block), k=-1, dtype=np.bool_)
+        kept.append(block[~among.any(axis=1)])
+    return np.concatenate(kept)
 
 
 def _swept(points: Values, order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from conftest import ROOT
 import hwsearch
 from hwsearch import SearchSpace, metric
 from hwsearch.algorithms import Evolution, Exact, Hybrid, _milp
+from hwsearch.algorithms._factors import Factor
 from hwsearch.algorithms._quiet import quiet
 from hwsearch.costs._limits import Limit
 from hwsearch.searching import Status, solve
@@ -36,6 +39,44 @@ def test_bounds_and_a_core_say_nothing_that_looking_at_every_network_contradicts
 
     monkeypatch.setattr(_milp, "LARGE", 0)
     assert {seed: said for seed in range(60) if (said := false_word(instance(seed))) is not None} == {}
+
+
+def test_bounds_leave_a_tenth_of_a_program_to_the_solver_and_the_optimum_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random programs of one and two limits, whose optimum HiGHS also finds in all of their options."""
+    from exact_speed import bare, instance, ours
+
+    options = []
+    solve_part = _milp.Program._solve
+
+    def counted(self: _milp.Program, parts: Sequence[Factor], *rest: Any) -> Any:
+        options.append(sum(map(len, parts)))
+        return solve_part(self, parts, *rest)
+
+    monkeypatch.setattr(_milp.Program, "_solve", counted)
+    for seed in (15, 24):
+        made = instance(seed)
+        options.clear()
+        found, _, spread = ours(made)
+        assert found is not None
+        assert found.status is Status.OPTIMAL
+        assert max(options, default=0) < 0.1 * sum(array.size for array in made.costs["latency_ms"])
+        assert found.best_score == pytest.approx(bare(made)[0], abs=2e-6 * spread)
+
+
+def test_factors_are_folded_only_if_that_leaves_clearly_fewer_options() -> None:
+    """A chain of widths has as many ways to agree without a width as with it; a block that can be removed hardly has any."""
+    from exact_speed import instance
+    from instances import pruned_resnet
+
+    made = instance(24)
+    chain, pruned = made.space(), pruned_resnet(blocks=(2, 2))
+    for space, limits, score, least, most in (
+        (chain, made.limits, "worth", 0.7, 1.0),
+        (pruned, {"latency_ms": 1.0}, "importance", 0.0, 0.6),
+    ):
+        bounds = [Limit(metric(name, space), value) for name, value in limits.items()]
+        program = _milp.Program.compile(space, metric(score, space).tables, bounds)
+        assert least <= sum(map(len, program._reduced)) / sum(map(len, program.parts)) <= most
 
 
 def test_limits_that_are_met_exactly_are_met() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import hwsearch
 from hwsearch.algorithms import Evolution, RandomSearch
-from hwsearch.algorithms._pareto import nondominated, pareto
+from hwsearch.algorithms._pareto import nondominated, nondominated_within, pareto
 from hwsearch.costs import metric, values_of
 from hwsearch.devices import LatencyTable
 from hwsearch.errors import CorruptFile, FileError, Infeasible, InvalidInput, InvalidLimit, UnknownName, WrongSpace
@@ -269,9 +269,24 @@ def test_the_front_of_three_costs_is_found_among_very_many(rng: np.random.Genera
         order = np.lexsort(points.T[::-1])
         alone = [index for place, index in enumerate(order) if not any((points[other] <= points[index]).all() for other in order[:place])]
         assert nondominated(points).tolist() == alone
+        more = np.column_stack([points, rng.integers(0, values, size=300)])
+        order = np.lexsort(more.T[::-1])
+        assert nondominated(more).tolist() == [
+            index for place, index in enumerate(order) if not any((more[other] <= more[index]).all() for other in order[:place])
+        ]
     sphere = np.abs(rng.normal(size=(100_000, 3)))
     sphere = 1 - sphere / np.linalg.norm(sphere, axis=1, keepdims=True)
     assert len(nondominated(sphere)) == len(sphere), "none beats another; comparing each with each takes many minutes"
+
+
+def test_options_are_compared_within_their_groups_only(rng: np.random.Generator) -> None:
+    """Groups of one, of a few, and of more than are looked at together, of which each is what it is alone."""
+    groups = np.concatenate([np.full(size, number) for number, size in enumerate([1, 1, 5, 5, 5, 40, 96, 97, 1500])])
+    points = rng.integers(0, 30, size=(len(groups), 3)).astype(float)
+    order = rng.permutation(len(groups))
+    groups, points = groups[order], points[order]
+    alone = [np.flatnonzero(groups == number)[nondominated(points[groups == number])] for number in range(9)]
+    assert nondominated_within(groups, points).tolist() == sorted(np.concatenate(alone).tolist())
 
 
 def test_results_survive_a_file(digits: SearchSpace, toy: SearchSpace, roofline_table: LatencyTable, tmp_path: Path) -> None:

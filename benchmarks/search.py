@@ -25,7 +25,7 @@ from instances import pruned_resnet
 
 import hwsearch
 from hwsearch import metric
-from hwsearch.algorithms import NSGA2, Algorithm, OptunaSearch, Problem, RandomSearch, hypervolume
+from hwsearch.algorithms import NSGA2, Algorithm, Problem, RandomSearch, hypervolume
 from hwsearch.searching import solve, sweep
 
 warnings.simplefilter("ignore")
@@ -125,20 +125,42 @@ def pymoo(name: str, population: int, *, front: bool = False) -> Callable[[Probl
     return run
 
 
-def optuna_front(problem: Problem, counted: Counted, seed: int) -> None:
-    """Optuna's NSGA-II on score and cost."""
-    import optuna
+def optuna(sampler: str, *, front: bool = False) -> Callable[[Problem, Counted, int], None]:
+    """A study of Optuna's own by its ask and tell: a whole number for each gene, limits as its constraints, a network beyond them unscored.
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = problem.space
+    Args:
+        sampler: ``"TPE"`` or ``"NSGA-II"``, with its defaults (NSGA-II with 50 networks, for a front with 60).
+        front: whether it trades the score against the cost.
+    """
 
-    def objective(trial: optuna.Trial) -> tuple[float, float]:
-        values = [trial.suggest_int(choice.name, 0, size - 1) for choice, size in zip(space.choices, space.sizes, strict=True)]
-        row = space.canonical(np.array([values], dtype=np.uint8))
-        return float(counted(row)[0]), float(problem.metrics[0](row)[0])
+    def run(problem: Problem, counted: Counted, seed: int) -> None:
+        import optuna
 
-    sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=60)
-    optuna.create_study(directions=["maximize", "minimize"], sampler=sampler).optimize(objective, n_trials=10**6)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        space = problem.space
+
+        def over(trial: optuna.trial.FrozenTrial) -> list[float]:
+            found: list[float] = trial.user_attrs["over"]
+            return found
+
+        method: optuna.samplers.BaseSampler
+        if sampler == "TPE":
+            method = optuna.samplers.TPESampler(seed=seed, constraints_func=over)
+        else:
+            method = optuna.samplers.NSGAIISampler(seed=seed, population_size=60 if front else 50, constraints_func=over)
+        study = optuna.create_study(directions=["maximize", "minimize"] if front else ["maximize"], sampler=method)
+        while True:
+            trial = study.ask()
+            values = [trial.suggest_int(choice.name, 0, size - 1) for choice, size in zip(space.choices, space.sizes, strict=True)]
+            row = space.canonical(np.array([values], dtype=np.uint8))
+            costs = problem.costs(row)[0]
+            trial.set_user_attr("over", (costs - 1).tolist())
+            score = float(counted(row)[0]) if (costs <= 1).all() else 0.0
+            study.tell(trial, [score, float(problem.metrics[0](row)[0])] if front else score)
+            if counted.spent > counted.seconds:
+                raise Spent
+
+    return run
 
 
 def trial(run: Callable[[Problem, Counted, int], None], problem: Problem, seed: int, **budget: Any) -> Counted:
@@ -163,8 +185,8 @@ def note10(data: Path, seeds: int, seconds: float, only: list[str] | None = None
         "hwsearch local": ours(hwsearch.algorithms.load_algorithm("local")),
         "random": ours(RandomSearch(population=2048, steps=10**6)),
         "pymoo GA": pymoo("GA", 100),
-        "Optuna TPE": ours(OptunaSearch("TPESampler", population=16, steps=10**6)),
-        "Optuna NSGA-II": ours(OptunaSearch("NSGAIISampler", population=50, steps=10**6)),
+        "Optuna TPE": optuna("TPE"),
+        "Optuna NSGA-II": optuna("NSGA-II"),
     }
     rows = []
     for most in (15.0, 20.0, 25.0, 30.0, 33.0):
@@ -224,7 +246,7 @@ def nasbench(data: Path, seeds: int, evaluations: int = 1562) -> list[dict[str, 
         "hwsearch nsga2": ours(NSGA2(population=40, steps=10**6)),
         "random": ours(RandomSearch(population=100, steps=10**6)),
         "pymoo NSGA-II": pymoo("NSGA2", 40, front=True),
-        "Optuna NSGA-II": optuna_front,
+        "Optuna NSGA-II": optuna("NSGA-II", front=True),
     }
     rows = []
     for name, run in methods.items():

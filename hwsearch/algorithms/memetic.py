@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _FIRSTS = 8
 """Changes of one gene that a pair of changes may begin with."""
+_LITTERS = 5
+"""How often as many children as may be needed are made, before the search goes on with fewer."""
+_PARTNERS = 2
+"""Pairs that are looked at for each of these."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,18 @@ class Memetic:
         room = self.climbers - len(state.climbing)
         if room <= 0 or len(state.X) < 2:
             return state.X[:0]
-        n = 6 * room
-        first = np.minimum(rng.integers(len(state.X), size=n), rng.integers(len(state.X), size=n))
-        children = problem.space.cross(state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
-        children = problem.space.mutate(children, rng, self.mutations / len(problem.space.sizes))
-        met = np.flatnonzero((problem.costs(children) <= 1.0).all(axis=1))
-        return children[met[:room]]
+        found = [state.X[:0]]
+        for _ in range(_LITTERS):
+            n = 2 * room
+            first = np.minimum(rng.integers(len(state.X), size=n), rng.integers(len(state.X), size=n))
+            children = problem.space.cross(state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
+            children = problem.space.mutate(children, rng, self.mutations / len(problem.space.sizes))
+            met = np.flatnonzero((problem.costs(children) <= 1.0).all(axis=1))[:room]
+            found.append(children[met])
+            room -= len(met)
+            if not room:
+                break
+        return np.concatenate(found)
 
 
 def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[np.intp]]:
@@ -170,19 +180,12 @@ def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[n
         return X[:0], np.empty(0, dtype=np.intp)
     gain = _gains(problem, X)
     price, room = _prices(problem, X)
-    alone = np.where((price <= room[:, None]).all(axis=2), gain, -np.inf)
-    best = np.argsort(-gain, axis=1)
-    together = _pairs(gene, gain, price, room, best)
-    gains = np.concatenate([alone, together.reshape(len(X), -1)], axis=1)
-    top = np.argpartition(-gains, min(most, gains.shape[1] - 1), axis=1)[:, :most]
-    row, chosen = np.repeat(np.arange(len(X)), top.shape[1]), top.ravel()
-    possible = np.isfinite(gains[row, chosen])
-    row, chosen = row[possible], chosen[possible]
-    # A change alone comes first in a row of gains; then, for each of the best changes, its pairs with every change.
-    partner, second = np.divmod(chosen, len(gene))
-    first = np.where(partner == 0, second, best[row, partner - 1])
+    first, second, gains = _best(gene, gain, price, room)
+    top = np.argsort(-gains, axis=1, kind="stable")[:, :most]
+    possible = np.isfinite(np.take_along_axis(gains, top, axis=1))
+    row, top = np.nonzero(possible)[0], top[possible]
     changed = X[row]
-    for change in (first, second):
+    for change in (first[row, top], second[row, top]):
         changed[np.arange(len(changed)), gene[change]] = value[change]
     met = (problem.costs(changed) <= 1.0).all(axis=1)
     return changed[met], row[met]
@@ -207,36 +210,44 @@ def _gains(problem: Problem, X: Rows) -> Values:
 
 
 def _prices(problem: Problem, X: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What each change of one gene adds to each cost, shape ``(n, changes, limits)``, and what each may grow by, ``(n, limits)``."""
+    """What each change of one gene adds to each cost, shape ``(limits, n, changes)``, and what each may grow by, ``(limits, n)``."""
     gene, value = problem.space.changes
     now = problem.costs(X)
-    then = np.zeros((len(X), len(gene), now.shape[1]))
+    price = np.empty((now.shape[1], len(X), len(gene)), dtype=np.float32)
     for place, limit in enumerate(problem.limits):
-        then[:, :, place] = limit.ratio(limit.metric.tables.changed(X, gene, value))
-    return (then - now[:, None]).astype(np.float32), (1.0 - now).astype(np.float32)
+        price[place] = limit.ratio(limit.metric.tables.changed(X, gene, value)) - now[:, place, None]
+    return price, (1.0 - now.T).astype(np.float32)
 
 
-def _pairs(
-    gene: npt.NDArray[np.intp],
-    gain: Values,
-    price: npt.NDArray[np.float32],
-    room: npt.NDArray[np.float32],
-    best: npt.NDArray[np.intp],
-) -> Values:
-    """The gains of pairs of changes, each pair once: one of a row's best with any other, of another gene and within the limits.
+def _best(
+    gene: npt.NDArray[np.intp], gain: Values, price: npt.NDArray[np.float32], room: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Values]:
+    """For each row the best changes alone, and the best partners of each of its best changes: of another gene and within the limits.
 
     Args:
         gene: that each change is of, shape ``(changes,)``.
         gain, price, room: of :func:`_gains` and :func:`_prices`.
-        best: for each row all changes, the one of the highest gain first, shape ``(n, changes)``.
 
     Returns:
-        Shape ``(n, firsts, changes)``; -inf for pairs that cannot be.
+        The first and the second change (the same, if it is alone), and the gain of both, -inf if there is none, each of the shape
+        ``(n, k)``.
     """
-    firsts = best[:, :_FIRSTS]
-    row = np.arange(len(gain))[:, None]
-    fits = np.argsort(best, axis=1)[:, None] > np.arange(firsts.shape[1])[:, None]
-    fits &= gene[firsts][:, :, None] != gene
-    for limit in range(price.shape[2]):
-        fits &= price[row, firsts, limit][:, :, None] + price[:, None, :, limit] <= room[:, None, None, limit]
-    return np.where(fits, gain[row, firsts][:, :, None] + gain[:, None], -np.inf)
+    every = np.arange(len(gain))
+    firsts = np.argsort(-gain, axis=1, kind="stable")[:, :_FIRSTS]
+    left = gain.copy()  # pairs are found once: what was first is no partner of later ones
+    fits = np.logical_and.reduce(price <= room[:, :, None])
+    found: list[tuple[npt.NDArray[np.intp] | None, Values]] = [(None, np.where(fits, gain, -np.inf))]
+    for first in firsts.T:
+        left[every, first] = -np.inf
+        fits = gene[first][:, None] != gene
+        for cost, free in zip(price, room, strict=True):
+            fits &= cost <= (free - cost[every, first])[:, None]
+        found.append((first, np.where(fits, left + gain[every, first][:, None], -np.inf)))
+    columns = []
+    for start, gains in found:
+        for _ in range(_PARTNERS if start is not None else 2 * _PARTNERS):
+            second = gains.argmax(axis=1)
+            columns.append((second if start is None else start, second, gains[every, second]))
+            gains[every, second] = -np.inf
+    first, second, gains = (np.stack(each, axis=1) for each in zip(*columns, strict=True))
+    return first, second, gains

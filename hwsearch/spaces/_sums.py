@@ -131,6 +131,21 @@ class Sum(Generic[G]):
     def __len__(self) -> int:
         return len(self.values)
 
+    def places(self, values: Integers) -> npt.NDArray[np.intp]:
+        """Where values of the sum stand among all of its values."""
+        step, known = self._places
+        found: npt.NDArray[np.intp] = known[(values - self.values[0]) // step] if len(known) else np.searchsorted(self.values, values)
+        return found
+
+    @cached_property
+    def _places(self) -> tuple[int, npt.NDArray[np.intp]]:
+        """A step that all values are apart, and the place of the value at each number of steps; empty if they are too far apart."""
+        beyond = self.values - self.values[0]
+        step = max(1, int(np.gcd.reduce(beyond)))
+        if beyond[-1] // step > 64 * MOST_VALUES:
+            return step, np.empty(0, dtype=np.intp)
+        return step, np.searchsorted(beyond, step * np.arange(beyond[-1] // step + 1))
+
     def mapped(self, change: Callable[[Term[G]], Term[H]]) -> Sum[H]:
         """The sum with each term changed."""
         return Sum(tuple(sorted(map(change, self.terms))), self.base)

@@ -20,6 +20,7 @@ from ._arrays import Table as Table
 from ._arrays import exact as exact
 from ._arrays import fold as fold
 from ._arrays import table as table
+from ._changes import moved
 from ._elimination import TooWideError
 from ._elimination import minimise as minimise
 from ._sums import Axis, Sum, genes_of, links
@@ -106,7 +107,7 @@ class TableSum:
         return frozenset(axis for axes, _ in self.tables for axis in axes if isinstance(axis, Sum))
 
     def changed(self, X: Rows, genes: npt.NDArray[np.intp], indices: Rows) -> Values:
-        """The value of every row after each of some changes of one gene, looking up only what depends on that gene.
+        """The value of every row after each of some changes of one gene, looking up only what depends on that gene (exactly).
 
         Args:
             X: rows, shape ``(n, genes)``.
@@ -117,15 +118,18 @@ class TableSum:
             Shape ``(n, changes)``.
         """
         now = self(X)
+        plain = np.isfinite(now) & (not self.peak)
+        if plain.all():
+            return moved(self.folded, now, X, genes, indices)
         found = np.empty((len(X), len(genes)))
+        found[plain] = moved(self.folded, now[plain], X[plain], genes, indices)
+        X, rest = X[~plain], ~plain
         for gene in np.unique(genes):
             places = np.flatnonzero(genes == gene)
             moving, still = self._parted(int(gene))
             rows = np.repeat(X, len(places), axis=0)
             rows[:, gene] = np.tile(indices[places], len(X))
-            exactly = not self.peak and bool(np.isfinite(now).all())
-            rest = now - moving(X) if exactly else still(X)
-            found[:, places] = self.op(moving(rows).reshape(len(X), -1), rest[:, None])
+            found[np.ix_(rest, places)] = self.op(moving(rows).reshape(len(X), -1), still(X)[:, None])
         return found
 
     def _parted(self, gene: int) -> tuple[TableSum, TableSum]:

@@ -142,7 +142,7 @@ def augmented(batches: Iterator[Batch], shares: Iterable[Share], augment: Augmen
         return
     for (step, part, _), (x, y) in zip(shares, batches, strict=True):
         with seeded(seed, step, part, 0xA6):
-            varied = augment(x)
+            varied: Any = augment(x)
         if not isinstance(varied, torch.Tensor) or varied.dtype != torch.uint8 or varied.ndim != 4 or varied.shape[:2] != x.shape[:2]:
             told = f"{varied.dtype} {tuple(varied.shape)}" if isinstance(varied, torch.Tensor) else type(varied).__name__
             raise InvalidInput(f"augment must give uint8 images of shape {tuple(x.shape)}, or of another height and width, not {told}.")

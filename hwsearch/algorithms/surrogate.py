@@ -54,7 +54,7 @@ class Surrogate:
     Attributes:
         metrics: names of what is traded against the score; if empty, only the best score within the limits counts.
         founders: random networks that are evaluated first.
-        batch: networks a step, but at least a fiftieth of those that are known.
+        batch: networks a step, but at least a twenty-fifth of those that are known.
         levels: of the metrics that are traded.
         whole: spaces of this size are looked at as a whole.
         generations: of candidates in larger spaces.
@@ -134,7 +134,7 @@ class Surrogate:
         found = Candidates(belief, goal, np.concatenate([state.asked, pool]))
         for index in range(len(state.asked)):
             found.assume(index)
-        chosen = found.take(max(self.batch, len(known) // 50)) - len(state.asked)
+        chosen = found.take(max(self.batch, len(known) // 25)) - len(state.asked)
         return pool[chosen]
 
     def _goal(self, problem: Problem, X: Rows, y: Values, rng: np.random.Generator) -> Goal:

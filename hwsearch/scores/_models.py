@@ -126,7 +126,7 @@ class Trees:
 MODELS: dict[str, Any] = {"mlp": Perceptrons, "linear": Perceptrons, "trees": Trees, "gp": GaussianProcess}
 
 
-def fit_model(kind: str, space: SearchSpace, features: Features, y: Values, seed: int, **options: Any) -> Model:
+def fit_model(kind: str, space: SearchSpace, features: Features, y: Values, seed: int, *, sums: bool = True, **options: Any) -> Model:
     """Fit a model.
 
     Args:
@@ -135,6 +135,7 @@ def fit_model(kind: str, space: SearchSpace, features: Features, y: Values, seed
         features: one-hot rows, shape ``(n, features)``.
         y: standardised scores, shape ``(n,)``.
         seed: of everything random.
+        sums: whether a Gaussian process reads sums over genes that mean the same; with a dozen networks they mislead.
         **options: of the kind.
 
     Raises:
@@ -147,7 +148,7 @@ def fit_model(kind: str, space: SearchSpace, features: Features, y: Values, seed
         options |= {"members": 0}
     elif kind == "mlp":
         options |= {"units": interplay(space)}
-    steps, blocks = steps_of(space, kind)
+    steps, blocks = steps_of(space, kind, sums=sums)
     threads = require("threadpoolctl", feature="Fitting a predictor", extra="torch")  # comes with scikit-learn
     with threads.threadpool_limits(1):  # the matrices are small: more threads only wait for each other
         model: Model = MODELS[kind].fit(Examples(features, y, steps, seed, blocks), **options)

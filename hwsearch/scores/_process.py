@@ -131,7 +131,8 @@ class _Likelihood:
     def __init__(self, inputs: Values, y: Values, blocks: npt.NDArray[np.intp]) -> None:
         self.inputs, self.y, self.blocks = inputs, y, blocks
         spread = np.bincount(blocks, 2 * inputs.var(axis=0))  # the mean squared distance of two networks
-        self.unit = np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0)
+        usual = float(np.median(spread[spread > 1e-9])) if (spread > 1e-9).any() else 1.0
+        self.unit = 1.0 / np.maximum(spread, 0.25 * usual)  # a gene that never varied may still matter
 
     def maximum(self) -> tuple[float, float, float, Values]:
         """The variances of the smooth and of the linear part and of the noise, and a factor for each input, that are most likely."""

@@ -88,7 +88,7 @@ def corrected_score(score: Score, space: SearchSpace, X: Rows, measured: Values,
     """
     left = measured - np.asarray(score(X), dtype=np.float64)
     mean, scale = float(left.mean()), float(left.std()) or 1.0
-    process = fit_model("gp", space, space.features(X), (left - mean) / scale, seed)
+    process = fit_model("gp", space, space.features(X), (left - mean) / scale, seed, sums=False)
     assert isinstance(process, GaussianProcess)
     return Corrected(score, space, process, mean, scale)
 

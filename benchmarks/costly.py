@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search import Counted, optuna_front, pymoo, trial
+from search import Counted, optuna, pymoo, trial
 
 import hwsearch
 from hwsearch import interop
@@ -54,7 +54,7 @@ def fronts(budget: int) -> dict[str, tuple[Any, str]]:
         "hwsearch nsga2": (ours(evolution), repr(evolution)),
         "hwsearch random": (ours(RandomSearch()), repr(RandomSearch())),
         "pymoo NSGA-II": (pymoo("NSGA2", size, front=True), f"population {size}, integer SBX and PM, duplicates eliminated"),
-        "Optuna NSGA-II": (optuna_front, "a study of its own, population 60"),
+        "Optuna NSGA-II": (optuna("NSGA-II", front=True), "a study of its own, population 60"),
     }
 
 

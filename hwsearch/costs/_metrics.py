@@ -165,7 +165,7 @@ class Metric:
             InvalidInput: none, metrics of different spaces or units, or one that is no sum over blocks.
 
         Example:
-            >>> import hwsearch
+            >>> import hwsearch, numpy as np
             >>> from hwsearch.costs import Metric
             >>> space = hwsearch.load_space("resnet_digits")
             >>> macs, params = hwsearch.metric("macs", space), hwsearch.metric("params", space)

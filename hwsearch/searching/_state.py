@@ -174,6 +174,8 @@ def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, 
         late = {name: known[name] for name in _LATER if name in known} or {"told": len(known["X"])}
         found = replace(first, memory=replace(first.memory, **own), **{name: known[name] for name in _KEPT}, **late)
         _check(found, first)
+        if found.told < len(found.X):  # what waits to be told must be what was asked for
+            found.chooser.tell(found.memory, found.X[found.told :], found.scores[found.told :], found.costs[found.told :])
     if not costly:
         _check_score(found, path)
     return found

@@ -411,6 +411,24 @@ def _weights(folder: Path) -> Iterator[Format]:
     from safetensors.torch import save
 
     yield Format("foreign safetensors", "safetensors", "a.safetensors", save(tensors), use_state)
+    yield from _adopted(folder)
+
+
+def _adopted(folder: Path) -> Iterator[Format]:
+    import torch
+
+    from hwsearch.nn.adoption import load_network, save_adopted
+
+    layers = torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1)
+    there = save_adopted(hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(2, 1, 4, 4)), folder / "net")
+    document, network = (there / "adopted.json").read_bytes(), (there / "network.safetensors").read_bytes()
+
+    def use_network(path: Path) -> None:
+        _shown(path)
+        load_network(path)
+
+    yield Format("adopted network", "safetensors", "network.safetensors", network, use_network)
+    yield Format("adopted folder", "json", "adopted.json", document, _shown, (("network.safetensors", network),))
 
 
 def _scores() -> Iterator[Format]:

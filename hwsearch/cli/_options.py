@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 Space = Annotated[str, typer.Argument(help="The search space, such as resnet_cifar; see: hwsearch list spaces.")]
 Classes = Annotated[int | None, typer.Option(min=1, help="How many classes the images have.", show_default="as SPACE has")]
 Channels = Annotated[int | None, typer.Option(min=1, help="How many channels the images have.", show_default="as SPACE has")]
-Found = Annotated[Path, typer.Argument(help="A search result (its best network), or an architecture file.")]
+Found = Annotated[Path, typer.Argument(help="A search result (its best network), an architecture file, or what hwsearch extract wrote.")]
+OwnFolder = Annotated[
+    Path | None, typer.Option("--space", help="Of a network of your own: the folder of hwsearch adopt.", show_default=False)
+]
+OwnPrecision = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="fp16 and such: of all blocks, instead of what was searched; of a network of your own fp32 or int8, or NAME=int8 for kernels"
+        " of a name or pattern, several in order.",
+        show_default=False,
+    ),
+]
 DataDir = Annotated[Path | None, typer.Argument(help="The folder of the images, if --data needs one.", show_default=False)]
 DataName = Annotated[
     str,
@@ -61,6 +72,15 @@ def named(space: str, classes: int | None, channels: int | None) -> str:
 def data(name: str, folder: Path | None) -> str | tuple[str, Path]:
     """The images, as the library's verbs take them: a name, or a name with its folder."""
     return name if folder is None else (name, folder)
+
+
+def precision(texts: list[str] | None) -> str | dict[str, str] | None:
+    """Read ``int8`` or ``NAME=int8`` texts; one without a name stands for all kernels."""
+    if not texts:
+        return None
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    return {name or "*": value for name, _, value in (each.rpartition("=") for each in texts)}
 
 
 def settings(texts: list[str] | None) -> dict[str, Any]:

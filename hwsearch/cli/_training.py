@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import InvalidInput
 from ..reports import _terminal
-from ..reports._formats import describe, find_architecture
+from ..reports._formats import describe, find_architecture, is_network
+from ._adopting import found_in
 from ._app import app, console
 from ._options import (
     BackendName,
@@ -23,6 +26,8 @@ from ._options import (
     Epochs,
     Found,
     LogFile,
+    OwnFolder,
+    OwnPrecision,
     Quiet,
     Seed,
     Space,
@@ -33,6 +38,10 @@ from ._options import (
     watched,
 )
 from ._options import data as images
+from ._options import precision as one_precision
+
+if TYPE_CHECKING:
+    from ..spaces._space import Architecture
 
 Samples = Annotated[int, typer.Option(min=10, help="Sub-networks to evaluate at their precisions.")]
 Floating = Annotated[
@@ -76,6 +85,7 @@ def train(
 
 @app.command(epilog="Example: hwsearch fit-predictor resnet_cifar --weights supernet.safetensors --data cifar10 ~/data --out predictor.npz")
 def fit_predictor(
+    ctx: typer.Context,
     space: Space,
     data_dir: DataDir = None,
     weights: Weights = Path("supernet.safetensors"),
@@ -108,6 +118,7 @@ def fit_predictor(
     space = named(space, classes, channels)
     where, networks = images(data, data_dir), load_space(space)
     if networks.learns_alone:
+        _refuse_given(ctx, networks.name, ("weights", "samples", "floating", "tuning", "device", "rounds", "workers"))
         console.print(_terminal.predictor(run(networks, data=where, out=out, seed=seed, progress=not quiet), out))
         return
     pool = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
@@ -117,73 +128,134 @@ def fit_predictor(
     console.print(describe(out))
 
 
+def _refuse_given(ctx: typer.Context, name: str, options: Iterable[str]) -> None:
+    """Refuse options that were written on the command line, but are for supernets.
+
+    Raises:
+        InvalidInput: one was.
+    """
+    written = [each for each in options if str(getattr(ctx.get_parameter_source(each), "name", "")) == "COMMANDLINE"]
+    if written:
+        told = ", ".join(f"--{each}" for each in written)
+        raise InvalidInput(f"{told}: for supernets only. {name!r} is a network of your own, which is cut and repaired; leave it out.")
+
+
 @app.command(epilog="Example: hwsearch export result.json --weights supernet.safetensors --out best.onnx")
 def export(
     architecture: Found,
+    data_dir: DataDir = None,
     weights: Weights = Path("supernet.safetensors"),
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The model file or engine to write.", show_default="best.onnx, or best.npz")
     ] = None,
-    backend: BackendName = "onnxruntime",
-    precision: Annotated[
-        str | None, typer.Option(help="Of all blocks, such as fp16, instead of what was searched.", show_default=False)
+    space: OwnFolder = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Of a network of your own: images to repair and calibrate on.", show_default=False)
     ] = None,
+    backend: BackendName = "onnxruntime",
+    precision: OwnPrecision = None,
     batch: Annotated[
         str | None, typer.Option(help="Images at once, or open for any number; 1 if omitted.", metavar="N|open", show_default=False)
     ] = None,
     coded: Coded = False,
     bits: Bits = None,
 ) -> None:
-    """Write a network as a model file or an engine, calibrated on the training images that the supernet carries."""
-    if coded:
+    """Write a network as a model file or an engine.
+
+    Networks of a supernet are calibrated on the training images that it carries. A network of your own is what hwsearch extract or finish
+    wrote, or a search result with --space, which is extracted and repaired first; --data is needed for int8.
+    """
+    from ..nn._export import export as run
+
+    own = _own(architecture, space)
+    if coded and own is None:
         from ..nn.quantization._coded import save_coded
 
         path = out or Path("best.npz")
         save_coded(find_architecture(architecture), weights=weights, out=path, bits=bits)
         console.print(describe(path))
         return
-    from ..nn._export import export as run
-
     out = out or Path("best.onnx")
     number: Any = int(batch) if batch is not None and batch.isdigit() else batch
-    path = run(find_architecture(architecture), weights=weights, out=out, backend=backend, precision=precision, batch=number)
+    chosen = one_precision(precision)
+    if own is None:
+        path = run(find_architecture(architecture), weights=weights, out=out, backend=backend, precision=chosen, batch=number)
+    else:
+        if coded:
+            raise InvalidInput("--coded writes networks of a supernet; leave it out for a network of your own.")
+        where = None if data is None else images(data, data_dir)
+        path = run(_extracted(own, where), out=out, backend=backend, data=where, precision=chosen, batch=number)
     console.print(f"{path}: {Path(path).stat().st_size:,} bytes", highlight=False)
 
 
-@app.command(epilog="Example: hwsearch finish result.json --data ~/imagenet --weights supernet.safetensors --out finished")
+def _own(path: Path, space: Path | None) -> Path | Architecture | None:
+    """A network of the user's: its file, or its architecture in the folder ``space``; ``None`` for one of a supernet."""
+    if path.suffix == ".safetensors" and is_network(path):
+        if space is not None:
+            raise InvalidInput(f"{path} brings its network along: leave out --space.")
+        return path
+    return None if space is None else found_in(space, path)
+
+
+def _extracted(own: Path | Architecture, data: Any) -> Any:
+    """The network of the user's as a torch module."""
+    from ..nn.adoption._extract import extract
+    from ..nn.adoption._files import load_network
+
+    return load_network(own) if isinstance(own, Path) else extract(own, data=data)
+
+
+@app.command(epilog="Example: hwsearch finish result.json ~/imagenet --data imagefolder --weights supernet.safetensors --out finished")
 def finish(
     architecture: Found,
     data_dir: DataDir = None,
     data: DataName = "digits",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write, or to go on in.")] = Path("finished"),
+    space: OwnFolder = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", "-w", help="A supernet to inherit from, or torchvision:NAME.", show_default="from scratch"),
+        typer.Option(
+            "--weights",
+            "-w",
+            help="A supernet to inherit from, or torchvision:NAME; or what hwsearch extract wrote.",
+            show_default="from scratch, or extracted",
+        ),
     ] = None,
     teacher: Annotated[
-        Path | None, typer.Option("--teacher", "-t", help="Weights whose largest network teaches besides the labels.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--teacher",
+            "-t",
+            help="Weights whose largest network teaches besides the labels; of a network of your own its file or folder.",
+            show_default="none, or the whole network of --space",
+        ),
     ] = None,
     epochs: Epochs = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Images a step.", show_default=False)] = None,
     tuning: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning at its precisions.")] = 1,
     backend: BackendName = "onnxruntime",
+    precision: OwnPrecision = None,
     changes: Changes = None,
     log: LogFile = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network alone, quantise, export and measure it. A stopped run continues from its last step."""
+    """Train a network alone, quantise, export and measure it. A stopped run continues from its last step.
+
+    A network of your own (a search result with --space, or the file of hwsearch extract with --teacher) learns from the whole network,
+    and from the labels; --set distill=1 leaves labels out.
+    """
     from ..nn._finish import Deployment
     from ..nn._finish import finish as run
 
-    network = find_architecture(architecture)
+    network = _own(architecture, space) or find_architecture(architecture)
     run(
         network,
         data=images(data, data_dir),
         out=out,
-        weights=_known(weights, network.space),
+        weights=weights if isinstance(network, Path) else _known(weights, network.space),
         recipe=settings(changes) | given(epochs=epochs, batch=batch, teacher=teacher),
-        deployment=Deployment(backend=backend, tuning=tuning),
+        deployment=Deployment(backend=backend, tuning=tuning, precision=one_precision(precision)),
         seed=seed,
         progress=watched(log, quiet),
     )

@@ -22,7 +22,7 @@ from ..errors import BuildFailed, InvalidInput
 from ._agreement import EXAMPLES, difference, drawn, outputs
 from .adoption._capture import as_graph
 from .adoption._onnx import to_onnx
-from .adoption._quantized import planned, quantize
+from .adoption._quantized import planned, quantize, rounds
 from .adoption._run import execute
 from .data._images import Data, DataLike, Normalize
 from .data._load import load_data
@@ -58,6 +58,10 @@ def export_module(
     count = batch or (len(examples[0]) if 1 < len(examples[0]) < EXAMPLES else 2)  # other than that of the comparison
     traced = [each[:count] for each in inputs]
     graph, notes, lowest = as_graph(network, traced), _notes(network, traced, normalize, batch), "fp32"
+    if rounds(graph):
+        if precision is not None:
+            raise InvalidInput("The network is rounded already: leave out precision, or export the network in floats that it comes from.")
+        precision, lowest = "fp32", "int8"
     precision = precision or planned(network) or "fp32"
     if precision != "fp32":
         if data is None:

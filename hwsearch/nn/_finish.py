@@ -1,15 +1,18 @@
-"""Finishing: the network that a search has found is trained alone, quantised, exported and measured."""
+"""Finishing: the network that a search has found is trained, quantised, exported and measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
 
 from .._files._lock import claim
 from .._files._writing import PathLike
 from ..backends.base import Backend
-from ..errors import InvalidInput
+from ..errors import InvalidInput, check_seed
 from ..networks._blocks import Block
 from ..profiling._measure import measure
 from ..searching._finished import Finished, load_finished
@@ -19,6 +22,8 @@ from ..spaces._space import Architecture
 from ._evaluate import accuracy, deployed
 from ._export import export, load_writer
 from ._files import evaluate_file
+from ._finish_own import FINE, Road, finish_own, is_own
+from .adoption._examples import Examples
 from .data._images import Data, DataLike
 from .data._load import load_data
 from .quantization._quantize import STANDARD, Quantization
@@ -29,9 +34,6 @@ from .training._recipe import Recipe, RecipeLike, recipe_for
 from .training._train import train
 from .training._watch import Progress
 
-FINE = 0.25
-"""The learning rate of inherited weights, as a share of that of random ones."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
@@ -41,6 +43,7 @@ class Deployment:
         backend: a backend that writes model files, or its name.
         quantization: how the network is quantised; the backend decides about zero points, and about the most bits of weights.
         tuning: epochs of quantisation-aware fine-tuning, at a fiftieth of the learning rate; 0 for calibration alone.
+        precision: of the kernels of a network of your own, as :func:`hwsearch.export` takes it; what the search chose if omitted.
 
     Raises:
         InvalidInput: a negative number of epochs.
@@ -49,6 +52,7 @@ class Deployment:
     backend: str | Backend = "onnxruntime"
     quantization: Quantization = STANDARD
     tuning: int = 1
+    precision: str | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.tuning < 0:
@@ -60,38 +64,44 @@ ON_CPU = Deployment()
 
 
 def finish(
-    result: SearchResult | Architecture,
+    result: SearchResult | Architecture | nn.Module | PathLike,
     *,
-    data: DataLike,
+    data: DataLike | Examples,
     out: PathLike,
-    weights: WeightsLike | None = None,
+    weights: WeightsLike | nn.Module | None = None,
     recipe: RecipeLike = None,
     deployment: Deployment = ON_CPU,
     seed: int = 0,
     progress: Progress = True,
 ) -> Finished:
-    """Train the network of a search alone, quantise it, export it, and measure it.
+    """Train the network of a search, quantise it, export it, and measure it.
 
-    The network begins with the weights that it inherits, or from scratch, and learns from the labels and from the recipe's teacher, if
-    there is one. Then it is calibrated and, if it has quantised blocks, fine-tuned at its precisions; whichever of the two is better on the
-    validation images is exported. Each stage is kept in a file in ``out``, so a call that was stopped is continued by the same call.
+    A network of a supernet begins with the weights that it inherits, or from scratch, and learns from the labels and from the recipe's
+    teacher, if there is one. Then it is calibrated and, if it has quantised blocks, fine-tuned at its precisions; whichever of the two is
+    better on the validation images is exported.
+
+    A network of your own (of :func:`hwsearch.adopt`) is extracted and repaired, and learns from the whole network, and from labels if
+    there are any. It is judged after each epoch, and the best weights are kept. If the search or ``deployment`` has kernels in int8, it
+    is fine-tuned rounded as in its file. Each stage is kept in ``out``, so the same call goes on after one that was stopped.
 
     Args:
-        result: the result of a search, whose best network is taken, or an architecture.
-        data: the images (:func:`hwsearch.nn.load_data`).
+        result: the result of a search, whose best network is taken, or an architecture; or a network of your own: what
+            :func:`hwsearch.extract` returned, its file, or any module.
+        data: the images (:func:`hwsearch.nn.load_data`). A network of your own also takes what :func:`hwsearch.extract` does, all of which
+            is kept in memory as it is, with targets or without; a tenth is held out to choose weights on, another one to judge them.
         out: the folder to write: ``float.safetensors``, perhaps ``tuned.safetensors``, the model file ``best`` (``best.onnx``, or
-            ``best.engine`` for TensorRT) and ``finished.json``.
-        weights: the supernet to inherit from, or its file; from scratch if omitted.
-        recipe: how to train: a :class:`hwsearch.nn.Recipe`, or some of its fields, which then change the good recipe for the data. If
-            weights are inherited, that recipe has a quarter of its learning rate. A finished dense network makes a good ``teacher``.
+            ``best.engine`` for TensorRT) and ``finished.json``. :func:`hwsearch.nn.adoption.load_network` reads networks of your own.
+        weights: the supernet to inherit from, or its file; from scratch if omitted. Of a network of your own, the extracted network.
+        recipe: how to train: a :class:`hwsearch.nn.Recipe`, or fields that change the good one for the data, whose learning rate is a
+            quarter if weights are inherited. A finished dense network is a good ``teacher``; your own has the whole one already.
         deployment: for which runtime, and how the network is quantised for it.
         seed: of all randomness.
         progress: show bars with the time left; a :class:`hwsearch.nn.Watch` is told of the first training.
 
     Raises:
-        InvalidInput: what :func:`hwsearch.train` refuses.
+        InvalidInput: what :func:`hwsearch.train` refuses; labels that are no classes of the network; nothing to learn from.
         Unsupported: the backend takes no model files, or not at these precisions.
-        FileError: a file cannot be used.
+        FileError: a file cannot be used; WrongSpace if it is of another network.
 
     Example:
         >>> import hwsearch
@@ -102,15 +112,41 @@ def finish(
         >>> done.model
         'best.onnx'
     """
-    architecture = result.best if isinstance(result, SearchResult) else result
-    data, space = load_data(data), architecture.space.alone(architecture.genes)
+    given = result.best if isinstance(result, SearchResult) else result
+    if is_own(given):
+        return finish_own(given, cast("Examples", data), Path(out), weights, recipe, _road(deployment), check_seed(seed), progress)
+    if not isinstance(given, Architecture):
+        raise InvalidInput(f"finish takes the result of a search, an architecture or a torch module, not {type(given).__name__}.")
+    if deployment.precision is not None:
+        raise InvalidInput("A network of a supernet has its precisions from the search; architecture.at_precision gives it others.")
+    return _of_supernet(given, load_data(cast("DataLike", data)), Path(out), weights, recipe, deployment, check_seed(seed), progress)
+
+
+def _road(deployment: Deployment) -> Road:
+    """Where a network of the user's goes."""
+    writer = load_writer(deployment.backend)
+    return Road(writer, deployment.precision, deployment.quantization.on(writer), deployment.tuning)
+
+
+def _of_supernet(
+    architecture: Architecture,
+    data: Data,
+    out: Path,
+    weights: Any,
+    recipe: RecipeLike,
+    deployment: Deployment,
+    seed: int,
+    progress: Progress,
+) -> Finished:
+    """Finish a network of a supernet."""
+    space = architecture.space.alone(architecture.genes)
     if weights is not None and not isinstance(recipe, Recipe):
         given = dict(recipe or {})
         good = recipe_for(data.name, {name: given[name] for name in ("like",) if name in given})
         recipe = {"learning_rate": FINE * good.learning_rate, **given}
     recipe = recipe_for(data.name, recipe)
     teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, space)
-    work = _Work(architecture, data, Path(out), replace(recipe, teacher=teacher), deployment, seed, progress)
+    work = _Work(architecture, data, out, replace(recipe, teacher=teacher), deployment, seed, progress)
     team, summary = processes(), work.folder / "finished.json"
     with claim(summary if team.first else None):
         found = work.train(weights)

@@ -28,7 +28,7 @@ def load_module(source: str) -> nn.Module:
     """
     where, colon, name = source.rpartition(":")
     if not colon or not name:
-        raise InvalidInput(f"{source!r} names no network: give FILE.py:FUNCTION, torchvision:NAME or timm:NAME.")
+        raise InvalidInput(f"{source!r} names no network: give FILE.py:FUNCTION, FILE.onnx, torchvision:NAME or timm:NAME.")
     if where == "torchvision":
         models = import_torchvision().models
         if name not in models.list_models():

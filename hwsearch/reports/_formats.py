@@ -22,6 +22,7 @@ from ..spaces._load import space_of_file
 from ..spaces._space import ARCHITECTURE_FORMAT as ARCHITECTURE
 from ..spaces._space import Architecture, SearchSpace
 from . import _terminal
+from ._adopted_facts import FOLDER, NETWORK, read_folder_facts, read_network_facts
 from ._supernet_facts import read_supernet_facts
 
 _ONNX = "ONNX"
@@ -55,13 +56,18 @@ FORMATS: dict[str, tuple[_Reader, _Renderer]] = {
     "hwsearch-coded": (_load_coded, _terminal.coded),
     "hwsearch-supernet": (read_supernet_facts, _terminal.supernet),
     "hwsearch-training": (read_supernet_facts, _terminal.supernet),
+    NETWORK: (read_network_facts, _terminal.adopted),
+    FOLDER: (read_folder_facts, _terminal.adopted),
 }
 """Format, as the header of a file names it -> how it is read, and how what was read is shown. Nothing else knows which files there are."""
 
 _OF_SPACES = (RESULT, FINISHED, ARCHITECTURE, PREDICTOR)
 """Files whose readers take the space of their networks."""
 
-_ARCHITECTURES: dict[str, Callable[[Any], Architecture]] = {
+_FOLDERS = ("adopted.json", "finished.json")
+"""The file that tells what a folder is."""
+
+_ARCHITECTURES: dict[str, Callable[[Any], Architecture | None]] = {
     ARCHITECTURE: lambda found: found,
     RESULT: lambda found: found.best,
     FINISHED: lambda found: found.architecture,
@@ -72,27 +78,48 @@ def describe(path: PathLike, space: SearchSpace | None = None) -> RenderableType
     """Any file of hwsearch, and any ONNX model, as text for a terminal.
 
     Args:
-        path: the file.
+        path: the file; or the folder of an adopted or of a finished network.
         space: whose networks it holds; found by its name if omitted.
 
     Raises:
         FileError: it cannot be read, or is no file of hwsearch.
     """
+    inside = [os.path.join(path, name) for name in _FOLDERS if os.path.isfile(os.path.join(path, name))]
+    path = inside[0] if inside else path
     found = _format(path, FORMATS, "is no file of hwsearch that can be shown")
-    read, render = FORMATS[found]
-    within: Any = read
-    return render(read(path) if space is None or found not in _OF_SPACES else within(path, space), path)
+    return FORMATS[found][1](_read(found, path, space), path)
 
 
-def find_architecture(path: PathLike) -> Architecture:
+def _read(found: str, path: PathLike, space: SearchSpace | None) -> Any:
+    """A file of a format."""
+    read: Any = FORMATS[found][0]
+    return read(path, space) if space is not None and found in _OF_SPACES else read(path)
+
+
+def is_network(path: PathLike) -> bool:
+    """Whether a file holds a network of the user's with its weights, as :func:`hwsearch.nn.adoption.save_network` writes it.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    return _header(path).get("format") == NETWORK
+
+
+def find_architecture(path: PathLike, space: SearchSpace | None = None) -> Architecture:
     """The architecture in a file: that of an architecture file or a finished network, or the best one of a search result.
+
+    Args:
+        path: the file.
+        space: whose architecture it is; found by its name if omitted.
 
     Raises:
         FileError: it cannot be read, or is another kind of file.
     """
     found = _format(path, _ARCHITECTURES, "holds no architecture: give a search result or an architecture file")
-    read, _ = FORMATS[found]
-    return _ARCHITECTURES[found](read(path))
+    architecture = _ARCHITECTURES[found](_read(found, path, space))
+    if architecture is None:
+        raise FileError(f"{os.fspath(path)} holds no architecture, but a network of your own: take the file of its weights beside it.")
+    return architecture
 
 
 def _format(path: PathLike, known: Collection[str], complaint: str) -> str:
@@ -114,13 +141,14 @@ def _header(path: PathLike) -> dict[str, Any]:
         FileError: the file cannot be read, or is damaged.
     """
     data = read_bytes(path, "file")
-    if data.startswith(b"\x08"):  # the first field of an ONNX model, its version, as protobuf writes it
+    tensors = data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**32  # the length of a header, which may begin as ONNX does
+    if data.startswith(b"\x08") and not tensors:  # the first field of an ONNX model, its version, as protobuf writes it
         return {"format": _ONNX}
     if data.startswith(b"PK"):
         arrays = parse_arrays(data, path, "file of hwsearch")
         text = arrays["header"].tobytes() if "header" in arrays else b"{}"
-    elif data[8:9] == b"{":
-        text = parse_tensor_header(data, path, "supernet")[1].get("hwsearch", "{}").encode()
+    elif tensors:
+        text = str(parse_tensor_header(data, path, "supernet")[1].get("hwsearch", "{}")).encode()
     else:
         text = data
     document = parse_json(text, path)

@@ -26,6 +26,7 @@ from ..searching._finished import Finished
 from ..searching._result import SearchResult
 from ..spaces._space import Architecture
 from . import _facts
+from ._adopted_facts import AdoptedFacts
 from ._supernet_facts import SupernetFacts
 
 if TYPE_CHECKING:
@@ -88,14 +89,18 @@ def search_result(result: SearchResult, path: PathLike) -> RenderableType:
 
 def finished(found: Finished, path: PathLike) -> RenderableType:
     """A finished network beside its teacher."""
-    rows = _table("network", "accuracy", "in float", "latency (ms)", "MACs (M)", "parameters (k)", "file (MB)")
-    own = [f"{found.accuracy:.2%}", f"{found.float_accuracy:.2%}", f"{found.latency_ms:.4f}", f"{found.macs / 1e6:,.1f}"]
+    rows = _table("network", found.metric or "accuracy", "in float", "latency (ms)", "MACs (M)", "parameters (k)", "file (MB)")
+    share = "{:.2%}" if found.metric is None or found.metric.startswith("agreement") else "{:.4g}"
+    own = [share.format(found.accuracy), share.format(found.float_accuracy), f"{found.latency_ms:.4f}", f"{found.macs / 1e6:,.1f}"]
     rows.add_row(found.model, *own, f"{found.params / 1e3:,.1f}", f"{found.size_mb:.3f}")
     if found.teacher_accuracy is not None and found.teacher_ms is not None:
-        rows.add_row("teacher, fp32", "", f"{found.teacher_accuracy:.2%}", f"{found.teacher_ms:.4f}", "", "", "")
+        rows.add_row("teacher, fp32", "", share.format(found.teacher_accuracy), f"{found.teacher_ms:.4f}", "", "", "")
     how = "fine-tuned" if found.tuned else "calibrated"
-    title = f"finished network of {found.architecture.space.name}, {how} at its precisions, on {found.device}"
-    return Group(*_heading(title), rows, Text(str(found.architecture)))
+    what = f"{how} at its precisions" if found.network is None or found.weights == "tuned.safetensors" else "in fp32"
+    name = found.network or (found.architecture.space.name if found.architecture is not None else "")
+    title = f"finished network of {name}, {what}, on {found.device}"
+    last = f"Weights and operations: {found.weights}" if found.architecture is None else str(found.architecture)
+    return Group(*_heading(title), rows, Text(last))
 
 
 def architecture(found: Architecture, path: PathLike) -> RenderableType:
@@ -126,6 +131,16 @@ def supernet(found: SupernetFacts, path: PathLike) -> RenderableType:
     facts = {"format": found.format, "fingerprint of the space": found.fingerprint, **found.training}
     recipe = ", ".join(f"{name} {value}" for name, value in found.recipe.items())
     return Group(*_heading(f"supernet of {found.space}"), _grid({**facts, "recipe": recipe, "weights": f"{found.weights:,}"}))
+
+
+def adopted(found: AdoptedFacts, path: PathLike) -> RenderableType:
+    """What a network of the user's is, and how it was trained."""
+    facts = dict(found.facts)
+    if found.recipe:
+        facts["recipe"] = ", ".join(f"{name} {value}" for name, value in found.recipe.items())
+    if found.curve:
+        facts["judged after steps"] = ", ".join(f"{step}: {value:.4f}" for step, value in found.curve)
+    return Group(*_heading(f"network {found.name}"), _grid(facts))
 
 
 def backends(described: Sequence[str] = ()) -> RenderableType:

@@ -93,5 +93,5 @@ def space_of_file(name: object, path: PathLike) -> SearchSpace:
     except UnknownName as error:
         raise WrongSpace(
             f"{os.fspath(path)} belongs to the search space {name!r}, which is not registered here. Import the module that registers it, "
-            f"in the shell by --import MODULE, or give the space itself, in the shell by the folder of hwsearch adopt. {error}"
+            f"in the shell by --import MODULE, or give the space itself, in the shell by the folder of hwsearch adopt (--space). {error}"
         ) from error

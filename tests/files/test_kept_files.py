@@ -17,6 +17,7 @@ import torch
 import hwsearch
 from hwsearch.errors import InvalidInput
 from hwsearch.nn import Data, Supernet, SupernetScore, evaluate, evaluate_file, load_coded, load_data, make_data, score_networks, train
+from hwsearch.nn.adoption import Probing, load_network
 from hwsearch.scores import load_predictor
 from hwsearch.searching import load_finished
 from hwsearch.spaces import Chain, Stage
@@ -102,3 +103,41 @@ def test_a_table_and_a_result_are_read(space: hwsearch.SearchSpace, network: hws
     result = hwsearch.load_result(KEPT / "result.json", space)
     assert result.best.genes.tolist() == expected["best"]
     assert result.values == pytest.approx(expected["values"])
+
+
+ADOPTED = KEPT / "adopted"
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, Any]:
+    return json.loads((ADOPTED / "expected.json").read_text())
+
+
+def test_the_folder_of_an_adopted_network_is_read(said: dict[str, Any]) -> None:
+    assert hwsearch.load_space(ADOPTED / "net").fingerprint == said["fingerprint"]
+
+
+def test_probes_are_read_and_nothing_is_judged_again(images: Data, said: dict[str, Any], tmp_path: Path) -> None:
+    space = hwsearch.load_space(ADOPTED / "net")
+    shutil.copy(ADOPTED / "score.probes.jsonl", tmp_path / "score.probes.jsonl")
+    probing = Probing(images=150, held_out=100, widths=1, networks=4)
+    score = hwsearch.fit_predictor(space, data=images, out=tmp_path / "score.npz", sampling=probing, progress=False)
+    assert (tmp_path / "score.probes.jsonl").read_bytes() == (ADOPTED / "score.probes.jsonl").read_bytes()
+    rows = np.array(said["rows"], dtype=np.uint8)
+    assert score(rows) == pytest.approx(said["predicted"], abs=1e-5)
+    assert load_predictor(ADOPTED / "score.npz", space)(rows) == pytest.approx(said["predicted"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cut", "float", "tuned"])
+def test_a_finished_network_of_a_user_computes_the_same(name: str, images: Data, said: dict[str, Any]) -> None:
+    data: Any = images
+    with torch.no_grad():
+        found = load_network(ADOPTED / "finished" / f"{name}.safetensors")(data.normalize(data.test_x)[:4])
+    assert torch.allclose(found, torch.tensor(said["logits"][name]), atol=0.05 if name == "tuned" else 1e-4)
+
+
+def test_what_is_told_of_a_finished_network_of_a_user_is_read(images: Data, said: dict[str, Any]) -> None:
+    done = load_finished(ADOPTED / "finished" / "finished.json")
+    assert (done.accuracy, done.macs, done.architecture) == (said["accuracy"], said["macs"], None)
+    pytest.importorskip("onnxruntime")
+    assert evaluate_file(ADOPTED / "finished" / done.model, data=images) == pytest.approx(done.accuracy, abs=0.03)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import hwsearch
 from hwsearch.cli import app
 from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
-from hwsearch.nn.adoption import load_network, save_adopted
+from hwsearch.nn.adoption import load_network, save_adopted, save_network
+from hwsearch.reports._formats import describe
 
 BUILD = """
 import torch
@@ -135,3 +136,51 @@ def test_weights_of_the_user_are_taken(folder: Path, tmp_path: Path) -> None:
 )
 def test_mistakes_are_named(folder: Path, tmp_path: Path, network: str, size: str, message: str) -> None:
     assert message in run("adopt", network.format(folder), "--input", size, "--out", tmp_path / "net", code=1)
+
+
+def test_results_and_extracted_networks_are_finished_exported_and_shown(folder: Path, tmp_path: Path) -> None:
+    """As they come out of a search in the folder, and as the file that extract wrote."""
+    space = hwsearch.load_space(folder / "net")
+    first = next(iter(space.places.groups))
+    space.architecture(space.row({first: 16})).to_json(tmp_path / "a.json")
+    common = ("--data", "digits", "--epochs", 1, "--quiet")
+    said = run("finish", tmp_path / "a.json", "--space", folder / "net", *common, "--precision", "int8", "--out", tmp_path / "done")
+    assert "teacher, fp32" in said
+    assert "at its precisions" in said
+    assert "kernels in int8 3" in run("show", tmp_path / "done" / "tuned.safetensors")
+    assert "judged after steps 0:" in run("show", tmp_path / "done" / "float.safetensors")
+    assert "finished network of" in run("show", tmp_path / "done")
+    assert "fingerprint of the space" in run("show", folder / "net")
+    run("export", tmp_path / "a.json", "--space", folder / "net", "--batch", "open", "--out", tmp_path / "cut.onnx")
+    small = tmp_path / "done" / "cut.safetensors"
+    run("export", small, "--data", "digits", "--precision", "int8", "--precision", "0=fp32", "--out", tmp_path / "int8.onnx")
+    assert (tmp_path / "int8.onnx").stat().st_size < (tmp_path / "cut.onnx").stat().st_size
+    run("finish", small, "--teacher", folder / "net", *common, "--set", "distill=1", "--out", tmp_path / "again")
+    assert load_network(tmp_path / "again" / "float.safetensors").meta["facts"]["recipe"]["distill"] == 1
+
+
+def test_mistakes_with_networks_of_ones_own_are_named(folder: Path, tmp_path: Path) -> None:
+    space = hwsearch.load_space(folder / "net")
+    result, small = tmp_path / "a.json", tmp_path / "small.safetensors"
+    space.architecture(space.row()).to_json(result)
+    save_network(space.extract({}), small)
+    assert "--space" in run("export", result, code=1)
+    assert "--space" in run("finish", result, "--out", tmp_path / "done", code=1)
+    assert "leave out --space" in run("export", small, "--space", folder / "net", code=1)
+    assert "space of supernets" in run("export", result, "--space", "resnet_digits", code=1)
+    assert "images to calibrate on" in run("export", small, "--precision", "int8", "--out", tmp_path / "a.onnx", code=1)
+    assert "networks of a supernet" in run("export", small, "--coded", code=1)
+    told = run("fit-predictor", folder / "net", "--data", "digits", "--samples", 20, "--out", tmp_path / "p.npz", code=1)
+    assert "--samples: for supernets only" in told
+
+
+def test_files_whose_header_is_of_any_length_are_shown(folder: Path, tmp_path: Path) -> None:
+    """One length in 32 begins with the byte that ONNX models begin with."""
+    network = load_network(folder / "net" / "network.safetensors")
+    first = set()
+    for more in range(0, 256, 8):
+        network.meta["facts"] = {"data": "x" * more}
+        save_network(network, tmp_path / "a.safetensors")
+        first.add((tmp_path / "a.safetensors").read_bytes()[0])
+        describe(tmp_path / "a.safetensors")
+    assert 8 in first

@@ -265,3 +265,39 @@ def test_proofs_run_no_more_of_the_network_than_they_have_to(monkeypatch: pytest
     assert [branch.searchable for branch in adopted.branches] == [True] * 6
     # The stream is read last by the linear layer; block k's inner channels by its second convolution, after which 2 (5 - k) follow.
     assert sum(runs) <= sum(2 * (5 - k) + 1 for k in range(6))
+
+
+class ReadsLength(nn.Module):
+    """Takes its batch from ``len``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Linear(16 * 36, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        return self.second(x.view(len(x), -1))
+
+
+def test_a_batch_that_is_read_by_len_stays_open() -> None:
+    module, x = ReadsLength().eval(), torch.randn(7, 3, 8, 8)
+    space = hwsearch.adopt(module, x[:1])
+    assert space.dynamic
+    assert space.choices
+    with torch.no_grad():
+        assert torch.allclose(space.extract({})(x), module(x), atol=1e-6)
+    assert len(x) == 7
+
+
+class BakesLength(ReadsLength):
+    """Makes a number of its batch, which no capture can follow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).view(int(x.shape[0]), 2, 2)
+
+
+def test_a_batch_that_is_made_a_number_is_never_taken_for_an_open_one() -> None:
+    space = hwsearch.adopt(BakesLength().eval(), torch.randn(2, 3, 8, 8))
+    for images in (space.batch, 2 * space.batch + 1):
+        if images == space.batch or space.dynamic:
+            assert space.extract({})(torch.randn(images, 3, 8, 8)).shape == (images, 2, 2)

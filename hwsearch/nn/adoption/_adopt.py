@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from ..._files._writing import PathLike
 from ...errors import InvalidInput, check_count
 from ...spaces._space import SearchSpace
 from ._adopted import Adopted
@@ -18,15 +19,15 @@ from ._counted import counted
 from ._formats import PRECISIONS
 from ._genes import Places, find_genes
 from ._groups import analyse, matching
-from ._part import submodule
+from ._part import target
 from ._proof import Prover
 from ._regions import find_regions
 from ._slots import kernel_slots
 
 
 def adopt(
-    module: nn.Module,
-    inputs: torch.Tensor | Sequence[Any],
+    module: nn.Module | PathLike,
+    inputs: torch.Tensor | Sequence[Any] | None = None,
     *,
     keywords: Mapping[str, Any] | None = None,
     freeze: Sequence[str] = (),
@@ -41,8 +42,8 @@ def adopt(
     reach it, and the report names it with its line of source.
 
     Args:
-        module: any PyTorch module.
-        inputs: an example input, or all positional ones; small images make proofs fast.
+        module: any PyTorch module, or an ONNX file, which the package onnx2torch reads.
+        inputs: an example input, or all positional ones; small images make proofs fast. Those that an ONNX file names if omitted.
         keywords: example inputs by keyword.
         freeze: names of parameters or modules, or patterns with ``*``, whose channels are to stay.
         part: the name of a submodule, to adopt it alone.
@@ -65,12 +66,9 @@ def adopt(
         torch.Size([2, 4, 4, 4])
     """
     check_count("step", step, least=1)
-    args: tuple[Any, ...] = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
-    target, named = module, dict(keywords or {})
-    if part:
-        target, args, named = submodule(module, part, args, named)
     offered = _checked(precisions)
-    captured = capture(target, args, named)
+    module, adopted, args, named = target(module, inputs, keywords, part)
+    captured = capture(adopted, args, named)
     network, frozen = captured.network, _frozen(captured.network, freeze)
     analysis = analyse(network, captured.batch, frozen)
     prover = Prover(network, analysis, captured.inputs, rng or np.random.default_rng(0), captured.dynamic)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ...errors import InvalidInput, Unsupported
 from ._lines import failing_line
+from ._run import execute
 from ._state import put
 from ._tidy import tidy
 
@@ -143,12 +146,15 @@ def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         flat = _tensors(both)
         try:
             shapes = _any_batch(module, *both) if grown else None
-            network = torch.export.export(module, both[0], both[1], dynamic_shapes=shapes, strict=False).module(check_guards=False)
+            with _open_lengths():
+                network = torch.export.export(module, both[0], both[1], dynamic_shapes=shapes, strict=False).module(check_guards=False)
             assert isinstance(network, fx.GraphModule)
-            dynamic = grown and all(not isinstance(node.meta["val"].shape[0], int) for node in _placeholders(network))
+            opened = grown and all(not isinstance(node.meta["val"].shape[0], int) for node in _placeholders(network))
+            found = tidy(network, flat)
+            dynamic = opened and _takes_more(found, flat)
             if grown and not dynamic and flat[0].shape[0] != _tensors((args, kwargs))[0].shape[0]:
                 continue
-            return Captured(tidy(network, flat), flat, flat[0].shape[0] if dynamic else 1, dynamic)
+            return Captured(found, flat, flat[0].shape[0] if dynamic else 1, dynamic)
         except Exception as error:
             # Export fails in as many ways as there are networks; what is said in the end names the first failure.
             failures.append(error)
@@ -158,6 +164,34 @@ def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     except Exception as error:
         failures.append(error)
     raise _refusal(module, failures) from failures[0]
+
+
+def _takes_more(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether a graph also runs on more images than it was captured with; a number of them may stand in it in spite of open sizes."""
+    try:
+        execute(network, tuple(torch.cat([each, each[:1]]) for each in inputs))
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def _open_lengths() -> Iterator[None]:
+    """Within this, ``len(x)`` of a tensor is the size that the export follows, and not the number that it is at the moment.
+
+    Python wants a number from ``x.__len__()``, so that nothing less than another ``len`` helps.
+    """
+    plain = builtins.len
+
+    def length(of: Any) -> Any:
+        followed = isinstance(of, torch.Tensor) and of.ndim and not isinstance(of.shape[0], int)
+        return of.shape[0] if followed else plain(of)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = plain
 
 
 def _tensors(inputs: Any) -> tuple[torch.Tensor, ...]:

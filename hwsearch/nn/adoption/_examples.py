@@ -45,12 +45,29 @@ def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = Fals
         batches = ((opened.normalize(x), y) for x, y in batches)
     else:
         batches = cast("Iterable[Any]", data)
+    together, targets = gathered(batches, len(space.inputs), most)
+    return space.checked(together), targets
+
+
+def gathered(batches: Iterable[Any], n: int, most: int | None) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+    """What batches hold, put together.
+
+    Args:
+        batches: each a tensor of inputs, or tensors in tuples, lists and dicts: one for each input, perhaps with the targets last.
+        n: how many inputs there are.
+        most: how many images to take at most; all if ``None``.
+
+    Returns:
+        A tensor for each input, and the targets, or ``None``.
+
+    Raises:
+        InvalidInput: there are no images, or a batch holds another number of tensors.
+    """
     inputs: list[list[torch.Tensor]] = []
     targets: list[torch.Tensor] = []
     taken = 0
     for batch in batches:
         parts = [each for each in torch.utils._pytree.tree_leaves(batch) if isinstance(each, torch.Tensor)]
-        n = len(space.inputs)
         if len(parts) not in (n, n + 1):
             raise InvalidInput(
                 f"A batch of the data holds {len(parts)} tensors; {n} inputs were expected, perhaps with targets after them."
@@ -58,12 +75,12 @@ def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = Fals
         inputs.append(parts[:n])
         targets += parts[n:]
         taken += len(parts[0])
-        if taken >= most:
+        if most is not None and taken >= most:
             break
     if not taken:
         raise InvalidInput("The data holds no images.")
     together = tuple(torch.cat(each)[:most].contiguous() for each in zip(*inputs, strict=True))
-    return space.checked(together), torch.cat(targets)[:most] if len(targets) == len(inputs) else None
+    return together, torch.cat(targets)[:most] if len(targets) == len(inputs) else None
 
 
 def has_splits(data: Examples) -> TypeGuard[str | os.PathLike[str] | tuple[str, Any] | Data]:

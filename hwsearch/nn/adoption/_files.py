@@ -21,11 +21,15 @@ from torch.utils import _pytree as pytree
 from ..._files._reading import check_header, guarded, parse_json, parse_tensor_header, read_bytes
 from ..._files._writing import PathLike, write_atomic
 from ...errors import CorruptFile, InvalidInput
+from ._rounding import integers, rounded
 from ._state import get, put
 
 FORMAT = "hwsearch-adopted-network"
 VERSION = 1
 _PYTHON = {each.__name__: each for each in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv)}
+_OWN = {each.__name__: each for each in (rounded, integers)}
+_OTHERS: dict[str, dict[str, Any]] = {"python": _PYTHON, "hwsearch": _OWN}
+"""Operations that are not PyTorch's: sizes are computed by those of Python, integers by our own."""
 _WORDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 _CLOSED = ("from_file",)
 """Operations that reach beyond tensors; a file that names one is refused."""
@@ -66,13 +70,16 @@ def save_network(network: fx.GraphModule, path: PathLike) -> None:
         "nodes": nodes,
         "parameters": {name: each.requires_grad for name, each in tensors.items() if isinstance(each, nn.Parameter)},
         "plan": network.meta.get("plan"),
+        "facts": network.meta.get("facts"),
     }
     whole = {name: each.detach().contiguous() for name, each in tensors.items()}
     write_atomic(path, save(whole, metadata={"hwsearch": msgspec.json.encode(header).decode()}))
 
 
 def load_network(path: PathLike) -> fx.GraphModule:
-    """Read what :func:`save_network` wrote, in evaluation mode; ``network.meta["plan"]`` says what was kept.
+    """Read what :func:`save_network` wrote, in evaluation mode.
+
+    ``network.meta["plan"]`` says what was kept, and ``network.meta["facts"]`` how it was trained, if it was.
 
     Raises:
         FileError: the file cannot be read.
@@ -104,7 +111,7 @@ def _built(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> fx.Graph
     specs = [pytree.treespec_loads(header[each]) for each in ("inputs", "outputs")]
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo([str(each) for each in header["arguments"]], *specs)))
     network = fx.GraphModule(root, graph, "Network").eval()
-    network.meta["plan"] = header["plan"]
+    network.meta.update({key: header[key] for key in ("plan", "facts") if header.get(key) is not None})
     return network
 
 
@@ -115,16 +122,17 @@ def _target(node: fx.Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
         return str(node.target)
     name = getattr(node.target, "__name__", "")
-    if _PYTHON.get(name) is not node.target:
-        raise InvalidInput(f"{node.target} is no operation of PyTorch and cannot be written to a file.")
-    return f"python.{name}"
+    for space, known in _OTHERS.items():
+        if known.get(name) is node.target:
+            return f"{space}.{name}"
+    raise InvalidInput(f"{node.target} is no operation of PyTorch and cannot be written to a file.")
 
 
 def _found(name: str) -> Any:
     """The operation of a name."""
     space, base, *overload = name.split(".")
-    if space == "python":
-        return _PYTHON[base]
+    if space in _OTHERS:
+        return _OTHERS[space][base]
     found = getattr(getattr(getattr(torch.ops, space), base), overload[0])
     if not isinstance(found, torch._ops.OpOverload) or base in _CLOSED:
         raise InvalidInput(f"{name} is no operation on tensors.")

@@ -63,14 +63,33 @@ def quantize(
         >>> rounded(images).shape
         torch.Size([16, 4, 4, 4])
     """
+    return calibrated(network, images, precision, quantization).build()
+
+
+def rounds(network: fx.GraphModule) -> bool:
+    """Whether a graph is one that :func:`quantize` returned."""
+    return any(node.target is rounded or node.target is integers for node in network.graph.nodes)
+
+
+def begun(
+    network: fx.GraphModule, images: Sequence[torch.Tensor], precision: str | Mapping[str, str] | None, quantization: Quantization
+) -> Grids:
+    """What will be rounded of a network, without grids yet; :func:`quantize` describes the arguments and errors."""
     if quantization.symmetric:
         raise Unsupported("Modules are quantised with zero points only, which engines do not take. Export for 'onnxruntime' or 'openvino'.")
     plain = folded(network, tuple(each[:2] for each in images))
-    grids = _Grids(plain, _chosen(plain, precision or planned(network) or "int8"), quantization)
-    largest = max(prod(shape_of(node)[1:]) for node in plain.graph.nodes if node.op == "call_function")
+    return Grids(plain, _chosen(plain, precision or planned(network) or "int8"), quantization)
+
+
+def calibrated(
+    network: fx.GraphModule, images: Sequence[torch.Tensor], precision: str | Mapping[str, str] | None, quantization: Quantization
+) -> Grids:
+    """The grids of a network, fitted to images; :func:`quantize` describes the arguments and errors."""
+    grids = begun(network, images, precision, quantization)
+    largest = max(prod(shape_of(node)[1:]) for node in grids.network.graph.nodes if node.op == "call_function")
     count = max(min(len(images[0]), _MOST_VALUES // max(largest, 1)), min(len(images[0]), 16))
     grids.fit(tuple(each[:count] for each in images))
-    return grids.build()
+    return grids
 
 
 def planned(network: nn.Module) -> dict[str, str]:
@@ -103,12 +122,20 @@ def _chosen(network: fx.GraphModule, precision: str | Mapping[str, str]) -> set[
 
 
 @dataclass
-class _Layer:
-    """The numbers of a kernel in int8: integers, their steps, the bias, and the grid of what it reads."""
+class Layer:
+    """The numbers of a kernel in int8.
+
+    Attributes:
+        values: integers, shape ``(cout, ...)``.
+        steps: those of the integers, shape ``(cout,)``.
+        bias: shape ``(cout,)``.
+        factor: by which the weights were scaled to correct what rounding does, shape ``(cout,)``; by nothing if omitted.
+    """
 
     values: torch.Tensor
     steps: torch.Tensor
     bias: torch.Tensor
+    factor: torch.Tensor | None = None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -116,7 +143,7 @@ class _Layer:
 
 
 @dataclass
-class _Grids:
+class Grids:
     """Which results of a graph are rounded, and how.
 
     Attributes:
@@ -139,7 +166,7 @@ class _Grids:
     before: set[fx.Node] = field(default_factory=set)
     integral: set[fx.Node] = field(default_factory=set)
     found: dict[fx.Node, Quantizer] = field(default_factory=dict)
-    layers: dict[fx.Node, _Layer] = field(default_factory=dict)
+    layers: dict[fx.Node, Layer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pending: set[fx.Node] = set()
@@ -201,10 +228,10 @@ class _Grids:
         steps = weight_steps(weight, bits)
         values = torch.round(quantize_weight(weight, bits, steps) / steps.view(-1, *[1] * (weight.ndim - 1))).to(torch.int8)
         bias = weight.new_zeros(len(weight)) if given["bias"] is None else get(self.network, str(given["bias"].target)).detach().clone()
-        layer = self.layers[node] = _Layer(values, steps, bias)
+        layer = self.layers[node] = Layer(values, steps, bias)
         x = self._read(node.args[0], args[0])
         target = node.target
-        y = target(x, layer.weight, layer.bias, *args[3:], **_others(kwargs))
+        y = target(x, layer.weight, layer.bias, *args[3:], **others(kwargs))
         if node not in wanted:
             return y
         (mean, std), (right, spread) = _moments(y), wanted[node]
@@ -212,7 +239,7 @@ class _Grids:
         if self.quantization.correction == "scale":
             factor = torch.where((std > 1e-6) & (spread > 1e-6), spread / std, factor)
         shift = right - factor * mean
-        layer.steps = layer.steps * factor
+        layer.steps, layer.factor = layer.steps * factor, factor
         layer.bias = layer.bias * factor + shift
         shape = (1, -1, *[1] * (y.ndim - 2))
         return y * factor.view(shape) + shift.view(shape)
@@ -257,7 +284,7 @@ class _Grids:
         result.meta = dict(network.meta)
         return result
 
-    def _weights(self, node: fx.Node, layer: _Layer) -> None:
+    def _weights(self, node: fx.Node, layer: Layer) -> None:
         """Give a kernel its integers in place of its weights."""
         graph = self.network.graph
         source: Any = node.args[0]
@@ -271,10 +298,10 @@ class _Grids:
         with graph.inserting_before(node):
             weight, steps, biases, their_steps = (graph.get_attr(name + suffix) for suffix in held)
             operands = graph.call_function(integers, (weight, steps)), graph.call_function(integers, (biases, their_steps))
-        node.args, node.kwargs = (source, *operands, *node.args[3:]), _others(node.kwargs)
+        node.args, node.kwargs = (source, *operands, *node.args[3:]), others(node.kwargs)
 
 
-def _others(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def others(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a kernel besides its weights."""
     return {name: each for name, each in arguments.items() if name not in ("weight", "bias")}
 

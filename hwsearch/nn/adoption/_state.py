@@ -1,11 +1,11 @@
-"""Tensors of a module by their dotted names."""
+"""Tensors of a module by their dotted names, and copies of graphs with them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from ...errors import InvalidInput
 
@@ -39,3 +39,20 @@ def put(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
         root.register_parameter(last, tensor)
     else:
         root.register_buffer(last, tensor)
+
+
+def copied(network: fx.GraphModule) -> fx.GraphModule:
+    """A graph that computes the same, in evaluation mode, and shares no tensor with the other one."""
+    graph, root = fx.Graph(), nn.Module()
+    known: dict[fx.Node, fx.Node] = {}
+    for node in network.graph.nodes:
+        known[node] = graph.node_copy(node, known.__getitem__)
+        known[node].name = node.name
+        if node.op == "get_attr":
+            tensor = get(network, str(node.target))
+            fresh = tensor.detach().clone()
+            put(root, str(node.target), nn.Parameter(fresh, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fresh)
+    graph.set_codegen(network.graph._codegen)
+    result = fx.GraphModule(root, graph, "Network").eval()
+    result.meta = dict(network.meta)
+    return result

@@ -20,11 +20,11 @@ from ..data._load import load_data
 from ..supernet._deploy import Deployed, deploy
 from ..supernet._plain import Resize
 from ..supernet._supernet import Supernet, load_supernet
-from ..training._loop import as_json
+from ..training._arguments import as_json
 from ..training._losses import Losses, taught
 from ..training._processes import accelerator
 from ..training._recipe import AMP, Recipe, recipe_for
-from ..training._train import complete, suited
+from ..training._train import Weights, complete, suited
 from ..training._watch import Progress
 from ._folded import Owners, Place, Round, Visit, fold, owners
 from ._learned import WEIGHT, Grid, forget, grids
@@ -92,7 +92,8 @@ def tune(
     losses = Tuning(Extracted.of(weights, weights.largest), recipe, expert, way, quantization)
     facts = {**weights.facts, **data.identity, "train_images": data.count("train"), "tuned": weights.digest, "recipe": recipe.document}
     facts |= {"teacher": None if teacher is None else teacher.digest, "seed": seed, "way": way, "how": asdict(quantization)}
-    return complete(losses, result, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+    outcome = Weights(result, losses.network)
+    return complete(losses, outcome, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
 class Tuning(Losses):

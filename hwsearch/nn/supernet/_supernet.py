@@ -329,13 +329,15 @@ class Supernet(nn.Module):
         return supernet
 
 
-def load_supernet(weights: WeightsLike, space: SearchSpace) -> Supernet:
+def load_supernet(weights: WeightsLike | nn.Module, space: SearchSpace) -> Supernet:
     """The supernet of a file, or a :class:`Supernet` as it is; for a space of other precisions one that shares its weights.
 
     Raises:
-        InvalidInput: the supernet belongs to another space.
+        InvalidInput: the supernet belongs to another space, or is another module.
         HwsearchError: as :meth:`Supernet.load`.
     """
+    if isinstance(weights, nn.Module) and not isinstance(weights, Supernet):
+        raise InvalidInput(f"Space {space.name!r} needs a supernet, or its file, and no other module ({type(weights).__name__}).")
     if not isinstance(weights, Supernet):
         return Supernet.load(weights, space)
     if weights.space.fingerprint == space.fingerprint:

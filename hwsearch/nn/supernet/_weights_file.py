@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -14,7 +14,6 @@ from safetensors.torch import load, save
 from ..._files._reading import check_header, parse_json, read_bytes
 from ..._files._writing import PathLike, write_atomic
 from ...errors import CorruptFile, WrongSpace
-from ...spaces._space import SearchSpace
 
 SUPERNET_FORMAT = "hwsearch-supernet"
 CHECKPOINT_FORMAT = "hwsearch-training"
@@ -23,8 +22,24 @@ VERSION = 1
 Tensors = dict[str, torch.Tensor]
 
 
+class Named(Protocol):
+    """What weights belong to: a search space, or one network.
+
+    Attributes:
+        name: what it is called.
+        fingerprint, weights_fingerprint: tell it apart from others, and from others but for precisions.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def weights_fingerprint(self) -> str: ...
+
+
 def write(
-    path: PathLike, format: str, space: SearchSpace, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], *, sync: bool = True
+    path: PathLike, format: str, space: Named, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], *, sync: bool = True
 ) -> None:
     """Write tensors and facts of a space, whole or not at all.
 
@@ -41,7 +56,7 @@ def write(
     write_atomic(path, save(whole, metadata={"hwsearch": msgspec.json.encode(header).decode()}), sync=sync)
 
 
-def read(path: PathLike, format: str, space: SearchSpace) -> tuple[Tensors, dict[str, Any]]:
+def read(path: PathLike, format: str, space: Named) -> tuple[Tensors, dict[str, Any]]:
     """Read what :func:`write` wrote.
 
     Returns:
@@ -68,7 +83,7 @@ def read(path: PathLike, format: str, space: SearchSpace) -> tuple[Tensors, dict
     if header.get("fingerprint") != space.fingerprint and header.get("weights_fingerprint") != space.weights_fingerprint:
         raise WrongSpace(
             f"{name} holds weights of space {header.get('space')!r} ({header.get('fingerprint')}), not of {space.name!r} "
-            f"({space.fingerprint}). Train this space with: hwsearch train {space.name}"
+            f"({space.fingerprint}). Take the weights of this one, or train it: hwsearch train, for a supernet."
         )
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -6,21 +6,23 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map
 
-from ..._files._reading import check_same, guarded
+from ..._files._reading import guarded
 from ..._progress import progress as show_progress
 from ...errors import CorruptFile, InvalidInput
-from ..data._images import Data, Share, same_data
+from ..data._images import Data, Share
 from ..data._streamed import augmented
 from ..data._vision import import_transforms
 from ..supernet import _weights_file as weights_file
+from ._arguments import Facts, as_json, same_arguments
+from ._best import Best
 from ._losses import Losses
 from ._optimizers import make_optimizer
 from ._phases import Phase
@@ -28,9 +30,6 @@ from ._processes import Processes, accelerator
 from ._recipe import Recipe
 from ._watch import Progress, follow
 
-Facts = dict[str, Any]
-HAPPENED = "happened"
-"""What happened on the way, among the facts of a result."""
 _PATIENCE = 20
 """Writing takes at most 1/20 of the time."""
 _SEVERAL = 5
@@ -42,6 +41,8 @@ _APART = 20
 _STATE = {"momentum_buffer": "momentum"}
 """What an optimiser keeps of a parameter -> what it is called in a file, if that is another name."""
 _BUFFERS = {name: buffer for buffer, name in _STATE.items()}
+_OWN = ("weight", "average", "best")
+"""What else a file has of a parameter."""
 _FREE = ("learning_rate", "clip", "amp")
 """What may be changed of a recipe when a training goes on."""
 
@@ -65,8 +66,8 @@ def learn(training: Training, partial: Path, facts: Facts, *, title: str, progre
         progress: show a bar with the time left; or a :class:`Watch`.
 
     Returns:
-        What happened on the way, if anything: how many steps were skipped (``skipped``), and at which step the recipe was changed to what
-        (``changes``).
+        What happened on the way, if anything: how many steps were skipped (``skipped``), at which step the recipe was changed to what
+        (``changes``), and how good the result was at which step (``curve``).
 
     Raises:
         InvalidInput: training diverged, or ``partial`` was begun with other arguments.
@@ -94,7 +95,7 @@ def learn(training: Training, partial: Path, facts: Facts, *, title: str, progre
             SkippedWarning,
             stacklevel=2,
         )
-    happened = {"skipped": training.skipped, "changes": training.changes}
+    happened = {"skipped": training.skipped, "changes": training.changes, "curve": training.judged.document}
     return {name: value for name, value in happened.items() if value}
 
 
@@ -130,6 +131,7 @@ class Training:
         skipped, in_a_row: how many steps changed nothing, since losses or gradients were not finite; and how many of the last ones did.
         changes: at which steps the recipe was changed, and to what.
         best: the weights of the best epoch, once the training is over; ``None`` if the last ones are to be taken.
+        judged: the best result so far, where the losses judge it.
         partial, facts: where states are written, ``None`` in all processes but the first, and what they say of the arguments.
     """
 
@@ -150,6 +152,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
         self.best: dict[str, torch.Tensor] | None = None
+        self.judged = Best()
         self.partial: Path | None = None
         self.facts: Facts = {}
         self._written, self._cost = -math.inf, 0.0
@@ -198,6 +201,7 @@ class Training:
         batches = augmented(self.data.training(self._shares(), self.seed), self._shares(), recipe.augment, self.seed)
         phase: Phase | None = None
         while self.step < self.steps:
+            self._judge()
             last, (phase, place, _) = phase, recipe.place(self.step, self.steps)
             if phase is not last:
                 self._begin(phase, place)
@@ -209,7 +213,7 @@ class Training:
                 self.optimizer.zero_grad(set_to_none=True)
                 images, labels = next(batches)
                 part = self.team.rank + number * self.team.count
-                x, y = self._mixed(self.data.normalize(images.to(device)), labels.to(device), part)
+                x, y = self._mixed(self.data.normalize(moved(images, device)), labels.to(device), part)
                 # Each part runs the same networks: what the losses choose is drawn anew.
                 for index, loss in enumerate(self.losses(x, y, np.random.default_rng([self.seed, self.step, 0x10]))):
                     torch.autograd.backward(self.scaler.scale(loss / recipe.parts))
@@ -233,6 +237,17 @@ class Training:
             self.skipped += not good
             self.in_a_row = 0 if good else self.in_a_row + 1
             yield told.item()
+
+    @torch.no_grad()
+    def _judge(self) -> None:
+        """At the end of an epoch, and before the first one: keep the result as it is now if the losses judge it the best so far."""
+        if self.step % self.steps_per_epoch or self.step in self.judged.curve or not self.losses.judges:
+            return
+        held = {name: parameter.detach().clone() for name, parameter in self.parameters.items()} if self.average else {}
+        self._settle()
+        self.judged.look(self.step, self.losses.judge(self.step), self.losses.kept())
+        for name, parameter in held.items():
+            self.parameters[name].copy_(parameter)
 
     def _gradients(self) -> list[torch.Tensor]:
         return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
@@ -289,9 +304,12 @@ class Training:
         for name, average in self.average.items():
             self.parameters[name].copy_(average)
 
+    @torch.no_grad()
     def finish(self) -> None:
-        """Leave the result in the network, on the CPU."""
+        """Leave the result in the network, on the CPU: the last weights, or the best ones where the losses judge them."""
+        self._judge()
         self._settle()
+        self.judged.put(self.losses.kept())
         self.losses.network.cpu()
 
     def keep_in(self, partial: Path, facts: Facts) -> None:
@@ -320,7 +338,8 @@ class Training:
             for what, value in self.optimizer.state[parameter].items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"{_STATE.get(what, what)}.{name}"] = value
-        document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict()}
+        tensors |= self.judged.named
+        document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict(), "curve": self.judged.document}
         document |= {"skipped": self.skipped, "changes": self.changes}
         weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.losses.space, tensors, document, sync=False)
         if self.step - self._kept >= self.steps / _APART:
@@ -348,7 +367,7 @@ class Training:
         weights_file.fill(self.parameters, {k[7:]: v for k, v in tensors.items() if k.startswith("weight.")}, path)
         weights_file.fill(self.average, {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}, path)
         for name, parameter in self.parameters.items():
-            for key in [key for key in tensors if key.endswith(f".{name}") and key not in (f"weight.{name}", f"average.{name}")]:
+            for key in [key for key in tensors if key.endswith(f".{name}") and key not in {f"{own}.{name}" for own in _OWN}]:
                 what, value = key.removesuffix(f".{name}"), tensors[key]
                 if "." in what:
                     continue  # of another parameter, whose name ends like this one
@@ -360,6 +379,7 @@ class Training:
             if self.scaler.is_enabled() and header.get("scaler"):
                 self.scaler.load_state_dict(header["scaler"])
             self.skipped, self.changes = int(header.get("skipped", 0)), [dict(one) for one in header.get("changes", [])]
+            self.judged = Best.read(tensors, header.get("curve", []), self.losses.kept())
         self.step = self._saved = self._kept = step
         self._note({**as_json(Recipe(epochs=1).document), **header["training"].get("recipe", {})}, path)
 
@@ -372,29 +392,6 @@ class Training:
             warnings.warn(f"The training in {path} goes on from step {self.step} with {told}.", ChangedWarning, stacklevel=2)
 
 
-def as_json(facts: Facts) -> Facts:
-    """As they will be read back, so that they can be compared."""
-    result: Facts = msgspec.json.decode(msgspec.json.encode(facts))
-    return result
-
-
-def same_arguments(found: object, wanted: Facts, path: Path, free: Sequence[str] = ()) -> None:
-    """Check what a file says about how it was trained.
-
-    Args:
-        found: what it says; what happened on the way is no argument.
-        wanted: the arguments.
-        path: the file.
-        free: fields of the recipe that may differ.
-
-    Raises:
-        InvalidInput: with other arguments.
-        CorruptFile: it does not say.
-    """
-    if not isinstance(found, dict) or not isinstance(found.get("recipe", {}), dict):
-        raise CorruptFile(f"{path} does not say how it was trained.")
-    usual = as_json(Recipe(epochs=1).document)  # what a recipe of an older hwsearch does not name
-    found = same_data(found, wanted, path)
-    ignored = dict.fromkeys(("recipe", HAPPENED, *free))
-    flat = [{**facts, **usual, **facts.get("recipe", {}), **ignored} for facts in (found, wanted)]
-    check_same(flat[0], dict.fromkeys(flat[0]) | flat[1], path)
+def moved(tensors: Any, device: torch.device) -> Any:
+    """A tensor, or several in tuples or lists, on a device."""
+    return tree_map(lambda each: each.to(device), tensors)

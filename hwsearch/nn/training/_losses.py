@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ...spaces._space import SearchSpace
+from ..supernet import _weights_file as weights_file
 from ..supernet._channels import rank_channels
 from ..supernet._supernet import Supernet
 from ._phases import Phase, corner
@@ -71,12 +72,14 @@ class Losses(ABC):
     """The losses that a network is trained by.
 
     Attributes:
-        space: the space of the network.
+        space: the space of the network, or what stands for it in the files of a training.
         network: the network; training changes its parameters.
+        judges: whether the result is judged after each epoch, so that the best one is kept in the place of the last one.
     """
 
-    space: SearchSpace
+    space: weights_file.Named
     network: nn.Module
+    judges: bool = False
 
     @abstractmethod
     def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
@@ -95,6 +98,14 @@ class Losses(ABC):
             phase: the phase of the next steps.
             before: the phase that has just ended; ``None`` if training starts or is continued.
         """
+
+    def judge(self, step: int) -> float:
+        """How good the result is now, after a number of steps; larger is better. By default nothing is judged."""
+        raise NotImplementedError
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """The tensors that the result consists of; by default the parameters."""
+        return dict(self.network.named_parameters())
 
 
 class Sandwich(Losses):
@@ -117,7 +128,8 @@ class Sandwich(Losses):
     """
 
     def __init__(self, supernet: Supernet, recipe: Recipe, teacher: nn.Module | None = None) -> None:
-        self.space, self.network, self.recipe, self.teacher = supernet.space, supernet, recipe, teacher
+        self.space: SearchSpace = supernet.space
+        self.network, self.recipe, self.teacher = supernet, recipe, teacher
         self.supernet, self.run = supernet, Forward.of(recipe)
         self.begin(recipe.phases[0], None)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..._registry import find, names
 from ...errors import InvalidInput, UnknownName, check_count
@@ -44,7 +45,9 @@ class Recipe:
         mixup, cutmix: the images of a batch are mixed in pairs (Zhang et al., ICLR'18; Yun et al., ICCV'19), their share drawn from a
             beta distribution with this parameter; 0 for not at all. If both are given, a coin decides.
         teacher: weights of the same space, or their file; their largest network teaches besides the labels. Without one the network learns
-            from the labels alone.
+            from the labels alone. For a network of your own: a module, or the folder or file of one; the whole network if omitted.
+        metric: of a network of your own: a function from a module to a number that is larger for better ones. It tells after each epoch
+            which weights to keep; the accuracy on validation images if omitted.
         distill: with a teacher, the share of its output in the loss; the labels have the rest.
         temperature: at which the teacher's and the student's outputs are compared (Hinton et al., 2015, section 2).
         hints: with a teacher, the weight of the difference between its attention maps and the student's (see
@@ -59,7 +62,8 @@ class Recipe:
         class_weights: the weight of each class in the loss of the labels; or ``"balanced"``, so that rare classes weigh as much as others.
         augment: varies batches of training images besides what the data does: a function from ``uint8`` images of shape
             ``(n, channels, height, width)`` to the same.
-        loss: the loss of the labels, a function of logits and labels, in the place of cross-entropy.
+        loss: the loss of the labels, a function of logits and labels, in the place of cross-entropy; of a network of your own a function
+            of what it returns and the targets.
         patience: stop after this many epochs in a row without a better accuracy on the validation images, the mean of the largest, the
             smallest and two networks between. The result is then that of the best epoch, and the last weights are kept beside it; 0 for
             never.
@@ -88,7 +92,7 @@ class Recipe:
     temperature: float = 1.0
     hints: float = 0.0
     phases: tuple[Phase, ...] = PHASES["sandwich"]
-    teacher: WeightsLike | None = None
+    teacher: WeightsLike | nn.Module | None = None
     optimizer: str = "sgd"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     schedule: str = "cosine"
@@ -97,6 +101,7 @@ class Recipe:
     augment: Augment | None = None
     loss: Loss | None = None
     patience: int = 0
+    metric: Callable[[nn.Module], float] | None = None
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -137,15 +142,15 @@ class Recipe:
                 raise UnknownName("class_weights", weights, ["balanced"])
         elif weights is not None and not all(math.isfinite(weight) and weight >= 0 for weight in weights):
             raise InvalidInput(f"class_weights must be finite numbers of at least 0, one a class, or 'balanced', not {weights}.")
-        for name, of in (("loss", "logits and labels"), ("augment", "images")):
+        for name, of in (("loss", "logits and labels"), ("augment", "images"), ("metric", "a module")):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise InvalidInput(f"{name} must be a function of {of}, not {getattr(self, name)!r}.")
 
     @property
     def document(self) -> dict[str, Any]:
-        """The numbers of the recipe as plain data, for files; a teacher is told by the digest of its weights instead."""
+        """The recipe as plain data, for files: functions by their names; a teacher is told by the digest of its weights instead."""
         told = {name: value for name, value in asdict(replace(self, teacher=None)).items() if name not in ("teacher", "device")}
-        for name in ("loss", "augment"):
+        for name in ("loss", "augment", "metric"):
             own = getattr(self, name)
             told[name] = None if own is None else getattr(own, "__qualname__", type(own).__qualname__)
         return told

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 from torch import nn
 
 from ..._files._lock import claim
@@ -20,7 +21,8 @@ from ..data._load import load_data
 from ..supernet import _weights_file as weights_file
 from ..supernet._plain import calibrate_bn
 from ..supernet._supernet import Supernet, WeightsLike, load_supernet
-from ._loop import HAPPENED, Facts, Training, as_json, earlier, forget, learn, same_arguments
+from ._arguments import HAPPENED, Facts, as_json, same_arguments
+from ._loop import Training, earlier, forget, learn, moved
 from ._losses import Losses, Sandwich
 from ._phases import phases_for
 from ._processes import accelerator, computing_on, processes
@@ -29,6 +31,7 @@ from ._watch import Progress
 
 _STATISTICS = 4096
 """Images that settle the batch norms of a network that is alone."""
+T = TypeVar("T")
 
 
 def train(
@@ -89,17 +92,26 @@ def train(
         data = data.normalized(source.normalize if isinstance(source, Supernet) else None)
     with computing_on(recipe.device):
         losses = Sandwich(supernet, recipe, None if teacher is None else teacher.extract(teacher.largest).to(accelerator()))
-        return complete(losses, supernet, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+        outcome = Weights(supernet, supernet)
+        return complete(losses, outcome, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
-def suited(recipe: Recipe, data: Data, space: SearchSpace) -> Recipe:
+def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
     """The recipe with no more images a step than there are, with a part at least for each process, and with the phases that differ.
 
+    Args:
+        recipe: how to train.
+        data: the images.
+        space: the networks to train; ``None`` for a network that has none.
+
     Raises:
-        InvalidInput: the processes cannot share out the parts evenly.
+        InvalidInput: the processes cannot share out the parts evenly, or the recipe of a supernet has a metric.
     """
+    if space is not None and recipe.metric is not None:
+        raise InvalidInput("A metric is for networks of your own (hwsearch.adopt, then finish); leave it out of this recipe.")
     count = processes().count
-    batch, phases = min(recipe.batch, data.count("train")), phases_for(recipe.phases, space)
+    batch = min(recipe.batch, data.count("train"))
+    phases = recipe.phases[:1] if space is None else phases_for(recipe.phases, space)
     recipe = replace(recipe, batch=batch, parts=max(recipe.parts, count), phases=phases)
     if recipe.parts % count:
         raise InvalidInput(f"{count} processes cannot share out a batch in {recipe.parts} parts evenly: choose a multiple of {count}.")
@@ -123,14 +135,81 @@ def _class_weights(recipe: Recipe, data: Data) -> Sequence[float] | None:
     return weights
 
 
-def complete(
-    losses: Losses, supernet: Supernet, data: Data, recipe: Recipe, *, out: Path, facts: Facts, seed: int, progress: Progress
-) -> Supernet:
-    """Train to the end and write the supernet that results; or read it, if ``out`` exists already.
+class Outcome(ABC, Generic[T]):
+    """What a training results in, and the file of it.
+
+    Attributes:
+        name: of what is trained, for the progress bar.
+    """
+
+    name: str
+
+    @abstractmethod
+    def read(self, path: Path) -> tuple[T, Facts]:
+        """The result in a file, and the facts that it was written with.
+
+        Raises:
+            FileError: the file cannot be used.
+        """
+
+    @abstractmethod
+    def settle(self, data: Data, recipe: Recipe, seed: int, facts: Facts) -> T:
+        """The result, once the training is over.
+
+        Args:
+            data: the images.
+            recipe: how it was trained.
+            seed: of all randomness.
+            facts: the arguments, and what happened on the way, as JSON data.
+        """
+
+    @abstractmethod
+    def write(self, result: T, path: Path) -> None:
+        """Write the result, whole or not at all."""
+
+
+class Weights(Outcome[Supernet]):
+    """A supernet, into which the weights come that were trained.
 
     Args:
-        losses: of the network to train: the supernet, or the plain network of the only row it has.
         supernet: the weights to write.
+        network: what was trained: the supernet, or the plain network of the only row that it has.
+    """
+
+    def __init__(self, supernet: Supernet, network: nn.Module) -> None:
+        self.name, self.supernet, self.network = supernet.space.name, supernet, network
+
+    def read(self, path: Path) -> tuple[Supernet, Facts]:
+        """The supernet in a file."""
+        done = Supernet.load(path, self.supernet.space)
+        return done, done.facts
+
+    def settle(self, data: Data, recipe: Recipe, seed: int, facts: Facts) -> Supernet:
+        """The supernet with what it has to know of its images; one of a single network with its batch-norm statistics."""
+        supernet = self.supernet
+        supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
+        if self.network is not supernet:
+            assert isinstance(self.network, nn.Sequential)
+            supernet.settle(self.network)
+        elif supernet.space.size == 1:
+            network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
+            calibrate_bn(network, varied(data, recipe.batch, seed))
+            supernet.settle(network.cpu())
+        return supernet
+
+    def write(self, result: Supernet, path: Path) -> None:
+        """Write it as safetensors."""
+        result.save(path)
+
+
+def complete(
+    losses: Losses, outcome: Outcome[T], data: Data, recipe: Recipe, *, out: Path, facts: Facts, seed: int, progress: Progress
+) -> T:
+    """Train to the end and write what results; or read it, if ``out`` exists already.
+
+    Args:
+        losses: of the network to train.
+        outcome: what results, and how it is read and written.
         data: the images.
         recipe: how to train.
         out: the file; the state lies beside it while the training lasts.
@@ -145,47 +224,34 @@ def complete(
     with claim(out if team.first else None, partial, *earlier(partial)):
         team.wait()
         if out.exists():
-            done = Supernet.load(out, supernet.space)
-            same_arguments(done.facts, facts, out)
+            done, found = outcome.read(out)
+            same_arguments(found, facts, out)
             forget(partial)
             return done
         if not partial.exists():
             data.check(team, progress=bool(progress))
-        title = f"training {supernet.space.name}"
         training = Training(losses, data, recipe, seed, team)
-        happened = learn(training, partial, facts, title=title, progress=progress)
+        happened = learn(training, partial, facts, title=f"training {outcome.name}", progress=progress)
         facts = {**facts, HAPPENED: happened} if happened else facts
-        supernet.normalize, supernet.facts, supernet.images = data.normalize, facts, data.calibration_images(seed)
-        _conclude(losses, supernet, data, recipe, seed)
+        result = outcome.settle(data, recipe, seed, facts)
         if training.best is not None:
             if team.first:
-                supernet.save(out.with_suffix(f".last{out.suffix}"))
-            weights_file.fill(dict(supernet.named_parameters()), training.best, out)
-            _conclude(losses, supernet, data, recipe, seed)
+                outcome.write(result, out.with_suffix(f".last{out.suffix}"))
+            weights_file.fill(dict(losses.network.named_parameters()), training.best, out)
+            result = outcome.settle(data, recipe, seed, facts)
         if team.first:
-            supernet.save(out)
+            outcome.write(result, out)
             forget(partial)
         team.wait()
-        return supernet
+        return result
 
 
-def _conclude(losses: Losses, supernet: Supernet, data: Data, recipe: Recipe, seed: int) -> None:
-    """Leave in a supernet what was trained: of a single network also its batch-norm statistics."""
-    if losses.network is not supernet:
-        assert isinstance(losses.network, nn.Sequential)
-        supernet.settle(losses.network)
-    elif supernet.space.size == 1:
-        network = supernet.extract(supernet.largest, supernet.calibration()).to(accelerator())
-        calibrate_bn(network, _varied(data, recipe.batch, seed))
-        supernet.settle(network.cpu())
-
-
-def _varied(data: Data, batch: int, seed: int) -> Iterator[torch.Tensor]:
-    """Thousands of training images, varied as in training, for the batch-norm statistics of a network that is alone."""
+def varied(data: Data, batch: int, seed: int) -> Iterator[Any]:
+    """Thousands of training images, varied and normalised as in training, for the batch-norm statistics of a network that is alone."""
     order = np.random.default_rng([seed, 0xB0]).permutation(data.count("train"))[:_STATISTICS]
     shares = [(step, 0xB0, order[step * batch : (step + 1) * batch]) for step in range(max(1, len(order) // batch))]
     for images, _ in data.training(shares, seed):
-        yield data.normalize(images.to(accelerator()))
+        yield data.normalize(moved(images, accelerator()))
 
 
 def _check_fit(supernet: Supernet, data: Data) -> None:

@@ -184,7 +184,7 @@ def test_what_the_gpu_lacks_is_refused_before_anything_is_calibrated(backend, cu
 
 
 def test_an_engine_does_not_take_the_place_of_its_graph(backend, supernet: Supernet, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"Name the engine, such as .*best\.engine"):
+    with pytest.raises(InvalidInput, match=r"model files of 'tensorrt' end in .engine. Call it .*best.engine"):
         export(supernet.space.architecture(supernet.largest), weights=supernet, out=tmp_path / "best.onnx", backend=backend())
 
 

@@ -30,7 +30,7 @@ from .profiling._mlperf import bench as bench
 from .profiling._profile import profile as profile
 from .reports._report import write_report as write_report
 from .scores._predictor import Predictor as Predictor
-from .scores._predictor import load_predictor as load_predictor
+from .scores._predictor_file import load_predictor as load_predictor
 from .searching._cheapest import cheapest as cheapest
 from .searching._compress import compress as compress
 from .searching._loop import result as result

@@ -14,45 +14,13 @@ from ..costs._metrics import Metric, values_of
 from ..scores._inputs import steps_of
 from ..scores._perceptrons import Examples
 from ..scores._process import GaussianProcess
+from ..scores._warp import Warp
 from ..spaces._space import SearchSpace
 
 _NODES, _WEIGHTS = (np.asarray(part, dtype=np.float64) for part in np.polynomial.hermite_e.hermegauss(8))
 """Where a function is evaluated for its mean under a normal distribution, and with which weights (Gauss-Hermite)."""
 _LEAST = 1e-9
 """Variances are at least this, where scores have the variance 1."""
-
-
-@dataclass(frozen=True, eq=False)
-class Warp:
-    """A monotone map that makes scores normally distributed, so that a few that are far off do not spoil a model of the others.
-
-    Attributes:
-        normal: quantiles of the normal distribution, ascending, shape ``(k,)``.
-        scores: the scores that have these ranks, ascending, shape ``(k,)``.
-    """
-
-    normal: Values
-    scores: Values
-
-    @classmethod
-    def of(cls, y: Values) -> tuple[Warp, Values]:
-        """The map for some scores, and what it makes of them, shape ``(n,)``."""
-        from scipy.special import ndtri
-
-        scores, place, count = np.unique(y, return_inverse=True, return_counts=True)
-        normal = np.asarray(ndtri((np.cumsum(count) - 0.5 * count) / len(y)))
-        return cls(normal, scores), normal[place]
-
-    def back(self, values: Values) -> Values:
-        """The scores of normal values; beyond those that are known the map goes on as steep as it is there, shape as given."""
-        found = np.interp(values, self.normal, self.scores)
-        for end, step in ((0, 1), (-1, -1)):
-            other = end + step * max(1, len(self.normal) // 8)
-            if len(self.normal) > 1:
-                slope = (self.scores[end] - self.scores[other]) / (self.normal[end] - self.normal[other])
-                beyond = (values - self.normal[end]) * step < 0
-                found = np.where(beyond, self.scores[end] + slope * (values - self.normal[end]), found)
-        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ from ..costs._limits import Limit, check_limits
 from ..costs._metrics import METRICS, Metric, available, metric
 from ..devices._table import QUANTITIES, LatencyTable, load_table
 from ..errors import InvalidInput, SaturationWarning, WrongSpace
-from ..scores._predictor import Predictor, load_predictor
+from ..scores._predictor import Predictor
+from ..scores._predictor_file import load_predictor
 from ..spaces._space import SearchSpace
 
 Devices = LatencyTable | PathLike | Sequence[LatencyTable | PathLike]

@@ -105,7 +105,7 @@ def found_in(folder: Path, result: Path, predictor: Path | None = None) -> Archi
         InvalidInput: the folder is that of no adopted network.
         FileError: a file cannot be read.
     """
-    from ..scores._predictor import load_predictor
+    from ..scores._predictor_file import load_predictor
     from ..searching._result import load_result
     from ..spaces._load import load_space
 

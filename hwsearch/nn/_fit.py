@@ -150,7 +150,7 @@ def _of_supernet(
 
     if sampling.floating:
         X = sample_networks(space, sampling.floating, seed, floating=True)
-        base = Predictor.fit(space, X, scored(X, replace(score, floating=True), ".floating.npz"), seed=seed)
+        base = Predictor.fit(space, X, scored(X, replace(score, floating=True), ".floating.npz"), kind="mlp", seed=seed)
     X = sample_networks(space, sampling.upto(1), seed)
     for number in range(1, sampling.rounds + 1):
         predictor = Predictor.fit(space, X, scored(X, quantized, ".scores.npz"), seed=seed, base=base)

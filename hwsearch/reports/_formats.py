@@ -13,7 +13,7 @@ from ..devices._table import load_table
 from ..devices._table_file import FORMAT as TABLE
 from ..errors import FileError
 from ..scores._predictor import FORMAT as PREDICTOR
-from ..scores._predictor import load_predictor
+from ..scores._predictor_file import load_predictor
 from ..searching._finished import FORMAT as FINISHED
 from ..searching._finished import load_finished
 from ..searching._result import FORMAT as RESULT

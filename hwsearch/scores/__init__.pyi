@@ -1,4 +1,4 @@
 from ._predictor import KINDS as KINDS
 from ._predictor import Predictor as Predictor
-from ._predictor import Report as Report
-from ._predictor import load_predictor as load_predictor
+from ._predictor_file import load_predictor as load_predictor
+from ._report import Report as Report

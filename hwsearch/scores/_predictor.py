@@ -11,22 +11,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .._files._reading import guarded, read_arrays
 from .._files._writing import PathLike, write_arrays
 from .._types import Features, Flags, Values
-from ..errors import CorruptFile, InvalidInput, UnknownName, WrongSpace, check_seed
+from ..errors import InvalidInput, check_seed
 from ..spaces._space import SearchSpace
 from ..spaces._tables import Table, TableSum
-from ._models import MODELS, Model, fit_model
+from ._calibration import Calibration, coverage, inside
+from ._fitting import Judged, Scaled, best_kind, fit_scaled
+from ._models import MODELS, Model
 from ._perceptrons import Perceptrons
+from ._process import GaussianProcess
+from ._report import Report, pairwise_accuracy
 from ._transfer import sources
+from ._warp import Warp
 
 FORMAT = "hwsearch-predictor"
-VERSION = 1
+VERSION = 2
+"""Files of version 1 hold no warp."""
 KINDS = tuple(MODELS)
 """Kinds of predictor: a linear model with perceptrons on top, a linear model alone, gradient-boosted trees, and a Gaussian process."""
 
@@ -34,34 +38,6 @@ LEAST = 10
 """A predictor is fitted to this number of networks or more."""
 _CHUNK = 1024
 """Rows predicted at once: what a layer makes of them stays in the processor's cache."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """How well a predictor did on networks that it was not fitted on.
-
-    Attributes:
-        held_out: number of those networks.
-        fitted: number of networks it was fitted on for this report.
-        kendall_tau: rank correlation, 1 is perfect.
-        pairwise_accuracy: share of pairs of networks that it orders correctly.
-        rmse: root mean square error, in units of the score (accuracy: 0.01 is one point).
-        base: number of networks that its base was fitted on; 0 without one.
-    """
-
-    held_out: int
-    fitted: int
-    kendall_tau: float
-    pairwise_accuracy: float
-    rmse: float
-    base: int = 0
-
-    def __str__(self) -> str:
-        base = f", upon a base of {self.base}" if self.base else ""
-        return (
-            f"Kendall tau {self.kendall_tau:.3f}, pairwise accuracy {self.pairwise_accuracy:.1%}, RMSE {self.rmse:.4f} "
-            f"on {self.held_out} held-out networks (fitted on {self.fitted}{base})"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +53,8 @@ class Predictor:
         data: name and fingerprint of the images that the scores were found on; ``None`` if that is not known.
         weight_bits: the most bits that quantised weights had when the scores were found, 8 or what a device without exact products of 8
             bits carries; ``None`` if that is not known.
+        warp: undoes the ranking of scores that the model was fitted to; ``None`` if they were not ranked.
+        calibration: how far predictions are off; ``None`` if it was not measured.
     """
 
     space: SearchSpace
@@ -87,6 +65,8 @@ class Predictor:
     seen: Flags | None = field(default=None, repr=False)
     data: str | None = None
     weight_bits: int | None = None
+    warp: Warp | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def chunk(self) -> int:
@@ -103,7 +83,9 @@ class Predictor:
 
     def __call__(self, X: npt.ArrayLike) -> Values:
         """Predicted scores of the rows ``X`` (shape ``(n, genes)``), shape ``(n,)``."""
-        return self._each(X)[0]
+        rows = self.space.check(X)
+        parts = [self._standard(self.space.features(rows[start : start + _CHUNK])) for start in range(0, len(rows), _CHUNK)]
+        return self._scaled.back(np.concatenate([*parts, np.empty(0)]))
 
     def std(self, X: npt.ArrayLike) -> Values:
         """Standard deviation of the prediction of each row, in units of the score, shape ``(n,)``.
@@ -112,18 +94,39 @@ class Predictor:
         """
         return self._each(X)[1]
 
+    def interval(self, X: npt.ArrayLike, confidence: float = 0.9) -> tuple[Values, Values]:
+        """The least and the most that the score of each row is likely to be, each of shape ``(n,)``.
+
+        Args:
+            X: rows, shape ``(n, genes)``.
+            confidence: the share of networks like those that the predictor was fitted on whose scores lie between.
+
+        Raises:
+            InvalidInput: a confidence outside (0, 1), or a predictor whose errors are not known.
+        """
+        if not 0 < confidence < 1:
+            raise InvalidInput(f"confidence must be between 0 and 1, not {confidence}.")
+        if self.calibration is None:
+            raise InvalidInput("It is not known how far this predictor is off. Predictors that Predictor.fit() returns know it.")
+        mean, std = self._outputs(X)
+        reach = self.calibration.reach(std, confidence)
+        return self._scaled.back(mean - reach), self._scaled.back(mean + reach)
+
     def gradient(self, X: npt.ArrayLike) -> Features | None:
         """How the score of each row changes with each feature, to first order, shape ``(n, features)``.
 
-        ``None`` if the model has no gradient: trees and Gaussian processes.
+        ``None`` if the model has no gradient: trees.
         """
         rows = self.space.check(X)
-        if not isinstance(self.model, Perceptrons):
+        if not isinstance(self.model, Perceptrons | GaussianProcess):
             return None
         found = np.empty((len(rows), sum(self.space.sizes)), dtype=np.float32)
         for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
-            found[part] = self.model.gradient(self.space.features(rows[part]))
+            features = self.space.features(rows[part])
+            found[part] = self.model.gradient(features)
+            if self.warp is not None:
+                found[part] *= self.warp.slope(self._standard(features) * self.scale + self.mean)[:, None]
         found *= np.float32(self.scale)
         return found
 
@@ -168,8 +171,24 @@ class Predictor:
             gap = np.minimum(gap, np.abs(features - features[chosen[-1]]).sum(axis=1))
         return np.array(chosen, dtype=np.intp)
 
+    @property
+    def _scaled(self) -> Scaled:
+        return Scaled(self.model, self.mean, self.scale, self.warp)
+
+    def _standard(self, features: Features) -> Values:
+        """What the model says of features, standardised, shape ``(n,)``."""
+        return self.model.mean(features) if isinstance(self.model, GaussianProcess) else self.model.each(features).mean(axis=0)
+
     def _each(self, X: npt.ArrayLike) -> tuple[Values, Values]:
-        """Mean and standard deviation over the members."""
+        """Mean and standard deviation of the scores."""
+        mean, deviation = self._outputs(X)
+        back = self._scaled.back
+        if self.warp is None:
+            return back(mean), deviation * self.scale
+        return back(mean), (back(mean + deviation) - back(mean - deviation)) / 2
+
+    def _outputs(self, X: npt.ArrayLike) -> tuple[Values, Values]:
+        """Mean and standard deviation over the members, standardised."""
         rows = self.space.check(X)
         mean, deviation = np.empty(len(rows)), np.empty(len(rows))
         for start in range(0, len(rows), _CHUNK):
@@ -177,12 +196,12 @@ class Predictor:
             outputs = self.model.each(self.space.features(rows[part]))
             mean[part] = outputs.mean(axis=0)
             deviation[part] = outputs.std(axis=0)
-        return mean * self.scale + self.mean, deviation * self.scale
+        return mean, deviation
 
     @property
     def tables(self) -> TableSum | None:
         """The tables whose sum a linear predictor is, so that its optimum can be proven; ``None`` with an ensemble on top."""
-        if not isinstance(self.model, Perceptrons) or self.model.members:
+        if not isinstance(self.model, Perceptrons) or self.model.members or self.warp is not None:
             return None
         weights = self.scale * self.model.linear.astype(np.float64)
         offsets = np.cumsum([0, *self.space.sizes])
@@ -208,15 +227,11 @@ class Predictor:
 
         truth = np.asarray(y, dtype=np.float64)
         guess = self(X)
-        upper = np.triu_indices(len(truth), 1)
-        real = np.sign(truth[upper[0]] - truth[upper[1]])
-        same = real == np.sign(guess[upper[0]] - guess[upper[1]])
-        told = real != 0
         return Report(
             held_out=len(truth),
             fitted=fitted,
             kendall_tau=float(kendalltau(truth, guess).statistic),
-            pairwise_accuracy=float(same[told].mean()) if told.any() else float("nan"),
+            pairwise_accuracy=pairwise_accuracy(truth, guess),
             rmse=float(np.sqrt(np.mean((truth - guess) ** 2))),
         )
 
@@ -227,7 +242,7 @@ class Predictor:
         X: npt.ArrayLike,
         y: npt.ArrayLike,
         *,
-        kind: str = "mlp",
+        kind: str | None = None,
         seed: int = 0,
         holdout: float = 0.2,
         base: Predictor | None = None,
@@ -243,7 +258,7 @@ class Predictor:
             space: whose rows ``X`` holds.
             X: networks, shape ``(n, genes)``, at least 10.
             y: their scores, shape ``(n,)``, finite.
-            kind: one of :data:`KINDS`.
+            kind: one of :data:`KINDS`; if omitted, what orders most unseen networks, or ``"mlp"`` with precisions, a base or options.
             seed: of the split and of the model.
             holdout: share of the rows that the report is made on.
             base: a predictor of kind ``"mlp"`` or ``"linear"`` of this space, or of one whose genes are all among this one's. If all
@@ -264,23 +279,22 @@ class Predictor:
             ((60,), 12)
         """
         rows, target = _networks(space, X, y, holdout)
-        features, seed = space.features(rows), check_seed(seed)
-        order = np.random.default_rng(seed).permutation(len(rows))
-        cut = max(2, round(len(rows) * holdout))
-        held, kept = order[:cut], order[cut:]
+        seed = check_seed(seed)
+        choice, known = "", None
+        if kind is None and not options and base is None:
+            kind, choice, known = best_kind(space, space.features(rows), target, seed)
+        kind = kind or "mlp"
         if base is not None:
             options["base"] = _base_model(base, space, kind)
-
-        def fitted(some: npt.NDArray[np.intp], report: Report | None) -> Predictor:
-            mean, scale = float(target[some].mean()), float(target[some].std()) or 1.0
-            standard = (target[some] - mean) / scale
-            model = fit_model(kind, space, features[some], standard, seed, **options)
-            return cls(space, model, mean, scale, report, np.asarray(features[some].any(axis=0)))
-
-        report = fitted(kept, None).score(rows[held], target[held], fitted=len(kept))
-        if base is not None and base.report is not None:
-            report = replace(report, base=base.report.fitted + base.report.held_out)
-        return fitted(order, report)
+        order = np.random.default_rng(seed).permutation(len(rows))
+        held, kept = np.split(order, [max(2, round(len(rows) * holdout))])
+        trial = _fitted(space, rows[kept], target[kept], kind, seed, options)
+        report, errors, std = _judgement(trial, rows[held], target[held], known)
+        upon = 0 if base is None or base.report is None else base.report.fitted + base.report.held_out
+        found = _fitted(space, rows[order], target[order], kind, seed, options)
+        errors, std = found.model.left_out if isinstance(found.model, GaussianProcess) else (errors, std)
+        report = replace(report, fitted=len(kept), choice=choice, base=upon)
+        return replace(found, report=report, calibration=Calibration.of(errors, std))
 
     def save(self, path: PathLike) -> Path:
         """Write the predictor as npz, whole or not at all."""
@@ -300,8 +314,32 @@ class Predictor:
         arrays |= {f"learned.{name}": array for name, array in self.space.learned.items()}
         if self.seen is not None:
             arrays["seen"] = self.seen
+        if self.warp is not None:
+            arrays |= {"warp.normal": self.warp.normal, "warp.scores": self.warp.scores}
+        if self.calibration is not None:
+            header["floor"] = self.calibration.floor
+            arrays["errors"] = self.calibration.errors
         write_arrays(path, header, arrays)
         return Path(path)
+
+
+def _fitted(space: SearchSpace, rows: npt.NDArray[np.uint8], y: Values, kind: str, seed: int, options: dict[str, Any]) -> Predictor:
+    """A predictor without a report."""
+    features = space.features(rows)
+    found = fit_scaled(kind, space, features, y, seed, options)
+    return Predictor(space, found.model, found.mean, found.scale, seen=np.asarray(features.any(axis=0)), warp=found.warp)
+
+
+def _judgement(trial: Predictor, rows: npt.NDArray[np.uint8], y: Values, known: Judged | None) -> tuple[Report, Values, Values]:
+    """How well a predictor does on networks that were held out; and errors of predictions, with their standard deviations, standardised."""
+    report = trial.score(rows, y)
+    errors, std, _ = trial._scaled.errors(trial.space.features(rows), y)
+    if isinstance(trial.model, GaussianProcess):
+        report = replace(report, coverage=inside(errors, std, Calibration.of(*trial.model.left_out)))
+    elif known is not None:
+        errors, std = known.errors, known.std
+        report = replace(report, coverage=coverage(errors, std, known.fold))
+    return report, errors, std
 
 
 def _base_model(base: Predictor, space: SearchSpace, kind: str) -> Perceptrons:
@@ -332,63 +370,3 @@ def _networks(space: SearchSpace, X: npt.ArrayLike, y: npt.ArrayLike, holdout: f
     if not 0 < holdout < 1:
         raise InvalidInput(f"holdout must be between 0 and 1, not {holdout}.")
     return rows, target
-
-
-def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predictor:
-    """Read a predictor.
-
-    Args:
-        path: an npz file written by :meth:`Predictor.save`.
-        space: the space it must belong to; if omitted, found by its name.
-
-    Raises:
-        FileError: the file cannot be read.
-        CorruptFile, NewerVersion: it is not a predictor that this hwsearch can read.
-        WrongSpace: it belongs to another space.
-
-    Example:
-        >>> import hwsearch, numpy as np
-        >>> space = hwsearch.load_space("resnet_digits")
-        >>> X = space.sample(60, np.random.default_rng(0))
-        >>> path = hwsearch.Predictor.fit(space, X, X.mean(axis=1), kind="linear").save("predictor.npz")
-        >>> hwsearch.load_predictor(path)(X).shape
-        (60,)
-    """
-    header, arrays = read_arrays(path, "predictor", format=FORMAT, version=VERSION)
-    if space is None:
-        from ..spaces._load import space_of_file
-
-        space = space_of_file(header.get("space"), path)
-    if header.get("fingerprint") != space.fingerprint:
-        raise WrongSpace(
-            f"{path} predicts for space {header.get('space')!r} ({header.get('fingerprint')}), not for {space.name!r} "
-            f"({space.fingerprint}). Fit one for this space with: hwsearch fit-predictor"
-        )
-    with guarded(path, "predictor"):
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise CorruptFile(f"{path} holds weights that are not finite.")
-    features = sum(space.sizes)
-    own, learned = (
-        {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)} for prefix in ("model.", "learned.")
-    )
-    seen = arrays.get("seen")
-    with guarded(path, "predictor: its header and its arrays do not fit together"):
-        kind = str(header["kind"])
-        if kind not in MODELS:
-            raise UnknownName("kind of predictor", kind, MODELS)
-        kept = header["report"]
-        if isinstance(kept, dict):  # JSON has no NaN, which is what the quality among equal scores is
-            kept = {name: float("nan") if value is None else value for name, value in kept.items()}
-        report = msgspec.convert(kept, Report | None)
-        mean, scale = float(header["mean"]), float(header["scale"])
-        if not (np.isfinite(mean) and 0 < scale < np.inf):
-            raise CorruptFile(f"its mean is {mean} and its scale is {scale}, but a finite number and a positive one were expected")
-        if seen is not None and (seen.shape != (features,) or seen.dtype != np.bool_):
-            raise CorruptFile(f"its list of values seen has the shape {seen.shape}, but {features} were expected")
-        data, bits = msgspec.convert((header.get("data"), header.get("weight_bits")), tuple[str | None, int | None])
-        predictor = Predictor(
-            space.knowing(learned) if learned else space, MODELS[kind].read(own, features), mean, scale, report, seen, data, bits
-        )
-        with np.errstate(over="raise", invalid="raise", divide="raise"):
-            predictor.std(space.sample(8, np.random.default_rng(0)))  # weights that overflow show here
-        return predictor

@@ -230,7 +230,7 @@ def test_exact_proves_the_pruning_of_a_deep_network() -> None:
 
 def test_slopes_are_what_a_small_change_of_the_features_brings(digits: SearchSpace, rng: np.random.Generator) -> None:
     X = digits.sample(60, rng)
-    predictor = hwsearch.Predictor.fit(digits, X, rugged(digits)(X) / 100, seed=0)
+    predictor = hwsearch.Predictor.fit(digits, X, rugged(digits)(X) / 100, kind="mlp", seed=0)
     rows = X[:3]
     gradient, features = predictor.gradient(rows), digits.features(rows)
     assert gradient is not None

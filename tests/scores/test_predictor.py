@@ -32,7 +32,7 @@ def accuracy(space: SearchSpace, X: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def fitted(digits: SearchSpace) -> Predictor:
     X = digits.sample(300, np.random.default_rng(1))
-    return Predictor.fit(digits, X, accuracy(digits, X), seed=0)
+    return Predictor.fit(digits, X, accuracy(digits, X), kind="mlp", seed=0)
 
 
 def test_it_orders_networks_that_it_has_not_seen(digits: SearchSpace, fitted: Predictor) -> None:
@@ -56,7 +56,7 @@ def test_it_learns_interactions_that_a_linear_model_cannot(digits: SearchSpace) 
         return np.where(X[:, quantized] == 1, 1.0 - X[:, wide] / 3, X[:, wide] / 3)
 
     linear = Predictor.fit(digits, X, crossed(X), kind="linear").score(Z, crossed(Z))
-    full = Predictor.fit(digits, X, crossed(X)).score(Z, crossed(Z))
+    full = Predictor.fit(digits, X, crossed(X), kind="mlp").score(Z, crossed(Z))
     assert linear.kendall_tau < 0.2
     assert full.kendall_tau > 0.7
 
@@ -167,7 +167,7 @@ def test_the_next_networks_are_doubtful_and_different(digits: SearchSpace, fitte
 
 def test_the_same_seed_gives_the_same_predictor(digits: SearchSpace, fitted: Predictor) -> None:
     X = digits.sample(300, np.random.default_rng(1))
-    again = Predictor.fit(digits, X, accuracy(digits, X), seed=0)
+    again = Predictor.fit(digits, X, accuracy(digits, X), kind="mlp", seed=0)
     assert np.array_equal(again(X), fitted(X))
 
 
@@ -206,7 +206,7 @@ def test_perceptrons_do_not_learn_noise(digits: SearchSpace) -> None:
     rng = np.random.default_rng(8)
     X, Z = digits.sample(150, rng), digits.sample(300, rng)
     width = X[:, digits.position["stage3.block1.mid"]], Z[:, digits.position["stage3.block1.mid"]]
-    predictor = Predictor.fit(digits, X, width[0] + rng.normal(size=150))
+    predictor = Predictor.fit(digits, X, width[0] + rng.normal(size=150), kind="mlp")
     error = predictor(Z) - width[1]
     assert np.abs(error - error.mean()).mean() < 0.5
 

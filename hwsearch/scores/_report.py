@@ -1,0 +1,52 @@
+"""How well a predictor did on networks that it was not fitted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._types import Values
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well a predictor did on networks that it was not fitted on.
+
+    Attributes:
+        held_out: number of those networks.
+        fitted: number of networks it was fitted on for this report.
+        kendall_tau: rank correlation, 1 is perfect.
+        pairwise_accuracy: share of pairs of networks that it orders correctly.
+        rmse: root mean square error, in units of the score (accuracy: 0.01 is one point).
+        base: number of networks that its base was fitted on; 0 without one.
+        choice: how its kind was chosen; empty if it was named.
+        coverage: share of the held-out networks inside the 90 % interval of each (:meth:`Predictor.interval`); ``None`` if not known.
+    """
+
+    held_out: int
+    fitted: int
+    kendall_tau: float
+    pairwise_accuracy: float
+    rmse: float
+    base: int = 0
+    choice: str = ""
+    coverage: float | None = None
+
+    def __str__(self) -> str:
+        base = f", upon a base of {self.base}" if self.base else ""
+        inside = "" if self.coverage is None else f"; {self.coverage:.0%} of them inside the 90 % interval"
+        choice = f"; {self.choice}" if self.choice else ""
+        return (
+            f"Kendall tau {self.kendall_tau:.3f}, pairwise accuracy {self.pairwise_accuracy:.1%}, RMSE {self.rmse:.4f} "
+            f"on {self.held_out} held-out networks (fitted on {self.fitted}{base}){inside}{choice}"
+        )
+
+
+def pairwise_accuracy(truth: Values, guess: Values) -> float:
+    """The share of pairs with different true scores that are ordered correctly; NaN without such a pair."""
+    first, second = np.triu_indices(len(truth), 1)
+    real = np.sign(truth[first] - truth[second])
+    right = real == np.sign(guess[first] - guess[second])
+    told = real != 0
+    return float(right[told].mean()) if told.any() else float("nan")

@@ -8,8 +8,9 @@ many images passes from one to the other. Either limits and bounds searches like
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,8 @@ class FitReport:
         mean_abs: mean absolute relative error.
         spearman: rank correlation.
         sums: 1 if the metric is additive, 2 if it is the larger of two additive ones.
+        ratios: measured over predicted cost of the held-out networks, ascending.
+        coverage: share of the held-out networks inside the 90 % interval, each half of them judged by the interval of the other half.
     """
 
     fitted: int
@@ -48,12 +51,33 @@ class FitReport:
     mean_abs: float
     spearman: float
     sums: int = 1
+    ratios: tuple[float, ...] = field(default=(), repr=False)
+    coverage: float | None = None
+
+    def interval(self, confidence: float = 0.9) -> tuple[float, float]:
+        """Between which multiples of what the metric predicts measured costs lie, of that share of networks."""
+        _check_share("confidence", confidence)
+        return _between(np.array(self.ratios), confidence)
+
+    def safe(self, metric: Metric, probability: float) -> Metric:
+        """The metric raised so far that a network's measured cost is at most that with a probability: for limits that shall hold.
+
+        Args:
+            metric: the one that this is the report of.
+            probability: such as 0.95. With fewer than ``1 / (1 - probability)`` held-out networks the greatest ratio is taken.
+
+        Raises:
+            InvalidInput: a probability outside (0, 1).
+        """
+        _check_share("probability", probability)
+        factor = self.ratios[min(math.ceil(probability * (len(self.ratios) + 1)), len(self.ratios)) - 1]
+        return replace(metric, tables=metric.tables * factor, others=tuple(total * factor for total in metric.others))
 
     def __str__(self) -> str:
         form = "the larger of two sums over blocks" if self.sums > 1 else "a sum over blocks"
         return (
             f"mean error {self.mean_abs:.1%}, Spearman {self.spearman:.4f} on {self.held_out} held-out networks (fitted on {self.fitted}, "
-            f"as {form})"
+            f"as {form}); {self.coverage or 0.0:.0%} of them inside the 90 % interval"
         )
 
 
@@ -104,8 +128,36 @@ def fit_metric(
     trial = _largest(A[held], _fit(A[kept], costs[kept]))
     weights = _fit(A[order], costs[order])
     error = float(np.abs(trial / costs[held] - 1).mean())
-    report = FitReport(len(kept), len(held), error, spearman(trial, costs[held]), len(weights))
+    ratios = costs[held] / trial
+    inside = _inside(ratios[::2], ratios[1::2])
+    report = FitReport(len(kept), len(held), error, spearman(trial, costs[held]), len(weights), tuple(np.sort(ratios).tolist()), inside)
     return Metric.largest_of(name, [works.metric(name, unit, each) for each in weights]), report
+
+
+def _check_share(name: str, value: float) -> None:
+    """Check a share between 0 and 1.
+
+    Raises:
+        InvalidInput: it is not between them.
+    """
+    if not 0 < value < 1:
+        raise InvalidInput(f"{name} must be between 0 and 1, not {value}.")
+
+
+def _between(ratios: Values, confidence: float) -> tuple[float, float]:
+    """Between which values another one lies with a confidence: order statistics, shape ``(n,)``."""
+    ascending = np.sort(ratios)
+    rank = (1 - confidence) / 2 * (len(ascending) + 1)
+    return float(ascending[max(math.floor(rank), 1) - 1]), float(ascending[-max(math.floor(rank), 1)])
+
+
+def _inside(first: Values, second: Values, confidence: float = 0.9) -> float:
+    """The share of values inside the interval that the other half of them gives."""
+    found = []
+    for judged, known in ((first, second), (second, first)):
+        low, high = _between(known, confidence)
+        found += ((low <= judged) & (judged <= high)).tolist()
+    return float(np.mean(found))
 
 
 class _Works:

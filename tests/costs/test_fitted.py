@@ -156,3 +156,21 @@ def rows_of(space: SearchSpace, data: dict[str, np.ndarray]) -> np.ndarray:
             values = data["ks" if what == "kernel" else "e"][:, 4 * number + int(block.removeprefix("block")) - 1]
         X[:, gene] = np.searchsorted(choice.values, values)
     return space.canonical(X)
+
+
+def test_intervals_of_a_fitted_metric_and_limits_on_it_hold_as_often_as_they_say(digits: SearchSpace) -> None:
+    rng = np.random.default_rng(0)
+    X, Z = digits.sample(400, rng), digits.sample(2000, rng)
+
+    def measured(X: np.ndarray) -> np.ndarray:
+        return (0.05 + metric("macs", digits)(X) * 2e-7) * np.exp(0.1 * rng.normal(size=len(X)))
+
+    fitted, report = fit_metric("latency_ms", digits, X, measured(X), holdout=0.5)
+    truth = measured(Z)
+    low, high = report.interval(0.9)
+    assert 0.85 < np.mean((low * fitted(Z) <= truth) & (truth <= high * fitted(Z))) < 0.95
+    assert report.coverage == pytest.approx(0.9, abs=0.08)
+    assert "inside the 90 % interval" in str(report)
+    assert 0.92 < np.mean(truth <= report.safe(fitted, 0.95)(Z)) < 0.98
+    with pytest.raises(InvalidInput, match="probability"):
+        report.safe(fitted, 1.0)

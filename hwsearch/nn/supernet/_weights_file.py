@@ -83,7 +83,7 @@ def read(path: PathLike, format: str, space: Named) -> tuple[Tensors, dict[str, 
     if header.get("fingerprint") != space.fingerprint and header.get("weights_fingerprint") != space.weights_fingerprint:
         raise WrongSpace(
             f"{name} holds weights of space {header.get('space')!r} ({header.get('fingerprint')}), not of {space.name!r} "
-            f"({space.fingerprint}). Take the weights of this one, or train it: hwsearch train, for a supernet."
+            f"({space.fingerprint}). Take the weights of this one, or train it: hwsearch train {space.name}, for a supernet."
         )
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

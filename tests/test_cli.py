@@ -151,7 +151,7 @@ def test_devices_describes_a_backend(folder: Path) -> None:
     assert "Unknown backend 'tensor'. Did you mean 'tensorrt'?" in " ".join(output.split())
 
 
-def test_devices_and_list_take_under_two_seconds_of_the_processor(folder: Path) -> None:
+def test_devices_and_list_load_no_runtime(folder: Path) -> None:
     """They import no runtime: neither torch, which takes seconds, nor any other."""
     for words in (["devices", "--tables", str(folder)], ["list"]):
         code = (

@@ -95,8 +95,11 @@ def folder_data(
 
 
 def _unsplit(folder: Path) -> bool:
-    """Whether a folder holds folders, and none of them is a split."""
-    inside = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    """Whether a folder holds folders, and none of them is a split; whatever cannot be looked into does not."""
+    try:
+        inside = [path.name for path in folder.iterdir() if path.is_dir()]
+    except (OSError, ValueError):
+        return False
     return bool(inside) and not set(inside) & set(SPLITS)
 
 

@@ -112,11 +112,11 @@ def compare_arithmetic(predictor: object, space: SearchSpace, tables: Sequence[L
     offered = {choice.values[index] for choice, allowed in choices if choice.is_precision for index in allowed}
     for table in tables if bits is not None and "int8" in offered else ():
         if table.device.weight_bits != bits:
+            command, kind = ("", "Probing") if space.learns_alone else (f"hwsearch fit-predictor --device {table.source}, or ", "Sampling")
             warnings.warn(
                 f"The predictor was fitted to networks with int8 weights of {bits} bits, and the products of {table.device.name!r} carry "
                 f"{table.device.weight_bits}, which is what files for it have. Fit a predictor for this device with: "
-                f"hwsearch fit-predictor --device {table.source}, or "
-                "fit_predictor(..., sampling=Sampling(quantization=Quantization().on(table.device))).",
+                f"{command}fit_predictor(..., sampling={kind}(quantization=Quantization().on(table.device))).",
                 SaturationWarning,
                 stacklevel=4,
             )

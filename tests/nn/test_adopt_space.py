@@ -115,6 +115,21 @@ def test_search_and_extract_give_the_repaired_network(space: Adopted, score: hws
     assert repaired.meta["plan"]["branches"] == sorted(space.plan(result.best.genes)[1])
 
 
+def test_a_tuple_of_images_and_labels_is_one_batch_wherever_examples_are_read(
+    space: Adopted, score: hwsearch.Predictor, images: torch.Tensor
+) -> None:
+    """Two tensors of one length are no two batches of inputs."""
+    small = space.knowing(score.space.learned).architecture(space.row(dict.fromkeys(space.places.groups, 8)))
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    wanted = hwsearch.extract(small, data=images)(images)
+    for data in ((images, labels), (images,), [(images, labels)], [images[:120], images[120:]]):
+        assert torch.equal(hwsearch.extract(small, data=data)(images), wanted)
+    with pytest.raises(InvalidInput, match="holds 3 tensors; 1 inputs were expected"):
+        hwsearch.extract(small, data=(images, labels, labels))
+    with pytest.raises(InvalidInput, match=r"counts its images, but their shapes are \[\(200, 3, 8, 8\), \(199,\)\]"):
+        hwsearch.extract(small, data=(images, labels[1:]))
+
+
 def test_units_are_kept_by_importance_and_the_result_says_which(space: Adopted, images: torch.Tensor) -> None:
     values = {group: np.random.default_rng(3).random(space.widths[group]) for group in space.places.groups}
     result = hwsearch.search(space, "exact", predictor=additive(space, values), limits={"params": 2500})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ._adopted import Adopted
 
 Examples = str | os.PathLike[str] | tuple[str, Any] | Data | torch.Tensor | Iterable[Any]
-"""Images: what :func:`hwsearch.nn.load_data` takes, a tensor, or an iterable of batches such as a PyTorch ``DataLoader``."""
+"""Images: what :func:`hwsearch.nn.load_data` takes, a tensor, a tuple of tensors (inputs, and perhaps targets), or an iterable of batches
+such as a PyTorch ``DataLoader``."""
 
 
 def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = False) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
@@ -25,8 +26,8 @@ def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = Fals
 
     Args:
         space: the network.
-        data: a tensor with all images; or an iterable of batches, each a tensor of inputs, or a tuple or list of one tensor for each input,
-            perhaps with the targets last; or images as :func:`hwsearch.nn.load_data` knows them, which are normalised by their own mean
+        data: a tensor with all images, or a tuple of one tensor for each input, perhaps with the targets last; or an iterable of batches,
+            each such a tensor, tuple or list; or images as :func:`hwsearch.nn.load_data` knows them, which are normalised by their own mean
             and deviation.
         most: how many images to take at most.
         held_out: whether to take validation images, if the data has splits; otherwise they are training images, drawn at random.
@@ -37,23 +38,21 @@ def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = Fals
     Raises:
         InvalidInput: there are no images, or they do not fit the network.
     """
-    if isinstance(data, torch.Tensor):
-        batches: Iterable[Any] = [data]
-    elif has_splits(data):
+    given: Any = data
+    if has_splits(data):
         opened = load_data(data)
         batches = opened.batches("val", most, most) if held_out else _drawn(opened, most)
-        batches = ((opened.normalize(x), y) for x, y in batches)
-    else:
-        batches = cast("Iterable[Any]", data)
-    together, targets = gathered(batches, len(space.inputs), most)
+        given = ((opened.normalize(x), y) for x, y in batches)
+    together, targets = gathered(given, len(space.inputs), most)
     return space.checked(together), targets
 
 
-def gathered(batches: Iterable[Any], n: int, most: int | None) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
+def gathered(data: Any, n: int, most: int | None) -> tuple[tuple[torch.Tensor, ...], torch.Tensor | None]:
     """What batches hold, put together.
 
     Args:
-        batches: each a tensor of inputs, or tensors in tuples, lists and dicts: one for each input, perhaps with the targets last.
+        data: an iterable of batches, each a tensor of inputs, or tensors in tuples, lists and dicts: one for each input, perhaps with the
+            targets last. A tensor, or a tuple of tensors, is one batch.
         n: how many inputs there are.
         most: how many images to take at most; all if ``None``.
 
@@ -61,8 +60,9 @@ def gathered(batches: Iterable[Any], n: int, most: int | None) -> tuple[tuple[to
         A tensor for each input, and the targets, or ``None``.
 
     Raises:
-        InvalidInput: there are no images, or a batch holds another number of tensors.
+        InvalidInput: there are no images, or a batch holds another number of tensors, or tensors of different numbers of images.
     """
+    batches: Iterable[Any] = [data] if _is_batch(data) else data
     inputs: list[list[torch.Tensor]] = []
     targets: list[torch.Tensor] = []
     taken = 0
@@ -72,6 +72,9 @@ def gathered(batches: Iterable[Any], n: int, most: int | None) -> tuple[tuple[to
             raise InvalidInput(
                 f"A batch of the data holds {len(parts)} tensors; {n} inputs were expected, perhaps with targets after them."
             )
+        if len({each.shape[:1] for each in parts}) != 1:
+            sizes = [tuple(each.shape) for each in parts]
+            raise InvalidInput(f"The first axis of all tensors of a batch counts its images, but their shapes are {sizes}.")
         inputs.append(parts[:n])
         targets += parts[n:]
         taken += len(parts[0])
@@ -86,6 +89,11 @@ def gathered(batches: Iterable[Any], n: int, most: int | None) -> tuple[tuple[to
 def has_splits(data: Examples) -> TypeGuard[str | os.PathLike[str] | tuple[str, Any] | Data]:
     """Whether the data has training and validation images."""
     return isinstance(data, str | os.PathLike | Data) or (isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], str))
+
+
+def _is_batch(data: Any) -> bool:
+    """Whether this is one batch, and no iterable of batches."""
+    return isinstance(data, torch.Tensor) or (isinstance(data, tuple) and all(isinstance(each, torch.Tensor) for each in data))
 
 
 def _drawn(data: Data, most: int) -> Iterable[tuple[torch.Tensor, None]]:

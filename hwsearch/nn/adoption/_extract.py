@@ -20,8 +20,9 @@ def extract(architecture: Architecture, *, data: Examples | None = None, images:
 
     Args:
         architecture: such as the ``best`` of a result.
-        data: images to repair the network on, without training: a tensor, a PyTorch ``DataLoader`` or another iterable of batches, or what
-            :func:`hwsearch.nn.load_data` takes. Targets are ignored. Nothing is repaired if omitted.
+        data: images to repair the network on, without training: a tensor, a tuple of tensors (inputs, and perhaps targets), a PyTorch
+            ``DataLoader`` or another iterable of batches, or what :func:`hwsearch.nn.load_data` takes. Targets are ignored. Nothing is
+            repaired if omitted.
         images: how many of them to use at most.
 
     Returns:

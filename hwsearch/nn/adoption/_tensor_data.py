@@ -110,6 +110,4 @@ def as_data(data: Examples, inputs: int) -> Data:
     """
     if has_splits(data):
         return load_data(data)
-    one = isinstance(data, torch.Tensor) or (isinstance(data, tuple) and all(isinstance(each, torch.Tensor) for each in data))
-    batches: Any = [data] if one else data
-    return TensorData(*gathered(batches, inputs, None))
+    return TensorData(*gathered(data, inputs, None))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,9 +16,10 @@ from masking import enliven
 from torch import nn
 
 import hwsearch
+from hwsearch.algorithms._parts import compare_arithmetic
 from hwsearch.backends import load_backend
 from hwsearch.backends.onnxruntime import OnnxRuntime
-from hwsearch.errors import CorruptFile, InvalidInput
+from hwsearch.errors import CorruptFile, InvalidInput, SaturationWarning
 from hwsearch.networks import Fused
 from hwsearch.nn import Quantization
 from hwsearch.nn.adoption import (
@@ -24,11 +27,13 @@ from hwsearch.nn.adoption import (
     Probing,
     additive,
     bits_importance,
+    importance,
     load_network,
     quantize,
     save_adopted,
     save_network,
 )
+from hwsearch.nn.adoption._tuning import find_spots
 
 torch.set_num_threads(1)
 BOTH = ("fp32", "int8")
@@ -270,11 +275,23 @@ def test_what_a_region_loses_is_measured_on_its_outputs(space: Adopted, images: 
     assert lost == pytest.approx(sum(coarse.values()), rel=1e-5)
 
 
+def test_a_predictor_in_other_bits_than_the_devices_is_fitted_anew_by_probing(space: Adopted) -> None:
+    """What the warning names is what networks of the user's take: no command has it."""
+    device: Any = SimpleNamespace(device=SimpleNamespace(name="here", weight_bits=7), source="table.json")
+    with pytest.warns(SaturationWarning, match="with: fit_predictor.*Probing.quantization=") as told:
+        compare_arithmetic(SimpleNamespace(weight_bits=8), space, [device])
+    assert "Sampling" not in str(told[0].message)
+
+
 class Fixed(Net):
-    """Takes one image at once."""
+    """Takes one number of images at once."""
+
+    def __init__(self, batch: int = 1) -> None:
+        super().__init__()
+        self.batch = batch
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).reshape(1, 10)
+        return super().forward(x).reshape(self.batch, 10)
 
 
 def test_a_network_of_one_batch_size_is_scored_and_written_in_bits(images: torch.Tensor) -> None:
@@ -286,3 +303,32 @@ def test_a_network_of_one_batch_size_is_scored_and_written_in_bits(images: torch
     small = quantize(fixed.extract({}), fixed.at_once((images,)), fixed.bits(chosen))
     assert small(images[:1]).shape == (1, 10)
     assert fixed.model_file(chosen) != fixed.model_file(fixed.row())
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_network_of_one_batch_size_is_repaired_and_its_units_weighed(batch: int, images: torch.Tensor) -> None:
+    """It is fed as many images as it takes, however many are given."""
+    module = enliven(Fixed(batch))
+    fixed = hwsearch.adopt(module, images[:batch])
+    assert not fixed.dynamic
+    found = importance(fixed, "reconstruction", images[:31])
+    assert found.keys() == {group.id for group in fixed.groups if group.searchable}
+    taylor = importance(fixed, "taylor", images[:31], torch.zeros(31, dtype=torch.int64))
+    assert all(np.isfinite(scores).all() for scores in (*found.values(), *taylor.values()))
+    half = {group.id: group.width // 2 for group in fixed.groups if group.searchable}
+    repaired, cut = fixed.extract(half, scores=found, images=images[:60]), fixed.extract(half, scores=found)
+
+    def error(network: nn.Module) -> float:
+        with torch.no_grad():
+            return sum(float((network(x) - module(x)).square().sum()) for x in images[60:].split(batch))
+
+    assert error(repaired) < 0.7 * error(cut)
+
+
+def test_the_shifts_of_a_network_that_takes_one_image_are_counted_in_deviations_of_many(images: torch.Tensor) -> None:
+    """One value of a linear layer has no deviation, which would leave its shift at nothing."""
+    fixed = hwsearch.adopt(enliven(Fixed()), images[:1])
+    network = fixed.extract({})
+    spots = {spot.scaled: spot for spot in find_spots(network, [(each[None],) for each in images], ())}
+    wanted = torch.cat([network(each[None]) for each in images]).std(0)
+    assert torch.allclose(spots["head.weight"].deviation, wanted, rtol=1e-3)

@@ -170,7 +170,7 @@ def test_fitting_scales_and_shifts_together_is_one_least_squares_step() -> None:
     _, adopted = chain()
     double = adopted.extract({}).double()
     x = images(40).double()
-    spots = find_spots(double, (x,), ())
+    spots = find_spots(double, [(x,)], ())
     names = [(spot.scaled, spot.shifted) for spot in spots]
     assert names == [("a.weight", "a.bias"), ("n.weight", "n.bias"), ("out.weight", "out.bias")]
     steps = torch.zeros(sum(2 * len(spot.deviation) for spot in spots), dtype=torch.float64)

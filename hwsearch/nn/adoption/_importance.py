@@ -38,18 +38,22 @@ def importance(
     Args:
         adopted: the network.
         name: of an importance, for example ``"l1"`` or ``"taylor"``, or a function of your own.
-        images: example inputs, for an importance that looks at data.
+        images: example inputs, for an importance that looks at data; of a network of one batch size, as many as whole batches take.
         targets: one for each image.
         loss: of the outputs and the targets of some images, summed over them.
         cut: what was cut already, and the repaired network: an importance that looks at data then looks at that one, and gives 0 to what
             is gone.
 
     Raises:
-        InvalidInput: the importance needs images or targets that are not given.
+        InvalidInput: the importance needs images or targets that are not given, or the images do not fit.
         UnknownName: there is no importance of that name.
     """
     score: Importance = find("importance", name) if isinstance(name, str) else name
-    return score(Evidence(adopted, (images,) if isinstance(images, torch.Tensor) else images, targets, loss, cut=cut))
+    if images is not None:
+        images = adopted.checked(images)
+        targets = targets if targets is None or adopted.dynamic else targets[: len(images[0])]
+    batch = Evidence.batch if adopted.dynamic else adopted.batch
+    return score(Evidence(adopted, images, targets, loss, batch, cut))
 
 
 def allocate(adopted: Adopted, scores: Scores, macs: float, order: Scores | None = None) -> dict[str, Labels]:

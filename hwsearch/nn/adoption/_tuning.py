@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ _PROJECTIONS = 2
 """Random projections of the outputs of one image whose derivatives are taken."""
 _MEMORY = 2**31
 """Bytes of values that may be left behind for derivatives."""
+_SEEN = 100
+"""Images that the deviations of channels are told from, at least, where there are as many; of networks of one batch size too."""
 _ROUNDS = 1
 """How often the outputs are taken as linear anew."""
 
@@ -108,7 +111,7 @@ def tune(network: fx.GraphModule, examples: Examples, frozen: Collection[str], b
     generator = torch.Generator().manual_seed(0)
     error = _error(network, judging, batch)
     for _ in range(_ROUNDS):
-        spots = find_spots(network, examples.part(0, batch).images, frozen)
+        spots = find_spots(network, [each.images for each in examples.part(0, max(batch, _SEEN)).batches(batch)], frozen)
         if not spots:
             return
         pairs = [pair for each in fitted.batches(piece) for pair in derivatives(network, spots, each, generator)]
@@ -125,16 +128,23 @@ def tune(network: fx.GraphModule, examples: Examples, frozen: Collection[str], b
             return
 
 
-def find_spots(network: fx.GraphModule, images: tuple[torch.Tensor, ...], frozen: Collection[str]) -> list[Spot]:
-    """All normalisations, and layers that no normalisation follows, whose parameters are their own and may change."""
-    found: list[Spot] = []
+def find_spots(network: fx.GraphModule, batches: Sequence[tuple[torch.Tensor, ...]], frozen: Collection[str]) -> list[Spot]:
+    """All normalisations, and layers that no normalisation follows, whose parameters are their own and may change.
+
+    Args:
+        network: the network.
+        batches: inputs, whose results tell the deviations of channels.
+        frozen: names of tensors that stay as they are.
+    """
+    spots: dict[str, Spot] = {}
+    sums: dict[str, torch.Tensor] = {}
 
     def own(value: Any) -> bool:
         return isinstance(value, fx.Node) and value.op == "get_attr" and len(value.users) == 1 and str(value.target) not in frozen
 
-    def look(node: fx.Node, value: Any) -> Any:
+    def look(count: int, node: fx.Node, value: Any) -> Any:
         name = base_name(node.target) if isinstance(node.target, torch._ops.OpOverload) else ""
-        if name not in (*_LAYERS, "batch_norm") or value.shape[0] != len(images[0]):
+        if name not in (*_LAYERS, "batch_norm") or value.shape[0] != count:
             return value
         call = bound(node)
         if not own(call["weight"]) or not (call["bias"] is None or own(call["bias"])):
@@ -143,13 +153,18 @@ def find_spots(network: fx.GraphModule, images: tuple[torch.Tensor, ...], frozen
         if name != "batch_norm" and any(isinstance(each, torch._ops.OpOverload) and base_name(each) == "batch_norm" for each in users):
             return value
         dim = value.ndim - 1 if name == "linear" else 1
-        deviation = value.double().movedim(dim, 0).flatten(1).std(1).to(value.dtype)
+        x = value.double().movedim(dim, 0).flatten(1)
+        seen = torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])
+        sums[node.name] = seen + sums.get(node.name, 0.0)
+        n, total, squares = sums[node.name]
+        deviation = ((squares - total.square() / n).clamp_min(0.0) / (n - 1).clamp_min(1.0)).sqrt().to(value.dtype)
         shifted = None if call["bias"] is None else str(call["bias"].target)
-        found.append(Spot(node.name, dim, str(call["weight"].target), shifted, deviation))
+        spots[node.name] = Spot(node.name, dim, str(call["weight"].target), shifted, deviation)
         return value
 
-    execute(network, images, after=look)
-    return found
+    for images in batches:
+        execute(network, images, after=partial(look, len(images[0])))
+    return list(spots.values())
 
 
 def derivatives(

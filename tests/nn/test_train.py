@@ -239,3 +239,20 @@ def _step(partial: Path) -> int:
         return 0
     with safe_open(partial, framework="pt") as file:
         return int(json.loads(file.metadata()["hwsearch"])["step"])
+
+
+class Counted:
+    """A metric that holds what cannot be copied, such as a stream of images."""
+
+    def __init__(self) -> None:
+        self.stream = (number for number in range(3))
+
+    def __call__(self, network: torch.nn.Module) -> float:
+        return 0.5
+
+
+def test_functions_of_a_recipe_are_named_and_not_copied() -> None:
+    recipe = Recipe(epochs=1, metric=Counted(), loss=torch.nn.CrossEntropyLoss())
+    assert recipe.document["metric"] == "Counted"
+    assert recipe.document["loss"] == "CrossEntropyLoss"
+    assert Recipe(epochs=1).document["metric"] is None

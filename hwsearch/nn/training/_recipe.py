@@ -149,7 +149,8 @@ class Recipe:
     @property
     def document(self) -> dict[str, Any]:
         """The recipe as plain data, for files: functions by their names; a teacher is told by the digest of its weights instead."""
-        told = {name: value for name, value in asdict(replace(self, teacher=None)).items() if name not in ("teacher", "device")}
+        plain = replace(self, teacher=None, loss=None, augment=None, metric=None)  # since asdict copies what objects hold, if it can
+        told = {name: value for name, value in asdict(plain).items() if name not in ("teacher", "device")}
         for name in ("loss", "augment", "metric"):
             own = getattr(self, name)
             told[name] = None if own is None else getattr(own, "__qualname__", type(own).__qualname__)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
 from typer.testing import CliRunner
 
 import hwsearch
@@ -187,6 +187,17 @@ class HuggingFace:
         if isinstance(key, str):
             return [number % 2 for number in range(self.n)]
         return {"image": Image.new(self.mode, self.size, 40 * (key % 2) + 40 if self.mode == "L" else (9 * key, 40, 40)), "label": key % 2}
+
+
+def test_loaders_that_sample_parts_of_one_dataset_share_no_images(rng: np.random.Generator) -> None:
+    """One dataset, and the numbers of the items for training and for validation in the samplers."""
+    pairs = TensorDataset(torch.from_numpy(images(rng)), torch.arange(40) % 2)
+    order = [int(number) for number in rng.permutation(40)]
+    train, val, test = (DataLoader(pairs, sampler=SubsetRandomSampler(some)) for some in (order[:24], order[24:32], order[32:]))
+    data = dataset_data("mine", (train, val, test))
+    assert [data.count(split) for split in ("train", "val", "test")] == [24, 8, 8]
+    seen = {split: {x.numpy().tobytes() for some, _ in data.batches(split, 8) for x in some} for split in ("train", "val", "test")}
+    assert len(seen["train"] | seen["val"] | seen["test"]) == 40
 
 
 def test_a_dataset_of_hugging_face_trains_a_network(tmp_path: Path) -> None:

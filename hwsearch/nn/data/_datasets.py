@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, SubsetRandomSampler, default_collate
 
 from ...errors import InvalidInput, check_count
 from ._arrays import make_data
@@ -39,8 +39,8 @@ def dataset_data(name: str, datasets: Any, *, size: int | None = None, classes: 
     - **pictures** (``PIL.Image``) are cropped, resized and mirrored as those of :func:`folder_data`; small ones that have all the same
       square size are held in memory, and moved by up to an eighth of it.
 
-    Of a loader only what it loads from is used, unless it has a ``collate_fn`` of its own, or loads from a stream: then all its batches are
-    read into memory once.
+    Of a loader only what it loads from is used (of that the items that a ``SubsetRandomSampler`` names, if it has one), unless it has a
+    ``collate_fn`` of its own, or loads from a stream: then all its batches are read into memory once.
 
     Args:
         name: how the data is called in files.
@@ -88,7 +88,8 @@ def _source(given: Any) -> Any:
     """What a loader loads from; or all that it loads, as two arrays, if that can be read from the loader only."""
     if isinstance(given, DataLoader):
         if hasattr(given.dataset, "__getitem__") and hasattr(given.dataset, "__len__") and given.collate_fn is default_collate:
-            return given.dataset
+            some = given.sampler.indices if isinstance(given.sampler, SubsetRandomSampler) else None
+            return given.dataset if some is None else Subset(given.dataset, sorted(map(int, some)))
         parts = [_parted(batch) for batch in given]
         if not parts:
             raise InvalidInput("The DataLoader holds no images.")

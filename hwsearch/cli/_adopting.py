@@ -56,7 +56,7 @@ def adopt(
     if weights is not None:
         load_weights(module, weights)
     examples = random_inputs(sizes) if sizes else None
-    space = run(module, examples, freeze=freeze or [], part=part, step=step, precisions=precisions.split(","))
+    space = run(module, examples, freeze=freeze or [], part=part, step=step, precisions=[each.strip() for each in precisions.split(",")])
     save_adopted(space, out)
     console.print(str(space), markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {out}. Go on with: hwsearch fit-predictor {out}", markup=False, highlight=False, soft_wrap=True)

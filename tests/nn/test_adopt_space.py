@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName, WrongSpace
 from hwsearch.nn.adoption import Adopted, Probing, RepairVerifier, additive, branch_importance, importance
+from hwsearch.nn.adoption._examples import examples
 
 IMAGE = (2, 3, 8, 8)
 
@@ -128,6 +130,25 @@ def test_a_tuple_of_images_and_labels_is_one_batch_wherever_examples_are_read(
         hwsearch.extract(small, data=(images, labels, labels))
     with pytest.raises(InvalidInput, match=r"counts its images, but their shapes are \[\(200, 3, 8, 8\), \(199,\)\]"):
         hwsearch.extract(small, data=(images, labels[1:]))
+
+
+def test_a_torch_dataset_is_read_as_it_is(space: Adopted, score: hwsearch.Predictor, images: torch.Tensor) -> None:
+    """Its items are put together, as a loader does, in an order in which no class comes first."""
+    small = space.knowing(score.space.learned).architecture(space.row(dict.fromkeys(space.places.groups, 8)))
+    labels = torch.arange(len(images)) // 50
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(3))
+    inputs, targets = examples(space, TensorDataset(images, labels), 100)
+    assert len(inputs[0]) == 100
+    assert targets is not None
+    assert len(set(targets.tolist())) == 4
+    assert all(torch.equal(x, images[(images == x).flatten(1).all(1)][0]) for x in inputs[0][:5])
+    assert torch.equal(examples(space, TensorDataset(images, labels), 100)[0][0], inputs[0]), "always the same"
+    assert hwsearch.extract(small, data=TensorDataset(images[order], labels[order]))(images).shape == (200, 5)
+
+
+def test_images_of_another_size_are_told_with_what_to_do(space: Adopted) -> None:
+    with pytest.raises(InvalidInput, match=r"sizes \[\(3, 8, 8\)\].*shapes \[\(4, 3, 9, 9\)\].*size="):
+        space.checked(torch.zeros(4, 3, 9, 9))
 
 
 def test_units_are_kept_by_importance_and_the_result_says_which(space: Adopted, images: torch.Tensor) -> None:

@@ -291,7 +291,11 @@ class Adopted(SearchSpace):
         given = (images,) if isinstance(images, torch.Tensor) else tuple(images)
         sizes = [tuple(each.shape[1:]) for each in self.inputs]
         if [tuple(each.shape[1:]) for each in given] != sizes or len({len(each) for each in given}) != 1:
-            raise InvalidInput(f"The network takes {len(sizes)} inputs of sizes {sizes} for each image, all of as many images.")
+            found = [tuple(each.shape) for each in given]
+            raise InvalidInput(
+                f"The network takes {len(sizes)} inputs of sizes {sizes} for each image, all of as many images, and was given the shapes "
+                f"{found}. Bring images to the size that it was adopted with; hwsearch.nn.folder_data(folder, size=...) does so for files."
+            )
         n = len(given[0]) if self.dynamic else len(given[0]) // self.batch * self.batch
         if not n:
             raise InvalidInput(f"The network takes {self.batch} images at once, but {len(given[0])} were given.")

@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...errors import InvalidInput
 from ..data._images import Data
@@ -16,6 +17,8 @@ from ..data._load import load_data
 if TYPE_CHECKING:
     from ._adopted import Adopted
 
+_ITEMS = 100
+"""Items of a dataset at once."""
 Examples = str | os.PathLike[str] | tuple[str, Any] | Data | torch.Tensor | Iterable[Any]
 """Images: what :func:`hwsearch.nn.load_data` takes, a tensor, a tuple of tensors (inputs, and perhaps targets), or an iterable of batches
 such as a PyTorch ``DataLoader``."""
@@ -52,7 +55,7 @@ def gathered(data: Any, n: int, most: int | None) -> tuple[tuple[torch.Tensor, .
 
     Args:
         data: an iterable of batches, each a tensor of inputs, or tensors in tuples, lists and dicts: one for each input, perhaps with the
-            targets last. A tensor, or a tuple of tensors, is one batch.
+            targets last. A tensor, or a tuple of tensors, is one batch. Of a torch ``Dataset`` the items are put together, in random order.
         n: how many inputs there are.
         most: how many images to take at most; all if ``None``.
 
@@ -62,7 +65,7 @@ def gathered(data: Any, n: int, most: int | None) -> tuple[tuple[torch.Tensor, .
     Raises:
         InvalidInput: there are no images, or a batch holds another number of tensors, or tensors of different numbers of images.
     """
-    batches: Iterable[Any] = [data] if _is_batch(data) else data
+    batches: Iterable[Any] = [data] if _is_batch(data) else _collated(data) if _has_items(data) else data
     inputs: list[list[torch.Tensor]] = []
     targets: list[torch.Tensor] = []
     taken = 0
@@ -94,6 +97,16 @@ def has_splits(data: Examples) -> TypeGuard[str | os.PathLike[str] | tuple[str, 
 def _is_batch(data: Any) -> bool:
     """Whether this is one batch, and no iterable of batches."""
     return isinstance(data, torch.Tensor) or (isinstance(data, tuple) and all(isinstance(each, torch.Tensor) for each in data))
+
+
+def _has_items(data: Any) -> bool:
+    """Whether this is a dataset of single images."""
+    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+
+
+def _collated(data: Dataset[Any]) -> Iterable[Any]:
+    """The items of a dataset in batches, in a random order that is always the same: many list one class after the other."""
+    return DataLoader(data, batch_size=_ITEMS, shuffle=True, generator=torch.Generator().manual_seed(0))
 
 
 def _drawn(data: Data, most: int) -> Iterable[tuple[torch.Tensor, None]]:

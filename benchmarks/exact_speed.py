@@ -24,6 +24,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 import hwsearch
+from hwsearch.algorithms._quiet import quiet
 
 GAP = 1e-6
 """Of both, relative: to the range of the worth for ``exact``, to the worth for HiGHS."""
@@ -118,13 +119,14 @@ def bare(made: Instance) -> tuple[float, float]:
         add(np.arange(columns), np.concatenate(spent[name]) / most, -np.inf, 1.0)
     matrix = coo_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=(count, columns)).tocsr()
     whole = (np.arange(columns) < singles).astype(np.intp)
-    found = milp(
-        np.concatenate(objective),
-        integrality=whole,
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(matrix, low, high),
-        options={"mip_rel_gap": GAP, "time_limit": 120},
-    )
+    with quiet():
+        found = milp(
+            np.concatenate(objective),
+            integrality=whole,
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(matrix, low, high),
+            options={"mip_rel_gap": GAP, "time_limit": 120},
+        )
     return (-np.inf if found.x is None else -float(found.fun)), time.process_time() - began
 
 

@@ -157,14 +157,14 @@ def compress(
         score: the least score that the searched networks keep; if omitted, that of the uniform-width network.
         precision: of every block.
         edges: search only the widths at the right-hand edges of the device's stairs; the baselines have all.
-        seed, run: of the searches.
+        seed, run: of the searches, of which there are two or three, so that a state file or a budget of evaluations is refused.
         **parts: ``predictor`` and ``device``, a single one, as in :meth:`hwsearch.Problem.of`.
 
     Returns:
         The dense network, the baselines and the two searched ones; :meth:`Compression.measured` measures them.
 
     Raises:
-        InvalidInput: no limit on MACs or parameters, no device, or numbers that make no sense.
+        InvalidInput: no limit on MACs or parameters, no device, numbers that make no sense, or a run that only one search can have.
         Infeasible: the limits cannot be met, or no network keeps the score.
         HwsearchError: as :func:`hwsearch.search`.
 
@@ -178,9 +178,8 @@ def compress(
         >>> found["joint"].values["macs"] <= 0.5 * found["dense"].values["macs"]
         True
     """
-    where = load_space(space)
-    if where.with_role("precision"):
-        where = where.restrict({"precision": [precision]})
+    _check_shared(run)
+    where = _at(load_space(space), precision)
     whole = dense(where, precision)
     targets = _targets(whole, limits or {})
     problem = Problem.of(where, limits=targets, **parts)
@@ -197,6 +196,21 @@ def compress(
     others = {"macs only": paper, "two stages": _fastest(problem, candidates, keep), "joint": best}
     networks = (_priced(problem, "dense", whole), plain, *(_priced(problem, *each) for each in others.items()))
     return Compression(networks, {**targets, **latency}, table, problem.sources["predictor"] or "")
+
+
+def _at(space: SearchSpace, precision: str) -> SearchSpace:
+    """The space with one precision in every block, if it chooses precisions."""
+    return space.restrict({"precision": [precision]}) if space.with_role("precision") else space
+
+
+def _check_shared(run: Run) -> None:
+    """Refuse what several searches cannot share.
+
+    Raises:
+        InvalidInput: a budget of evaluations, or a state file.
+    """
+    if run.evaluations is not None or run.state is not None:
+        raise InvalidInput("compress() runs several searches, so it takes neither evaluations= nor state=. Leave them out, or use steps=.")
 
 
 def _table(problem: Problem) -> LatencyTable:

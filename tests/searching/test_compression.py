@@ -116,6 +116,13 @@ def test_compression_refuses_targets_that_make_no_sense(toy, scored, roofline_ta
         compress(toy, {"macs": -1.0}, device=roofline_table, predictor=scored)
 
 
+def test_compression_refuses_a_budget_or_a_state_that_its_searches_cannot_share(toy, scored, roofline_table, tmp_path):
+    """Each of the searches would spend the whole budget, and the second would not go on from the file of the first."""
+    for run in (hwsearch.Run(evaluations=20), hwsearch.Run(steps=3, state=tmp_path / "state.npz")):
+        with pytest.raises(InvalidInput, match="several searches"):
+            compress(toy, {"macs": 0.5}, device=roofline_table, predictor=scored, run=run)
+
+
 def test_the_command_writes_the_comparison_and_the_networks(digits, tmp_path, roofline_table):
     rng = np.random.default_rng(0)
     X = digits.sample(40, rng)

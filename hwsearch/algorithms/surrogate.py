@@ -144,8 +144,9 @@ class Surrogate:
             return Goal.of((), np.empty((1, 0)), X, y)
         limits = {limit.metric.name: limit.at_most for limit in problem.limits}
         values = values_of(traded, X)
-        most = np.array([limits.get(metric.name, column.max()) for metric, column in zip(traded, values.T, strict=True)])
         least = np.array([metric.lower_bound for metric in traded])
+        known = [column[np.isfinite(column)].max(initial=low) for column, low in zip(values.T, least, strict=True)]
+        most = np.array([limits.get(metric.name, highest) for metric, highest in zip(traded, known, strict=True)])
         even = (np.arange(self.levels) + 1.0)[:, None] / self.levels
         share = even if len(traded) == 1 else rng.random((self.levels, len(traded))) ** (1 / len(traded))
         return Goal.of(traded, least + (most - least) * share, X, y)

@@ -74,18 +74,18 @@ def cheapest(
 def _of_known(problem: Problem, cost: Metric, enough: float, algorithm: str | Algorithm | None, seed: int, run: Run) -> SearchResult:
     """The cheapest of the networks that a search within a budget of evaluations evaluated."""
     method = Surrogate(metrics=(cost.name,)) if algorithm is None else load_algorithm(algorithm, problem)
-    with on_workers(problem, run) as spread:
-        found = result(explore(spread, method, seed=seed, run=run))
-    front = found.front
-    good = np.flatnonzero(front.scores >= enough)
+    with on_workers(_possible(problem, cost), run) as spread:
+        state = explore(spread, method, seed=seed, run=run)
+        found = result(state)
+    good = np.flatnonzero(state.scores >= enough)  # of all networks: the front may trade the score against other metrics
     if not len(good):
         raise Infeasible(f"No network with a score of at least {enough:g} was found; the best has {found.best_score:g}. Ask for less.")
-    least = int(good[np.argmin(cost(front.X[good]))])
-    row = front.X[least : least + 1].copy()
+    least = good[np.lexsort((-state.scores[good], cost(state.X[good])))[:1]]
+    row, scores = state.X[least], state.scores[least]
     values = costs_of(problem, row)
-    alone = Front(problem.space, row, front.scores[[least]], {name: np.array([value]) for name, value in values.items()})
+    alone = Front(problem.space, row, scores, {name: np.array([value]) for name, value in values.items()})
     limits = {**found.limits, cost.name: values[cost.name]}
-    return replace(found, best=alone[0], best_score=float(alone.scores[0]), values=values, limits=limits, front=alone)
+    return replace(found, best=alone[0], best_score=float(scores[0]), values=values, limits=limits, front=alone)
 
 
 @dataclass(frozen=True)

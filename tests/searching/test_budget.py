@@ -228,6 +228,29 @@ def test_the_cheapest_network_within_a_budget(space: SearchSpace) -> None:
     assert found.values["time"] < 3.3
 
 
+def test_the_cheapest_within_a_budget_is_the_cheapest_of_all_that_was_evaluated_by_any_algorithm(space: SearchSpace) -> None:
+    """Even where the front trades the score against another metric than the cost, as it does by what is limited."""
+    tables = {"time": [(["a"], np.arange(4.0)), (["b"], np.arange(4.0))], "size": [(["a"], np.ones(4))]}
+    tiny = SearchSpace.from_tables({"a": range(4), "b": range(4)}, tables)
+    posed = {"predictor": lambda X: X[:, 0].astype(float), "limits": {"size": 5.0}}
+    found = hwsearch.cheapest(tiny, "time", 1.0, "random", run=Run(evaluations=16), **posed)
+    assert (found.values["time"], found.best_score) == (1.0, 1.0)
+    assert found.limits["time"] == 1.0
+
+
+def test_a_network_that_a_device_cannot_run_leaves_the_levels_of_a_front_finite(space: SearchSpace) -> None:
+    gene = space.choices[0]
+    cells = np.arange(float(len(gene.values)))
+    cells[-1] = np.inf
+    cost = hwsearch.costs.Metric.from_tables("cost", space, [([gene.name], cells)])
+    problem = hwsearch.Problem.of(space, predictor=rugged(space), metrics=[cost])
+    X = space.sample(50, np.random.default_rng(0))
+    assert np.isinf(cost(X)).any()
+    goal = Surrogate(metrics=("cost",))._goal(problem, X, rugged(space)(X), np.random.default_rng(0))
+    assert np.isfinite(goal.levels).all()
+    assert len(np.unique(goal.levels)) == len(goal.levels)
+
+
 def test_searches_that_were_kept_before_evaluations_were_counted_go_on(space: SearchSpace, tmp_path: Path) -> None:
     problem = hwsearch.Problem.of(space, predictor=rugged(space), limits=LIMITS)
     path = tmp_path / "state.npz"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ..spaces._space import SearchSpace
 from ._sampling import sample_networks
 from ._scores import Scores, SupernetScore, score_networks
 from .adoption._adopted import Adopted
-from .adoption._examples import Examples, has_splits
+from .adoption._examples import Examples
 from .adoption._predict import fit_adopted
 from .adoption._repaired import STANDARD as STANDARD_PROBING
 from .adoption._repaired import Probing
@@ -125,9 +126,9 @@ def fit_predictor(
                 "An adopted network brings its weights along: leave out weights and executor, and give a Probing as sampling."
             )
         return fit_adopted(space, data, out, probing, check_seed(seed), progress=progress)
-    if weights is None or isinstance(sampling, Probing) or not has_splits(data):
-        raise InvalidInput(f"Space {space.name!r} needs the weights of a supernet, data as load_data() takes it, and a Sampling.")
-    return _of_supernet(space, weights, data, Path(out), sampling, check_seed(seed), executor, progress)
+    if weights is None or isinstance(sampling, Probing):
+        raise InvalidInput(f"Space {space.name!r} needs the weights of a supernet, as weights=, and no Probing as its sampling.")
+    return _of_supernet(space, weights, cast("DataLike", data), Path(out), sampling, check_seed(seed), executor, progress)
 
 
 def _of_supernet(

@@ -171,6 +171,19 @@ def test_a_loader_trains_a_network(rng: np.random.Generator, tmp_path: Path, kin
     assert data.count("train") == (40 if kind == "splits" else 32)
 
 
+@pytest.mark.parametrize("kind", ["loader", "arrays"])
+def test_a_predictor_is_fitted_on_the_same_forms_of_data(rng: np.random.Generator, tmp_path: Path, kind: str) -> None:
+    """What a supernet was trained on, a loader or arrays, is taken by the predictor of its networks, too."""
+    space = Chain("deeper", (8,), (8,), (Stage((1, 2), (8,), (8, 12)),), 2, ("fp32", "int8"), 3).space()
+    x, y = images(rng), np.arange(40) % 2
+    pairs = TensorDataset(torch.from_numpy(x).float() / 255, torch.from_numpy(y))
+    data: Any = DataLoader(pairs, batch_size=8) if kind == "loader" else (x, y)
+    supernet = hwsearch.train(space, data=data, out=tmp_path / "s", recipe={"epochs": 1, "batch": 16}, progress=False)
+    few = hwsearch.nn.Sampling(networks=12, images=4)
+    predictor = hwsearch.fit_predictor(space, weights=supernet, data=data, out=tmp_path / "p.npz", sampling=few, progress=False)
+    assert np.isfinite(predictor(space.sample(3, rng))).all()
+
+
 class HuggingFace:
     """What a dataset of Hugging Face shows: rows with names, columns, and features that know the classes."""
 

@@ -56,7 +56,9 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         load_data(("cifar10", tmp_path))
     with pytest.raises(FileError, match="There is no folder .*cifra"):
         load_data(tmp_path / "cifra")
-    with pytest.raises(InvalidInput, match="no folder"):
+    with pytest.raises(UnknownName, match="a folder that exists"):
+        load_data("cats-and-dogs")
+    with pytest.raises(InvalidInput, match=f"no folder.*--data {tmp_path}"):
         load_data("digits", tmp_path)
 
 

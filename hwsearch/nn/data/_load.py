@@ -59,7 +59,7 @@ def load_data(data: DataLike, folder: PathLike | None = None) -> Data:
     if name not in _LOADERS and ":" in name:
         return load_data(function_of(name)(*(() if folder is None else (folder,))))
     if name not in _LOADERS:
-        raise UnknownName("data", name, [*_LOADERS, "MODULE:FUNCTION"])
+        raise UnknownName("data", name, [*_LOADERS, "MODULE:FUNCTION", "a folder that exists"])
     return _LOADERS[name](None if folder is None else Path(folder).expanduser())
 
 
@@ -104,7 +104,10 @@ def _is_dataset(given: Any) -> bool:
 def _digits(folder: PathLike | None) -> Data:
     """Scanned digits (Alpaydin and Kaynak 1998), 1,077 to train, 360 to validate and 360 to test, stratified."""
     if folder is not None:
-        raise InvalidInput("The digits come with scikit-learn: they need no folder.")
+        raise InvalidInput(
+            "The digits come with scikit-learn and need no folder. For images of your own give their folder as data, in the shell: "
+            f"--data {os.fspath(folder)}."
+        )
     datasets = require("sklearn.datasets", feature="the digits data", extra="torch")
     selection = require("sklearn.model_selection", feature="the digits data", extra="torch")
     pixels, labels = datasets.load_digits(return_X_y=True)

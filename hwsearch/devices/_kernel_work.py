@@ -1,7 +1,7 @@
 """What kernels of a user's network have to do: the physics behind estimates of kernels that were not measured.
 
 All kernels of a precision share one set of rates. What multiplies has its own rates by its role; each other operation that a kernel takes
-in adds values to be read and written. Channels that are no multiple of 8 or of 16 cost more where a runtime works in blocks of so many.
+in adds values to be read and written. Channels that are no multiple of 8 or of 16 cost more where a runtime works in blocks of that size.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Repair:
         batch: images at once.
         dynamic: whether the network takes fewer at once too.
         ridge: strength of the pull towards the weights as they were, relative to the mean square of a layer's inputs.
-        samples: positions to fit each layer on: at least so many, and at least so many for each input of a unit.
+        samples: positions to fit each layer on: at least this many, and at least this many for each input of a unit.
         statistics: whether batch norms that follow no fitted layer take the statistics of what they see.
         correct: whether a layer also makes up for what is lacking on the other side of a sum that its result goes into.
         sequential: whether a layer is fitted to the inputs that the layers repaired before it produce; if not, to those of the whole

@@ -133,11 +133,11 @@ def test_files_for_another_machine_are_told_apart(
     with pytest.warns(SaturationWarning, match="holds int8 weights of 8 bits.*carry 7"):
         hwsearch.measure(paths[8], backend=here, rounds=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", SaturationWarning)
         hwsearch.measure(paths[7], backend=here, rounds=1)
     monkeypatch.setattr(_cpu, "_carried", lambda kind: 8)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", SaturationWarning)
         hwsearch.measure(paths[8], backend=here, rounds=1)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from ._run import execute
-from ._state import get, put
+from ._state import copied, get, put
 from .rules.base import base_name, bound, shape_of
 
 aten = torch.ops.aten
@@ -32,16 +32,11 @@ def folded(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> fx.Grap
         network: the graph.
         inputs: one batch to run it on, for the sizes.
     """
-    graph, root = fx.Graph(), nn.Module()
-    known: dict[fx.Node, fx.Node] = {}
-    for node in network.graph.nodes:
-        known[node] = graph.node_copy(node, known.__getitem__)
-        known[node].name = node.name
-        if node.op == "get_attr":
-            tensor = get(network, str(node.target)).detach().clone()
-            put(root, str(node.target), _fixed(tensor) if tensor.is_floating_point() else tensor)
-    graph.set_codegen(network.graph._codegen)
-    plain = fx.GraphModule(root, graph)
+    plain = copied(network)
+    for node in plain.graph.find_nodes(op="get_attr"):
+        tensor = get(plain, str(node.target))
+        if tensor.is_floating_point():
+            put(plain, str(node.target), _fixed(tensor))
     execute(plain, inputs, after=_note)
     graph = plain.graph
     uses = Counter(str(node.target) for node in graph.find_nodes(op="get_attr"))

@@ -223,8 +223,8 @@ class Program:
         for presolve in (True, False) if model.columns > _PRESOLVED else (False,):
             with quiet():
                 answer = milp(whole, **model.constraints(), options={"mip_rel_gap": gap, "time_limit": seconds, "presolve": presolve})
-            if answer.status != 0 or answer.fun - answer.mip_dual_bound <= gap * abs(answer.fun) + 1e-6:
-                break  # else HiGHS' presolve ended the search without telling the bound that it reached
+            if not _doubtful(answer, gap):
+                break
         if answer.status == 2:
             raise Infeasible(self._proven(most))
         dual = answer.mip_dual_bound
@@ -312,6 +312,12 @@ class _Model:
         self._entries.append((index, np.broadcast_to(np.asarray(factor, dtype=np.float64), index.shape)))
         self._lower.append(low)
         self._upper.append(high)
+
+
+def _doubtful(answer: Any, gap: float) -> bool:
+    """Whether HiGHS' presolve may have misled it: it found nothing possible, or ended without telling the bound that it reached."""
+    apart = 0.0 if answer.status else float(answer.fun - answer.mip_dual_bound)
+    return bool(answer.status == 2 or apart > gap * abs(answer.fun or 0.0) + 1e-6)
 
 
 def _cover(costs: Sequence[Values], chosen: Sequence[int], most: float) -> Cut:

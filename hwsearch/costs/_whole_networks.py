@@ -55,9 +55,13 @@ class FitReport:
     coverage: float | None = None
 
     def interval(self, confidence: float = 0.9) -> tuple[float, float]:
-        """Between which multiples of what the metric predicts measured costs lie, of that share of networks."""
+        """Between which multiples of what the metric predicts measured costs lie, of that share of networks.
+
+        Raises:
+            InvalidInput: a confidence outside (0, 1), or a report without ratios.
+        """
         _check_share("confidence", confidence)
-        return _between(np.array(self.ratios), confidence)
+        return _between(self._ascending, confidence)
 
     def safe(self, metric: Metric, probability: float) -> Metric:
         """The metric raised so far that a network's measured cost is at most that with a probability: for limits that shall hold.
@@ -67,11 +71,22 @@ class FitReport:
             probability: such as 0.95. With fewer than ``1 / (1 - probability)`` held-out networks the greatest ratio is taken.
 
         Raises:
-            InvalidInput: a probability outside (0, 1).
+            InvalidInput: a probability outside (0, 1), or a report without ratios.
         """
         _check_share("probability", probability)
-        factor = self.ratios[min(math.ceil(probability * (len(self.ratios) + 1)), len(self.ratios)) - 1]
+        factor = float(self._ascending[min(math.ceil(probability * (len(self.ratios) + 1)), len(self.ratios)) - 1])
         return replace(metric, tables=metric.tables * factor, others=tuple(total * factor for total in metric.others))
+
+    @property
+    def _ascending(self) -> Values:
+        """The ratios, of which there is one at least.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        if not self.ratios:
+            raise InvalidInput("This report holds no ratios of measured to predicted costs. Take the one that fit_metric() returns.")
+        return np.array(self.ratios)
 
     def __str__(self) -> str:
         form = "the larger of two sums over blocks" if self.sums > 1 else "a sum over blocks"

@@ -116,11 +116,10 @@ def narrowed(state: SearchState, problem: Problem) -> SearchState:
     """The state of a search as that of the same problem with tighter limits: rows that exceed them lose their scores."""
     costs = problem.costs(state.X)
     scores = np.where((costs <= 1.0).all(axis=1), state.scores, np.nan)
-    known = np.cumsum(~np.isnan(scores))
-    best = np.maximum.accumulate(np.where(np.isnan(scores), -np.inf, scores))
-    last = state.history[:, 0].astype(np.intp) - 1  # the last row of each step
-    history = np.column_stack([state.history[:, 0], known[last], np.where(known[last] > 0, best[last], np.nan)])
-    history[last < 0, 1:] = 0.0, np.nan
+    known = np.cumsum([False, *~np.isnan(scores)])
+    best = np.fmax.accumulate([np.nan, *scores])
+    rows = state.history[:, 0].astype(np.intp)  # that were known after each step
+    history = np.column_stack([state.history[:, 0], known[rows], best[rows]])
     return replace(state, problem=problem, scores=scores, costs=costs, history=history)
 
 

@@ -63,6 +63,27 @@ def test_bounds_leave_a_tenth_of_a_program_to_the_solver_and_the_optimum_is_in_i
         assert found.best_score == pytest.approx(bare(made)[0], abs=2e-6 * spread)
 
 
+def test_what_presolve_calls_impossible_is_tried_again_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS' presolve has called small programs infeasible that were not; large ones are solved with it at first."""
+    import scipy.optimize
+    from proofs import instance
+
+    solve_program, tries = scipy.optimize.milp, []
+
+    def mistaken(*parts: Any, **more: Any) -> Any:
+        tries.append(more["options"]["presolve"])
+        if tries[-1]:
+            more["constraints"] = scipy.optimize.LinearConstraint(np.eye(len(parts[0])), lb=2.0)  # above the bounds: impossible
+        return solve_program(*parts, **more)
+
+    known = instance(0).solve()
+    monkeypatch.setattr(scipy.optimize, "milp", mistaken)
+    monkeypatch.setattr(_milp, "_PRESOLVED", 0)
+    monkeypatch.setattr(_milp.Program, "_reduced", property(lambda program: list(program.parts)))
+    assert instance(0).solve().best_score == known.best_score
+    assert tries[:2] == [True, False]
+
+
 def test_factors_are_folded_only_if_that_leaves_clearly_fewer_options() -> None:
     """A chain of widths has as many ways to agree without a width as with it; a block that can be removed hardly has any."""
     from exact_speed import instance

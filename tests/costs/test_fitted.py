@@ -174,3 +174,11 @@ def test_intervals_of_a_fitted_metric_and_limits_on_it_hold_as_often_as_they_say
     assert 0.92 < np.mean(truth <= report.safe(fitted, 0.95)(Z)) < 0.98
     with pytest.raises(InvalidInput, match="probability"):
         report.safe(fitted, 1.0)
+
+
+def test_a_report_without_ratios_says_that_it_knows_no_intervals(digits: SearchSpace) -> None:
+    report = hwsearch.costs.FitReport(fitted=40, held_out=10, mean_abs=0.02, spearman=0.9)
+    with pytest.raises(InvalidInput, match="no ratios"):
+        report.safe(metric("macs", digits), 0.95)
+    with pytest.raises(InvalidInput, match="no ratios"):
+        report.interval()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hwsearch._files import _reading, _writing
 from hwsearch.algorithms import NSGA2, Surrogate, hypervolume
 from hwsearch.errors import EvaluationsFailed, InvalidInput
 from hwsearch.searching import Status, explore
+from hwsearch.searching._loop import narrowed
 from hwsearch.spaces._keys import row_keys
 from hwsearch.testing import best_of, example_space, rugged
 
@@ -270,3 +272,15 @@ def test_a_search_within_a_budget_may_go_on_without_one(space: SearchSpace, tmp_
     assert not len(state.waiting)
     assert state.told == len(state.X)
     assert np.isnan(state.scores).sum() == (state.costs > 1).any(axis=1).sum()
+
+
+def test_a_front_that_holds_nothing_yet_holds_nothing_within_tighter_limits(space: SearchSpace) -> None:
+    """The algorithm was asked once, and nothing that it asked for has been answered."""
+    problem = hwsearch.Problem.of(space, predictor=rugged(space), limits=LIMITS)
+    asked = replace(hwsearch.init(problem, "random"), step=1, history=np.array([[0.0, 0.0, np.nan]]))
+    state = narrowed(asked, problem.within({"time": 2.0}))
+    np.testing.assert_array_equal(state.history, asked.history)
+    found = explore(problem, Surrogate(), run=Run(evaluations=20))
+    kept = narrowed(found, problem.within({"time": 2.0}))
+    assert 0 < kept.history[-1, 1] < found.history[-1, 1] == 20
+    assert kept.history[-1, 2] == np.nanmax(kept.scores)

@@ -2,8 +2,8 @@
 
 A package announces a plug-in by an entry point: a line of its ``pyproject.toml`` such as ``my_space = "my_package.spaces:build"`` in the
 table ``[project.entry-points."hwsearch.spaces"]``, or likewise ``hwsearch.backends``, ``hwsearch.algorithms``, ``hwsearch.costs``,
-``hwsearch.importances`` or ``hwsearch.recipes``. It is imported when its name is first used. What is built in or registered comes before
-what is announced.
+``hwsearch.importances``, ``hwsearch.distillations`` or ``hwsearch.recipes``. It is imported when its name is first used. What is built in
+or registered comes before what is announced.
 """
 
 from __future__ import annotations
@@ -73,6 +73,12 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "lamp": "hwsearch.nn.adoption.importances.lamp:score",
         "bn_scale": "hwsearch.nn.adoption.importances.bn_scale:score",
     },
+    "distillation": {
+        "features": "hwsearch.nn.training.distillations.features:Features",
+        "attention": "hwsearch.nn.training.distillations.attention:Attention",
+        "distances": "hwsearch.nn.training.distillations.distances:Distances",
+        "angles": "hwsearch.nn.training.distillations.angles:Angles",
+    },
     "recipe": {
         "cifar10": "hwsearch.nn.training.recipes.cifar10:RECIPE",
         "digits": "hwsearch.nn.training.recipes.digits:RECIPE",
@@ -87,11 +93,13 @@ def register(what: str, name: str, target: str | Any) -> None:
     """Add a plug-in to this process; :mod:`hwsearch._registry` says how an installed package announces one to every process.
 
     Args:
-        what: ``"space"``, ``"backend"``, ``"algorithm"``, ``"cost"``, ``"importance"`` or ``"recipe"``.
+        what: ``"space"``, ``"backend"``, ``"algorithm"``, ``"cost"``, ``"importance"``, ``"distillation"`` or
+            ``"recipe"``.
         name: the name by which users ask for it.
         target: a callable that makes the thing; for a cost, one that gives the cost of a :class:`hwsearch.networks.Block`; for an
-            importance, one that scores units by a :class:`hwsearch.nn.adoption.Evidence`; for a recipe, the
-            :class:`hwsearch.nn.Recipe` itself; or ``"module:attribute"``, imported when first used.
+            importance, one that scores units by a :class:`hwsearch.nn.adoption.Evidence`; for a distillation, a
+            :class:`hwsearch.nn.Distillation`, the class itself; for a recipe, the :class:`hwsearch.nn.Recipe` itself; or
+            ``"module:attribute"``, imported when first used.
 
     Raises:
         UnknownName: there is no such kind of plug-in.

@@ -85,6 +85,26 @@ def score(evidence):
     return {group.id: np.arange(group.width) for group in evidence.groups}
 """
 
+DISTILLATION = """
+from hwsearch.nn import Distillation
+
+
+class Means(Distillation):
+    def forward(self, own, wanted):
+        return sum((a.mean() - b.mean()).square() for a, b in zip(own, wanted))
+"""
+
+TAUGHT = """
+import hwsearch
+from hwsearch.nn import Supernet, train
+
+space = hwsearch.load_space("resnet_digits").restrict({"resolution": [8]})
+space = space.alone(Supernet(space).smallest)
+teacher = train(space, data="digits", out="teacher.safetensors", recipe={"epochs": 1}, progress=False)
+recipe = {"epochs": 1, "teacher": teacher, "hints": {"acme_means": 1.0}}
+print(train(space, data="digits", out="student.safetensors", recipe=recipe, progress=False).facts["recipe"]["hints"])
+"""
+
 RECIPE = """
 from hwsearch.nn import Recipe
 
@@ -142,6 +162,7 @@ def acme(tmp_path: Path) -> Path:
     package = tmp_path / "site" / "acme"
     package.mkdir(parents=True)
     files = {"space": SPACE, "npu": BACKEND, "guessing": ALGORITHM, "cost": COST, "importance": IMPORTANCE, "recipe": RECIPE}
+    files["distillation"] = DISTILLATION
     for name, text in {"__init__": "", **files}.items():
         (package / f"{name}.py").write_text(text)
     announce(
@@ -152,6 +173,7 @@ def acme(tmp_path: Path) -> Path:
         algorithms="acme_guessing = acme.guessing:Guessing",
         costs="acme_flops = acme.cost:flops",
         importances="acme_importance = acme.importance:score",
+        distillations="acme_means = acme.distillation:Means",
         recipes="acme_flowers = acme.recipe:RECIPE",
     )
     return package.parent
@@ -173,6 +195,12 @@ def test_an_importance_of_another_package_is_found(acme: Path) -> None:
     done = python(acme, "-W", "error", "-c", CUT)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[4, 5, 6, 7]\n"
+
+
+def test_a_distillation_of_another_package_is_found(acme: Path) -> None:
+    done = python(acme, "-W", "error", "-c", TAUGHT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "{'acme_means': 1.0}\n"
 
 
 def test_a_recipe_of_another_package_is_found_by_the_name_of_the_data(acme: Path) -> None:

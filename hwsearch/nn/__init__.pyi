@@ -38,3 +38,4 @@ from .training._recipe import Recipe as Recipe
 from .training._recipe import load_recipe as load_recipe
 from .training._train import train as train
 from .training._watch import Watch as Watch
+from .training.distillations.base import Distillation as Distillation

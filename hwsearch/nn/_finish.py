@@ -24,13 +24,15 @@ from ._export import export, load_writer
 from ._files import evaluate_file
 from ._finish_own import FINE, Road, finish_own, is_own
 from .adoption._examples import Examples
+from .adoption._judge import Judge
 from .data._images import Data, DataLike
 from .data._load import load_data
 from .quantization._quantize import STANDARD, Quantization
 from .quantization._tune import FINEST, tune
-from .supernet._supernet import Supernet, WeightsLike, load_supernet
+from .supernet._supernet import Supernet, WeightsLike
 from .training._processes import processes
 from .training._recipe import Recipe, RecipeLike, recipe_for
+from .training._teacher import Teacher, load_teacher
 from .training._train import train
 from .training._watch import Progress
 
@@ -145,8 +147,9 @@ def _of_supernet(
         good = recipe_for(data.name, {name: given[name] for name in ("like",) if name in given})
         recipe = {"learning_rate": FINE * good.learning_rate, **given}
     recipe = recipe_for(data.name, recipe)
-    teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, space)
-    work = _Work(architecture, data, out, replace(recipe, teacher=teacher), deployment, seed, progress)
+    recipe.check_teacher()
+    teacher = load_teacher(recipe.teacher, space)
+    work = _Work(architecture, data, out, replace(recipe, teacher=None if teacher is None else teacher.module), deployment, seed, progress)
     team, summary = processes(), work.folder / "finished.json"
     with claim(summary if team.first else None):
         found = work.train(weights)
@@ -187,14 +190,15 @@ class _Work:
             )
         return found
 
-    def ship(self, found: dict[Path, Supernet], teacher: Supernet | None) -> Finished:
+    def ship(self, found: dict[Path, Supernet], teacher: Teacher | None) -> Finished:
         """Export and measure the candidate that is best on the validation images."""
         networks = {path: deployed(one, self.architecture.genes, quantization=self.quantization) for path, one in found.items()}
         path = max(found, key=lambda path: accuracy(networks[path], self.data, "val"))
         best, blocks, backend = found[path], self.architecture.blocks(), self.backend
         out = self.folder / f"best{backend.suffix}"
         model = export(self.architecture, weights=best, out=out, backend=backend, quantization=self.quantization)
-        rivals = [] if teacher is None else [_fp32(teacher.space.blocks(teacher.largest))]
+        expert = teacher and teacher.module
+        rivals = [_fp32(expert.space.blocks(expert.largest))] if isinstance(expert, Supernet) else []
         measured = measure([model, *rivals], backend=backend, seed=self.seed, progress=bool(self.progress))
         simulated = accuracy(networks[path], self.data, "test")
         return Finished(
@@ -211,14 +215,20 @@ class _Work:
             macs=sum(block.macs for block in blocks),
             params=sum(block.params for block in blocks),
             size_mb=model.stat().st_size / 1e6,
-            teacher_accuracy=None if teacher is None else self._float_accuracy(teacher, teacher.largest),
-            teacher_ms=None if teacher is None else measured[1].latency_ms,
+            teacher_accuracy=None if teacher is None else self._expert_accuracy(teacher),
+            teacher_ms=measured[1].latency_ms if rivals else None,
             data=self.data.label,
         )
 
     def _float_accuracy(self, weights: Supernet, row: Rows) -> float:
         """Accuracy of a network in floating point on the test images."""
-        return accuracy(deployed(weights, row, floating=True), self.data, "test")
+        return accuracy(deployed(weights, row, floating=True), self.data.normalized(weights.normalize), "test")
+
+    def _expert_accuracy(self, teacher: Teacher) -> float:
+        """Accuracy of the teacher on the test images."""
+        if isinstance(teacher.module, Supernet):
+            return self._float_accuracy(teacher.module, teacher.module.largest)
+        return Judge(self.data)(teacher.network(), "test")
 
 
 def _fp32(blocks: Sequence[Block]) -> list[Block]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .._files._lock import claim
 from ..backends.base import Backend
-from ..errors import InvalidInput, WrongSpace
+from ..errors import InvalidInput, Unsupported, WrongSpace
 from ..profiling._measure import measure
 from ..searching._finished import Finished, load_finished
 from ..spaces._space import Architecture
@@ -28,20 +28,20 @@ from .adoption._distilled import Distilling, Written
 from .adoption._examples import Examples
 from .adoption._extract import extract
 from .adoption._files import load_network, save_network
-from .adoption._folder import NETWORK
-from .adoption._judge import Judge, as_inputs, classifies, tensors
+from .adoption._judge import Judge, as_inputs, tensors
 from .adoption._quantized import begun, planned, quantize, rounds
-from .adoption._repaired import digest
 from .adoption._rounded import Rounded
-from .adoption._state import copied
-from .adoption._student import Floating, Inputs, Student
+from .adoption._state import copied, weights_digest
+from .adoption._student import Floating, Student
 from .adoption._tensor_data import TensorData, as_data
 from .data._images import Data
 from .quantization._quantize import Quantization
 from .quantization._tune import FINEST
 from .training._arguments import HAPPENED, as_json
+from .training._maps import Inputs
 from .training._processes import accelerator, computing_on, processes
 from .training._recipe import Recipe, RecipeLike, recipe_for
+from .training._teacher import classifies, load_teacher
 from .training._train import complete, suited, varied
 from .training._watch import Progress
 
@@ -153,19 +153,6 @@ def _whole(given: Own) -> nn.Module | None:
     return given.space.network if isinstance(given, Architecture) and isinstance(given.space, Adopted) else None
 
 
-def _teacher(given: Any) -> nn.Module:
-    """A teacher: a module, or the file or the folder of a network.
-
-    Raises:
-        FileError: the file cannot be read.
-    """
-    if isinstance(given, nn.Module):
-        own = copied(given) if isinstance(given, fx.GraphModule) else copy.deepcopy(given)
-        return own.eval().to(accelerator())
-    path = Path(given)
-    return load_network(path / NETWORK if path.is_dir() else path).to(accelerator())
-
-
 @dataclass(frozen=True)
 class Work:
     """Everything that the stages of a network need.
@@ -194,18 +181,20 @@ class Work:
             like = {name: given[name] for name in ("like",) if name in given}
             given = {"learning_rate": FINE * recipe_for(data.name, like).learning_rate, **_TAUGHT, **given}
         chosen = suited(recipe_for(data.name, given), data, None)
-        if chosen.hints or chosen.recompute or chosen.patience:
+        if chosen.recompute or chosen.patience:
             raise InvalidInput(
-                "hints, recompute and patience are for networks of a supernet; leave them out of this recipe. The best weights are kept."
+                "recompute and patience are for networks of a supernet; leave them out of this recipe. The best weights are kept."
             )
-        source = whole if chosen.teacher is None else chosen.teacher
-        teacher = None if source is None else _teacher(source)
+        found = load_teacher(whole if chosen.teacher is None else chosen.teacher, None)
+        teacher = None if found is None else found.network(None if isinstance(data, TensorData) else data.normalize)
         labels = not isinstance(data, TensorData) or data.targets is not None
         if not labels:
             chosen = replace(chosen, distill=1.0)
         if teacher is None and (not labels or chosen.distill == 1):
             raise InvalidInput("There is nothing to learn from: give labels, or a teacher in the recipe, such as the whole network.")
-        chosen = replace(chosen, distill=0.0 if teacher is None else chosen.distill)
+        if teacher is None:
+            replace(chosen, teacher=None).check_teacher()
+            chosen = replace(chosen, distill=0.0)
         classes = _classes(network, data)
         fits = labels and (0 < data.classes <= classes if isinstance(data, TensorData) else data.classes == classes)
         if not fits and chosen.loss is None and chosen.distill < 1:
@@ -221,7 +210,7 @@ class Work:
         self, network: fx.GraphModule, folder: Path, name: str, frozen: Iterable[str], seed: int, progress: Progress
     ) -> tuple[fx.GraphModule, fx.GraphModule, str]:
         """Train in floats, then rounded if a kernel is: the network in floats, the one to ship, and the name of its file."""
-        data, recipe, road, still = self.data, self.recipe, self.road, frozenset(frozen)
+        data, recipe, road, still, taught_by = self.data, self.recipe, self.road, frozenset(frozen), self.judge.teacher
 
         def batches() -> Iterable[Inputs]:
             return (as_inputs(images) for images in varied(data, recipe.batch, seed))
@@ -229,7 +218,7 @@ class Work:
         def learned(student: Student, how: Recipe, file: str, before: fx.GraphModule, **more: Any) -> fx.GraphModule:
             losses = Distilling(student, before, how, self.judge, batches, name)
             facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": how.document, **more}
-            facts |= {"begun_with": _digest(before), "teacher": None if losses.teacher is None else _digest(losses.teacher)}
+            facts |= {"begun_with": weights_digest(before), "teacher": None if taught_by is None else weights_digest(taught_by)}
             watched = progress if isinstance(student, Floating) else bool(progress)  # which is told of the first training
             outcome = Written(student, name)
             return complete(losses, outcome, data, how, out=folder / file, facts=as_json(facts), seed=seed, progress=watched)
@@ -264,7 +253,10 @@ class Work:
 
         model = export(final, out)
         with tempfile.TemporaryDirectory() as folder:
-            rivals = [] if judge.teacher is None else [export(judge.teacher.cpu(), Path(folder, f"teacher{backend.suffix}"))]
+            rivals = []
+            if judge.teacher is not None:
+                with suppress(Unsupported):  # a teacher from elsewhere need not fit any runtime
+                    rivals.append(export(judge.teacher.cpu(), Path(folder, f"teacher{backend.suffix}")))
             measured = measure([model, *rivals], backend=backend, seed=seed, progress=bool(progress))
         simulated = judge(final, "test")
         file = ModelFile(backend, model, backend.batch, final)
@@ -306,8 +298,3 @@ def _classes(network: nn.Module, data: Data) -> int:
         sizes = [tuple(each.shape) for each in inputs]
         raise InvalidInput(f"The network does not run on two images of the data, of the shapes {sizes}. PyTorch says: {error}") from error
     return found[0].shape[1] if classifies(found) else 0
-
-
-def _digest(network: nn.Module) -> str:
-    """A hash of the weights of a network."""
-    return digest(tuple(each.cpu() for _, each in sorted(network.state_dict().items())))

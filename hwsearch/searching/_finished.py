@@ -64,7 +64,7 @@ class Finished(_Facts):
         device: where.
         macs, params: multiply-accumulates of one image, and parameters as trained.
         size_mb: of the model file.
-        teacher_accuracy, teacher_ms: of the teacher in fp32; ``None`` without one.
+        teacher_accuracy, teacher_ms: of the teacher in fp32; ``None`` without one, and the latency of one that is no file of the backend.
         data: name and fingerprint of the images; ``None`` in files of the first versions.
         network: the name of a network of the user's; ``None`` for one of a supernet.
         metric: what stands for accuracy; ``None`` for the share of images that are right.

@@ -301,7 +301,7 @@ def test_quantised_training_begins_with_what_is_exported(space: Any, narrow: hws
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"hints": 0.5, "teacher": nn.Identity()}, "for networks of a supernet"),
+        ({"patience": 2, "teacher": nn.Identity()}, "for networks of a supernet"),
         ({"distill": 1.5}, "distill must be between 0 and 1"),
         ({"epochz": 1}, "Did you mean 'epochs'"),
     ],

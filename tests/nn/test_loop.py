@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from torch import nn
 
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import Recipe, Supernet, load_data, make_data, train, tune
 from hwsearch.nn.training._loop import Training
-from hwsearch.nn.training._losses import Forward, Sandwich, hint, taught
+from hwsearch.nn.training._losses import Sandwich
+from hwsearch.nn.training._maps import Forward
 from hwsearch.nn.training._processes import Processes
 
 torch.set_num_threads(1)
@@ -41,9 +41,9 @@ train(space, data="digits", out=sys.argv[1], recipe=recipe, progress=False)
 """
 
 
-def losses(space: hwsearch.SearchSpace, recipe: Recipe, steps: int, teacher: nn.Module | None = None) -> list[float]:
+def losses(space: hwsearch.SearchSpace, recipe: Recipe, steps: int) -> list[float]:
     """The first losses of a training."""
-    training = Training(Sandwich(Supernet(space), recipe, teacher), load_data("digits"), recipe, 0, Processes())
+    training = Training(Sandwich(Supernet(space), recipe), load_data("digits"), recipe, 0, Processes())
     return [loss for _, loss in zip(range(steps), training, strict=False)]
 
 
@@ -98,28 +98,6 @@ def test_mixed_images_have_mixed_labels_and_are_those_of_their_step(toy: hwsearc
         assert not torch.equal(pairs[0][0], pairs[1][0])
         seen.append(losses(toy, recipe, 2))
     assert len({tuple(one) for one in seen}) == 3
-
-
-def test_teacher_and_hints_pull_the_student_towards_the_teacher(toy: hwsearch.SearchSpace, trained: Path) -> None:
-    supernet, data = Supernet.load(trained, toy), load_data("digits")
-    teacher = supernet.extract(supernet.largest)
-    x, y = data.normalize(data.train_x[:128]), data.train_y[:128]
-    with torch.no_grad():
-        logits, maps = Forward()(teacher, x)
-    assert [one.shape[2] for one in maps] == [12, 6]
-    assert float(hint(maps, maps)) == pytest.approx(0.0, abs=1e-6)
-    recipe = replace(RECIPE, distill=1.0, hints=1.0)
-    assert float(taught(recipe, teacher, x, y, logits, maps)) < float(taught(recipe, teacher, x, y, logits.roll(1, 0), maps))
-    row = supernet.smallest
-    distances = []
-    for hints in (0.0, 10.0):
-        recipe = replace(RECIPE, batch=64, distill=0.5, hints=hints)
-        student = Supernet(toy.alone(row))
-        training = Training(Sandwich(student, recipe, teacher), data, recipe, 0, Processes())
-        list(training)
-        with torch.no_grad():
-            distances.append(float(hint(Forward()(student, x)[1], maps)))
-    assert distances[1] < 0.8 * distances[0]
 
 
 @pytest.mark.slow

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils._pytree import tree_unflatten
 
-from ...errors import InvalidInput
 from ..data._images import Data
 from ..training._arguments import Facts
 from ..training._losses import Losses, of_labels
+from ..training._maps import Inputs
 from ..training._recipe import AMP, Recipe
+from ..training._teacher import Teaching
 from ..training._train import Outcome
 from ._files import load_network, save_network
-from ._judge import Judge, as_inputs, classifies, tensors
-from ._student import Inputs, Student
+from ._judge import Judge, as_inputs
+from ._student import Student
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Identity:
 class Distilling(Losses):
     """A network learns from the labels and from the whole network.
 
-    The share of the whole network is the recipe's ``distill``, and all where there are no labels. Outputs for classes are compared at the
-    recipe's temperature (Hinton et al., 2015, section 2), others by their squared error, relative to the squares.
+    The share of the whole network's outputs is the recipe's ``distill``, and all where there are no labels. Feature maps come besides
+    (:class:`hwsearch.nn.training._teacher.Teaching`).
 
     Args:
         student: the network.
@@ -72,22 +72,26 @@ class Distilling(Losses):
     ) -> None:
         self.student, self.network, self.recipe, self.judged, self.batches = student, student.network, recipe, judge, batches
         self.space = Identity.of(student.network, name)
-        self.teacher = judge.teacher
         codegen = graph.graph._codegen
         self.spec = codegen.pytree_info.out_spec if isinstance(codegen, _PyTreeCodeGen) else None
+        self.teaching = (
+            None if judge.teacher is None else Teaching(judge.teacher, recipe, next(iter(batches())) if recipe.distillations else ())
+        )
+        if self.teaching is not None:
+            self.teaching.meet(student)
+            self.helpers = self.teaching.helpers
 
     def __call__(self, x: Any, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """Yield the only loss."""
         inputs, recipe = as_inputs(x), self.recipe
+        stages = None if self.teaching is None else self.teaching.stages()
         with torch.autocast(y.device.type, dtype=AMP.get(recipe.amp or "bf16"), enabled=recipe.amp is not None):
-            found = [each.float() if each.is_floating_point() else each for each in self.student(inputs)]
-            with torch.no_grad():
-                wanted = [] if self.teacher is None or not recipe.distill else [each.float() for each in tensors(self.teacher(*inputs))]
+            found = [each.float() if each.is_floating_point() else each for each in self.student(inputs, stages)]
         loss = y.new_zeros((), dtype=torch.float32)
         if recipe.distill < 1:
             loss = loss + (1 - recipe.distill) * self._labelled(found, y)
-        if wanted:
-            loss = loss + recipe.distill * apart(found, wanted, recipe.temperature)
+        if self.teaching is not None:
+            loss = loss + self.teaching(inputs, found, stages)
         yield loss
 
     def _labelled(self, found: list[torch.Tensor], y: torch.Tensor) -> torch.Tensor:
@@ -106,21 +110,6 @@ class Distilling(Losses):
     def kept(self) -> dict[str, torch.Tensor]:
         """The tensors that training changes."""
         return self.student.kept()
-
-
-def apart(found: list[torch.Tensor], wanted: list[torch.Tensor], temperature: float) -> torch.Tensor:
-    """How far the outputs of a network are from those of its teacher: the mean over the outputs."""
-    if len(found) != len(wanted) or any(a.shape != b.shape for a, b in zip(found, wanted, strict=True)):
-        sizes = [[tuple(each.shape) for each in side] for side in (found, wanted)]
-        raise InvalidInput(f"The outputs of the network have the shapes {sizes[0]}, and those of its teacher {sizes[1]}.")
-    if classifies(wanted):
-        soft = F.cross_entropy(found[0] / temperature, F.softmax(wanted[0] / temperature, dim=1))
-        errors = [temperature**2 * soft]
-        found, wanted = found[1:], wanted[1:]
-    else:
-        errors = []
-    errors += [(a - b).square().mean() / b.square().mean().clamp_min(1e-12) for a, b in zip(found, wanted, strict=True)]
-    return torch.stack(errors).mean()
 
 
 class Written(Outcome[fx.GraphModule]):

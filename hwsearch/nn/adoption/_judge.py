@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..data._images import Data
 from ..training._loop import moved
+from ..training._teacher import classifies
 
 _BATCH = 100
 Metric = Callable[[nn.Module], float]
@@ -75,11 +76,6 @@ class Judge:
 def tensors(outputs: Any) -> list[torch.Tensor]:
     """The tensors among what a module returns."""
     return [each for each in tree_leaves(outputs) if isinstance(each, torch.Tensor)]
-
-
-def classifies(outputs: list[torch.Tensor]) -> bool:
-    """Whether the first output has a number for each of several classes."""
-    return outputs[0].ndim == 2 and outputs[0].shape[1] > 1
 
 
 def as_inputs(images: Any) -> tuple[torch.Tensor, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +24,7 @@ from ._evidence import Loss, cross_entropy
 from ._examples import Examples, examples, has_splits
 from ._importance import importance
 from ._quantized import quantize
-from ._state import get
+from ._state import digest, get
 
 Metric = Callable[[nn.Module], float]
 """Judges a network; the more, the better."""
@@ -236,15 +235,6 @@ class _Verified:
         if self._measured is None:
             raise InvalidInput("This verifier was made without the table of a device, so it cannot measure.")
         return self._measured.latency_ms(X)
-
-
-def digest(tensors: tuple[torch.Tensor, ...]) -> str:
-    """A hash of tensors, 16 hexadecimal digits."""
-    hashed = hashlib.sha256()
-    for each in tensors:
-        hashed.update(f"{each.dtype} {tuple(each.shape)}".encode())
-        hashed.update(each.detach().contiguous().numpy().tobytes())
-    return hashed.hexdigest()[:16]
 
 
 def digest_of(space: Adopted) -> str:

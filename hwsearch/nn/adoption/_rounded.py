@@ -10,11 +10,12 @@ from torch import fx, nn
 
 from ..quantization._learned import Grid
 from ..quantization._quantize import Quantization
+from ..training._maps import Inputs, Stages, noting
 from ._folding import folded, pads
 from ._quantized import Grids, Layer, calibrated, others
 from ._run import execute
 from ._state import get
-from ._student import Inputs, Student
+from ._student import Student
 from .rules.base import bound
 
 
@@ -83,9 +84,14 @@ class Rounded(Student):
         self._maps = {node: Grid(torch.tensor(each.scale), each.zero, each.bits) for node, each in own.items()}
         self.network = _Parts(graph, list(self._kernels.values()), list(self._maps.values()))
 
-    def __call__(self, inputs: Inputs) -> list[torch.Tensor]:
+    def __call__(self, inputs: Inputs, stages: Stages | None = None) -> list[torch.Tensor]:
         """The outputs, everything rounded."""
-        return execute(self._grids.network, inputs, compute=self._compute, after=self._after, grad=True)
+        network, note = self._grids.network, noting(self._grids.network, stages)
+
+        def after(node: fx.Node, value: Any) -> Any:
+            return note(node, self._after(node, value))
+
+        return execute(network, inputs, compute=self._compute, after=after, grad=torch.is_grad_enabled())
 
     def _map(self, node: fx.Node) -> Grid:
         return self._maps[self._grids.same.get(node, node)]

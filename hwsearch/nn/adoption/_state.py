@@ -1,7 +1,8 @@
-"""Tensors of a module by their dotted names, and copies of graphs with them."""
+"""Tensors of a module by their dotted names, hashes of them, and copies of graphs with them."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -56,3 +57,17 @@ def copied(network: fx.GraphModule) -> fx.GraphModule:
     result = fx.GraphModule(root, graph, "Network").eval()
     result.meta = dict(network.meta)
     return result
+
+
+def digest(tensors: tuple[torch.Tensor, ...]) -> str:
+    """A hash of tensors, 16 hexadecimal digits."""
+    hashed = hashlib.sha256()
+    for each in tensors:
+        hashed.update(f"{each.dtype} {tuple(each.shape)}".encode())
+        hashed.update(each.detach().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def weights_digest(network: nn.Module) -> str:
+    """A hash of the weights of a network."""
+    return digest(tuple(each.cpu() for _, each in sorted(network.state_dict().items())))

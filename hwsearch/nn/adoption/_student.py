@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from ..training._maps import Inputs, Stages, noting
 from ._folding import name_of
 from ._run import execute
 from ._state import get
 from .rules.base import bound
 
-Inputs = tuple[torch.Tensor, ...]
-"""One tensor for each input of a network, shapes ``(n, ...)``."""
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -31,8 +30,13 @@ class Student(ABC):
     network: nn.Module
 
     @abstractmethod
-    def __call__(self, inputs: Inputs) -> list[torch.Tensor]:
-        """The outputs in training, with gradients."""
+    def __call__(self, inputs: Inputs, stages: Stages | None = None) -> list[torch.Tensor]:
+        """The outputs in training, with gradients.
+
+        Args:
+            inputs: images.
+            stages: notes the feature maps on the way, by the names of operations.
+        """
 
     @abstractmethod
     def settle(self, batches: Iterable[Inputs]) -> None:
@@ -80,9 +84,10 @@ class Floating(Student):
         self.norms = {node: _facts(node) for node in network.graph.nodes if _own(network, node, count, frozen)}
         self._rebase(batches)
 
-    def __call__(self, inputs: Inputs) -> list[torch.Tensor]:
+    def __call__(self, inputs: Inputs, stages: Stages | None = None) -> list[torch.Tensor]:
         """The outputs, with batch norms that go by these images."""
-        return execute(self.network, inputs, compute=self._normed(None), grad=True)
+        after = noting(self.network, stages)
+        return execute(self.network, inputs, compute=self._normed(None), after=after, grad=torch.is_grad_enabled())
 
     def _normed(self, share: float | None) -> Any:
         """Computes batch norms by what they see; with a share, their statistics move towards that by it."""

@@ -65,6 +65,9 @@ class Visit(ABC):
         """What becomes of the outputs of a convolution or a linear layer before the activation."""
         return y
 
+    def leave(self, number: int, y: torch.Tensor) -> None:  # noqa: B027
+        """Look at what the block of a number gives."""
+
     @abstractmethod
     def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
         """How to round the feature map at a place, if at all.

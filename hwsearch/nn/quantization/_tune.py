@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.optim import SGD
 
 from ..._files._writing import PathLike
@@ -19,12 +18,13 @@ from ..data._images import Data, DataLike
 from ..data._load import load_data
 from ..supernet._deploy import Deployed, deploy
 from ..supernet._plain import Resize
-from ..supernet._supernet import Supernet, load_supernet
+from ..supernet._supernet import Supernet
 from ..training._arguments import as_json
 from ..training._losses import Losses, taught
-from ..training._processes import accelerator
+from ..training._maps import Stages
 from ..training._recipe import AMP, Recipe, recipe_for
-from ..training._train import Weights, complete, suited
+from ..training._teacher import Teaching, load_teacher
+from ..training._train import Weights, complete, suited, teaching_of
 from ..training._watch import Progress
 from ._folded import Owners, Place, Round, Visit, fold, owners
 from ._learned import WEIGHT, Grid, forget, grids
@@ -85,11 +85,10 @@ def tune(
         raise InvalidInput("Only a network that was trained alone can be tuned: train(space.alone(row), ...).")
     recipe = suited(recipe, data, weights.space)
     result = Supernet(weights.space)
-    teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, weights.space)
+    teacher = load_teacher(recipe.teacher, weights.space)
     if recipe.patience or recipe.device:
         raise InvalidInput("Tuning has neither patience nor a device of its own: leave both out of its recipe.")
-    expert = None if teacher is None else teacher.extract(teacher.largest).to(accelerator())
-    losses = Tuning(Extracted.of(weights, weights.largest), recipe, expert, way, quantization)
+    losses = Tuning(Extracted.of(weights, weights.largest), recipe, teaching_of(teacher, recipe, data, seed), way, quantization)
     facts = {**weights.facts, **data.identity, "train_images": data.count("train"), "tuned": weights.digest, "recipe": recipe.document}
     facts |= {"teacher": None if teacher is None else teacher.digest, "seed": seed, "way": way, "how": asdict(quantization)}
     outcome = Weights(result, losses.network)
@@ -102,15 +101,15 @@ class Tuning(Losses):
     Args:
         taken: the network to train.
         recipe: how to train.
-        teacher: a plain network in evaluation mode, or ``None``.
+        teaching: what is learned from a teacher besides.
         way, quantization: as for :func:`tune`.
     """
 
     def __init__(
-        self, taken: Extracted, recipe: Recipe, teacher: nn.Module | None = None, way: str = "lsq", quantization: Quantization = STANDARD
+        self, taken: Extracted, recipe: Recipe, teaching: Teaching | None = None, way: str = "lsq", quantization: Quantization = STANDARD
     ) -> None:
         self.space, self.network, self.blocks = taken.space, taken.network, taken.blocks
-        self.recipe, self.teacher = recipe, teacher
+        self.recipe, self.teaching = recipe, teaching
         self.plain, self.way, self.weight_bits = taken.network, way, quantization.weight_bits
         self.shipped = deploy(self.plain, self.blocks, taken.images, replace(quantization, correction="none"))
         self.owners = owners(self.plain, self.blocks)
@@ -120,6 +119,9 @@ class Tuning(Losses):
             setattr(*self.owners[place], grid)
         if way == "lsq":
             self._learn_weight_steps()
+        if teaching is not None:
+            teaching.meet(lambda inputs, stages: self._run(inputs[0], stages))
+            self.helpers = teaching.helpers
 
     def _learn_weight_steps(self) -> None:
         """Give the layers whose weights are rounded steps that are learned."""
@@ -132,20 +134,32 @@ class Tuning(Losses):
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """Yield the only loss."""
-        network = replace(self.shipped, blocks=fold(self.plain, self.blocks, weight_bits=self.weight_bits, straight=True))
-        with torch.autocast(x.device.type, dtype=AMP.get(self.recipe.amp or "bf16"), enabled=self.recipe.amp is not None):
-            logits = network.run(x, _Learning(self.owners)).float()
-        loss = taught(self.recipe, self.teacher, x, y, logits)
+        stages = None if self.teaching is None else self.teaching.stages()
+        logits = self._run(x, stages)
+        loss = taught(self.recipe, self.teaching, x, y, logits, stages)
         if self.way == "pact":
             loss = loss + 0.5 * self.recipe.weight_decay * sum(grid.reach.square() for grid in grids(self.plain))
         yield loss
 
+    def _run(self, x: torch.Tensor, stages: Stages | None) -> torch.Tensor:
+        """The logits, everything rounded."""
+        network = replace(self.shipped, blocks=fold(self.plain, self.blocks, weight_bits=self.weight_bits, straight=True))
+        names = [name for name, module in self.plain.named_children() if not isinstance(module, Resize)]
+        with torch.autocast(x.device.type, dtype=AMP.get(self.recipe.amp or "bf16"), enabled=self.recipe.amp is not None):
+            return network.run(x, _Learning(self.owners, names, stages)).float()
+
 
 @dataclass
 class _Learning(Visit):
-    """Maps are rounded by the grids that are learned."""
+    """Maps are rounded by the grids that are learned; those that blocks give are noted by the names of the blocks, if they are wanted."""
 
     owners: Owners
+    names: list[str]
+    stages: Stages | None
+
+    def leave(self, number: int, y: torch.Tensor) -> None:
+        if self.stages is not None:
+            self.stages.note(self.names[number], y)
 
     def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
         return getattr(*self.owners[place], None)

@@ -72,6 +72,7 @@ class Deployed:
         value = Map(resize(x, self.resolution))
         for number, folded in enumerate(self.blocks):
             value = folded.run(value, number, visit)
+            visit.leave(number, value.values)
         return value.values
 
 

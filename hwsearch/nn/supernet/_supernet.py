@@ -161,8 +161,13 @@ class Supernet(nn.Module):
 
     def steps(self) -> list[Step]:
         """What :meth:`forward` does, one step after the other: the resizing of the images, and the blocks of the active network."""
-        blocks = [partial(self.block(name), block=block) for name, block in self._path if not block.boundary]
-        return [partial(resize, size=self._path[0][1].size), *blocks]
+        return [step for _, step in self.named_steps()]
+
+    def named_steps(self) -> list[tuple[str, Step]]:
+        """The same with the names that an extracted network gives to its modules."""
+        blocks: list[tuple[str, Step]]
+        blocks = [(_module_name(name), partial(self.block(name), block=block)) for name, block in self._path if not block.boundary]
+        return [("resize", partial(resize, size=self._path[0][1].size)), *blocks]
 
     def calibrate_bn(self, images: torch.Tensor | None = None) -> None:
         """Set the batch-norm statistics of the active network, and switch to evaluation mode.

@@ -144,6 +144,9 @@ class Training:
         self.device = accelerator()
         losses.network.to(self.device).train()
         self.parameters = dict(losses.network.named_parameters())
+        if losses.helpers is not None:
+            losses.helpers.to(self.device)
+            self.parameters |= {f"helpers.{name}": each for name, each in losses.helpers.named_parameters()}
         # Weights of convolutions and linear layers; kernel matrices begin as the identity, and are not drawn to zero.
         decayed = [p for name, p in self.parameters.items() if p.ndim > 1 and "matrices" not in name]
         others = [p for name, p in self.parameters.items() if p.ndim <= 1 or "matrices" in name]

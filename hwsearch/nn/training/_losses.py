@@ -3,69 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ...spaces._space import SearchSpace
 from ..supernet import _weights_file as weights_file
 from ..supernet._channels import rank_channels
 from ..supernet._supernet import Supernet
+from ._maps import Forward, Stages
 from ._phases import Phase, corner
 from ._recipe import AMP, Recipe
-
-Maps = Sequence[torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Forward:
-    """Runs a network as its recipe says: in which numbers, and with which feature maps kept.
-
-    Attributes:
-        amp: the number format, or ``None`` for float32.
-        recompute: whether feature maps inside blocks are computed again for the backward pass.
-    """
-
-    amp: torch.dtype | None = None
-    recompute: bool = False
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Forward:
-        """As a recipe says."""
-        return cls(AMP[recipe.amp] if recipe.amp else None, recipe.recompute)
-
-    def __call__(self, network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, Maps]:
-        """Run a supernet or a plain network.
-
-        Args:
-            network: its steps are run in order.
-            x: normalised images, shape ``(n, channels, h, w)``.
-
-        Returns:
-            Logits, float32 of shape ``(n, classes)``, and the last feature map of each size, shape ``(n, c, h, w)``.
-        """
-        steps: list[Callable[[torch.Tensor], torch.Tensor]] = network.steps() if isinstance(network, Supernet) else list(network.children())
-        maps: list[torch.Tensor] = []
-        with torch.autocast(x.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
-            for number, step in enumerate(steps):
-                x = self._step(step, x)
-                if number and x.ndim == 4:
-                    if maps and maps[-1].shape[2:] == x.shape[2:]:
-                        maps.pop()
-                    maps.append(x)
-        return x.float(), maps
-
-    def _step(self, step: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        if not (self.recompute and torch.is_grad_enabled()):
-            return step(x)
-        out: Any = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
-        return out  # type: ignore[no-any-return]
+from ._teacher import Teaching
 
 
 class Losses(ABC):
@@ -75,11 +27,13 @@ class Losses(ABC):
         space: the space of the network, or what stands for it in the files of a training.
         network: the network; training changes its parameters.
         judges: whether the result is judged after each epoch, so that the best one is kept in the place of the last one.
+        helpers: modules that only the losses need, such as those of hints: learned with the network, and no part of the result.
     """
 
     space: weights_file.Named
     network: nn.Module
     judges: bool = False
+    helpers: nn.Module | None = None
 
     @abstractmethod
     def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
@@ -117,34 +71,35 @@ class Sandwich(Losses):
     A phase trains only the networks that it frees. Between two phases the channels are put into the order of their importance
     (:func:`hwsearch.nn.supernet._channels.rank_channels`), so that narrower networks begin with the channels that matter.
 
-    A teacher may also give hints: at the end of each feature-map size the mean square over the channels says where the network looks; these
-    maps, scaled to length 1, are drawn to the teacher's (attention transfer, Zagoruyko and Komodakis, ICLR'17, section 3.1). They need no
-    equal widths, and no layers of their own.
-
     Args:
         supernet: what learns.
         recipe: how.
-        teacher: a plain network in evaluation mode.
+        teaching: what the largest network learns from a teacher besides.
     """
 
-    def __init__(self, supernet: Supernet, recipe: Recipe, teacher: nn.Module | None = None) -> None:
+    def __init__(self, supernet: Supernet, recipe: Recipe, teaching: Teaching | None = None) -> None:
         self.space: SearchSpace = supernet.space
-        self.network, self.recipe, self.teacher = supernet, recipe, teacher
-        self.supernet, self.run = supernet, Forward.of(recipe)
+        self.network, self.recipe, self.teaching = supernet, recipe, teaching
+        self.supernet, self.run = supernet, Forward(AMP[recipe.amp] if recipe.amp else None, recipe.recompute)
+        if teaching is not None:
+            supernet.activate(supernet.largest)
+            teaching.meet(lambda inputs, stages: self.run(supernet, inputs[0], stages))
+            self.helpers = teaching.helpers
         self.begin(recipe.phases[0], None)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """Yield the loss of the largest network first, then those of the smaller ones."""
         supernet, recipe = self.supernet, self.recipe
         supernet.activate(supernet.largest)
-        logits, maps = self.run(supernet, x)
-        yield taught(recipe, self.teacher, x, y, logits, maps, self.run)
+        stages = None if self.teaching is None else self.teaching.stages()
+        logits = self.run(supernet, x, stages)
+        yield taught(recipe, self.teaching, x, y, logits, stages)
         if self.trained.size == 1:
             return
         wanted = F.softmax(logits.detach(), dim=1)
         for row in (corner(self.trained, 0), *self.trained.sample(self.others, rng)):
             supernet.activate(row)
-            yield F.cross_entropy(self.run(supernet, x)[0], wanted)
+            yield F.cross_entropy(self.run(supernet, x), wanted)
 
     def begin(self, phase: Phase, before: Phase | None) -> None:
         """Choose the networks of the phase; if another phase has ended, first order the channels as far as its networks stay the same."""
@@ -155,32 +110,20 @@ class Sandwich(Losses):
 
 
 def taught(
-    recipe: Recipe,
-    teacher: nn.Module | None,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    logits: torch.Tensor,
-    maps: Maps = (),
-    run: Forward | None = None,
+    recipe: Recipe, teaching: Teaching | None, x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor, stages: Stages | None
 ) -> torch.Tensor:
-    """The loss of a student that learns from the labels and from a teacher, if there is one (Hinton et al., 2015, section 2).
+    """The loss of a student that learns from the labels, and from a teacher if there is one.
 
     Args:
-        recipe: the shares of labels, teacher and hints.
-        teacher: a plain network in evaluation mode.
+        recipe: the share of the teacher.
+        teaching: what is learned from it.
         x, y: the images and their labels.
-        logits, maps: what the student makes of them; without feature maps there are no hints.
-        run: how the teacher is run; in float32 if omitted.
+        logits, stages: what the student makes of them.
     """
     loss = of_labels(recipe, logits, y)
-    if teacher is None:
+    if teaching is None:
         return loss
-    with torch.no_grad():
-        wanted, there = (run or Forward())(teacher, x)
-    t = recipe.temperature
-    soft = t**2 * F.cross_entropy(logits / t, F.softmax(wanted / t, dim=1))
-    loss = (1 - recipe.distill) * loss + recipe.distill * soft
-    return loss + recipe.hints * hint(maps, there) if recipe.hints and maps else loss
+    return (1 - recipe.distill) * loss + teaching((x,), [logits], stages)
 
 
 def of_labels(recipe: Recipe, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -196,18 +139,3 @@ def of_labels(recipe: Recipe, logits: torch.Tensor, y: torch.Tensor) -> torch.Te
     weights = recipe.class_weights
     balance = None if weights is None or isinstance(weights, str) else torch.tensor(list(weights), dtype=logits.dtype, device=logits.device)
     return F.cross_entropy(logits, y, weight=balance, label_smoothing=recipe.label_smoothing)
-
-
-def hint(maps: Maps, wanted: Maps) -> torch.Tensor:
-    """How far attention maps are from a teacher's: the mean over sizes and images of the squared distance, between 0 and 2.
-
-    Args:
-        maps, wanted: feature maps of student and teacher, the same number, shapes ``(n, c, h, w)``; the teacher's are resized
-            to the student's.
-    """
-    distances = []
-    for own, other in zip(maps, wanted, strict=True):
-        a, b = (each.float().square().mean(dim=1, keepdim=True) for each in (own, other))
-        b = F.adaptive_avg_pool2d(b, (a.shape[2], a.shape[3]))
-        distances.append((F.normalize(a.flatten(1)) - F.normalize(b.flatten(1))).square().sum(dim=1).mean())
-    return torch.stack(distances).mean()

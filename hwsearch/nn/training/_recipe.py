@@ -44,14 +44,18 @@ class Recipe:
         recompute: keep no feature maps inside blocks for the backward pass, and compute them again: less memory, a third more time.
         mixup, cutmix: the images of a batch are mixed in pairs (Zhang et al., ICLR'18; Yun et al., ICCV'19), their share drawn from a
             beta distribution with this parameter; 0 for not at all. If both are given, a coin decides.
-        teacher: weights of the same space, or their file; their largest network teaches besides the labels. Without one the network learns
-            from the labels alone. For a network of your own: a module, or the folder or file of one; the whole network if omitted.
+        teacher: weights of the same space or another one, whose largest network teaches besides the labels; or any torch module, which
+            takes the images as the student does; or the file or the folder of either. Without one the network learns from the labels
+            alone, a network of your own from the whole network.
         metric: of a network of your own: a function from a module to a number that is larger for better ones. It tells after each epoch
             which weights to keep; the accuracy on validation images if omitted.
         distill: with a teacher, the share of its output in the loss; the labels have the rest.
         temperature: at which the teacher's and the student's outputs are compared (Hinton et al., 2015, section 2).
-        hints: with a teacher, the weight of the difference between its attention maps and the student's (see
-            :mod:`hwsearch.nn.training._losses`).
+        hints: with a teacher, what is learned of its feature maps, and the weight of each in the loss: of ``"features"``, ``"attention"``,
+            ``"distances"`` and ``"angles"`` (:mod:`hwsearch.nn.training.distillations`), or of your own. A number is the weight of
+            ``"attention"``.
+        stages: whose feature maps are compared: names of the network's stages and of the teacher's that belong to them. If omitted, the
+            last map of each size.
         phases: which networks may be trained when: all at all times (:data:`hwsearch.nn.PHASES` has ``"sandwich"``), or ever smaller ones
             (``"progressive"``). Each phase is a training of its own that begins with the result of the one before: it has its own
             warm-up, momentum and moving average. Of phases that follow each other and train the same networks, the first counts.
@@ -90,7 +94,8 @@ class Recipe:
     cutmix: float = 0.0
     distill: float = 0.5
     temperature: float = 1.0
-    hints: float = 0.0
+    hints: float | Mapping[str, float] = 0.0
+    stages: Mapping[str, str] | None = None
     phases: tuple[Phase, ...] = PHASES["sandwich"]
     teacher: WeightsLike | nn.Module | None = None
     optimizer: str = "sgd"
@@ -116,7 +121,7 @@ class Recipe:
         for name in ("warm_up", "momentum", "label_smoothing", "ema", "weight_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 0 and below 1, not {getattr(self, name)}.")
-        for name in ("mixup", "cutmix", "hints", "clip"):
+        for name in ("mixup", "cutmix", "clip"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InvalidInput(f"{name} must be a number of at least 0, not {getattr(self, name)}.")
         if not 0 <= self.distill <= 1:
@@ -136,6 +141,10 @@ class Recipe:
         check_count("patience", self.patience, least=0)
         check_schedule(self.schedule, self.schedule_options)
         make_optimizer(self.optimizer, [{"params": [torch.zeros(1)]}], self.learning_rate, self.momentum, self.optimizer_options)
+        for name, weight in self.distillations.items():
+            find("distillation", name)
+            if not 0 <= weight < math.inf:
+                raise InvalidInput(f"The weight of the hints {name!r} must be a number of at least 0, not {weight}.")
         weights = self.class_weights
         if isinstance(weights, str):
             if weights != "balanced":
@@ -147,10 +156,27 @@ class Recipe:
                 raise InvalidInput(f"{name} must be a function of {of}, not {getattr(self, name)!r}.")
 
     @property
+    def distillations(self) -> dict[str, float]:
+        """What is learned of the teacher's feature maps: weights by name, without those that are 0."""
+        hints = self.hints if isinstance(self.hints, Mapping) else {"attention": self.hints}
+        return {name: weight for name, weight in hints.items() if weight}
+
+    def check_teacher(self) -> None:
+        """Check that hints have somebody to come from.
+
+        Raises:
+            InvalidInput: there are hints, and no teacher.
+        """
+        if self.distillations and self.teacher is None:
+            raise InvalidInput("Hints come from a teacher. Name one in the recipe (teacher=..., or --teacher), or leave hints out of it.")
+
+    @property
     def document(self) -> dict[str, Any]:
         """The recipe as plain data, for files: functions by their names; a teacher is told by the digest of its weights instead."""
         plain = replace(self, teacher=None, loss=None, augment=None, metric=None)  # since asdict copies what objects hold, if it can
         told = {name: value for name, value in asdict(plain).items() if name not in ("teacher", "device")}
+        for name in ("hints", "stages"):
+            told[name] = dict(told[name]) if isinstance(told[name], Mapping) else told[name]
         for name in ("loss", "augment", "metric"):
             own = getattr(self, name)
             told[name] = None if own is None else getattr(own, "__qualname__", type(own).__qualname__)
@@ -200,12 +226,12 @@ def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
 
     Args:
         data: the name of the data; if there is no recipe of that name, data begin with that of ``"cifar10"``.
-        recipe: another recipe, or the fields to change in the good one; phases may be given by their name, and ``like`` names another
-            recipe to begin with.
+        recipe: another recipe, or the fields to change in the good one; phases may be given by their name, hints and stages as in
+            ``"attention:1,features:0.5"``, and ``like`` names another recipe to begin with.
 
     Raises:
         UnknownName: a field that recipes do not have, or phases or a recipe of no such name.
-        InvalidInput: a value that makes no sense, or hints without a teacher.
+        InvalidInput: a value that makes no sense.
     """
     given = {} if recipe is None or isinstance(recipe, Recipe) else dict(recipe)
     like = given.pop("like", data if data in names("recipe") else "cifar10")
@@ -217,10 +243,23 @@ def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
         if given["phases"] not in PHASES:
             raise UnknownName("phases", given["phases"], PHASES)
         given["phases"] = PHASES[given["phases"]]
+    for name, kind in (("hints", float), ("stages", str)):
+        if isinstance(given.get(name), str):
+            given[name] = _pairs(name, given[name], kind)
     try:
-        chosen = replace(recipe if isinstance(recipe, Recipe) else load_recipe(like), **given)
+        return replace(recipe if isinstance(recipe, Recipe) else load_recipe(like), **given)
     except TypeError as error:
         raise InvalidInput(f"The recipe cannot be read: {error} in {given}.") from error
-    if chosen.hints and chosen.teacher is None:
-        raise InvalidInput("Hints come from a teacher. Name one in the recipe (teacher=..., or --teacher), or leave hints out of it.")
-    return chosen
+
+
+def _pairs(name: str, text: str, kind: type[Any]) -> dict[str, Any]:
+    """Read ``"a:1,b:2"``; a number that is missing is 1.
+
+    Raises:
+        InvalidInput: it has another form.
+    """
+    pairs = [each.partition(":") for each in text.split(",")]
+    try:
+        return {key: kind(value if colon or kind is str else 1) for key, colon, value in pairs}
+    except ValueError as error:
+        raise InvalidInput(f"{name} are names with numbers, such as attention:1,features:0.5, not {text!r}.") from error

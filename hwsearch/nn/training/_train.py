@@ -27,6 +27,7 @@ from ._losses import Losses, Sandwich
 from ._phases import phases_for
 from ._processes import accelerator, computing_on, processes
 from ._recipe import Recipe, RecipeLike, recipe_for
+from ._teacher import Teacher, Teaching, load_teacher
 from ._watch import Progress
 
 _STATISTICS = 4096
@@ -85,15 +86,23 @@ def train(
         if space.size == 1:
             supernet.reorder()
         facts["weights"] = weights.digest
-    teacher = None if recipe.teacher is None else load_supernet(recipe.teacher, space)
+    teacher = load_teacher(recipe.teacher, space)
     if teacher is not None:
         facts["teacher"] = teacher.digest
-    for source in (teacher, weights):
-        data = data.normalized(source.normalize if isinstance(source, Supernet) else None)
+        data = data.normalized(teacher.normalize)
+    data = data.normalized(weights.normalize if isinstance(weights, Supernet) else None)
     with computing_on(recipe.device):
-        losses = Sandwich(supernet, recipe, None if teacher is None else teacher.extract(teacher.largest).to(accelerator()))
+        losses = Sandwich(supernet, recipe, teaching_of(teacher, recipe, data, seed))
         outcome = Weights(supernet, supernet)
         return complete(losses, outcome, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+
+
+def teaching_of(teacher: Teacher | None, recipe: Recipe, data: Data, seed: int) -> Teaching | None:
+    """What is learned from a teacher, if there is one, on normalised images."""
+    if teacher is None:
+        return None
+    example = data.normalize(data.calibration_images(seed)[:2])
+    return Teaching(teacher.network(data.normalize), recipe, (example,))
 
 
 def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
@@ -105,10 +114,12 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
         space: the networks to train; ``None`` for a network that has none.
 
     Raises:
-        InvalidInput: the processes cannot share out the parts evenly, or the recipe of a supernet has a metric.
+        InvalidInput: the processes cannot share out the parts evenly, or the recipe of a supernet has a metric, or hints and no teacher.
     """
     if space is not None and recipe.metric is not None:
         raise InvalidInput("A metric is for networks of your own (hwsearch.adopt, then finish); leave it out of this recipe.")
+    if space is not None:
+        recipe.check_teacher()
     count = processes().count
     batch = min(recipe.batch, data.count("train"))
     phases = recipe.phases[:1] if space is None else phases_for(recipe.phases, space)
@@ -237,7 +248,8 @@ def complete(
         if training.best is not None:
             if team.first:
                 outcome.write(result, out.with_suffix(f".last{out.suffix}"))
-            weights_file.fill(dict(losses.network.named_parameters()), training.best, out)
+            learned = dict(losses.network.named_parameters())
+            weights_file.fill(learned, {name: training.best[name] for name in learned}, out)
             result = outcome.settle(data, recipe, seed, facts)
         if team.first:
             outcome.write(result, out)

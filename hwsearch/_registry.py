@@ -47,8 +47,10 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
     },
     "algorithm": {
         "random": "hwsearch.algorithms.base:RandomSearch",
+        "amc": "hwsearch.nn.reinforcement.amc:AMC",
         "evolution": "hwsearch.algorithms.evolution:Evolution",
         "exact": "hwsearch.algorithms.exact:Exact",
+        "haq": "hwsearch.nn.reinforcement.haq:HAQ",
         "hybrid": "hwsearch.algorithms.hybrid:Hybrid",
         "local": "hwsearch.algorithms.local:Local",
         "memetic": "hwsearch.algorithms.memetic:Memetic",

@@ -16,7 +16,20 @@ import hwsearch
 from hwsearch import _registry
 
 FACES = (
-    *("algorithms", "backends", "costs", "devices", "interop", "networks", "nn", "nn.adoption", "profiling", "reports", "scores"),
+    *(
+        "algorithms",
+        "backends",
+        "costs",
+        "devices",
+        "interop",
+        "networks",
+        "nn",
+        "nn.adoption",
+        "nn.reinforcement",
+        "profiling",
+        "reports",
+        "scores",
+    ),
     *("searching", "spaces", "testing"),
 )
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hwsearch"
 OPTIONAL = (
     *("torch", "torchvision", "safetensors", "onnx", "onnxruntime", "matplotlib", "pandas", "sklearn", "optuna", "tensorrt", "pycuda"),
+    *("gymnasium", "stable_baselines3"),
     *("tensorrt_rtx", "tensorrt_rtx_bindings", "cuda", "pynvml"),
     *("yaml", "openvino", "mlperf_loadgen"),
 )
@@ -182,6 +183,8 @@ def test_no_import_circles() -> None:
         (("mlperf_loadgen",), ("profiling",)),
         (("onnx",), ("backends", "nn")),
         (("matplotlib",), ("reports",)),
+        (("gymnasium",), ("algorithms",)),
+        (("stable_baselines3",), ("nn",)),
         (("typer",), ("cli",)),
         (("rich",), ("cli", "reports", "_progress")),
     ],
@@ -198,7 +201,7 @@ def test_heavy_packages_stay_in_their_rooms(packages: tuple[str, ...], rooms: tu
 
 
 def test_import_is_light() -> None:
-    heavy = ("torch", "onnx", "onnxruntime", "optuna", "plotly", "matplotlib", "scipy", "pandas", "sklearn", "typer", "rich")
+    heavy = ("torch", "onnx", "onnxruntime", "optuna", "plotly", "matplotlib", "scipy", "pandas", "sklearn", "typer", "rich", "gymnasium")
     done = run(f"import sys, hwsearch; print([name for name in {heavy!r} if name in sys.modules])")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
@@ -234,7 +237,9 @@ def test_bare_environment() -> None:
     for line in lines:
         if not line.endswith(" imported"):
             assert pattern.search(line), line
-            assert line.split(" ")[0].startswith(("hwsearch.nn", "hwsearch.backends.", "hwsearch.reports._canvas")), line
+            assert line.split(" ")[0].startswith(
+                ("hwsearch.nn", "hwsearch.backends.", "hwsearch.reports._canvas", "hwsearch.algorithms._environment")
+            ), line
 
 
 def test_public_names() -> None:

@@ -1,3 +1,5 @@
+from ._environment import CompressionEnv as CompressionEnv
+from ._guaranteed import Guaranteed as Guaranteed
 from ._load import load_algorithm as load_algorithm
 from ._pareto import hypervolume as hypervolume
 from ._pareto import nondominated as nondominated

@@ -33,6 +33,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "ofa_resnet50": "hwsearch.spaces.library.ofa_resnet50:build",
         "resnet50": "hwsearch.spaces.library.resnet50:build",
         "resnet_cifar": "hwsearch.spaces.library.resnet_cifar:build",
+        "resnet_cifar_wide": "hwsearch.spaces.library.resnet_cifar_wide:build",
         "resnet_digits": "hwsearch.spaces.library.resnet_digits:build",
     },
     "backend": {
@@ -85,6 +86,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "cifar10": "hwsearch.nn.training.recipes.cifar10:RECIPE",
         "digits": "hwsearch.nn.training.recipes.digits:RECIPE",
         "imagefolder": "hwsearch.nn.training.recipes.imagefolder:RECIPE",
+        "photographs": "hwsearch.nn.training.recipes.photographs:RECIPE",
     },
 }
 _BUILT_IN = {what: dict(targets) for what, targets in _TARGETS.items()}

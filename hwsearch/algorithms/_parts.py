@@ -150,6 +150,11 @@ def _plain(entry: Metric) -> str:
     return entry.name.partition("[")[0]
 
 
+def shipped_tables() -> list[Path]:
+    """The files of the tables that come with hwsearch, by their names."""
+    return sorted(path for folder in _SHIPPED if folder.is_dir() for path in folder.glob("*.json"))
+
+
 def find_table(device: LatencyTable | PathLike) -> LatencyTable:
     """A device's latency table, given itself, its path, or its name: in the folder ``latency_tables/``, or of those that ship.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from .._types import Score as Score
 from ..costs._limits import Limit, prove_feasible
 from ..costs._metrics import Metric, values_of
 from ..devices._table import LatencyTable
-from ..errors import InvalidInput
+from ..errors import InvalidInput, UnknownName
 from ..scores._predictor import Predictor
 from ..spaces._load import load_space
 from ..spaces._space import SearchSpace
@@ -38,6 +38,10 @@ class Posing(Parts, total=False):
     """The arguments of :meth:`Problem.of`, which every verb that takes a problem takes in its place."""
 
     limits: Mapping[str, float] | None
+
+
+_ARGUMENTS = (*Posing.__annotations__, "seed", "run", "verify")
+"""What verbs that pose a problem may be told: the arguments of :meth:`Problem.of`, and how to search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +74,7 @@ class Problem:
     def of(
         cls,
         space: Problem | str | SearchSpace,
-        *,
-        predictor: Predictor | PathLike | Score | None = None,
-        device: Devices | None = None,
-        weights: Sequence[float] | None = None,
-        metrics: Sequence[Metric] = (),
-        limits: Mapping[str, float] | None = None,
+        **posing: Unpack[Posing],
     ) -> Problem:
         """Pose a problem: load its parts and check them against each other.
 
@@ -91,7 +90,7 @@ class Problem:
             limits: metric name -> the most it may be, any number of them.
 
         Raises:
-            UnknownName: of a space or a metric.
+            UnknownName: of a space, a metric or an argument.
             InvalidLimit: a limit that is negative, NaN, infinite or no number.
             Infeasible: limits that, provably, no architecture meets.
             InvalidInput: a measured metric is limited, and no device is named; or devices and weights do not fit together.
@@ -104,6 +103,11 @@ class Problem:
             >>> [str(limit) for limit in problem.limits]
             ['macs <= 1e+06']
         """
+        for name in posing:
+            if name not in _ARGUMENTS:
+                raise UnknownName("argument", name, _ARGUMENTS)
+        predictor, device, weights = posing.get("predictor"), posing.get("device"), posing.get("weights")
+        metrics, limits = posing.get("metrics", ()), posing.get("limits")
         if isinstance(space, Problem):
             if any(given is not None for given in (predictor, device, weights, limits)) or len(metrics):
                 raise InvalidInput("The problem is posed already; predictor, device, weights, metrics and limits go with a space.")

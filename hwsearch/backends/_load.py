@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .._registry import make
@@ -22,6 +24,12 @@ _RUNTIMES: dict[str, tuple[str, ...]] = {
     "torch": ("torch",),
 }
 """The backends that ship -> their runtimes, any of which will do; none where nothing is needed."""
+_NVIDIA = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+"""Backends that run on NVIDIA's GPUs alone."""
+_DRIVER = Path("/proc/driver/nvidia/version")
+"""There while the driver of NVIDIA's GPUs is loaded; elsewhere than on Linux it is never there."""
+_GPU_BUILD = dict.fromkeys(_NVIDIA[:2], ("onnxruntime-gpu",))
+"""Backends of which the usual package of their runtime is a build without GPUs -> the packages that are not."""
 
 
 def load_backend(name: str | Backend, **options: Any) -> Backend:
@@ -48,7 +56,22 @@ def load_backend(name: str | Backend, **options: Any) -> Backend:
     return backend
 
 
-def runtime_here(name: str) -> bool | None:
-    """Whether the runtime of a backend is installed, found out without importing it; ``None`` of backends that do not ship."""
+def runtime_here(name: str) -> str | None:
+    """Whether the runtime of a backend is here, in words, found out without importing it; ``None`` of backends that do not ship."""
     runtimes = _RUNTIMES.get(name)
-    return None if runtimes is None else not runtimes or any(find_spec(runtime) is not None for runtime in runtimes)
+    if runtimes is None:
+        return None
+    if runtimes and all(find_spec(runtime) is None for runtime in runtimes):
+        return "is not installed"
+    if name in _NVIDIA and not _DRIVER.exists():
+        return "is installed, but there is no NVIDIA GPU"
+    if name in _GPU_BUILD and not any(_installed(package) for package in _GPU_BUILD[name]):
+        return f"needs the package {_GPU_BUILD[name][0]}"
+    return "is here"
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False

@@ -32,7 +32,11 @@ OwnPrecision = Annotated[
 DataDir = Annotated[Path | None, typer.Argument(help="The folder of the images, if --data needs one.", show_default=False)]
 DataName = Annotated[
     str,
-    typer.Option("--data", help="digits, or cifar10 or imagefolder with a folder; a folder; or MODULE:FUNCTION that returns images."),
+    typer.Option(
+        "--data",
+        help="digits, or cifar10 or imagefolder with a folder (imagefolder:size=64 for other images than of 224 px); a folder; or"
+        " MODULE:FUNCTION that returns images.",
+    ),
 ]
 BackendName = Annotated[str, typer.Option("--backend", help="The runtime; see: hwsearch devices.")]
 Weights = Annotated[Path, typer.Option("--weights", "-w", help="The trained supernet.")]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InvalidInput
-from ..reports import _terminal
 from ..reports._formats import describe, find_architecture, is_network
 from ._adopting import found_in
 from ._app import app, console
@@ -119,7 +118,8 @@ def fit_predictor(
     where, networks = images(data, data_dir), load_space(space)
     if networks.learns_alone:
         _refuse_given(ctx, networks.name, ("weights", "samples", "floating", "tuning", "device", "rounds", "workers"))
-        console.print(_terminal.predictor(run(networks, data=where, out=out, seed=seed, progress=not quiet), out))
+        run(networks, data=where, out=out, seed=seed, progress=not quiet)
+        console.print(describe(out, networks))
         return
     pool = partial(ProcessPoolExecutor, workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
     quantization = STANDARD if device is None else STANDARD.on(find_table(device).device)

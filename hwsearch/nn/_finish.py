@@ -144,9 +144,9 @@ def _of_supernet(
     space = architecture.space.alone(architecture.genes)
     if weights is not None and not isinstance(recipe, Recipe):
         given = dict(recipe or {})
-        good = recipe_for(data.name, {name: given[name] for name in ("like",) if name in given})
+        good = recipe_for(data.recipe, {name: given[name] for name in ("like",) if name in given})
         recipe = {"learning_rate": FINE * good.learning_rate, **given}
-    recipe = recipe_for(data.name, recipe)
+    recipe = recipe_for(data.recipe, recipe)
     recipe.check_teacher()
     teacher = load_teacher(recipe.teacher, space)
     work = _Work(architecture, data, out, replace(recipe, teacher=None if teacher is None else teacher.module), deployment, seed, progress)

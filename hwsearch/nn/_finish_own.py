@@ -179,8 +179,8 @@ class Work:
         given = recipe if isinstance(recipe, Recipe) else dict(recipe or {})
         if isinstance(given, dict):
             like = {name: given[name] for name in ("like",) if name in given}
-            given = {"learning_rate": FINE * recipe_for(data.name, like).learning_rate, **_TAUGHT, **given}
-        chosen = suited(recipe_for(data.name, given), data, None)
+            given = {"learning_rate": FINE * recipe_for(data.recipe, like).learning_rate, **_TAUGHT, **given}
+        chosen = suited(recipe_for(data.recipe, given), data, None)
         if chosen.recompute or chosen.patience:
             raise InvalidInput(
                 "recompute and patience are for networks of a supernet; leave them out of this recipe. The best weights are kept."

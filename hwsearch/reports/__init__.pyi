@@ -1,4 +1,6 @@
 from ._compared import Compared as Compared
+from ._compared import independent_images as independent_images
+from ._compared import paired_gain as paired_gain
 from ._report import write_report as write_report
 from ._search_figures import front_figure as front_figure
 from ._search_figures import history_figure as history_figure

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -17,7 +20,8 @@ class Compared:
         spread_ms: of the measured latency.
         macs, params: as in :mod:`hwsearch.networks._blocks`.
         size_bytes: of the model file on disk.
-        images: how many test images there are, so that the accuracy gets its 95 % interval (Wilson 1927); 0 if that is not known.
+        images: how many independent test images there are, so that the accuracy gets its 95 % interval (Wilson 1927); 0 if that is not
+            known. Where several images were made of one, :func:`independent_images` says how many they are worth.
     """
 
     name: str
@@ -51,3 +55,50 @@ class Compared:
             "params": f"{self.params:,.0f}",
             "bytes": f"{self.size_bytes:,}",
         }
+
+
+def independent_images(right: npt.ArrayLike, sources: npt.ArrayLike) -> int:
+    """How many independent images tell as much as these, of which several were made of one source (the design effect of Kish 1965).
+
+    Args:
+        right: whether a network gets each image right, shape ``(n,)``.
+        sources: which source each image was made of, shape ``(n,)``.
+
+    Returns:
+        At least 1 and at most ``n``.
+
+    Example:
+        >>> from hwsearch.reports import independent_images
+        >>> independent_images([1, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 2, 2, 3, 3])  # images of one source are alike
+        3
+    """
+    hits = np.asarray(right, dtype=np.float64)
+    share, error = hits.mean(), _standard_error(hits, np.asarray(sources))
+    return len(hits) if not error else max(1, min(len(hits), round(share * (1 - share) / error**2)))
+
+
+def paired_gain(ours: npt.ArrayLike, theirs: npt.ArrayLike, sources: npt.ArrayLike) -> tuple[float, float]:
+    """How much more of the same images one network gets right than another, and the standard error of that.
+
+    Args:
+        ours, theirs: whether each network gets each image right, shape ``(n,)``.
+        sources: which source each image was made of, shape ``(n,)``; ``range(n)`` if all are independent.
+
+    Returns:
+        The difference of the shares, and its standard error, from differences that are summed by source.
+
+    Example:
+        >>> from hwsearch.reports import paired_gain
+        >>> gain, error = paired_gain([1, 1, 1, 0], [1, 0, 1, 0], range(4))
+        >>> gain, round(error, 3)
+        (0.25, 0.25)
+    """
+    apart = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    return float(apart.mean()), _standard_error(apart, np.asarray(sources))
+
+
+def _standard_error(values: npt.NDArray[np.float64], sources: npt.NDArray[np.int64]) -> float:
+    """The standard error of the mean of values, shape ``(n,)``, that are independent from source to source only."""
+    names, place = np.unique(sources, return_inverse=True)
+    sums = np.bincount(place, weights=values - values.mean())
+    return float(np.sqrt(np.sum(sums**2) * len(names) / (len(names) - 1)) / len(values)) if len(names) > 1 else 0.0

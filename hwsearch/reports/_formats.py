@@ -11,9 +11,10 @@ from rich.console import RenderableType
 from .._files._reading import PathLike, parse_arrays, parse_json, parse_tensor_header, read_bytes
 from ..devices._table import load_table
 from ..devices._table_file import FORMAT as TABLE
-from ..errors import FileError
+from ..errors import FileError, WrongSpace
 from ..scores._predictor import FORMAT as PREDICTOR
-from ..scores._predictor_file import load_predictor
+from ..scores._predictor_file import load_predictor, read_told
+from ..scores._report import Report
 from ..searching._finished import FORMAT as FINISHED
 from ..searching._finished import load_finished
 from ..searching._result import FORMAT as RESULT
@@ -46,12 +47,23 @@ def _load_coded(path: PathLike) -> Any:
     return load_coded(path)
 
 
+def _read_predictor(path: PathLike, space: SearchSpace | None = None) -> tuple[str, Report | None]:
+    """The space and the report of a predictor, which is checked as a whole where its space is here."""
+    try:
+        found = load_predictor(path, space)
+    except WrongSpace:
+        if space is not None:
+            raise
+        return read_told(path)
+    return found.space.name, found.report
+
+
 FORMATS: dict[str, tuple[_Reader, _Renderer]] = {
     TABLE: (load_table, _terminal.latency_table),
     RESULT: (load_result, _terminal.search_result),
     FINISHED: (load_finished, _terminal.finished),
     ARCHITECTURE: (_load_architecture, _terminal.architecture),
-    PREDICTOR: (load_predictor, _terminal.predictor),
+    PREDICTOR: (_read_predictor, _terminal.predictor),
     _ONNX: (_read_onnx, _terminal.model),
     "hwsearch-coded": (_load_coded, _terminal.coded),
     "hwsearch-supernet": (read_supernet_facts, _terminal.supernet),
@@ -149,7 +161,9 @@ def _header(path: PathLike) -> dict[str, Any]:
         text = arrays["header"].tobytes() if "header" in arrays else b"{}"
     elif tensors:
         text = str(parse_tensor_header(data, path, "supernet")[1].get("hwsearch", "{}")).encode()
-    else:
+    elif data.lstrip()[:1] in (b"{", b"["):
         text = data
+    else:
+        raise FileError(f"{os.fspath(path)} is no file of hwsearch, and no ONNX model: those are JSON, npz, safetensors or ONNX files.")
     document = parse_json(text, path)
     return document if isinstance(document, dict) else {}

@@ -68,7 +68,8 @@ def _tables_of_results(result: SearchResult, comparison: Sequence[Compared]) -> 
 
 def _figures(result: SearchResult, table: LatencyTable | None, comparison: Sequence[Compared]) -> Iterator[tuple[str, Figure]]:
     """The figures that there are data for, with their captions."""
-    yield "The Pareto front that the search found, and the networks that were built and measured.", front_figure(result, comparison)
+    beside = ", and the networks that were built and measured" if comparison else ""
+    yield f"The Pareto front that the search found, as predicted{beside}.", front_figure(result, comparison)
     if result.verification is not None:
         for name in result.verification.tolerance:
             caption = "What was predicted of the best networks of each round, and what was then measured."

@@ -15,15 +15,16 @@ from rich.text import Text
 
 from .. import _registry
 from .._files._writing import PathLike
+from ..algorithms._parts import shipped_tables
 from ..backends._load import runtime_here
 from ..costs._metrics import METRICS
 from ..devices._table import LatencyTable, load_table
 from ..errors import HwsearchError, UnknownName
 from ..networks._blocks import Block
-from ..scores._predictor import Predictor
+from ..scores._report import Report
 from ..searching._compress import Compression
 from ..searching._finished import Finished
-from ..searching._result import SearchResult
+from ..searching._result import SearchResult, score_text
 from ..spaces._space import Architecture
 from . import _facts
 from ._adopted_facts import AdoptedFacts
@@ -79,7 +80,7 @@ def search_result(result: SearchResult, path: PathLike) -> RenderableType:
     front = _table(*titles, title=f"front: {len(result.front)} networks, some of them")
     for cells in rows:
         front.add_row(*cells)
-    title = f"search of {result.best.space.name}: best {result.word} score {result.best_score:.4f}"
+    title = f"search of {result.best.space.name}: best {result.word} score {score_text(result.best_score)}"
     titles, rows = result.verification_rows()
     verified = _table(*titles, title="verified: the best networks of each round, predicted and measured")
     for cells in rows:
@@ -108,9 +109,10 @@ def architecture(found: Architecture, path: PathLike) -> RenderableType:
     return Group(*_heading(f"architecture of {found.space.name!r}"), Text(str(found)))
 
 
-def predictor(found: Predictor, path: PathLike) -> RenderableType:
-    """What a predictor is for and how good it is on rows it has not seen."""
-    return Group(*_heading(f"predictor of {found.space.name}"), Text(str(found.report or "Its quality was not measured.")))
+def predictor(found: tuple[str, Report | None], path: PathLike) -> RenderableType:
+    """The space that a predictor is for, and how good it is on rows it has not seen."""
+    space, report = found
+    return Group(*_heading(f"predictor of {space}"), Text(str(report or "Its quality was not measured.")))
 
 
 def coded(found: Coded, path: PathLike) -> RenderableType:
@@ -152,8 +154,7 @@ def backends(described: Sequence[str] = ()) -> RenderableType:
     if not described:
         grid = _table("backend", "runtime", title="backends; of one of them tells more: hwsearch devices BACKEND")
         for name in _registry.names("backend"):
-            here = runtime_here(name)
-            grid.add_row(name, _registry.origin("backend", name) if here is None else "is here" if here else "is not installed")
+            grid.add_row(name, runtime_here(name) or _registry.origin("backend", name))
         return grid
     grid = _table("backend", "device", "precisions", "int8 products")
     for name in described:
@@ -197,18 +198,22 @@ def jobs(folder: Path, space: str) -> str:
 
 
 def tables(folder: Path) -> RenderableType:
-    """The latency tables of a folder."""
-    found = sorted(folder.glob("*.json"))
-    if not found:
-        return Text(f"No latency tables in {folder}. Make one with: hwsearch profile resnet_digits --out {folder / 'my-cpu.json'}")
-    grid = _table("latency table", "device", "rows", "precisions")
-    for path in found:
+    """The latency tables of a folder, and those that come with hwsearch."""
+    grid = _table("latency table", "device", "rows", "precisions", "comes from")
+    here = sorted(folder.glob("*.json"))
+    known = {path.resolve() for path in here}
+    for path in [*here, *(path for path in shipped_tables() if path.resolve() not in known)]:
+        origin = str(folder) if path in here else "hwsearch"
         try:
             table = load_table(path)
-            grid.add_row(path.name, table.device.name, f"{len(table.rows):,}", ", ".join(table.precisions))
+            grid.add_row(path.stem, table.device.name, f"{len(table.rows):,}", ", ".join(table.precisions), origin)
         except HwsearchError as error:
-            grid.add_row(path.name, Text(str(error), style="yellow"), "", "")
-    return grid
+            grid.add_row(path.stem, Text(str(error), style="yellow"), "", "", origin)
+    if here:
+        return grid
+    return Group(
+        grid, Text(f"None of this machine is in {folder}. Make one with: hwsearch profile resnet_digits --out {folder / 'my-cpu.json'}")
+    )
 
 
 def _heading(text: str) -> tuple[Text, ...]:

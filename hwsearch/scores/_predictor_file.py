@@ -62,10 +62,7 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         kind = str(header["kind"])
         if kind not in MODELS:
             raise UnknownName("kind of predictor", kind, MODELS)
-        kept = header["report"]
-        if isinstance(kept, dict):  # JSON has no NaN, which is what the quality among equal scores is
-            kept = {name: float("nan") if value is None and name != "coverage" else value for name, value in kept.items()}
-        report = msgspec.convert(kept, Report | None)
+        report = _report(header)
         mean, scale = float(header["mean"]), float(header["scale"])
         if not (np.isfinite(mean) and 0 < scale < np.inf):
             raise CorruptFile(f"its mean is {mean} and its scale is {scale}, but a finite number and a positive one were expected")
@@ -77,6 +74,26 @@ def load_predictor(path: PathLike, space: SearchSpace | None = None) -> Predicto
         with np.errstate(over="raise", invalid="raise", divide="raise"):
             predictor.std(space.sample(8, np.random.default_rng(0)))  # weights that overflow show here
         return predictor
+
+
+def read_told(path: PathLike) -> tuple[str, Report | None]:
+    """The space that a predictor names, and how good it is; for a space that is not here, without which the predictor cannot be made.
+
+    Raises:
+        FileError: the file cannot be read.
+        CorruptFile, NewerVersion: it is not a predictor that this hwsearch can read.
+    """
+    header, _ = read_arrays(path, "predictor", format=FORMAT, version=VERSION)
+    with guarded(path, "predictor"):
+        return str(header["space"]), _report(header)
+
+
+def _report(header: Mapping[str, Any]) -> Report | None:
+    """How good the predictor is; JSON has no NaN, which is what the quality among equal scores is."""
+    kept = header["report"]
+    if isinstance(kept, dict):
+        kept = {name: float("nan") if value is None and name != "coverage" else value for name, value in kept.items()}
+    return msgspec.convert(kept, Report | None)
 
 
 def _warp(arrays: Mapping[str, npt.NDArray[Any]], path: PathLike) -> Warp | None:

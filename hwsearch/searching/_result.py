@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_BY_TABLE = ("latency_ms", "energy_mj")
+"""Metrics that a table of a device predicts; all others follow from the network alone."""
+
+
+def score_text(score: float) -> str:
+    """A score as people read it: accuracies with four digits, and counts, which may stand for a score, without any."""
+    return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:.4f}"
+
+
 FORMAT = "hwsearch-result"
 VERSION = 2
 """Results of version 1 lack ``verification``, and are read like any other."""
@@ -148,13 +157,13 @@ class SearchResult:
         limits = ", ".join(f"{name} {self.values[name]:.4g} of {most:g}" for name, most in self.limits.items())
         told = [limits or "no limits", f"{len(self.front)} on the front", self.status.name]
         told += [f"{len(self.cautions)} caution(s)"] if self.cautions else []
-        return f"<SearchResult score {self.best_score:.4f}, {'; '.join(told)}>"
+        return f"<SearchResult score {score_text(self.best_score)}, {'; '.join(told)}>"
 
     def _repr_html_(self) -> str:
         front = table(f"Front: {len(self.front)} networks, some of them", *self.front_rows())
         verified = "" if self.verification is None else table("Verified", *self.verification_rows())
         return (
-            f"<p><b>Best {self.word} score {self.best_score:.4f}</b> in space <code>{text(self.best.space.name)}</code>. "
+            f"<p><b>Best {self.word} score {score_text(self.best_score)}</b> in space <code>{text(self.best.space.name)}</code>. "
             f"{text(self.verdict)}</p>{table('The answer', *self.limit_rows())}<pre>{text(self.best)}</pre>{verified}{front}"
         )
 
@@ -165,21 +174,27 @@ class SearchResult:
         return " ".join([self.status.value, *proven, *(f"Caution: {caution}" for caution in self.cautions)])
 
     def limit_rows(self) -> TextRows:
-        """Titles and rows of text: each metric of the answer with its limit and how tight that is; limited metrics first."""
-        rows: list[tuple[str, ...]] = []
+        """Titles and rows of text: the score, and each metric with its limit and how tight that is; limited metrics first."""
+        rows: list[tuple[str, ...]] = [("score", score_text(self.best_score), self.word, "", "")]
         for name in sorted(self.values, key=lambda name: name not in self.limits):
             limited = name in self.limits
             most = f"{self.limits[name]:,.6g}" if limited else ""
             used = f"{self.tightness[name]:.1%}" if limited else ""
-            rows.append((name, f"{self.values[name]:,.6g}", most, used))
-        return ("metric", "value", "limit", "used"), rows
+            rows.append((name, f"{self.values[name]:,.6g}", self._known(name), most, used))
+        return ("", "value", "how known", "limit", "used"), rows
+
+    def _known(self, name: str) -> str:
+        """How a metric of the answer is known."""
+        if self.verification is not None and name in self.verification.tolerance:
+            return "measured"
+        return "predicted" if name.startswith(_BY_TABLE) else "counted"
 
     def front_rows(self) -> TextRows:
         """Titles and rows of text: up to ten networks from all over the front, with their scores and the metrics that were limited."""
         front = self.front
         shown = [name for name in front.values if name in self.limits] or list(front.values)[:1]
         some = np.unique(np.linspace(0, len(front) - 1, 10).astype(int))
-        rows = [(f"{front.scores[index]:.4f}", *(f"{front.values[name][index]:,.4g}" for name in shown)) for index in some]
+        rows = [(score_text(front.scores[index]), *(f"{front.values[name][index]:,.4g}" for name in shown)) for index in some]
         return ("score", *shown), rows
 
     def verification_rows(self) -> TextRows:

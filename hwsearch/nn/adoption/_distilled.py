@@ -18,7 +18,7 @@ from ..data._images import Data
 from ..training._arguments import Facts
 from ..training._losses import Losses, of_labels
 from ..training._maps import Inputs
-from ..training._recipe import AMP, Recipe
+from ..training._recipe import Recipe, mixed
 from ..training._teacher import Teaching
 from ..training._train import Outcome
 from ._files import load_network, save_network
@@ -85,7 +85,7 @@ class Distilling(Losses):
         """Yield the only loss."""
         inputs, recipe = as_inputs(x), self.recipe
         stages = None if self.teaching is None else self.teaching.stages()
-        with torch.autocast(y.device.type, dtype=AMP.get(recipe.amp or "bf16"), enabled=recipe.amp is not None):
+        with mixed(y.device.type, recipe.amp):
             found = [each.float() if each.is_floating_point() else each for each in self.student(inputs, stages)]
         loss = y.new_zeros((), dtype=torch.float32)
         if recipe.distill < 1:

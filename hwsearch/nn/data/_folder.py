@@ -26,6 +26,8 @@ from ._vision import import_torchvision
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, as everybody normalises them."""
+_MANY = 50_000
+"""From this many training images on, a folder is trained by the recipe of ImageNet."""
 _NAMED = 10
 """Of many damaged files this many are named."""
 _Item = tuple[str, int]
@@ -148,6 +150,11 @@ class FolderData(PictureData):
         super().__init__("imagefolder", classes, mean, std, size=size, workers=workers)
         self.items, self.channels = items, channels
         self._readable: set[str] = set()
+
+    @property
+    def recipe(self) -> str:
+        """That of ImageNet for as many photographs as it takes to need it, and a shorter one for fewer."""
+        return "imagefolder" if self.count("train") >= _MANY else "photographs"
 
     @cached_property
     def fingerprint(self) -> str:

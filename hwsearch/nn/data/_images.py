@@ -74,6 +74,11 @@ class Data(ABC):
     classes: int
 
     @property
+    def recipe(self) -> str:
+        """The name of the recipe that such images are trained by if no other is named."""
+        return self.name
+
+    @property
     def normalize(self) -> Normalize:
         """What turns these images into a network's input."""
         return Normalize(self.mean, self.std)

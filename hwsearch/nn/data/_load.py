@@ -25,10 +25,11 @@ def load_data(data: DataLike, folder: PathLike | None = None) -> Data:
 
     Args:
         data: ``"digits"`` (1,797 scanned digits of 8x8 px that come with scikit-learn), ``"cifar10"``, ``"imagefolder"``, or a name with
-            its folder as one tuple; or a folder, which is what it looks like; or ``"MODULE:FUNCTION"`` or ``"FILE.py:FUNCTION"``, which
-            returns any of these. Images and labels as two arrays or tensors, as :func:`make_data` takes them; a torch ``Dataset`` or
-            ``DataLoader``, or a dataset of Hugging Face, as :func:`dataset_data` does; or two or three of these, for training, validation
-            and test, as a tuple or by these names (``"train"``, ``"val"`` or ``"validation"``, ``"test"``).
+            its folder as one tuple; or a folder, which is what it looks like. ``"imagefolder:size=64,channels=1"`` takes the pictures of a
+            folder at 64 px instead of 224, and grey. Or ``"MODULE:FUNCTION"`` or ``"FILE.py:FUNCTION"``, which returns any of these.
+            Images and labels as two arrays or tensors, as :func:`make_data` takes them; a torch ``Dataset`` or ``DataLoader``, or a
+            dataset of Hugging Face, as :func:`dataset_data` does; or two or three of these, for training, validation and test, as a tuple
+            or by these names (``"train"``, ``"val"`` or ``"validation"``, ``"test"``).
         folder: where the files are: for ``"cifar10"`` the folder that holds ``cifar-10-batches-py``, for ``"imagefolder"`` the one that
             holds ``train`` and ``val`` (see :func:`folder_data`). A function is called with it.
 
@@ -56,11 +57,26 @@ def load_data(data: DataLike, folder: PathLike | None = None) -> Data:
         name, folder = ("cifar10" if os.path.isdir(Path(name) / "cifar-10-batches-py") else "imagefolder"), name
     if name not in _LOADERS and isinstance(given, os.PathLike):
         raise FileError(f"There is no folder {name}.")
+    if folder is not None and name.startswith("imagefolder:"):
+        told = _numbers(name)
+        return folder_data(Path(folder).expanduser(), size=told.get("size", 224), channels=told.get("channels", 3))
     if name not in _LOADERS and ":" in name:
         return load_data(function_of(name)(*(() if folder is None else (folder,))))
     if name not in _LOADERS:
         raise UnknownName("data", name, [*_LOADERS, "MODULE:FUNCTION", "a folder that exists"])
     return _LOADERS[name](None if folder is None else Path(folder).expanduser())
+
+
+def _numbers(name: str) -> dict[str, int]:
+    """The options in the name of a folder's data.
+
+    Raises:
+        InvalidInput: they are written otherwise than ``imagefolder:size=64,channels=1``.
+    """
+    told = {option: number for option, _, number in (text.partition("=") for text in name.partition(":")[2].split(","))}
+    if not set(told) <= {"size", "channels"} or not all(number.isdecimal() for number in told.values()):
+        raise InvalidInput(f"Data {name!r}: after the colon size and channels are told, as in imagefolder:size=64,channels=1.")
+    return {option: int(number) for option, number in told.items()}
 
 
 def _of_objects(given: Any) -> Data:

@@ -22,7 +22,7 @@ from ..supernet._supernet import Supernet
 from ..training._arguments import as_json
 from ..training._losses import Losses, taught
 from ..training._maps import Stages
-from ..training._recipe import AMP, Recipe, recipe_for
+from ..training._recipe import Recipe, mixed, recipe_for
 from ..training._teacher import Teaching, load_teacher
 from ..training._train import Weights, complete, suited, teaching_of
 from ..training._watch import Progress
@@ -145,7 +145,7 @@ class Tuning(Losses):
         """The logits, everything rounded."""
         network = replace(self.shipped, blocks=fold(self.plain, self.blocks, weight_bits=self.weight_bits, straight=True))
         names = [name for name, module in self.plain.named_children() if not isinstance(module, Resize)]
-        with torch.autocast(x.device.type, dtype=AMP.get(self.recipe.amp or "bf16"), enabled=self.recipe.amp is not None):
+        with mixed(x.device.type, self.recipe.amp):
             return network.run(x, _Learning(self.owners, names, stages)).float()
 
 
@@ -176,7 +176,7 @@ def tuned(supernet: Supernet, row: Rows, data: Data, steps: int, quantization: Q
             begins without the correction of channels that calibration alone makes, and has to catch up with it first.
         quantization: how the quantisers are chosen that it begins with.
     """
-    recipe, data = recipe_for(data.name, {"warm_up": 0.0, "label_smoothing": 0.0}), data.normalized(supernet.normalize)
+    recipe, data = recipe_for(data.recipe, {"warm_up": 0.0, "label_smoothing": 0.0}), data.normalized(supernet.normalize)
     taken = Extracted.of(supernet, row)
     network, images = taken.network, taken.images
     losses = Tuning(taken, recipe, quantization=quantization)

@@ -74,6 +74,11 @@ class Supernet(nn.Module):
             self.blocks = nn.ModuleDict({_module_name(name): ElasticBlock(blocks) for name, blocks, _ in self._places(self.space)})
         self.activate(self.largest)
 
+    def __repr__(self) -> str:
+        weights = sum(each.numel() for each in self.parameters())
+        trained = f"trained on {self.facts['data']}" if "data" in self.facts else "not trained"
+        return f"<Supernet of {self.space.name!r}: {weights:,} weights for {self.space.size:.3g} networks, {trained}>"
+
     def _places(self, kept: SearchSpace) -> Iterator[tuple[str, list[Block], bool]]:
         """In the order of execution each place that holds weights: a slot, or one of its blocks if it holds several.
 

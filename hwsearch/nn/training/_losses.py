@@ -16,7 +16,7 @@ from ..supernet._channels import rank_channels
 from ..supernet._supernet import Supernet
 from ._maps import Forward, Stages
 from ._phases import Phase, corner
-from ._recipe import AMP, Recipe
+from ._recipe import Recipe
 from ._teacher import Teaching
 
 
@@ -80,7 +80,7 @@ class Sandwich(Losses):
     def __init__(self, supernet: Supernet, recipe: Recipe, teaching: Teaching | None = None) -> None:
         self.space: SearchSpace = supernet.space
         self.network, self.recipe, self.teaching = supernet, recipe, teaching
-        self.supernet, self.run = supernet, Forward(AMP[recipe.amp] if recipe.amp else None, recipe.recompute)
+        self.supernet, self.run = supernet, Forward(recipe.amp, recipe.recompute)
         if teaching is not None:
             supernet.activate(supernet.largest)
             teaching.meet(lambda inputs, stages: self.run(supernet, inputs[0], stages))

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..adoption._run import execute
 from ..adoption._state import get
 from ..supernet._supernet import Supernet
+from ._recipe import mixed
 
 Inputs = tuple[torch.Tensor, ...]
 """One tensor for each input of a network, shapes ``(n, ...)``."""
@@ -59,11 +60,11 @@ class Forward:
     """Runs a supernet or a plain network as its recipe says: in which numbers, and with which feature maps kept.
 
     Attributes:
-        amp: the number format, or ``None`` for float32.
+        amp: the number format, as a recipe names it.
         recompute: whether feature maps inside blocks are computed again for the backward pass.
     """
 
-    amp: torch.dtype | None = None
+    amp: str | None = None
     recompute: bool = False
 
     def __call__(self, network: nn.Module, x: torch.Tensor, stages: Stages | None = None) -> torch.Tensor:
@@ -79,7 +80,7 @@ class Forward:
         """
         steps: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]
         steps = network.named_steps() if isinstance(network, Supernet) else list(network.named_children())
-        with torch.autocast(x.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
+        with mixed(x.device.type, self.amp):
             for number, (name, step) in enumerate(steps):
                 x = self._step(step, x)
                 if stages is not None and number:  # the first one resizes the images

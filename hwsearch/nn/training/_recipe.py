@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -19,6 +24,21 @@ from ._optimizers import Loss, check_schedule, make_optimizer, rate_of
 from ._phases import PHASES, Phase
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU = Path("/proc/cpuinfo")
+_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""What CPUs call their instructions for bf16, which others take many times as long to imitate."""
+
+_KINDS: dict[str, tuple[str, Any]] = {
+    "int": ("a whole number", Integral),
+    "float": ("a number", Real),
+    "bool": ("true or false", bool),
+    "str": ("a name", str),
+    "Mapping[str, Any]": ("a dictionary of options", Mapping),
+    "tuple[Phase, ...]": ("a tuple of Phase, or the name of one that is known", tuple),
+    "WeightsLike | nn.Module | None": ("a supernet, a module, or a file", (str, os.PathLike, nn.Module, NoneType)),
+    "Sequence[float] | str | None": ("a number for each class, or 'balanced'", (str, Iterable, NoneType)),
+}
+"""By the annotation of a field of a recipe: what it may be, in words and as types."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +57,7 @@ class Recipe:
         label_smoothing: for the largest network, which learns from the labels; all others learn from its output.
         random_networks: how many random networks a step, besides the largest and the smallest; none if there is one network only.
         amp: compute in ``"bf16"`` or ``"fp16"`` where torch deems it safe (fp16 with its losses scaled); faster if there is hardware for
-            it.
+            it. On a CPU that has no instructions for bf16 numbers stay float32.
         parts: the number of parts in which a step's images are run, each normalised by itself: one after the other, which takes less
             memory, or on the processes of ``torchrun``. The result does not depend on how many processes there are.
         ema: the result is the moving average of the weights with this decay, after a warm-up; 0 for the last weights.
@@ -110,6 +130,7 @@ class Recipe:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.epochs < 1 or self.batch < 2 or self.random_networks < 0:
             numbers = f"{self.epochs}, {self.batch} and {self.random_networks}"
             raise InvalidInput(f"A recipe needs epochs >= 1, batch >= 2 and random_networks >= 0, not {numbers}.")
@@ -131,6 +152,18 @@ class Recipe:
         if not (self.phases and all(isinstance(phase, Phase) for phase in self.phases)):
             raise InvalidInput(f"phases must be one Phase or more, not {self.phases!r}.")
         self._check_names()
+
+    def _check_kinds(self) -> None:
+        """Check that each field is of the kind that its annotation says.
+
+        Raises:
+            InvalidInput: one is not.
+        """
+        for each in fields(self):
+            value = getattr(self, each.name)
+            told, fits = _KINDS.get(str(each.type), ("", object))
+            if not isinstance(value, fits) or (isinstance(value, bool) and fits in (Integral, Real)):
+                raise InvalidInput(f"{each.name} of a recipe must be {told}, not {value!r}.")
 
     def _check_names(self) -> None:
         """Check what is told by names, and what is new since version 0.1.
@@ -199,12 +232,33 @@ class Recipe:
         return highest * rate_of(self.schedule, self.schedule_options, step - warm, max(1, steps - warm))
 
 
+def mixed(device: str, amp: str | None) -> torch.autocast:
+    """The context in which a network is trained in the number format of a recipe.
+
+    Args:
+        device: the type of the device, such as ``"cpu"``.
+        amp: of a recipe.
+    """
+    there = amp is not None and (device != "cpu" or amp != "bf16" or _has_bf16(_CPU))
+    return torch.autocast(device, dtype=AMP.get(amp or "bf16"), enabled=there)
+
+
+@cache
+def _has_bf16(cpu: Path) -> bool:
+    """Whether a CPU has instructions for bf16, as Linux tells in a file; taken to be so where there is no such file."""
+    try:
+        return not _BF16.isdisjoint(cpu.read_text().split())
+    except OSError:
+        return True
+
+
 RecipeLike = Recipe | Mapping[str, Any] | None
 """A recipe, or the fields that are to differ from the good recipe for the data, or ``None`` for that recipe itself."""
 
 
 def load_recipe(name: str) -> Recipe:
-    """The good recipe for data of a name: ``"digits"``, ``"cifar10"``, ``"imagefolder"``, or one that is registered or announced.
+    """The good recipe of a name: ``"digits"``, ``"cifar10"``, ``"imagefolder"`` (for ImageNet and folders of its size), ``"photographs"``
+    (for smaller folders), or one that is registered or announced.
 
     Raises:
         UnknownName: there is none of that name.

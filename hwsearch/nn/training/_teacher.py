@@ -27,7 +27,7 @@ from ..supernet import _weights_file as weights_file
 from ..supernet._supernet import Supernet, WeightsLike, load_supernet
 from ._maps import Inputs, Stages, noted
 from ._processes import accelerator
-from ._recipe import AMP, Recipe
+from ._recipe import Recipe, mixed
 
 TeacherLike = WeightsLike | nn.Module
 """A supernet, whose largest network teaches; any other module; or the file of either, or the folder of an adopted network."""
@@ -184,7 +184,7 @@ class Teaching:
         recipe, wanted = self.recipe, None if own is None else Stages((self.recipe.stages or {}).values())
         if not recipe.distill and own is None:
             return found[0].new_zeros(())
-        with torch.autocast(inputs[0].device.type, dtype=AMP.get(recipe.amp or "bf16"), enabled=recipe.amp is not None):
+        with mixed(inputs[0].device.type, recipe.amp):
             outputs = [each.float() for each in noted(self.network, inputs, wanted)]
         loss = recipe.distill * apart(found, outputs, recipe.temperature) if recipe.distill else found[0].new_zeros(())
         if own is None or wanted is None:

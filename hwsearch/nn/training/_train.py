@@ -76,7 +76,7 @@ def train(
         >>> supernet = hwsearch.train(toy, data="digits", out="toy.safetensors", recipe={"epochs": 1}, progress=False)
     """
     seed, space, data = check_seed(seed), load_space(space), load_data(data)
-    recipe = suited(recipe_for(data.name, recipe), data, space)
+    recipe = suited(recipe_for(data.recipe, recipe), data, space)
     supernet = Supernet(space, seed)
     _check_fit(supernet, data)
     facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": recipe.document, "allowed": space.allowed}

@@ -35,13 +35,15 @@ body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var
 h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; }}
 .wide {{ overflow-x: auto; margin: 1.5rem 0; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-caption {{ text-align: left; font-weight: 600; padding-bottom: .4rem; }}
+caption {{ text-align: left; font-weight: 600; padding-bottom: .4rem; max-width: min(60rem, 100vw - 2rem); }}
 th, td {{ padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }}
 th:first-child {{ text-align: left; }} tbody th {{ font-weight: 400; }}
 figure {{ margin: 2rem 0; }} svg {{ width: 100%; max-width: 46rem; height: auto; }}
 figure:not(.front) > svg {{ background: #fff; border-radius: 6px; }}
 figcaption, .key {{ color: var(--soft); }}
-pre {{ background: var(--box); padding: 1rem; overflow-x: auto; border-radius: 6px; }}
+pre {{ background: var(--box); padding: 1rem; white-space: pre-wrap; border-radius: 6px; }}
+@media (prefers-color-scheme: dark) {{ figure:not(.front) > svg {{ filter: invert(.9) hue-rotate(180deg); }} }}
+@media (max-width: 40rem) {{ th, td {{ padding-right: .6rem; white-space: normal; overflow-wrap: normal; }} }}
 .front text {{ fill: var(--soft); font-size: 12px; }} .front .grid {{ stroke: var(--line); }}
 .front circle {{ fill: hsl(var(--hue) 70% 50%); cursor: pointer; }} .front circle.out {{ opacity: .15; }}
 .front circle.best {{ stroke: var(--ink); stroke-width: 3; }}

@@ -32,7 +32,7 @@ function scale(low, high, from, to) {
 }
 
 function draw(root, data) {
-  const NS = "http://www.w3.org/2000/svg", width = 720, height = 420, left = 70, right = 20, top = 16, bottom = 52;
+  const NS = "http://www.w3.org/2000/svg", left = 70, right = 20, top = 16, bottom = 52;
   const make = (name, facts, parent, text) => {
     const node = document.createElementNS(NS, name);
     Object.entries(facts).forEach(([key, value]) => node.setAttribute(key, value));
@@ -40,6 +40,7 @@ function draw(root, data) {
     parent.appendChild(node);
     return node;
   };
+  const width = Math.min(720, Math.max(320, root.clientWidth)), height = Math.round(width < 500 ? 0.8 * width : 0.58 * width);  // so that words keep their size
   const points = data.points, [x, hue] = data.metrics;
   const of = (name) => points.map((point) => (name === "score" ? point.score : point.values[name]));
   const range = (name) => [Math.min(...of(name)), Math.max(...of(name))];
@@ -47,15 +48,15 @@ function draw(root, data) {
   const [x0, x1] = padded(range(x)), [y0, y1] = padded(range("score"));
   const across = scale(x0, x1, left, width - right), up = scale(y0, y1, height - bottom, top);
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": data.title }, root.querySelector(".plot"));
-  ticks(x0, x1).forEach((at) => {
+  ticks(x0, x1, width / 100).forEach((at) => {
     make("line", { x1: across(at), x2: across(at), y1: top, y2: height - bottom, class: "grid" }, svg);
     make("text", { x: across(at), y: height - bottom + 20, "text-anchor": "middle" }, svg, told(at));
   });
-  ticks(y0, y1).forEach((at) => {
+  ticks(y0, y1, height / 50).forEach((at) => {
     make("line", { x1: left, x2: width - right, y1: up(at), y2: up(at), class: "grid" }, svg);
     make("text", { x: left - 8, y: up(at) + 4, "text-anchor": "end" }, svg, told(at));
   });
-  make("text", { x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, svg, `${x} (predicted)`);
+  make("text", { x: (left + width - right) / 2, y: height - 8, "text-anchor": "middle" }, svg, `${x} (${data.known[x]})`);
   const label = { x: 16, y: height / 2, "text-anchor": "middle", transform: `rotate(-90 16 ${height / 2})` };
   make("text", label, svg, "score (predicted)");
   const colour = hue ? scale(...range(hue), 240, 20) : () => 200;

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from .._html import text
-from ..searching._result import SearchResult
+from ..searching._result import BY_TABLE, SearchResult
 
 _MOST = 400
 """Points of a front that are drawn, from all over it."""
@@ -32,7 +32,8 @@ def interactive_front(result: SearchResult) -> str:
         for index in some
     ]
     title = f"The front that the search found: {len(front)} networks, as predicted"
-    data = msgspec.json.encode({"title": title, "metrics": shown, "points": points}).decode().replace("<", "\\u003c")
+    known = {name: "predicted" if name.startswith(BY_TABLE) else "counted" for name in shown}
+    data = msgspec.json.encode({"title": title, "metrics": shown, "known": known, "points": points}).decode().replace("<", "\\u003c")
     script = files("hwsearch.reports").joinpath("_front.js").read_text(encoding="utf-8")
     return (
         f'<figure class="front"><script type="application/json">{data}</script><div class="plot"></div><div class="sliders"></div>'

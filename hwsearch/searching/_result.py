@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_BY_TABLE = ("latency_ms", "energy_mj")
+BY_TABLE = ("latency_ms", "energy_mj")
 """Metrics that a table of a device predicts; all others follow from the network alone."""
 
 
 def score_text(score: float) -> str:
     """A score as people read it: accuracies with four digits, and counts, which may stand for a score, without any."""
     return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:.4f}"
+
+
+def _amount(value: float) -> str:
+    """A cost as people read it."""
+    return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.6g}"
 
 
 FORMAT = "hwsearch-result"
@@ -178,16 +183,16 @@ class SearchResult:
         rows: list[tuple[str, ...]] = [("score", score_text(self.best_score), self.word, "", "")]
         for name in sorted(self.values, key=lambda name: name not in self.limits):
             limited = name in self.limits
-            most = f"{self.limits[name]:,.6g}" if limited else ""
+            most = _amount(self.limits[name]) if limited else ""
             used = f"{self.tightness[name]:.1%}" if limited else ""
-            rows.append((name, f"{self.values[name]:,.6g}", self._known(name), most, used))
+            rows.append((name, _amount(self.values[name]), self._known(name), most, used))
         return ("", "value", "how known", "limit", "used"), rows
 
     def _known(self, name: str) -> str:
         """How a metric of the answer is known."""
         if self.verification is not None and name in self.verification.tolerance:
             return "measured"
-        return "predicted" if name.startswith(_BY_TABLE) else "counted"
+        return "predicted" if name.startswith(BY_TABLE) else "counted"
 
     def front_rows(self) -> TextRows:
         """Titles and rows of text: up to ten networks from all over the front, with their scores and the metrics that were limited."""

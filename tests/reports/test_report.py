@@ -236,25 +236,37 @@ def test_the_front_of_the_report_answers(tmp_path: Path) -> None:
     assert some == max(allowed, key=lambda number: data["points"][number]["score"])
 
 
-def test_the_report_in_a_browser(tmp_path: Path) -> None:
-    """No errors on the console, and the sliders move: in a headless Chromium, where there is one."""
+LOOK = """<script>
+const said = document.querySelector(".told"), circles = document.querySelectorAll("circle"), slider = document.querySelector("input");
+circles[circles.length - 1].dispatchEvent(new Event("mouseenter"));
+const hovered = said.textContent;
+slider.value = (Number(slider.min) + Number(slider.max)) / 2;
+slider.dispatchEvent(new Event("input"));
+const out = document.querySelectorAll("circle.out").length, best = document.querySelectorAll("circle.best").length;
+const fits = document.documentElement.scrollWidth <= window.innerWidth;
+document.title = `best ${best}, hover ${hovered !== said.textContent}, slider ${out > 0}, fits ${fits}`;
+</script></body>"""
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (500, True)])
+def test_the_report_in_a_browser(tmp_path: Path, width: int, dark: bool) -> None:
+    """In a headless Chromium, where there is one, wide and narrow: no errors on the console, pointing at a network tells it, the sliders
+    choose another, and nothing is wider than the page."""
     import shutil
     import subprocess
 
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium is installed: apt-get install chromium")
-    result = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 6e5}, run=hwsearch.Run(steps=4))
+    limits = {"macs": 6e5, "params": 2e4}
+    result = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits=limits, run=hwsearch.Run(steps=4))
     page = hwsearch.write_report(result, out=tmp_path / "report.html")
-    moved = page.read_text().replace(
-        "</body>",
-        "<script>const i = document.querySelector('input'); i.value = i.min; i.dispatchEvent(new Event('input'));"
-        "document.title = 'best ' + document.querySelectorAll('circle.best').length;</script></body>",
-    )
-    page.write_text(moved)
-    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,900"]
+    page.write_text(page.read_text().replace("</body>", LOOK))
+    quiet = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={tmp_path / 'profile'}"]
+    words += [f"--window-size={width},900", *(["--force-dark-mode"] if dark else [])]
     done = subprocess.run([*words, "--enable-logging=stderr", "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
-    assert "<title>best 1</title>" in done.stdout
+    assert "<title>best 1, hover true, slider true, fits true</title>" in done.stdout
     assert "CONSOLE" not in done.stderr
     subprocess.run([*words, f"--screenshot={tmp_path / 'report.png'}", page.as_uri()], capture_output=True, timeout=120, check=True)
     assert (tmp_path / "report.png").stat().st_size > 10_000

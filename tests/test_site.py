@@ -17,6 +17,7 @@ DOCS = ROOT / "docs"
 
 
 PAGES = runpy.run_path(str(DOCS / "reference_pages.py"))
+NOTEBOOKS = runpy.run_path(str(DOCS / "notebook_pages.py"))
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -31,7 +32,22 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     named = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert sorted(named) == sorted([*(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")), *PAGES["pages"]()])
+    assert sorted(named) == sorted(
+        [*(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")), *PAGES["pages"](), *NOTEBOOKS["pages"]()]
+    )
+
+
+def test_executed_notebooks_are_pages() -> None:
+    """With what each cell gave: text, tables and pictures."""
+    page = NOTEBOOKS["pages"]()["notebooks/quickstart.md"]
+    assert page.startswith("# Quickstart")
+    for part in (
+        "```python\nfrom pathlib",
+        '<img alt="What the cell above draws" src="data:image/png;base64,iVBOR',
+        '<div class="output"><p><b>Best',
+    ):
+        assert part in page
+    assert page.count("```") % 2 == 0
 
 
 def _anchors(page: Path) -> set[str]:

@@ -53,6 +53,7 @@ class CpuBackend(Backend):
         batch: images at once.
         weight_bits: how many bits the weights of ``int8`` blocks have, to write files for another machine than this; if omitted, the
             number that this machine carries.
+        core: keeps this process on one core, by its number, which is noted among the facts of the device; if omitted, the system chooses.
 
     Attributes:
         title: what people call the runtime.
@@ -60,7 +61,7 @@ class CpuBackend(Backend):
         probe: kernel of the convolution that stands behind a framed block.
 
     Raises:
-        InvalidInput: threads or batch below 1.
+        InvalidInput: threads or batch below 1, or a core that this process may not use.
         MissingDependency: onnx or the runtime is not installed.
     """
 
@@ -71,11 +72,12 @@ class CpuBackend(Backend):
     suffix = ".onnx"
     takes_graphs = True
 
-    def __init__(self, threads: int = 1, batch: int = 1, weight_bits: int | None = None) -> None:
+    def __init__(self, threads: int = 1, batch: int = 1, weight_bits: int | None = None, core: int | None = None) -> None:
         threads, batch = check_count("threads", threads, least=1, most=4096), check_count("batch", batch, least=1)
         if weight_bits not in (None, 7, 8):
             raise InvalidInput(f"weight_bits must be 7 or 8, not {weight_bits}.")
         self.threads, self.batch, self._weight_bits = threads, batch, weight_bits
+        self.core = None if core is None else _pin(core, threads)
         self._meter = cpu_meter()
         self.energy = "unavailable" if self._meter is None else "measured"
 
@@ -95,6 +97,8 @@ class CpuBackend(Backend):
         carried = _carried(type(self))
         facts["int8"] = "exact" if carried == 8 else f"saturates in 16 bits: weights of {carried} bits"
         facts["energy"] = words_of(self._meter)
+        if self.core is not None:
+            facts["pinned to core"] = str(self.core)
         name = f"{hardware.lower().replace(' ', '-')}-{self.name}"
         return Device(name, "cpu", hardware, self.name, self.version, self.threads, self.batch, facts)
 
@@ -107,8 +111,8 @@ class CpuBackend(Backend):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Threads and batch."""
-        return {"threads": self.threads, "batch": self.batch}
+        """Threads, batch, and the core if one is chosen."""
+        return {"threads": self.threads, "batch": self.batch, **({} if self.core is None else {"core": self.core})}
 
     def _model(self, network: Network) -> bytes:
         return bytes(self._build(network).SerializeToString())
@@ -181,6 +185,23 @@ class CpuBackend(Backend):
     @abstractmethod
     def runner(self, model: ModelProto | str | bytes) -> Runner:
         """A function that computes the output of a model, of the bytes of one, or of the file of one."""
+
+
+def _pin(core: int, threads: int) -> int:
+    """Keep this process, and what it starts, on a core.
+
+    Raises:
+        InvalidInput: there is no such core here, the system cannot do it, or there are several threads.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise InvalidInput("This system cannot keep a process on a core. Leave core out.")
+    if threads > 1:
+        raise InvalidInput(f"{threads} threads do not fit on one core. Leave out core, or threads.")
+    usable = sorted(os.sched_getaffinity(0))
+    if check_count("core", core, least=0) not in usable:
+        raise InvalidInput(f"core must be one that this process may use, of {', '.join(map(str, usable))}, not {core}.")
+    os.sched_setaffinity(0, {core})
+    return core
 
 
 @cache

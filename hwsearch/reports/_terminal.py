@@ -203,12 +203,12 @@ def tables(folder: Path) -> RenderableType:
     here = sorted(folder.glob("*.json"))
     known = {path.resolve() for path in here}
     for path in [*here, *(path for path in shipped_tables() if path.resolve() not in known)]:
-        origin = str(folder) if path in here else "hwsearch"
+        origin, name = (str(folder), path.name) if path in here else ("hwsearch", path.stem)  # as --device takes it
         try:
             table = load_table(path)
-            grid.add_row(path.stem, table.device.name, f"{len(table.rows):,}", ", ".join(table.precisions), origin)
+            grid.add_row(name, table.device.name, f"{len(table.rows):,}", ", ".join(table.precisions), origin)
         except HwsearchError as error:
-            grid.add_row(path.stem, Text(str(error), style="yellow"), "", "", origin)
+            grid.add_row(name, Text(str(error), style="yellow"), "", "", origin)
     if here:
         return grid
     return Group(

@@ -8,12 +8,15 @@ cifar-10-batches-py. The network is an ordinary PyTorch module, adopted like any
 Protocol, written down before its run. For each case and each seed: the training images are put in random order. The first SCORED of them
 say, with their labels, how many channels each block can lose (the importance "taylor"), by score lost for each multiply-accumulate saved,
 and without labels which ones ("reconstruction"). Channels between blocks all stay. The first REPAIRED images repair, each mirrored by
-chance and moved by up to four positions, as in training. Nothing else is chosen; weights come from least squares in closed form only,
-without labels and without descent. Choices of the method were made on ResNet-20 and other training images. The accuracy is that of all
-10,000 test images, which no choice looks at. Rows:
+chance and moved by up to four positions, as in training. Nothing else is chosen; but for the rows "refined", weights come from least
+squares in closed form only, without labels and without descent. Choices of the method were made on ResNet-20 and other training images.
+The accuracy is that of all 10,000 test images, which no choice looks at. Rows:
 
 - searched: as above, repaired layer after layer, then scales and shifts fitted together to the outputs;
-- layers alone: the same without the last step;
+- refined: as searched, and after least squares the layers of each branch descend together towards what the whole network computes
+  there, EPOCHS times through the same images, without labels and without the outputs of the network;
+- refined on more: refined, repaired on MORE images in the place of REPAIRED;
+- layers alone: searched without its last step;
 - at once: the same units, every layer repaired on its inputs in the whole network, as if all were repaired at once;
 - unrepaired: the same units, not repaired;
 - uniform: the same share of channels within every block, by L1, repaired like "searched".
@@ -41,8 +44,9 @@ from hwsearch.nn.adoption import Adopted, adopt, allocate, importance
 from hwsearch.nn.adoption._repair import Repair
 
 MEAN, DEVIATION = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-SCORED, REPAIRED = 600, 1500
+SCORED, REPAIRED, MORE = 600, 1500, 3000
 """Training images for the scores and for the repair."""
+EPOCHS = 10
 
 
 class Block(nn.Module):
@@ -123,7 +127,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--cases", nargs="+", default=["56:0.5", "56:0.35", "20:0.6"], help="depth and share of the multiply-accumulates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", default=["searched", "layers alone", "uniform", "at once", "unrepaired"])
+    parser.add_argument(
+        "--rows", nargs="+", default=["searched", "refined", "refined on more", "layers alone", "uniform", "at once", "unrepaired"]
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,7 +155,7 @@ def subject(weights: Path, depth: int) -> tuple[Network, Adopted]:
 
 def drawn(data: ArrayData, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Training images and their labels in random order, as many as any step looks at."""
-    order = np.random.default_rng(seed).permutation(len(data.train_x))[: max(SCORED, REPAIRED)]
+    order = np.random.default_rng(seed).permutation(len(data.train_x))[: max(SCORED, REPAIRED, MORE)]
     return normalized(data.train_x[order]), torch.as_tensor(data.train_y[order])
 
 
@@ -185,13 +191,13 @@ def run(weights: Path, folder: Path, depth: int, share: float, seed: int, row: s
     else:
         taylor, reconstruction = (scores_of(weights, folder, depth, seed, name) for name in ("taylor", "reconstruction"))
         keep = allocate(adopted, taylor, limit, order=reconstruction)
-    images = moved(drawn(data, seed)[0][:REPAIRED], seed)
+    images = moved(drawn(data, seed)[0][: MORE if row == "refined on more" else REPAIRED], seed)
     if row == "at once":
         cut = Repair(adopted.cut(keep), (images,), correct=False, sequential=False, tuned=False).run()
     elif row == "layers alone":
         cut = Repair(adopted.cut(keep), (images,), tuned=False).run()
     else:
-        cut = adopted.extract(keep, images=None if row == "unrepaired" else images)
+        cut = adopted.extract(keep, images=None if row == "unrepaired" else images, epochs=EPOCHS if row.startswith("refined") else 0)
     seconds, widths = time.process_time() - start, {name: len(units) for name, units in keep.items()}
     right = accuracy(cut, torch.as_tensor(data.test_x), torch.as_tensor(data.test_y))
     return {"macs": adopted.macs(widths), "accuracy": right, "widths": list(widths.values()), "seconds": round(seconds)}

@@ -74,6 +74,7 @@ def extract(
         Path | None, typer.Option("--predictor", "-p", help="Tells which units matter.", show_default="that of the search, if it is there")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The network to write.")] = Path("small.safetensors"),
+    epochs: Annotated[int, typer.Option(help="How often to look at the images where layers are fitted together by descent.", min=0)] = 0,
     onnx: Annotated[Path | None, typer.Option(help="An ONNX file to write besides, in the bits of the result.", show_default=False)] = None,
 ) -> None:
     """Write the network that a search in FOLDER found, repaired on images without training."""
@@ -82,7 +83,7 @@ def extract(
 
     best = found_in(folder, result, predictor)
     photographs = None if data is None else images(data, data_dir)
-    small = run(best, data=photographs)
+    small = run(best, data=photographs, epochs=epochs)
     save_network(small, out)
     params = sum(each.numel() for each in small.parameters())
     console.print(f"{out}: {params:,} parameters", highlight=False)

@@ -21,6 +21,7 @@ from ..backends.base import Backend
 from ..errors import BuildFailed, InvalidInput
 from ._agreement import EXAMPLES, difference, drawn, outputs
 from .adoption._capture import as_graph
+from .adoption._examples import gathered, opened
 from .adoption._onnx import to_onnx
 from .adoption._quantized import planned, quantize, rounds
 from .adoption._run import execute
@@ -30,6 +31,8 @@ from .quantization._quantize import Quantization
 
 Tensors = torch.Tensor | Sequence[torch.Tensor]
 """Example inputs, one tensor for each input of a network, shapes ``(n, ...)``."""
+_CALIBRATION = 512
+"""How many of a user's inputs are taken at most, where they come in batches."""
 _ADVICE = "If the network takes batches of one size only, name it, such as export(..., batch=1)."
 
 
@@ -95,14 +98,18 @@ def _examples(network: nn.Module, data: DataLike | Tensors | None) -> tuple[list
     Raises:
         InvalidInput: there are none, and the network does not say which sizes it takes.
     """
+    inputs = (_meta(network).get("plan") or {}).get("inputs")
     if isinstance(data, torch.Tensor):
         return [data], None
     if isinstance(data, Sequence) and data and all(isinstance(each, torch.Tensor) for each in data):
-        return [each for each in data if isinstance(each, torch.Tensor)], None
+        tensors = [each for each in data if isinstance(each, torch.Tensor)]
+        return tensors if inputs is None or len(tensors) != len(inputs) + 1 else tensors[:-1], None  # the last ones are labels
     if data is not None:
-        images: Data = load_data(data)  # type: ignore[arg-type]
+        found = opened(data, [each["size"] for each in inputs or ()])
+        if inputs is not None and not isinstance(found, Data):
+            return list(gathered(found, len(inputs), _CALIBRATION)[0]), None
+        images: Data = load_data(found)
         return [images.normalize(images.calibration_images(0))], images.normalize
-    inputs = (_meta(network).get("plan") or {}).get("inputs")
     if inputs is None:
         raise InvalidInput(
             "data is missing: give images (hwsearch.nn.load_data), or example inputs as tensors, such as torch.randn(16, 3, 224, 224)."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +77,7 @@ def finish_own(
     device = recipe.device if isinstance(recipe, Recipe) else (recipe or {}).get("device")
     with claim(summary if team.first else None), computing_on(device):
         given = load_network(given) if isinstance(given, str | os.PathLike) else given
-        opened = as_data(data, _inputs(given))
+        opened = as_data(data, _sizes(given))
         network = _start(given, opened, folder, weights)
         road = replace(road, precision=road.precision or _searched(given) or planned(network) or "fp32")
         work = Work.of(network, _whole(given), opened, recipe, road)
@@ -133,14 +133,16 @@ def _graph(given: Own, data: Data) -> fx.GraphModule:
     return copied(as_graph(given, [each[:2] for each in example]))
 
 
-def _inputs(given: Architecture | nn.Module) -> int:
-    """How many tensors a network takes; 1 for a module that was not adopted."""
+def _sizes(given: Architecture | nn.Module) -> list[Sequence[int]]:
+    """The sizes of the inputs of a network; empty ones where they are not known, one of which stands for a module that was not adopted."""
     if isinstance(given, Architecture):
         assert isinstance(given.space, Adopted)
-        return len(given.space.inputs)
+        return [each.shape[1:] for each in given.space.inputs]
     if not isinstance(given, fx.GraphModule):
-        return 1
-    return sum(bool(node.meta.get("given", True)) for node in given.graph.find_nodes(op="placeholder"))
+        return [()]
+    if "plan" in given.meta:
+        return [each["size"] for each in given.meta["plan"]["inputs"]]
+    return [()] * sum(bool(node.meta.get("given", True)) for node in given.graph.find_nodes(op="placeholder"))
 
 
 def _searched(given: Own) -> dict[str, str]:

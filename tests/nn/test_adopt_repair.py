@@ -15,9 +15,10 @@ from torch.nn import functional as F
 import hwsearch
 from hwsearch import _registry
 from hwsearch.errors import InvalidInput, UnknownName
-from hwsearch.nn.adoption import Adopted, Evidence, _repair, _tuning, allocate, importance
+from hwsearch.nn.adoption import Adopted, Evidence, _repair, _together, _tuning, allocate, importance
 from hwsearch.nn.adoption._evidence import projected
 from hwsearch.nn.adoption._repair import Repair
+from hwsearch.nn.adoption._together import pieces
 from hwsearch.nn.adoption._tuning import RIDGES, Examples, affordable, derivatives, find_spots, move, solutions
 
 
@@ -531,3 +532,64 @@ def test_every_importance_scores_every_unit(name: str) -> None:
 def test_an_importance_that_looks_at_activations_says_that_it_needs_images(name: str) -> None:
     with pytest.raises(InvalidInput, match="give images"):
         importance(chain()[1], name)
+
+
+def branch() -> tuple[Net, Adopted, list[int]]:
+    """A residual branch of two convolutions with batch norms, all of whose inner channels matter, and half of these to keep."""
+    module = Net(
+        lambda m, x: (lambda y: head(F.relu(y + m.d(F.relu(m.n(m.b(y))))), m))(F.relu(m.a(x))),
+        a=conv(3, 8), b=conv(8, 12), n=nn.BatchNorm2d(12), d=conv(12, 8), out=nn.Linear(8, 5),
+    )  # fmt: skip
+    enliven(module)
+    return module, hwsearch.adopt(module, torch.randn(IMAGE)), list(range(0, 12, 2))
+
+
+def test_layers_that_follow_one_another_are_fitted_together() -> None:
+    """By descent towards what the whole network has at the end of a branch; nearer on images that had no part in it."""
+    module, adopted, kept = branch()
+    keep, given, fresh = {group_of(adopted, "b.weight"): kept}, images(400), torch.randn((200, *IMAGE[1:]))
+    alone, together = (Repair(adopted.cut(keep), (given,), tuned=False, epochs=epochs).run() for epochs in (0, 15))
+    assert error(together, module, fresh) < 0.8 * error(alone, module, fresh)
+    assert not torch.equal(together.get_parameter("b.weight"), alone.get_parameter("b.weight")), "the layer before moves, too"
+    assert torch.equal(together.get_parameter("a.weight"), module.a.weight), "what comes before the branch stays"
+    again = Repair(adopted.cut(keep), (given,), tuned=False, epochs=15).run()
+    assert all(torch.equal(x, y) for x, y in zip(together.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_what_is_frozen_has_no_part_in_fitting_together() -> None:
+    module, _, _ = branch()
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE), freeze=["n"])
+    keep = {group.id: -(-group.width // 2) for group in adopted.groups if group.searchable}
+    cut = adopted.extract(keep, images=images(200), epochs=2)
+    assert torch.equal(cut.get_parameter("n.weight"), module.n.weight)
+    assert torch.equal(cut.get_parameter("n.bias"), module.n.bias)
+
+
+def test_pieces_end_where_several_operations_read_a_value_and_after_three_layers() -> None:
+    """Names of the weights of each piece's layers."""
+
+    def found(module: nn.Module) -> list[list[str]]:
+        network = hwsearch.adopt(module, torch.randn(IMAGE)).network
+        weights = [[piece.knobs(lambda _: True)] for piece in pieces(network, ("conv2d", "linear")).values()]
+        return [[name.removesuffix(".weight") for name in names if name.endswith("weight")] for [names] in weights]
+
+    assert found(branch()[0]) == [["b", "n", "d"]]
+    plain = Net(
+        lambda m, x: head(m.e(m.d(m.c(m.b(m.a(x))))), m), **{k: conv(i, i + 1) for i, k in enumerate("abcde", 3)}, out=nn.Linear(8, 5)
+    )
+    assert found(plain) == [["a", "b", "c"], ["d", "e", "out"]]
+
+
+def test_a_fit_that_is_no_nearer_on_other_images_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps so large that weights are thrown about."""
+    _, adopted, kept = branch()
+    monkeypatch.setattr(_together, "_RATE", 1e3)
+    keep, given = {group_of(adopted, "b.weight"): kept}, images(200)
+    alone, together = (Repair(adopted.cut(keep), (given,), tuned=False, epochs=epochs).run() for epochs in (0, 2))
+    assert all(torch.equal(x, y) for x, y in zip(alone.state_dict().values(), together.state_dict().values(), strict=True))
+
+
+def test_epochs_want_images() -> None:
+    adopted = chain()[1]
+    with pytest.raises(InvalidInput, match="data="):
+        hwsearch.extract(adopted.architecture([0] * len(adopted.choices)), epochs=3)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -223,6 +225,56 @@ def test_a_dataset_of_hugging_face_trains_a_network(tmp_path: Path) -> None:
     small = load_data(HuggingFace(40, (16, 16), "L"))
     assert isinstance(small, hwsearch.nn.ArrayData)
     assert (small.train_x.shape[1:], small.shift, small.classes) == ((1, 16, 16), 2, 3)
+
+
+class Pictures(torch.utils.data.Dataset[Any]):
+    """Pictures of several sizes, as most datasets of torchvision have them."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        return Image.new("RGB", (20, 24 + number % 3), (5 * number, 40, 40)), number % 2
+
+
+def folder_of_pictures(folder: Path) -> Path:
+    for number in range(40):
+        file = folder / f"class{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Pictures()[number][0].save(file)
+    return folder
+
+
+PICTURES: dict[str, Callable[[Path], Any]] = {
+    "a dataset": lambda _: Pictures(),
+    "a loader": lambda _: DataLoader(Pictures(), batch_size=8),
+    "rows of Hugging Face": lambda _: HuggingFace(40, (20, 30)),
+    "splits of Hugging Face": lambda _: {name: HuggingFace(40, (20, 30)) for name in ("train", "validation", "test")},
+    "a folder": folder_of_pictures,
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_pictures_of_any_size_suit_an_adopted_network(kind: str, tmp_path: Path) -> None:
+    """They are brought to the size that the network was adopted with, by every verb that takes images."""
+    layers = torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 3)
+    module, data = torch.nn.Sequential(*layers), PICTURES[kind](tmp_path / "pictures")
+    space = hwsearch.adopt(module, torch.randn(1, 3, 16, 16))
+    small = hwsearch.extract(space.architecture([0] * len(space.choices)), data=data, images=20)
+    assert small(torch.randn(2, 3, 16, 16)).shape == (2, 3)
+    recipe = {"epochs": 1, "batch": 8, "distill": 1, "teacher": module}
+    done = hwsearch.finish(small, data=data, out=tmp_path / "done", recipe=recipe, progress=False)
+    assert (tmp_path / "done" / done.model).is_file()
+
+
+def test_labels_beside_inputs_are_no_input_of_the_file(tmp_path: Path) -> None:
+    """``(images, labels)`` and a loader of such pairs, which all verbs of adopted networks take."""
+    space = hwsearch.adopt(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(6, 2, 3)), torch.randn(1, 3, 8, 8))
+    pair = torch.randn(12, 3, 8, 8), torch.arange(12) % 2
+    small = hwsearch.extract(space.architecture([0] * len(space.choices)), data=pair)
+    for number, data in enumerate((pair, DataLoader(TensorDataset(*pair), batch_size=4), TensorDataset(*pair))):
+        file = hwsearch.export(small, out=tmp_path / f"{number}.onnx", data=data, precision="int8")
+        assert len(onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).get_inputs()) == 1
 
 
 def test_the_package_of_hugging_face_itself(tmp_path: Path) -> None:

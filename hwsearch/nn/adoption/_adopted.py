@@ -228,6 +228,7 @@ class Adopted(SearchSpace):
         scores: Scores | None = None,
         *,
         images: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        epochs: int = 0,
         precisions: Mapping[str, str] | None = None,
     ) -> fx.GraphModule:
         """The smaller network as a graph module, in evaluation mode, which shares nothing with the whole one.
@@ -240,6 +241,8 @@ class Adopted(SearchSpace):
                 batch norms after no such layer take new statistics; with 200 images or more, the scales and shifts of all channels are
                 then fitted together to the outputs. Some 800 images suffice, more are better, and all values of a layer on them have
                 to fit into memory. Nothing is repaired if omitted.
+            epochs: how often to look at the images where layers that follow one another are fitted together, by descent towards what
+                the whole network computes after the last of them; 0 leaves it at least squares.
             precisions: of kernels, by the names of weights, which the network remembers for :func:`~hwsearch.nn.adoption.quantize` and
                 :func:`hwsearch.export`; it computes in floats itself.
 
@@ -248,7 +251,10 @@ class Adopted(SearchSpace):
             UnknownName: there is no such group or branch.
         """
         cut = self.cut(keep, branches, scores)
-        network = cut.build() if images is None else Repair(cut, self.checked(images), self.frozen, self.batch, self.dynamic).run()
+        if images is None:
+            network = cut.build()
+        else:
+            network = Repair(cut, self.checked(images), self.frozen, self.batch, self.dynamic, epochs=epochs).run()
         network.meta["plan"] = {
             "fingerprint": self.graph_fingerprint,
             "keep": {name: units.tolist() for name, units in self.choose(keep, scores).items()},

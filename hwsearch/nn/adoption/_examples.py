@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...errors import InvalidInput
 from ..data._images import Data
-from ..data._load import load_data
+from ..data._load import is_dataset, load_data
+from ..data._streamed import PictureData
 
 if TYPE_CHECKING:
     from ._adopted import Adopted
@@ -41,11 +42,10 @@ def examples(space: Adopted, data: Examples, most: int, *, held_out: bool = Fals
     Raises:
         InvalidInput: there are no images, or they do not fit the network.
     """
-    given: Any = data
-    if has_splits(data):
-        opened = load_data(data)
-        batches = opened.batches("val", most, most) if held_out else _drawn(opened, most)
-        given = ((opened.normalize(x), y) for x, y in batches)
+    given: Any = opened(data, [each.shape[1:] for each in space.inputs])
+    if isinstance(given, Data):
+        normalize, batches = given.normalize, given.batches("val", most, most) if held_out else _drawn(given, most)
+        given = ((normalize(x), y) for x, y in batches)
     together, targets = gathered(given, len(space.inputs), most)
     return space.checked(together), targets
 
@@ -89,9 +89,35 @@ def gathered(data: Any, n: int, most: int | None) -> tuple[tuple[torch.Tensor, .
     return together, torch.cat(targets)[:most] if len(targets) == len(inputs) else None
 
 
-def has_splits(data: Examples) -> TypeGuard[str | os.PathLike[str] | tuple[str, Any] | Data]:
-    """Whether the data has training and validation images."""
-    return isinstance(data, str | os.PathLike | Data) or (isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], str))
+def opened(data: Any, sizes: Sequence[Sequence[int]]) -> Any:
+    """Images with splits for training and validation, if that is what the data is; all else as it is.
+
+    Splits have all that :func:`hwsearch.nn.load_data` knows by a name, a folder or the names of splits, and datasets of pictures.
+
+    Args:
+        data: whatever a user has images in.
+        sizes: of the inputs of the network. Pictures are brought to the size of the only one, where that is square.
+
+    Returns:
+        A :class:`Data`, or what was given.
+    """
+    named = isinstance(data, str | os.PathLike) or (isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], str))
+    if isinstance(data, Data) or not (named or (isinstance(data, Mapping) and "train" in data) or _holds_pictures(data)):
+        return data
+    found = load_data(data)
+    if isinstance(found, PictureData) and len(sizes) == 1 and len(sizes[0]) == 3 and sizes[0][1] == sizes[0][2]:
+        return found.at(sizes[0][1])
+    return found
+
+
+def _holds_pictures(data: Any) -> bool:
+    """Whether this is a dataset whose items hold pictures, which nothing has made tensors of."""
+    held: Any = data.dataset if isinstance(data, DataLoader) else data
+    if not is_dataset(held) or isinstance(held, IterableDataset) or not len(held):
+        return False
+    item = held[0]
+    parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, tuple | list) else [item]
+    return any(hasattr(each, "convert") for each in parts)
 
 
 def _is_batch(data: Any) -> bool:
@@ -101,7 +127,7 @@ def _is_batch(data: Any) -> bool:
 
 def _has_items(data: Any) -> bool:
     """Whether this is a dataset of single images."""
-    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
+    return is_dataset(data) and not isinstance(data, DataLoader | IterableDataset)
 
 
 def _collated(data: Dataset[Any]) -> Iterable[Any]:

@@ -11,7 +11,7 @@ from ._examples import Examples, examples
 from ._importance import importance
 
 
-def extract(architecture: Architecture, *, data: Examples | None = None, images: int = 800) -> fx.GraphModule:
+def extract(architecture: Architecture, *, data: Examples | None = None, images: int = 800, epochs: int = 0) -> fx.GraphModule:
     """The network that a search in an adopted network found, as an ordinary PyTorch module.
 
     Of each group those units are kept that matter most: by what the architecture's space has learned, as it has in a result of a search by
@@ -24,6 +24,9 @@ def extract(architecture: Architecture, *, data: Examples | None = None, images:
             ``DataLoader`` or another iterable of batches, or what :func:`hwsearch.nn.load_data` takes. Targets are ignored. Nothing is
             repaired if omitted.
         images: how many of them to use at most.
+        epochs: how often to look at them where layers that follow one another, such as those of a residual branch, are fitted together
+            by descent towards what the whole network computes there, without labels. It is worth most where half of the network or more
+            is gone, and takes about as long as that many epochs of training on these images. 0 leaves it at least squares in closed form.
 
     Returns:
         The module, in evaluation mode and in floats; :func:`hwsearch.export` writes its kernels in the precisions of the architecture. It
@@ -31,7 +34,7 @@ def extract(architecture: Architecture, *, data: Examples | None = None, images:
         part, which ``architecture.space.insert`` puts back.
 
     Raises:
-        InvalidInput: the architecture is of no adopted network, or the images do not fit it.
+        InvalidInput: the architecture is of no adopted network, the images do not fit it, or there are epochs and no data.
 
     Example:
         >>> import hwsearch
@@ -48,7 +51,9 @@ def extract(architecture: Architecture, *, data: Examples | None = None, images:
             f"{space.name!r} is not a network that was adopted in this process. Adopt it again with hwsearch.adopt() and load the result "
             "with load_result(path, space); networks of a supernet are extracted with hwsearch.nn.deploy()."
         )
+    if check_count("epochs", epochs, least=0) and data is None:
+        raise InvalidInput("epochs= fits layers on images, and there are none: give data= as well.")
     inputs = None if data is None else examples(space, data, check_count("images", images, least=1))[0]
     scores = dict(space.learned) or importance(space, "l2" if inputs is None else "reconstruction", inputs)
     genes = architecture.genes
-    return space.extract(*space.plan(genes), scores, images=inputs, precisions=space.bits(genes))
+    return space.extract(*space.plan(genes), scores, images=inputs, epochs=epochs, precisions=space.bits(genes))

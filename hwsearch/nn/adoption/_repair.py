@@ -11,7 +11,7 @@ deep convolutional networks, 2016). At last the scales and shifts of all channel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import fx
 from ._cut import Cut
 from ._normal import Normal, patches, positions
 from ._state import get
+from ._together import Together, pieces
 from ._tuning import Examples, affordable, tune
 from .rules.base import base_name, bound, shape_of
 
@@ -49,6 +50,10 @@ class Aim:
         assert wanted is not None
         return Aim(wanted, idle, None if self.sign is None else self.sign.reshape(groups, -1))
 
+    def part(self, start: int, stop: int) -> Aim:
+        """The same at positions that follow one another."""
+        return Aim(self.wanted[start:stop], None if self.idle is None else self.idle[start:stop], self.sign)
+
     def beside(self, made: torch.Tensor) -> torch.Tensor:
         """What to want of a layer that gives ``made``: where a rectifier passes nothing, how far below is all the same."""
         if self.idle is None or self.sign is None:
@@ -75,6 +80,8 @@ class Repair:
             network, as if all layers were fitted at once. It is there to be compared with.
         rounds: how often a layer before a rectifier is fitted again, where what the rectifier does not pass is left out.
         tuned: whether the scales and shifts of all channels are fitted together in the end.
+        epochs: how often the images are looked at where layers that follow one another descend together (``_together``); 0 leaves it at
+            least squares in closed form.
     """
 
     cut: Cut
@@ -89,6 +96,7 @@ class Repair:
     sequential: bool = True
     rounds: int = 3
     tuned: bool = True
+    epochs: int = 0
 
     def run(self) -> fx.GraphModule:
         """The repaired network."""
@@ -98,6 +106,8 @@ class Repair:
         chunks = list(zip(*(_batches(each, self.batch) for each in self.images), strict=True))
         self.network, self.places = network, places
         self.old, self.new = Side(self.cut.network, chunks), Side(network, chunks)
+        self.pieces = pieces(network, _FITTED) if self.epochs else {}
+        self.new.keep({piece.entry: last for last, piece in self.pieces.items()})
         source = {fresh: node for node, fresh in reversed(places.items())}
         waiting = [node for node in network.graph.nodes if node.op != "output"]
         self.settled: set[fx.Node] = set()
@@ -200,8 +210,32 @@ class Repair:
             get(self.network, str(call["bias"].target)).copy_(left.reshape(-1))
         elif norm is not None:
             get(self.network, str(norm["running_mean"].target)).sub_(left.reshape(-1))
+        if fresh in self.pieces:
+            self._join(fresh, aims, norm, left.reshape(-1))
         if norm is not None:
             self.settled.add(next(iter(fresh.users)))
+
+    def _join(self, fresh: fx.Node, aims: Sequence[Aim], norm: dict[str, Any] | None, left: torch.Tensor) -> None:
+        """Fit all layers of the piece that ends with a layer to what the last one, and the shift that its norm adds, should compute."""
+        piece = self.pieces[fresh]
+        inputs = self.new.values[piece.entry]
+        rows = [len(aim.wanted) // len(x) for aim, x in zip(aims, inputs, strict=True)]
+
+        def wanted(number: int, part: slice, made: torch.Tensor) -> torch.Tensor:
+            start, stop, _ = part.indices(len(inputs[number]))
+            return aims[number].part(start * rows[number], stop * rows[number]).beside(made)
+
+        factor = torch.ones_like(aims[0].wanted[0]) if norm is None else self._affine(norm)[0]
+        shift = None if norm is None else left.to(factor.dtype)
+        together = Together(self.network, piece, piece.knobs(self._own), wanted, factor, shift, self.dynamic)
+        found = together.fit(inputs, self.epochs)
+        if found is None:
+            return
+        for name, tensor in found[0].items():
+            get(self.network, name).copy_(tensor)
+        if norm is not None:
+            get(self.network, str(norm["running_mean"].target)).sub_(found[1])
+        self.new.values[bound(fresh)["input"]] = [list(piece.run(self.network, x, {}))[-2] for x in inputs]
 
     def _picked(self, node: fx.Node, dim: int) -> list[torch.Tensor]:
         """What the whole network has at a node, of the channels that are kept."""
@@ -318,8 +352,13 @@ class Side:
         self.network, self.chunks = network, chunks
         self.values: dict[fx.Node, list[Any]] = {}
         self._inputs = 0
-        order = {node: place for place, node in enumerate(network.graph.nodes)}
-        self._last = {node: max(node.users, key=order.__getitem__, default=node) for node in network.graph.nodes}
+        self._order = {node: place for place, node in enumerate(network.graph.nodes)}
+        self._last = {node: max(node.users, key=self._order.__getitem__, default=node) for node in network.graph.nodes}
+
+    def keep(self, until: Mapping[fx.Node, fx.Node]) -> None:
+        """Keep the values of some operations until another one is computed."""
+        for node, last in until.items():
+            self._last[node] = max(self._last[node], last, key=self._order.__getitem__)
 
     def step(self, node: fx.Node) -> None:
         """Compute one operation for all batches."""

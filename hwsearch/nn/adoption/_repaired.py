@@ -17,11 +17,12 @@ from ...backends.base import Backend
 from ...devices._table import LatencyTable
 from ...errors import InvalidInput, check_count
 from ...searching.verify._verifier import Measured
+from ..data._images import Data
 from ..quantization._quantize import STANDARD as STANDARD_BITS
 from ..quantization._quantize import Quantization
 from ._adopted import Adopted
 from ._evidence import Loss, cross_entropy
-from ._examples import Examples, examples, has_splits
+from ._examples import Examples, examples, opened
 from ._importance import importance
 from ._quantized import quantize
 from ._state import digest, get
@@ -93,7 +94,8 @@ class Repaired:
             InvalidInput: there are too few images, they do not fit, or the network is no classifier and there is no metric.
         """
         held: tuple[tuple[torch.Tensor, ...], torch.Tensor | None] | None = None
-        if has_splits(data):
+        data = opened(data, [each.shape[1:] for each in space.inputs])
+        if isinstance(data, Data):
             inputs, targets = examples(space, data, probing.images)
             if probing.metric is None:
                 held = examples(space, data, probing.held_out, held_out=True)

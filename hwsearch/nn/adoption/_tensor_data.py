@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +13,7 @@ import torch
 
 from ...errors import InvalidInput
 from ..data._images import Data, Normalize, Share, check_split
-from ..data._load import load_data
-from ._examples import Examples, gathered, has_splits
+from ._examples import Examples, gathered, opened
 
 _LEAST = 10
 """Fewer inputs cannot be divided into images to train, to choose and to judge on."""
@@ -98,16 +97,15 @@ class TensorData(Data):
         return self._taken(self._index["train"][order[:512]])[0]
 
 
-def as_data(data: Examples, inputs: int) -> Data:
+def as_data(data: Examples, sizes: Sequence[Sequence[int]]) -> Data:
     """Images with splits, of whatever a user has them in.
 
     Args:
         data: as :func:`hwsearch.finish` takes it.
-        inputs: how many inputs the network has.
+        sizes: of the inputs of the network, without the axis of images; empty ones where they are not known.
 
     Raises:
         InvalidInput: there are too few images, or a batch holds other numbers of tensors.
     """
-    if has_splits(data):
-        return load_data(data)
-    return TensorData(*gathered(data, inputs, None))
+    found = opened(data, sizes)
+    return found if isinstance(found, Data) else TensorData(*gathered(found, len(sizes), None))

@@ -87,7 +87,7 @@ def _of_objects(given: Any) -> Data:
     """
     if isinstance(given, Mapping) and "train" in given:
         splits = [given["train"], next((given[name] for name in _VAL if name in given), None), given.get("test")]
-    elif isinstance(given, tuple | list) and 2 <= len(given) <= 3 and all(_is_pair(each) or _is_dataset(each) for each in given):
+    elif isinstance(given, tuple | list) and 2 <= len(given) <= 3 and all(_is_pair(each) or is_dataset(each) for each in given):
         splits = [*given, None][:3]
     else:
         splits = [given, None, None]
@@ -95,7 +95,7 @@ def _of_objects(given: Any) -> Data:
     if there and all(map(_is_pair, there)):
         pairs: Any = splits
         return make_data("mine", *pairs)
-    if there and all(map(_is_dataset, there)):
+    if there and all(map(is_dataset, there)):
         return dataset_data("mine", splits)
     raise InvalidInput(
         "data must be a name such as 'digits', a folder, a name with its folder, a hwsearch.nn.Data, images with labels, a torch Dataset "
@@ -110,7 +110,7 @@ def _is_pair(given: Any) -> bool:
     return isinstance(given, tuple | list) and len(given) == 2 and all(len(getattr(each, "shape", ())) > 0 for each in given)
 
 
-def _is_dataset(given: Any) -> bool:
+def is_dataset(given: Any) -> bool:
     """Whether this holds images by their numbers, or loads them."""
     if isinstance(given, Dataset | DataLoader):
         return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -96,6 +97,13 @@ class PictureData(StreamedData):
     def __init__(self, name: str, classes: int, mean: tuple[float, ...], std: tuple[float, ...], *, size: int, workers: int) -> None:
         super().__init__(name, classes, mean, std, workers=workers)
         self.size = size
+
+    def at(self, size: int) -> Self:
+        """The same pictures, brought to another height and width, px."""
+        other = copy.copy(self)
+        vars(other).pop("fingerprint", None)  # it tells sizes apart
+        other.size = size
+        return other
 
     @abstractmethod
     def pictures(self, split: str) -> Items:

@@ -28,6 +28,7 @@ from ._optimizers import make_optimizer
 from ._phases import Phase
 from ._processes import Processes, accelerator
 from ._recipe import Recipe
+from ._thinning import Thinning
 from ._watch import Progress, follow
 
 _PATIENCE = 20
@@ -152,14 +153,14 @@ class Training:
         others = [p for name, p in self.parameters.items() if p.ndim <= 1 or "matrices" in name]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = make_optimizer(recipe.optimizer, groups, recipe.learning_rate, recipe.momentum, recipe.optimizer_options)
+        self.thinning = Thinning(recipe.sparsity, losses.network, self.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()} if recipe.ema else {}
         self.best: dict[str, torch.Tensor] | None = None
         self.judged = Best()
         self.partial: Path | None = None
         self.facts: Facts = {}
-        self._written, self._cost = -math.inf, 0.0
-        self._saved = self._kept = 0
+        self._written, self._cost, self._saved, self._kept = -math.inf, 0.0, 0, 0
 
     @property
     def finite(self) -> bool:
@@ -228,13 +229,14 @@ class Training:
                         parameter.grad = gradients[name] = parameter.grad.add_(gradients[name]) if name in gradients else parameter.grad
             self.team.add_up([told, *gradients.values()])
             self.scaler.unscale_(self.optimizer)
-            norm = self._norm()
+            norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in self._gradients()])))
             good = math.isfinite(told.item()) and math.isfinite(norm)
             if good:
                 if place:  # a phase begins once, with the result of the one before
                     self.save()
                 self._change(norm)
                 self._follow(place + 1)
+                self.thinning.after(self.average)
             self.scaler.update()
             self.step += 1
             self.skipped += not good
@@ -244,7 +246,8 @@ class Training:
     @torch.no_grad()
     def _judge(self) -> None:
         """At the end of an epoch, and before the first one: keep the result as it is now if the losses judge it the best so far."""
-        if self.step % self.steps_per_epoch or self.step in self.judged.curve or not self.losses.judges:
+        due = self.losses.judges and self.thinning.settled(self.step, self.steps)
+        if self.step % self.steps_per_epoch or self.step in self.judged.curve or not due:
             return
         held = {name: parameter.detach().clone() for name, parameter in self.parameters.items()} if self.average else {}
         self._settle()
@@ -255,15 +258,12 @@ class Training:
     def _gradients(self) -> list[torch.Tensor]:
         return [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
 
-    def _norm(self) -> float:
-        """The norm of all gradients together."""
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in self._gradients()])))
-
     def _change(self, norm: float) -> None:
         """Change the weights by their gradients, clipped."""
         if self.recipe.clip and norm > self.recipe.clip:
             for gradient in self._gradients():
                 gradient.mul_(self.recipe.clip / norm)
+        self.thinning.before(self.step, self.steps)
         self.scaler.step(self.optimizer)
 
     def _mixed(self, x: torch.Tensor, y: torch.Tensor, part: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,6 +19,7 @@ from torch import nn
 from ..._registry import find, names
 from ...errors import InvalidInput, UnknownName, check_count
 from ..data._streamed import Augment
+from ..pruning._sparsity import Sparsity
 from ..supernet._supernet import WeightsLike
 from ._optimizers import Loss, check_schedule, make_optimizer, rate_of
 from ._phases import PHASES, Phase
@@ -79,6 +80,8 @@ class Recipe:
         phases: which networks may be trained when: all at all times (:data:`hwsearch.nn.PHASES` has ``"sandwich"``), or ever smaller ones
             (``"progressive"``). Each phase is a training of its own that begins with the result of the one before: it has its own
             warm-up, momentum and moving average. Of phases that follow each other and train the same networks, the first counts.
+        sparsity: how many weights of a single network become zero while it learns, in which pattern
+            (:class:`hwsearch.nn.pruning.Sparsity`); ``None`` for none. The network is judged once the whole share is zero.
         optimizer, optimizer_options: ``"sgd"``, or the name of an optimiser of torch, such as ``"AdamW"``, and what it takes besides the
             learning rate and the weight decay.
         schedule, schedule_options: of the learning rate after the warm-up: ``"cosine"``, ``"linear"`` (to zero), ``"constant"``, or the
@@ -118,6 +121,7 @@ class Recipe:
     stages: Mapping[str, str] | None = None
     phases: tuple[Phase, ...] = PHASES["sandwich"]
     teacher: WeightsLike | nn.Module | None = None
+    sparsity: Sparsity | None = None
     optimizer: str = "sgd"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     schedule: str = "cosine"
@@ -149,6 +153,8 @@ class Recipe:
             raise InvalidInput(f"distill must be between 0 and 1, not {self.distill}.")
         if self.amp is not None and self.amp not in AMP:
             raise UnknownName("amp", self.amp, AMP)
+        if self.sparsity is not None and not isinstance(self.sparsity, Sparsity):
+            raise InvalidInput(f"sparsity must be a hwsearch.nn.pruning.Sparsity, not {self.sparsity!r}.")
         if not (self.phases and all(isinstance(phase, Phase) for phase in self.phases)):
             raise InvalidInput(f"phases must be one Phase or more, not {self.phases!r}.")
         self._check_names()

@@ -114,12 +114,18 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
         space: the networks to train; ``None`` for a network that has none.
 
     Raises:
-        InvalidInput: the processes cannot share out the parts evenly, or the recipe of a supernet has a metric, or hints and no teacher.
+        InvalidInput: the processes cannot share out the parts evenly, or the recipe of a supernet has a metric or a sparsity, or hints
+            and no teacher.
     """
     if space is not None and recipe.metric is not None:
         raise InvalidInput("A metric is for networks of your own (hwsearch.adopt, then finish); leave it out of this recipe.")
     if space is not None:
         recipe.check_teacher()
+    if recipe.sparsity is not None and space is not None and space.size > 1:
+        raise InvalidInput(
+            "The networks of a supernet share their weights, so these cannot be zero for one of them: train one network, "
+            "space.alone(row), or finish it with this sparsity."
+        )
     count = processes().count
     batch = min(recipe.batch, data.count("train"))
     phases = recipe.phases[:1] if space is None else phases_for(recipe.phases, space)

@@ -1,0 +1,168 @@
+"""Sparsity: which share of the weights is zero, in which pattern, and how it grows while a network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from ...errors import InvalidInput, UnknownName, check_count
+from ._masks import fits, lowest, lowest_of_each, pattern, spread_out, units_of
+from ._spread import SPREADS, counts
+
+SCORES = ("magnitude", "movement")
+"""Weights matter by their magnitude, or by how training moves them away from zero: minus the sum over steps of weight times gradient (Sanh
+et al., NeurIPS'20)."""
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Which share of a network's weights is zero, and how that share grows while it learns.
+
+    The share rises from 0 at ``begin`` to ``share`` at ``end`` as a cubic, fast at first and slow at last: ``share * (1 - (1 - t)**3)``
+    (Zhu and Gupta, 2017, equation 1). With ``begin == end`` all of it is zero at once. What is zero stays zero. What does not consist of
+    several such units, such as 1x1 convolutions for rows of kernels, stays dense, as do biases and batch norms.
+
+    Attributes:
+        share: of the units that are zero in the end, at least 0 and below 1; of ``"N:M"`` it is (M - N) / M, whatever is said.
+        unit: what is zero together, one of :data:`hwsearch.nn.pruning.UNITS` or ``"N:M"``.
+        spread: how the zeros are spread over layers, one of :data:`hwsearch.nn.pruning.SPREADS`; of ``"N:M"`` every layer has its own.
+        by: what says how much a weight matters: ``"magnitude"`` or ``"movement"``; a unit matters as the mean of its weights.
+        begin, end: when the share begins to rise and when it is reached, as shares of the training.
+        every: steps from one rise to the next.
+        dense: names, or patterns with ``*``, of parameters that stay dense, such as ``("*linear*",)``.
+
+    Raises:
+        InvalidInput: numbers that make no sense.
+        UnknownName: there is no such unit, spread or score.
+
+    Example:
+        >>> from hwsearch.nn.pruning import Sparsity
+        >>> [round(Sparsity(0.8, begin=0.0, end=0.5).at(step, 100), 3) for step in (0, 25, 50, 99)]
+        [0.0, 0.7, 0.8, 0.8]
+    """
+
+    share: float = 0.5
+    unit: str = "weight"
+    spread: str = "layer"
+    by: str = "magnitude"
+    begin: float = 0.0
+    end: float = 0.6
+    every: int = 100
+    dense: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        found = pattern(self.unit)
+        if found is not None:
+            object.__setattr__(self, "share", 1 - found[0] / found[1])
+        for what, name, known in (("spread of sparsity", self.spread, SPREADS), ("score of sparsity", self.by, SCORES)):
+            if name not in known:
+                raise UnknownName(what, name, known)
+        if not 0 <= self.share < 1:
+            raise InvalidInput(f"share of a sparsity must be at least 0 and below 1, not {self.share}.")
+        if not 0 <= self.begin <= self.end <= 1:
+            raise InvalidInput(f"A sparsity begins and ends between 0 and 1, in this order, not at {self.begin} and {self.end}.")
+        if self.by == "movement" and self.end == 0:
+            raise InvalidInput("Before the first step nothing has moved: a sparsity by movement needs an end above 0.")
+        check_count("every", self.every, least=1)
+
+    def at(self, step: int, steps: int) -> float:
+        """The share that is zero after a number of steps out of ``steps``."""
+        first, last = self.begin * steps, self.last(steps)
+        if step >= last:
+            return self.share
+        if step < first:
+            return 0.0
+        return float(self.share * (1 - (1 - (step - first) / (last - first)) ** 3))
+
+    def last(self, steps: int) -> int:
+        """The step in which the whole share is zero."""
+        return max(0, min(round(self.end * steps), steps - 1))
+
+    def reached(self, step: int, steps: int) -> float:
+        """The share that is zero in a step: that of the last rise, of which there is one every ``every`` steps."""
+        first = round(self.begin * steps)
+        if step < first or step >= self.last(steps):
+            return self.at(step, steps)
+        return self.at(max(first, step - (step - first) % self.every), steps)
+
+    def masks(
+        self, weights: Mapping[str, torch.Tensor], share: float | None = None, scores: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Which weights stay.
+
+        Args:
+            weights: of layers, by name, shape ``(cout, cin)`` or ``(cout, cin, height, width)``; a unit all of whose weights are zero
+                is the first to go.
+            share: of the units that are zero; the final one if omitted.
+            scores: how much each weight matters, shaped like the weights; their magnitude if omitted.
+
+        Returns:
+            Booleans shaped like the weights, for each layer that consists of such units.
+        """
+        share = self.share if share is None else share
+        chosen = {name: each.detach() for name, each in weights.items() if self.takes(name, each)}
+        matter = {name: _score(each, None if scores is None else scores[name], self.unit) for name, each in chosen.items()}
+        found = pattern(self.unit)
+        if found is not None:
+            kept = {name: lowest_of_each(each, round(share * found[1])) for name, each in matter.items()}
+        else:
+            gone = counts(matter, {name: tuple(each.shape) for name, each in chosen.items()}, share, self.spread)
+            kept = {name: lowest(each, gone[name]) for name, each in matter.items()}
+        return {name: spread_out(kept[name], each, self.unit) for name, each in chosen.items()}
+
+    def takes(self, name: str, weight: torch.Tensor) -> bool:
+        """Whether a parameter becomes sparse."""
+        return weight.is_floating_point() and fits(weight, self.unit) and not any(fnmatchcase(name, each) for each in self.dense)
+
+
+def _score(weight: torch.Tensor, score: torch.Tensor | None, unit: str) -> torch.Tensor:
+    """How much each unit matters, above 0 if any of its weights is not zero; 0 if none is."""
+    size = units_of(weight.abs().double(), unit)
+    if score is None:
+        return size
+    found = units_of(score.detach().double(), unit)
+    return torch.where(size > 0, found - found.min() + 1e-30 + 1e-12 * (found.max() - found.min()), torch.zeros_like(found))
+
+
+def prune(network: nn.Module, sparsity: Sparsity) -> dict[str, torch.Tensor]:
+    """Make weights of a network zero, at once and in place.
+
+    Args:
+        network: any module.
+        sparsity: how many and which; its schedule does not matter.
+
+    Returns:
+        Which weights stay, by the names of parameters.
+
+    Raises:
+        InvalidInput: it is by movement, which only training knows; or nothing of the network consists of such units.
+
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn.pruning import Sparsity, prune, sparsity_of
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(8, 8, 3))
+        >>> masks = prune(network, Sparsity(0.75, spread="global"))
+        >>> round(sparsity_of(network), 3)
+        0.75
+    """
+    if sparsity.by == "movement":
+        raise InvalidInput("How weights move is known while a network learns only: give the sparsity to the recipe of a training.")
+    weights = dict(network.named_parameters())
+    masks = sparsity.masks(weights)
+    if not masks:
+        raise InvalidInput(f"No layer of the network consists of several units of the kind {sparsity.unit!r}.")
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].mul_(mask)
+    return masks
+
+
+def sparsity_of(network: nn.Module | Iterable[torch.Tensor]) -> float:
+    """The share of zeros among the weights of convolutions and linear layers."""
+    given = network.parameters() if isinstance(network, nn.Module) else network
+    weights = [each for each in given if each.ndim > 1]
+    return sum(int((each == 0).sum()) for each in weights) / max(1, sum(each.numel() for each in weights))

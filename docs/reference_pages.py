@@ -20,6 +20,7 @@ FACES = {
     "hwsearch.searching": "From a problem to an answer.",
     "hwsearch.nn": "Supernets, training, quantisation, data and export: all that needs torch.",
     "hwsearch.nn.adoption": "Networks of your own: what can be cut, and how they are repaired.",
+    "hwsearch.nn.pruning": "Zeros among weights: patterns, how they are spread over layers, and how they grow.",
     "hwsearch.nn.reinforcement": "Search by reinforcement learning: AMC and HAQ.",
     "hwsearch.interop": "What others have measured, trained or found.",
     "hwsearch.reports": "Figures and pages.",

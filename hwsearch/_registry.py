@@ -74,6 +74,8 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "l2": "hwsearch.nn.adoption.importances.l2:score",
         "fpgm": "hwsearch.nn.adoption.importances.fpgm:score",
         "lamp": "hwsearch.nn.adoption.importances.lamp:score",
+        "lasso": "hwsearch.nn.adoption.importances.lasso:score",
+        "thinet": "hwsearch.nn.adoption.importances.thinet:score",
         "bn_scale": "hwsearch.nn.adoption.importances.bn_scale:score",
     },
     "distillation": {

@@ -25,6 +25,7 @@ FACES = (
         "networks",
         "nn",
         "nn.adoption",
+        "nn.pruning",
         "nn.reinforcement",
         "profiling",
         "reports",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ class Evidence:
         loss: of the outputs and the targets of some images, summed.
         batch: images at once.
         cut: a cut network to look at in place of the whole one, with its operations; its units are scored, those that are gone get 0.
+        widths: how many units of some groups will stay, for an importance that chooses for a number.
     """
 
     adopted: Adopted
@@ -63,6 +64,7 @@ class Evidence:
     loss: Loss = cross_entropy
     batch: int = 50
     cut: tuple[Cut, fx.GraphModule] | None = None
+    widths: Mapping[str, int] | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -124,7 +126,7 @@ class Evidence:
             factor = torch.ones(len(units) + 1, dtype=images[0].dtype if images[0].is_floating_point() else None, requires_grad=True)
 
             def scale(_: fx.Node, node: fx.Node, value: torch.Tensor, factor: torch.Tensor = factor) -> torch.Tensor:
-                for dim, found in self._units(node):
+                for dim, found in self.units(node):
                     sizes = [-1 if each == dim else 1 for each in range(value.ndim)]
                     value = value * factor[torch.from_numpy(numbers[found])].reshape(sizes).to(value.dtype)
                 return value
@@ -186,10 +188,10 @@ class Evidence:
             Read(reader.name, node.name, value.detach(), slope, dim, units)
             for (reader, node, value), slope in zip(seen, slopes, strict=True)
             if slope is not None and value.shape[0] == len(targets)
-            for dim, units in self._units(node)
+            for dim, units in self.units(node)
         ]
 
-    def _units(self, node: fx.Node) -> Iterator[tuple[int, Labels]]:
+    def units(self, node: fx.Node) -> Iterator[tuple[int, Labels]]:
         """The axes of a tensor on which units lie, but for the first, with the unit of each channel that is there."""
         flow = self.adopted.analysis.flow
         for factor in flow.factors(node):

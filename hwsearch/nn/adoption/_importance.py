@@ -6,7 +6,7 @@ more important. What is removed is meant to be additive, so that scores of diffe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,7 @@ def importance(
     targets: torch.Tensor | None = None,
     loss: Loss = cross_entropy,
     cut: tuple[Cut, fx.GraphModule] | None = None,
+    widths: Mapping[str, int] | None = None,
 ) -> Scores:
     """The importance of each unit of each searchable group, shape ``(width,)``.
 
@@ -43,6 +44,7 @@ def importance(
         loss: of the outputs and the targets of some images, summed over them.
         cut: what was cut already, and the repaired network: an importance that looks at data then looks at that one, and gives 0 to what
             is gone.
+        widths: how many units of each group will stay, for ``"lasso"``, which chooses for a number: these score highest.
 
     Raises:
         InvalidInput: the importance needs images or targets that are not given, or the images do not fit.
@@ -53,7 +55,7 @@ def importance(
         images = adopted.checked(images)
         targets = targets if targets is None or adopted.dynamic else targets[: len(images[0])]
     batch = Evidence.batch if adopted.dynamic else adopted.batch
-    return score(Evidence(adopted, images, targets, loss, batch, cut))
+    return score(Evidence(adopted, images, targets, loss, batch, cut, widths))
 
 
 def allocate(adopted: Adopted, scores: Scores, macs: float, order: Scores | None = None) -> dict[str, Labels]:

@@ -1,0 +1,275 @@
+"""The lineage, side by side: each strategy on the same network, under the same limit, with the same score and the same number of scores.
+
+    OMP_NUM_THREADS=1 python benchmarks/lineage.py BENCH DATA [--cifar DIR] [--methods amc ...] [--scores 200] [--seeds 0 1] [--out DIR]
+
+DATA is the folder of published data. BENCH is one of:
+
+- macro: NAS-Bench-Macro, all 6,561 networks trained; the score is the mean accuracy of three trainings, the limit the median of the MACs of
+  all networks. What counts is how many networks within the limit are truly better than the one found.
+- apq: APQ's space with its table of BitFusion, at the latency that is a quarter of the way from the least to that of the largest network.
+  No accuracy of APQ's networks is public, so a stand-in is searched: the logarithm of the multiply-accumulates of each layer less what its
+  bits lose of them. It is a sum, so the optimum is proven by ``exact``, and what counts is how far below it a strategy ends.
+- bits: HAWQ-V3's table of ResNet-50 on a T4: least sensitivity at the latency that is 40 % of the way from all 4 to all 8 bits; the optimum
+  is proven too.
+- resnet56: ResNet-56 of CIFAR-10 (weights in DATA, images in DIR), the widths within its blocks, at most half of its multiply-accumulates,
+  before any training. Channels go by the L1 norm of their weights. The score is the accuracy of the network repaired quickly: layer after
+  layer by least squares on REPAIRED training images, judged on JUDGED others. The best network of each strategy is then repaired as
+  ``hwsearch.extract`` does, on FINAL training images, and has the accuracy of all 10,000 test images, which no choice looks at. Policies by
+  hand need no scores: ``uniform`` keeps the same share in every block, ``deep`` cuts late blocks more, ``shallow`` early ones.
+
+Every score is kept, so that a run that was stopped goes on where it was. Each line of DIR/lineage-BENCH.json says what was found, after
+how many scores and CPU-seconds the best score had risen, and what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hwsearch
+from hwsearch import interop, metric
+from hwsearch._files._writing import Journal, write_atomic
+from hwsearch.algorithms import NSGA2, Algorithm, Evolution, Problem, RandomSearch, Surrogate
+from hwsearch.costs import Metric
+from hwsearch.networks import Block
+from hwsearch.nn.reinforcement import AMC, HAQ
+
+REPAIRED, JUDGED, FINAL = 48, 250, 600
+"""Training images that a score repairs on and judges on, and that the answer is repaired on."""
+HAND = ("uniform", "deep", "shallow")
+
+Score = Callable[[np.ndarray], Any]
+
+
+def methods(scores: int) -> dict[str, Algorithm]:
+    """The strategies, by the number of scores; agents begin with as large a share at random as their papers have."""
+    return {
+        "random": RandomSearch(population=max(1, scores // 10)),
+        "amc": AMC(warmup=max(1, scores // 8), steps=10 * scores),
+        "haq": HAQ(warmup=max(1, scores // 30), steps=10 * scores),
+        "evolution": Evolution(population=max(8, scores // 10), islands=1, parents=max(4, scores // 20), alone=1, steps=10**6),
+        "nsga2": NSGA2(population=max(8, scores // 10), metrics=(), steps=10**6),
+        "surrogate": Surrogate(),
+    }
+
+
+@dataclass
+class Kept:
+    """A score that is kept in a journal: what it gave once is not computed again.
+
+    Attributes:
+        score: rows -> scores.
+        journal: of rows and scores.
+        most: scores after which the best no longer counts.
+    """
+
+    score: Score
+    journal: Journal
+    most: int
+    known: dict[bytes, tuple[float, float]] = field(default_factory=dict)
+    course: list[tuple[float, float]] = field(default_factory=list)
+    best: tuple[float, list[int]] = (-np.inf, [])
+
+    def __post_init__(self) -> None:
+        self.known = {bytes.fromhex(line["row"]): (line["score"], line["seconds"]) for line in self.journal}
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Scores, shape ``(n,)``."""
+        found = []
+        for row in X:
+            if row.tobytes() not in self.known:
+                start = time.process_time()
+                value = float(self.score(row[None])[0])
+                self.known[row.tobytes()] = value, time.process_time() - start
+                self.journal.append({"row": row.tobytes().hex(), "score": value, "seconds": round(self.known[row.tobytes()][1], 4)})
+            value, seconds = self.known[row.tobytes()]
+            if len(self.course) < self.most:
+                self.course.append((value, seconds))
+                self.best = max(self.best, (value, row.tolist()))
+            found.append(value)
+        return np.array(found)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A problem that strategies meet.
+
+    Attributes:
+        problem: space, score and limits.
+        judged: the row that a strategy found -> what counts, for the report.
+    """
+
+    problem: Problem
+    judged: Callable[[np.ndarray], dict[str, Any]]
+
+
+def macro(data: Path) -> Bench:
+    """NAS-Bench-Macro."""
+    known = interop.nasbench_macro(data / "nas_bench_macro" / "nas-bench-macro_cifar10.json")
+    X = np.concatenate(list(known.space.enumerate()))
+    accuracy, macs = known.score("mean_acc"), metric("macs", known.space)
+    limit = float(np.median(macs(X)))
+    true = accuracy(X[macs(X) <= limit])
+
+    def judged(row: np.ndarray) -> dict[str, Any]:
+        better = int((true > accuracy(row[None])[0]).sum())
+        return {"accuracy": float(accuracy(row[None])[0]), "better": better, "of": len(true), "best": float(true.max())}
+
+    return Bench(Problem.of(known.space, predictor=accuracy, limits={"macs": limit}), judged)
+
+
+def apq(data: Path) -> Bench:
+    """APQ's space, with a stand-in for the accuracy."""
+    space, table = hwsearch.load_space("apq"), interop.apq_table(data / "apq" / "bitfusion_lut.json")
+
+    def worth(block: Block) -> float:
+        lost = float(2.0**-block.bits.weight_bits + 2.0**-block.bits.activation_bits)
+        return float(np.log2(1 + block.macs / 1e6)) * (1 - lost)
+
+    latency = metric("latency_ms", space, table)
+    most = float(latency(np.array([[size - 1 for size in space.sizes]], dtype=np.uint8))[0])
+    limit = latency.lower_bound + 0.25 * (most - latency.lower_bound)
+    return proven(space, Metric.of_blocks("worth", space, worth), {"latency_ms": limit}, table)
+
+
+def bits(data: Path) -> Bench:
+    """HAWQ-V3's bits of ResNet-50."""
+    space = interop.hawq_table(data / "hawq" / "hawq_v3_t4_lut.json", "resnet50").space()
+    latency = metric("latency_ms", space)
+    four, eight = (float(latency(np.full((1, len(space.choices)), place, dtype=np.uint8))[0]) for place in (0, 1))
+    return proven(space, -metric("sensitivity", space), {"latency_ms": four + 0.4 * (eight - four)}, None)
+
+
+def proven(space: hwsearch.SearchSpace, score: Metric, limits: dict[str, float], table: hwsearch.LatencyTable | None) -> Bench:
+    """A sum as the score, whose optimum is proven, and which strategies do not know to be a sum."""
+    best = hwsearch.search(space, predictor=score, device=table, limits=limits, algorithm="exact", run=hwsearch.Run(progress=False))
+    rng = np.random.default_rng(0)
+    usual = float(np.median(score(space.sample(2000, rng))))
+
+    def judged(row: np.ndarray) -> dict[str, Any]:
+        value = float(score(row[None])[0])
+        return {"worth": value, "best": best.best_score, "gap": (best.best_score - value) / abs(best.best_score - usual)}
+
+    return Bench(Problem.of(space, predictor=lambda X: score(X), device=table, limits=limits), judged)
+
+
+@cache
+def resnet56(data: Path, cifar: Path) -> Bench:
+    """ResNet-56 of CIFAR-10."""
+    import torch
+    from adopt_cifar import accuracy, load_network, moved, normalized
+
+    from hwsearch.nn import ArrayData, load_data
+    from hwsearch.nn.adoption import adopt, importance
+    from hwsearch.nn.adoption._repair import Repair
+
+    torch.set_num_threads(1)
+    module = load_network(data / "cifar_resnets" / "resnet56.npz", 56)
+    images = load_data(("cifar10", cifar))
+    assert isinstance(images, ArrayData)
+    whole = adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), step=2)
+    order = np.random.default_rng(0).permutation(len(images.train_x))
+    mending = moved(normalized(images.train_x[order[:FINAL]]), 0)
+    held = order[-JUDGED:]
+    others, labels = torch.as_tensor(images.train_x[held]), torch.as_tensor(images.train_y[held])
+    between = [choice.name for choice in whole.choices if choice.name == "conv1.width" or choice.name.endswith(".conv2.width")]
+    largest = {choice.name: [choice.values[-1]] for choice in whole.choices if choice.name in between or choice.role == "depth"}
+    scores = importance(whole, "l1")
+    space = whole.restrict(largest).knowing({group: np.asarray(scores[group], dtype=np.float64) for group in whole.places.groups})
+
+    def score(X: np.ndarray) -> np.ndarray:
+        found = []
+        for row in X:
+            cut = Repair(space.cut(*space.plan(row)), (mending[:REPAIRED],), samples=(2000, 6), rounds=0, tuned=False).run()
+            found.append(accuracy(cut, others, labels))
+        return np.array(found)
+
+    def judged(row: np.ndarray) -> dict[str, Any]:
+        cut = space.extract(*space.plan(row), images=(mending,))
+        right = accuracy(cut, torch.as_tensor(images.test_x), torch.as_tensor(images.test_y))
+        return {"test": right, "macs": float(metric("macs", space)(row[None])[0])}
+
+    limit = 0.5 * float(whole.macs())
+    return Bench(Problem.of(space, predictor=score, limits={"macs": limit}), judged)
+
+
+def by_hand(bench: Bench, policy: str) -> np.ndarray:
+    """The largest network of a policy within the limits."""
+    space = bench.problem.space
+    genes = [gene for gene, allowed in enumerate(space.allowed) if len(allowed) > 1]
+    places = np.linspace(0.0, 1.0, len(genes))
+    slope = {"uniform": np.ones(len(genes)), "deep": 2 * places, "shallow": 2 * (1 - places)}[policy]
+    for cut in np.linspace(0.0, 1.0, 400):
+        row = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
+        for gene, each in zip(genes, 1.0 - cut * slope, strict=True):
+            values = np.array([float(space.choices[gene].values[index]) for index in space.allowed[gene]])
+            row[gene] = space.allowed[gene][int(np.abs(values - each * values[-1]).argmin())]
+        if (bench.problem.costs(row[None]) <= 1.0).all():
+            return row
+    raise SystemExit(f"The policy {policy!r} cannot meet the limits.")
+
+
+def run(bench: Bench, method: str, scores: int, seed: int, out: Path, name: str) -> dict[str, Any]:
+    """One strategy with one seed."""
+    start = time.process_time()
+    if method in HAND:
+        row, told = by_hand(bench, method), {}
+    else:
+        kept = Kept(bench.problem.score, Journal(out / f"lineage-{name}-{method}-{scores}-{seed}.jsonl"), scores)
+        problem = Problem(bench.problem.space, kept, bench.problem.limits, bench.problem.seeds, bench.problem.metrics)
+        replayed = sum(seconds for _, seconds in kept.known.values())
+        hwsearch.search(problem, methods(scores)[method], seed=seed, run=hwsearch.Run(evaluations=scores, progress=False))
+        row = np.array(kept.best[1], dtype=np.uint8)
+        values = [value for value, _ in kept.course]
+        rises = [place for place, value in enumerate(values) if value > max(values[:place], default=-np.inf)]
+        spent = np.cumsum([seconds for _, seconds in kept.course])
+        told = {
+            "scores": len(values),
+            "best_score": kept.best[0],
+            "course": [[place + 1, round(float(spent[place]), 1), values[place]] for place in rises],
+            "seconds": round(time.process_time() - start + replayed),
+        }
+    found = {"method": method, "seed": seed, "row": row.tolist(), **told, **bench.judged(row)}
+    print({key: value for key, value in found.items() if key not in ("row", "course")}, flush=True)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bench", choices=["macro", "apq", "bits", "resnet56"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--cifar", type=Path, help="the folder of cifar-10-batches-py, for resnet56")
+    parser.add_argument("--methods", nargs="+", default=[*methods(100)])
+    parser.add_argument("--scores", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
+    options = parser.parse_args(arguments)
+    ways: dict[str, Callable[[], Bench]] = {
+        "macro": lambda: macro(options.data),
+        "apq": lambda: apq(options.data),
+        "bits": lambda: bits(options.data),
+        "resnet56": lambda: resnet56(options.data, options.cifar),
+    }
+    ended = Journal(options.out / f"lineage-{options.bench}-{options.scores}.jsonl")
+    done = {(line["method"], line["seed"]) for line in ended}
+    bench = ways[options.bench]()
+    for seed in options.seeds:
+        for method in options.methods:
+            if (method, seed) not in done and not (method in HAND and seed):
+                ended.append(run(bench, method, options.scores, seed, options.out, options.bench))
+    rows = sorted(ended, key=lambda line: (line["method"], line["seed"]))
+    text = json.dumps({"bench": options.bench, "scores": options.scores, "rows": rows}, indent=1)
+    write_atomic(options.out / f"lineage-{options.bench}-{options.scores}.json", text.encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-# make demo | test | lint | types | docs | bench
+# make demo | test | lint | types | docs | wheel | bench
 #
 #   make demo ARGS="--data cifar10 DIR"     the demonstration on CIFAR-10
 #   make PYTHON=python3.12 test             another interpreter
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 # Asked for by exact version: where pip is pointed at CPU builds, it then takes them, and no CUDA package comes along.
 TORCH := $(shell sed -n 's/^\(torch==.*\|torchvision==.*\)$$/\1/p' constraints.txt)
 
-.PHONY: demo test lint types docs bench clean
+.PHONY: demo test lint types docs wheel bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -29,6 +29,17 @@ types: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Built, checked, installed beside nothing but what it needs, and asked for the first answer of the README.
+wheel: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[wheel]'
+	rm -rf dist build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*.whl
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	awk '/^```python/ {inside = 1; next} /^```/ && inside {exit} inside' README.md > build/wheel/first.py
+	cd build/wheel && venv/bin/python first.py && venv/bin/hwsearch list spaces > /dev/null
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/metrics.py

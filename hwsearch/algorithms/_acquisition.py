@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .._gaussian import Posterior
 from .._types import Features, Flags, Rows, Values
 from ..costs._metrics import Metric, values_of
-from ..scores._inputs import steps_of
+from ..scores._inputs import reading
 from ..scores._perceptrons import Examples
 from ..scores._process import GaussianProcess
 from ..scores._warp import Warp
@@ -21,6 +21,8 @@ _NODES, _WEIGHTS = (np.asarray(part, dtype=np.float64) for part in np.polynomial
 """Where a function is evaluated for its mean under a normal distribution, and with which weights (Gauss-Hermite)."""
 _LEAST = 1e-9
 """Variances are at least this, where scores have the variance 1."""
+_HOPEFUL = 1000
+"""A batch is chosen from the networks of most worth, these many: assuming scores of some lowers what the others are worth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +89,8 @@ class Belief:
         shift, unit = logs.mean(axis=0), logs.std(axis=0) + 1e-9
         warp, target = Warp.of(y)
         deviation = float(target.std()) or 1.0
-        steps, blocks = steps_of(space, "gp")
-        more = len(metrics)
-        every = np.zeros((len(steps) + more, len(blocks) + more), dtype=np.float32)
-        every[: len(steps), : len(blocks)] = steps
-        every[len(steps) :, len(blocks) :] = np.eye(more)
-        blocks = np.concatenate([blocks, blocks.max() + 1 + np.arange(more)])
         inputs = np.hstack([space.features(X), ((logs - shift) / unit).astype(np.float32)])
-        process = GaussianProcess.fit(Examples(inputs, target / deviation, every, seed, blocks))
+        process = GaussianProcess.fit(Examples(inputs, target / deviation, reading(space, "gp").beside(len(metrics)), seed))
         return cls(space, metrics, middle, shift, unit, process, warp, deviation)
 
     def inputs(self, X: Rows) -> Features:
@@ -157,11 +153,19 @@ class Candidates:
 
     def take(self, count: int) -> npt.NDArray[np.intp]:
         """The rows to evaluate, one after the other the one of most worth, those before it taken for evaluated."""
+        hopeful = np.argsort(-np.where(self.free, self.worth(), -np.inf), kind="stable")[: max(_HOPEFUL, count)]
+        self._keep(hopeful)
         chosen = []
         for _ in range(min(count, int(self.free.sum()))):
             chosen.append(int(np.where(self.free, self.worth(), -np.inf).argmax()))
             self.assume(chosen[-1])
-        return np.array(chosen, dtype=np.intp)
+        return hopeful[np.array(chosen, dtype=np.intp)]
+
+    def _keep(self, rows: npt.NDArray[np.intp]) -> None:
+        """Forget all other rows."""
+        self.within, self.inputs, self.free = self.within[rows], self.inputs[rows], self.free[rows]
+        self.mean, self.variance, self.known = self.mean[rows], self.variance[rows], self.known[:, rows]
+        self.assumed = [part[rows] for part in self.assumed]
 
 
 def _logs(values: Values, middle: Values) -> Values:

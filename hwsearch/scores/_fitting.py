@@ -74,7 +74,7 @@ def _order_unseen(found: Scaled, y: Values) -> float:
     model = found.model
     assert isinstance(model, GaussianProcess)
     target = y if found.warp is None else np.interp(y, found.warp.scores, found.warp.normal)
-    return pairwise_accuracy(y, target - found.scale * model.left_out[0])
+    return pairwise_accuracy(y, target - found.scale * model.left_out)
 
 
 @dataclass(frozen=True, eq=False)

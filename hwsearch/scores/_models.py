@@ -1,7 +1,7 @@
 """Regression models of predictors: fitted with scikit-learn, evaluated in plain numpy, stored as arrays.
 
 All of them read the one-hot encoding of a space (:meth:`SearchSpace.features`), and are fitted to what
-:func:`hwsearch.scores._inputs.steps_of` makes of it.
+:func:`hwsearch.scores._inputs.reading` makes of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from .._types import Features, Values
 from ..errors import CorruptFile, UnknownName, require
 from ..spaces._space import SearchSpace
-from ._inputs import steps_of
+from ._inputs import reading
 from ._perceptrons import Arrays, Examples, Perceptrons
 from ._process import GaussianProcess
 from ._transfer import interplay
@@ -98,7 +98,7 @@ class Trees:
     def fit(cls, examples: Examples, members: int = 3, trees: int = 200, depth: int = 4) -> Trees:
         """Boost least squares with ``trees`` trees of at most ``depth`` decisions in each of the members."""
         ensemble = require("sklearn.ensemble", feature="Fitting a predictor", extra="torch")
-        inputs = examples.features @ examples.steps
+        inputs = examples.features @ examples.reading.steps
         nodes = 2 ** (depth + 1) - 1
         shape = (members, trees, nodes)
         feature, left, right = np.full(shape, -1, np.int32), np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -120,7 +120,7 @@ class Trees:
                 left[member, number, :count] = np.maximum(tree.children_left, 0)
                 right[member, number, :count] = np.maximum(tree.children_right, 0)
                 value[member, number, :count] = model.learning_rate * tree.value[:, 0, 0]
-        return cls(feature, left, right, value, np.ascontiguousarray(examples.steps.T), start)
+        return cls(feature, left, right, value, np.ascontiguousarray(examples.reading.steps.T), start)
 
 
 MODELS: dict[str, Any] = {"mlp": Perceptrons, "linear": Perceptrons, "trees": Trees, "gp": GaussianProcess}
@@ -148,8 +148,8 @@ def fit_model(kind: str, space: SearchSpace, features: Features, y: Values, seed
         options |= {"members": 0}
     elif kind == "mlp":
         options |= {"units": interplay(space)}
-    steps, blocks = steps_of(space, kind, sums=sums)
+    examples = Examples(features, y, reading(space, kind, sums=sums), seed)
     threads = require("threadpoolctl", feature="Fitting a predictor", extra="torch")  # comes with scikit-learn
     with threads.threadpool_limits(1):  # the matrices are small: more threads only wait for each other
-        model: Model = MODELS[kind].fit(Examples(features, y, steps, seed, blocks), **options)
+        model: Model = MODELS[kind].fit(examples, **options)
     return model

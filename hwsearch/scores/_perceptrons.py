@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .._types import Features, Values
 from ..errors import CorruptFile, require
+from ._inputs import Reading
 
 Arrays = dict[str, npt.NDArray[Any]]
 Layers = tuple[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], ...]
@@ -28,18 +29,16 @@ class Examples:
     """Networks with their scores, as models are fitted to them.
 
     Attributes:
-        features: one-hot rows, shape ``(n, features)``.
+        features: one-hot rows, and perhaps further features, shape ``(n, features)``.
         y: standardised scores, shape ``(n,)``.
-        steps: turns one-hot features into what linear and smooth models read, shape ``(features, steps)``.
+        reading: turns features into what models read.
         seed: of everything random.
-        blocks: for each step the number of the gene, or of the sum over genes, that it belongs to, shape ``(steps,)``.
     """
 
     features: Features
     y: Values
-    steps: Features
+    reading: Reading
     seed: int
-    blocks: npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +142,7 @@ class Perceptrons:
             units: a layer of ReLUs, and sums of them that are further inputs of the ridge regression; see
                 :func:`hwsearch.scores._transfer.interplay`.
         """
-        features, steps, y = examples.features, examples.steps, examples.y
+        features, steps, y = examples.features, examples.reading.steps, examples.y
         inputs = (features @ steps).astype(np.float64)
         given, known = inputs, np.zeros(len(y))
         if units is not None:

@@ -19,8 +19,8 @@ from .._types import Features, Flags, Values
 from ..errors import InvalidInput, check_seed
 from ..spaces._space import SearchSpace
 from ..spaces._tables import Table, TableSum
-from ._calibration import Calibration, coverage, inside
-from ._fitting import Judged, Scaled, best_kind, fit_scaled
+from ._calibration import Calibration, coverage
+from ._fitting import Judged, Scaled, best_kind, fit_scaled, judged
 from ._models import MODELS, Model
 from ._perceptrons import Perceptrons
 from ._process import GaussianProcess
@@ -29,8 +29,8 @@ from ._transfer import sources
 from ._warp import Warp
 
 FORMAT = "hwsearch-predictor"
-VERSION = 2
-"""Files of version 1 hold no warp."""
+VERSION = 3
+"""Files of version 1 hold no warp, and Gaussian processes of version 2 a single smooth function."""
 KINDS = tuple(MODELS)
 """Kinds of predictor: a linear model with perceptrons on top, a linear model alone, gradient-boosted trees, and a Gaussian process."""
 
@@ -284,6 +284,8 @@ class Predictor:
         if kind is None and not options and base is None:
             kind, choice, known = best_kind(space, space.features(rows), target, seed)
         kind = kind or "mlp"
+        if kind == "gp" and known is None:
+            known = judged(kind, space, space.features(rows), target, seed)
         if base is not None:
             options["base"] = _base_model(base, space, kind)
         order = np.random.default_rng(seed).permutation(len(rows))
@@ -292,7 +294,6 @@ class Predictor:
         report, errors, std = _judgement(trial, rows[held], target[held], known)
         upon = 0 if base is None or base.report is None else base.report.fitted + base.report.held_out
         found = _fitted(space, rows[order], target[order], kind, seed, options)
-        errors, std = found.model.left_out if isinstance(found.model, GaussianProcess) else (errors, std)
         report = replace(report, fitted=len(kept), choice=choice, base=upon)
         return replace(found, report=report, calibration=Calibration.of(errors, std))
 
@@ -334,9 +335,7 @@ def _judgement(trial: Predictor, rows: npt.NDArray[np.uint8], y: Values, known: 
     """How well a predictor does on networks that were held out; and errors of predictions, with their standard deviations, standardised."""
     report = trial.score(rows, y)
     errors, std, _ = trial._scaled.errors(trial.space.features(rows), y)
-    if isinstance(trial.model, GaussianProcess):
-        report = replace(report, coverage=inside(errors, std, Calibration.of(*trial.model.left_out)))
-    elif known is not None:
+    if known is not None:
         errors, std = known.errors, known.std
         report = replace(report, coverage=coverage(errors, std, known.fold))
     return report, errors, std

@@ -10,17 +10,18 @@ import pytest
 
 import hwsearch
 from hwsearch import SearchSpace
-from hwsearch.errors import InvalidInput
+from hwsearch.errors import CorruptFile, InvalidInput
 from hwsearch.scores import Predictor, load_predictor
+from hwsearch.scores._process import GaussianProcess
 from hwsearch.scores._warp import Warp
 from hwsearch.spaces import Choice
 
 WORDS = ("none", "skip", "conv1", "conv3", "pool")
 
 
-def words(*, ordered: bool | None = None) -> SearchSpace:
-    """Six genes of five operations each, read as ordered or not."""
-    choices = [Choice(f"edge{edge}", WORDS, ordered=ordered) for edge in range(6)]
+def words(*, ordered: bool | None = None, edges: int = 6) -> SearchSpace:
+    """Genes of five operations each, read as ordered or not."""
+    choices = [Choice(f"edge{edge}", WORDS, ordered=ordered) for edge in range(edges)]
     return SearchSpace.from_tables(choices, {"size": [(["edge0"], np.arange(5.0))]}, name="words")
 
 
@@ -48,6 +49,38 @@ def test_genes_without_order_are_learned_from_fewer_networks_when_they_say_so() 
         X, Z = space.sample(60, np.random.default_rng(1)), space.sample(500, np.random.default_rng(2))
         right[ordered] = Predictor.fit(space, X, worth(space, X), kind="gp").score(Z, worth(space, Z)).pairwise_accuracy
     assert right[False] > right[True]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_an_operation_brings_in_one_place_is_learned_from_all_places(seed: int) -> None:
+    """Eight edges of five operations, of which three bring next to nothing wherever they are."""
+    space = SearchSpace.from_tables(
+        [Choice(f"edge{edge}", WORDS) for edge in range(8)], {"size": [(["edge0"], np.arange(5.0))]}, name="eight"
+    )
+    rng = np.random.default_rng(seed)
+    brings, place = np.array([0.0, 0.1, 2.0, 3.0, 0.1]), rng.uniform(0.5, 1.5, size=8)
+
+    def accuracy(X: np.ndarray) -> np.ndarray:
+        each = brings[X]
+        return np.asarray(3 * np.tanh(each @ place / 6) + 0.3 * np.sin(3 * each[:, 0] * place[1] - each[:, 1]))
+
+    X, Z = space.sample(60, rng), space.sample(800, rng)
+    assert Predictor.fit(space, X, accuracy(X), kind="gp").score(Z, accuracy(Z)).pairwise_accuracy > 0.89
+
+
+def test_gaussian_processes_of_one_part_are_read_as_before(digits: SearchSpace, tmp_path: Path) -> None:
+    """Files of version 2 hold a length scale and a single smooth function of all steps."""
+    X, Z = digits.sample(40, np.random.default_rng(1)), digits.sample(50, np.random.default_rng(2))
+    model = Predictor.fit(digits, X, X.mean(axis=1), kind="gp").model
+    assert isinstance(model, GaussianProcess)
+    old = {name: array for name, array in model.arrays().items() if name != "genes"} | {"terms": np.array([0.7, 2.0, 0.2, 1.5])}
+    features = digits.features(Z)
+    inputs, rows = features @ model.steps, model.rows
+    apart = np.square(inputs[:, None] - rows).sum(axis=2) / 2.0**2
+    expected = (0.7 * np.exp(-0.5 * apart) + 0.2 * (1.5 + inputs @ rows.T)) @ model.alpha
+    np.testing.assert_allclose(GaussianProcess.read(old, sum(digits.sizes)).mean(features), expected, atol=1e-5)
+    with pytest.raises(CorruptFile, match="length scale"):
+        GaussianProcess.read(old | {"terms": np.array([0.7, 0.0, 0.2, 1.5])}, sum(digits.sizes))
 
 
 def test_the_kind_that_orders_most_pairs_is_taken_and_told() -> None:
@@ -92,6 +125,17 @@ def test_the_gradient_of_a_gaussian_process_tells_which_way_scores_rise(digits: 
     assert slopes.shape == (200, sum(digits.sizes))
     result = hwsearch.search(digits, predictor=predictor, limits={"macs": 1e6}, run=hwsearch.Run(steps=3))
     assert "Memetic" in str(result.provenance["algorithm"])
+
+
+def test_intervals_hold_with_few_networks() -> None:
+    """A process that was fitted to fifty networks takes itself for better than it is; folds of them tell how good it is."""
+    space, inside = words(), []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        X, Z = space.sample(50, rng), space.sample(1000, rng)
+        low, high = Predictor.fit(space, X, worth(space, X), kind="gp", seed=seed).interval(Z, 0.9)
+        inside.append(np.mean((low <= worth(space, Z)) & (worth(space, Z) <= high)))
+    assert 0.86 < np.mean(inside) < 0.97
 
 
 @pytest.mark.parametrize("kind", [None, "gp"])

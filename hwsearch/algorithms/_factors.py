@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,17 @@ _ENOUGH = 300
 """Indices that joins may copy altogether, for each option that there was: what a solver is spared is worth no more."""
 _PAYS = 0.7
 """The share of the options that a join may leave: fewer options with more ways to agree are no easier for a solver."""
+
+
+class Scope(Protocol):
+    """Options of some genes, as far as it matters what joining them takes: a factor, or what is known of one."""
+
+    @property
+    def genes(self) -> tuple[int, ...]:
+        """What they decide."""
+
+    def __len__(self) -> int:
+        """How many there are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +275,7 @@ class _Folding:
                 self._waiting.add(other)
 
 
-def joined_size(parts: Sequence[Factor], where: Sequence[int], shared: set[int], sizes: Mapping[int, int]) -> float:
+def joined_size(parts: Sequence[Scope], where: Sequence[int], shared: set[int], sizes: Mapping[int, int]) -> float:
     """About how many options the join of some factors has."""
     scopes = [[gene for gene in parts[index].genes if gene in shared] for index in where]
     count = float(math.prod(sizes[gene] for gene in set().union(*map(set, scopes))))

@@ -7,6 +7,7 @@ with each single option. An option whose value is beyond that of a row known to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .._types import Flags, Values
-from ._factors import Factor, joined_size, matches, packed, paired
+from ._factors import Factor, Scope, joined_size, matches, packed, paired
 
 MOST_PAIRS = 30_000_000
 """Pairs of options that an elimination may make altogether."""
 _PAIRS_EACH = 500
 """And for each option: with more a solver that knows nothing of bounds is as fast."""
+_UNSURE = 2
+"""How far the number of pairs that an elimination is planned to make may be off."""
 _ROUNDS = 40
 
 Index = npt.NDArray[np.intp]
@@ -59,27 +62,26 @@ class Elimination:
     def __init__(self, parts: Sequence[Factor], sizes: Mapping[int, int]) -> None:
         self._leaves = len(parts)
         self._steps: list[_Join | _Best] = []
-        self._pairs, most = 0, min(MOST_PAIRS, _PAIRS_EACH * sum(map(len, parts)))
+        most = min(MOST_PAIRS, _PAIRS_EACH * sum(map(len, parts)))
         self._nodes = [Factor(part.genes, part.rows, np.zeros((len(part), 0))) for part in parts]
-        left = set(range(len(parts)))
-        self.possible = True
-        while genes := {gene for node in left for gene in self._nodes[node].genes}:
-            holders = {gene: [node for node in sorted(left) if gene in self._nodes[node].genes] for gene in genes}
-            shared = {gene for gene, where in holders.items() if len(where) > 1}
-            cost = {gene: joined_size(self._nodes, where, shared, sizes) for gene, where in holders.items()}
-            gene = min(genes, key=lambda gene: (cost[gene], gene))
-            self._pairs += int(cost[gene])
-            if self._pairs > most:
+        order = _order(parts, sizes, _UNSURE * most)
+        self.possible = order is not None
+        pairs, left = 0, set(range(len(parts)))
+        for gene in order or ():
+            where, cost = _joining(self._nodes, left, gene, sizes)
+            pairs += int(cost)
+            if pairs > most:
                 self.possible = False
+            if not self.possible:
                 return
-            where = sorted(holders[gene], key=lambda node: len(self._nodes[node]))
+            where = sorted(where, key=lambda node: len(self._nodes[node]))
             node = where[0]
             for other in where[1:]:
                 node = self._join(node, other)
             left -= set(where)
             left.add(self._best(node, {g for other in left for g in self._nodes[other].genes}))
         self._roots = sorted(left)
-        self.possible = all(len(self._nodes[root]) for root in self._roots)
+        self.possible = self.possible and all(len(self._nodes[root]) for root in self._roots)
 
     def _join(self, left: int, right: int) -> int:
         first, second = matches(self._nodes[left], self._nodes[right])
@@ -145,6 +147,48 @@ class Elimination:
             else:
                 found[step.of] = values[step.of] + (found[node] - values[node])[step.group]
         return found[: self._leaves]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What the order of an elimination depends on of a node."""
+
+    genes: tuple[int, ...]
+    options: int
+
+    def __len__(self) -> int:
+        return self.options
+
+
+def _order(parts: Sequence[Factor], sizes: Mapping[int, int], most: float) -> list[int] | None:
+    """The genes in the order in which they are eliminated, each the cheapest at its turn; ``None`` if it takes more pairs than ``most``.
+
+    Planned without looking at options, of which there may be as many as there are combinations of values.
+    """
+    nodes = [_Planned(part.genes, len(part)) for part in parts]
+    left, order, pairs = set(range(len(parts))), [], 0.0
+    while genes := {gene for node in left for gene in nodes[node].genes}:
+        found = {gene: _joining(nodes, left, gene, sizes) for gene in genes}
+        gene = min(genes, key=lambda gene: (found[gene][1], gene))
+        where, cost = found[gene]
+        order.append(gene)
+        pairs += cost
+        if pairs > most:
+            return None
+        left -= set(where)
+        visible = {g for node in where for g in nodes[node].genes} & {g for node in left for g in nodes[node].genes}
+        nodes.append(_Planned(tuple(sorted(visible)), int(min(cost, math.prod(sizes[g] for g in visible)))))
+        left.add(len(nodes) - 1)
+    return order
+
+
+def _joining(nodes: Sequence[Scope], left: set[int], gene: int, sizes: Mapping[int, int]) -> tuple[list[int], float]:
+    """The nodes that have to be joined to eliminate a gene, and about how many pairs that takes."""
+    where = [node for node in sorted(left) if gene in nodes[node].genes]
+    inside = [g for node in where for g in nodes[node].genes]
+    outside = {g for node in left - set(where) for g in nodes[node].genes}
+    shared = {g for g in inside if g in outside or inside.count(g) > 1}
+    return where, joined_size(nodes, where, shared, sizes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ LARGE = 300
 """Options; programs with more are cut down to a core by their bounds, which takes a tenth of the time that HiGHS takes for all of them."""
 _FOLDED = 10_000
 """Options; programs with more are left to HiGHS as they are, if there are no bounds."""
-_PRESOLVED = 2_000
+_PRESOLVED = 5_000
 """Columns; smaller programs are solved without HiGHS' presolve, which now and then cuts off the optimum and calls what is left optimal."""
 _CORE = 3
 """Options a factor in the first core, on average."""

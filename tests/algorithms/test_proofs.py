@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import hwsearch
 from hwsearch import SearchSpace, metric
-from hwsearch.algorithms import Evolution, Exact, Hybrid, _milp
+from hwsearch.algorithms import Evolution, Exact, Hybrid, _lagrange, _milp
 from hwsearch.algorithms._factors import Factor
 from hwsearch.algorithms._quiet import quiet
 from hwsearch.costs._limits import Limit
@@ -61,6 +61,17 @@ def test_bounds_leave_a_tenth_of_a_program_to_the_solver_and_the_optimum_is_in_i
         assert found.status is Status.OPTIMAL
         assert max(options, default=0) < 0.1 * sum(array.size for array in made.costs["latency_ms"])
         assert found.best_score == pytest.approx(bare(made)[0], abs=2e-6 * spread)
+
+
+def test_programs_too_entangled_for_bounds_are_known_before_options_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random graph of 62 groups: joining its options until there are too many of them takes as long as a solver does."""
+    from exact_speed import instance
+
+    made = instance(14)
+    space = made.space()
+    program = _milp.Program.compile(space, metric("worth", space).tables, [Limit(metric("latency_ms", space), made.limits["latency_ms"])])
+    monkeypatch.delattr(_lagrange.Elimination, "_join")
+    assert _lagrange.bounds(program.parts, program.sizes, np.array([made.limits["latency_ms"]])) is None
 
 
 def test_what_presolve_calls_impossible_is_tried_again_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

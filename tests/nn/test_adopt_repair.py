@@ -556,6 +556,23 @@ def test_layers_that_follow_one_another_are_fitted_together() -> None:
     assert all(torch.equal(x, y) for x, y in zip(together.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("kind", ["bias", "bias and norm", "norm", "fixed bias", "fixed bias and norm"])
+def test_layers_with_any_offsets_are_fitted_together(kind: str) -> None:
+    """What least squares have written into a bias, what a norm takes up, and a bias that may not change."""
+    norm = nn.BatchNorm2d(6) if "norm" in kind else nn.Identity()
+    module = Net(
+        lambda m, x: (lambda y: head(y * torch.sigmoid(y), m))(m.n(m.b(F.relu(m.a(x))))),
+        a=conv(3, 8), b=nn.Conv2d(8, 6, 3, padding=1, bias="bias" in kind), n=norm, out=nn.Linear(6, 5),
+    )  # fmt: skip
+    enliven(module)
+    if module.b.bias is not None:
+        module.b.bias.data += 2
+    adopted = hwsearch.adopt(module, torch.randn(IMAGE), freeze=["b.bias"] if "fixed" in kind else [])
+    cut, given, fresh = adopted.cut({group_of(adopted, "a.weight"): [0, 2, 5, 7]}), images(300), torch.randn((200, *IMAGE[1:]))
+    alone, together = (error(Repair(cut, (given,), adopted.frozen, tuned=False, epochs=epochs).run(), module, fresh) for epochs in (0, 8))
+    assert together < 1.02 * alone
+
+
 def test_what_is_frozen_has_no_part_in_fitting_together() -> None:
     module, _, _ = branch()
     adopted = hwsearch.adopt(module, torch.randn(IMAGE), freeze=["n"])

@@ -26,7 +26,8 @@ def extract(architecture: Architecture, *, data: Examples | None = None, images:
         images: how many of them to use at most.
         epochs: how often to look at them where layers that follow one another, such as those of a residual branch, are fitted together
             by descent towards what the whole network computes there, without labels. It is worth most where half of the network or more
-            is gone, and takes about as long as that many epochs of training on these images. 0 leaves it at least squares in closed form.
+            is gone, and takes about as long as that many epochs of training on these images. 0 leaves it at least squares in
+            closed form, and so do so few images that they are one batch (100, or that of the network).
 
     Returns:
         The module, in evaluation mode and in floats; :func:`hwsearch.export` writes its kernels in the precisions of the architecture. It

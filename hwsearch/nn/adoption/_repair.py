@@ -211,12 +211,12 @@ class Repair:
         elif norm is not None:
             get(self.network, str(norm["running_mean"].target)).sub_(left.reshape(-1))
         if fresh in self.pieces:
-            self._join(fresh, aims, norm, left.reshape(-1))
+            self._join(fresh, aims, norm, torch.zeros_like(left) if self._own(call["bias"]) else left)
         if norm is not None:
             self.settled.add(next(iter(fresh.users)))
 
     def _join(self, fresh: fx.Node, aims: Sequence[Aim], norm: dict[str, Any] | None, left: torch.Tensor) -> None:
-        """Fit all layers of the piece that ends with a layer to what the last one, and the shift that its norm adds, should compute."""
+        """Fit all layers of a piece to what the last one should compute, without a bias that may not change; its norm adds what is left."""
         piece = self.pieces[fresh]
         inputs = self.new.values[piece.entry]
         rows = [len(aim.wanted) // len(x) for aim, x in zip(aims, inputs, strict=True)]
@@ -226,14 +226,18 @@ class Repair:
             return aims[number].part(start * rows[number], stop * rows[number]).beside(made)
 
         factor = torch.ones_like(aims[0].wanted[0]) if norm is None else self._affine(norm)[0]
-        shift = None if norm is None else left.to(factor.dtype)
-        together = Together(self.network, piece, piece.knobs(self._own), wanted, factor, shift, self.dynamic)
+        bias = bound(fresh)["bias"]
+        offset = left.reshape(-1).to(factor.dtype)
+        if bias is not None and not self._own(bias):
+            offset = offset - self.new.values[bias][0]
+        shifted = norm is not None and not self._own(bias)
+        together = Together(self.network, piece, piece.knobs(self._own), wanted, factor, offset, shifted, self.dynamic)
         found = together.fit(inputs, self.epochs)
         if found is None:
             return
         for name, tensor in found[0].items():
             get(self.network, name).copy_(tensor)
-        if norm is not None:
+        if norm is not None and shifted:
             get(self.network, str(norm["running_mean"].target)).sub_(found[1])
         self.new.values[bound(fresh)["input"]] = [list(piece.run(self.network, x, {}))[-2] for x in inputs]
 

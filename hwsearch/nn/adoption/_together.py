@@ -95,7 +95,8 @@ class Together:
         knobs: names of the tensors that change.
         wanted: what the last layer should give, from what it gives, for some images: rows of positions.
         factor: what the errors of each channel count for.
-        shift: what is added to the result of the last layer, channel by channel, and may change; ``None`` where nothing is.
+        offset: what is added to the result of the last layer, channel by channel, before it is compared.
+        shifted: whether that may change.
         dynamic: whether the network takes any number of images.
     """
 
@@ -104,11 +105,12 @@ class Together:
     knobs: Sequence[str]
     wanted: Callable[[int, slice, torch.Tensor], torch.Tensor]
     factor: torch.Tensor
-    shift: torch.Tensor | None
+    offset: torch.Tensor
+    shifted: bool
     dynamic: bool
 
     def fit(self, inputs: Sequence[torch.Tensor], epochs: int) -> tuple[dict[str, torch.Tensor], torch.Tensor] | None:
-        """The tensors and the change of the shift that bring the piece nearest.
+        """The tensors and the change of the offset that bring the piece nearest.
 
         Args:
             inputs: what the first layer reads, in batches.
@@ -123,9 +125,9 @@ class Together:
         start = {name: get(self.network, name).detach() for name in self.knobs}
         units = {name: _unit(tensor) for name, tensor in start.items()}
         steps = {name: torch.zeros_like(tensor, requires_grad=True) for name, tensor in start.items()}
-        shift = torch.zeros_like(self.factor, requires_grad=True)
+        shift = torch.zeros_like(self.factor, requires_grad=self.shifted)
         fitted, judging = range(len(inputs) - held), range(len(inputs) - held, len(inputs))
-        unit = self._size(judging, inputs)
+        unit = self._size(fitted[:held], inputs)
 
         def tensors() -> dict[str, torch.Tensor]:
             return {name: start[name] + units[name] * step for name, step in steps.items()}
@@ -133,7 +135,7 @@ class Together:
         def error(number: int, part: slice) -> torch.Tensor:
             *_, made = self.piece.run(self.network, inputs[number][part], tensors())
             rows = positions(base_name(self.piece.nodes[-1].target), made)
-            rows = rows if self.shift is None else rows + self.shift + shift * unit
+            rows = rows + self.offset + shift * unit
             return ((rows - self.wanted(number, part, rows.detach())) * self.factor).square().mean()
 
         def judged() -> float:
@@ -141,7 +143,7 @@ class Together:
                 return sum(float(error(number, slice(None))) for number in judging)
 
         parts = [(number, part) for number in fitted for part in self._parts(len(inputs[number]))]
-        optimiser = torch.optim.Adam([*steps.values(), *([] if self.shift is None else [shift])], _RATE)
+        optimiser = torch.optim.Adam([*steps.values(), *([shift] if self.shifted else [])], _RATE)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, epochs * len(parts)))
         generator, before = torch.Generator().manual_seed(0), judged()
         with torch.enable_grad():

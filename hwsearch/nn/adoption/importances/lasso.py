@@ -75,8 +75,9 @@ def _along(moments: Any) -> Any:
     """The largest penalty at which each unit is kept, relative to the largest of all."""
     linear = require("sklearn.linear_model", feature="The importance 'lasso'", extra="torch")
     design, wanted = _problem(moments)
+    most = max(1e-30, float(np.abs(design.T @ wanted).max()) / len(moments))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        alphas, found, _ = linear.lasso_path(design, wanted, eps=1e-4, alphas=100)
+        alphas, found, _ = linear.lasso_path(design, wanted, alphas=most * np.geomspace(1.0, 1e-4, 100))
     kept = np.where(found != 0, alphas, 0.0).max(axis=1) / max(float(alphas.max()), 1e-30)
     return kept + 1e-6 * np.sqrt(moments.diagonal()) / max(1e-30, float(np.sqrt(moments.diagonal()).max()))

@@ -39,15 +39,21 @@ def adopt(
     part: Annotated[str, typer.Option(help="A submodule, to adopt it alone.")] = "",
     step: Annotated[int, typer.Option(min=1, help="Channels are kept in multiples of this number.")] = 8,
     precisions: Annotated[str, typer.Option(help="What kernels may be in: fp32, int8 or fp32,int8.")] = "fp32",
+    ranks: Annotated[
+        str | None, typer.Option(help="Write layers as products, and search their ranks: tucker, spatial or svd.", show_default="no ranks")
+    ] = None,
+    layers: Annotated[list[str] | None, typer.Option("--layer", help="Of these layers only, or patterns.", show_default="all")] = None,
 ) -> None:
     """Make a search space of a network: find out which widths and branches can be cut, and prove each.
 
     FILE.py is run, as if it were imported. Networks of torchvision and timm have random weights, unless --weights gives others. FILE.onnx
     is read by the package onnx2torch (pip install 'hwsearch[onnx-import]').
     """
+    from ..nn._imported import import_onnx
     from ..nn._sources import load_module, load_weights, random_inputs
     from ..nn.adoption._adopt import adopt as run
     from ..nn.adoption._folder import save_adopted
+    from ..nn.adoption._low_rank import low_rank
 
     sizes = list(map(_size, inputs or []))
     module: Any = network if network.endswith(".onnx") else load_module(network)
@@ -56,6 +62,13 @@ def adopt(
     if weights is not None:
         load_weights(module, weights)
     examples = random_inputs(sizes) if sizes else None
+    if ranks is not None:
+        if module is network:
+            module, brought = import_onnx(network)
+            examples = brought if examples is None else examples
+        module = low_rank(module, ranks, layers=layers or ["*"])
+    elif layers:
+        raise InvalidInput("--layer says which layers are written as products: give --ranks too.")
     space = run(module, examples, freeze=freeze or [], part=part, step=step, precisions=[each.strip() for each in precisions.split(",")])
     save_adopted(space, out)
     console.print(str(space), markup=False, highlight=False, soft_wrap=True)

@@ -152,7 +152,7 @@ def _searched(given: Own) -> dict[str, str]:
 
 def _whole(given: Own) -> nn.Module | None:
     """The whole network, where it is known."""
-    return given.space.network if isinstance(given, Architecture) and isinstance(given.space, Adopted) else None
+    return given.space.whole if isinstance(given, Architecture) and isinstance(given.space, Adopted) else None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ..errors import InvalidInput, UnknownName
 
 Value = int | float | str
 
-ROLES = ("resolution", "depth", "width", "expand", "kernel", "precision", "branch", "operation")
+ROLES = ("resolution", "depth", "width", "rank", "expand", "kernel", "precision", "branch", "operation")
 """What genes decide: the size of the input image, the number of blocks, a number of channels (or a multiplier of it), a ratio of inner to
 outer channels, the size of a convolution, the name of a number format, whether a branch is there, and which operation is."""
 _OF_NUMBERS = ROLES[:5]

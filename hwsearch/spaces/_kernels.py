@@ -101,3 +101,21 @@ class PartHere:
         if len({each(values) for each in self.formats}) > 1:
             return self.alone(*values)
         return () if self.whole is None else self.whole(*values)
+
+
+@dataclass(frozen=True)
+class FactorHere:
+    """Lowers a slot to a factor of a layer, which may be one kernel with the factors before it, or part of the one after it.
+
+    Attributes:
+        gates: the places of the values that tell ranks, and the number at which the factors beside each are one layer.
+        ways: what stands at the slot, by which ranks are at that number; ``None`` for nothing.
+    """
+
+    gates: tuple[tuple[int, int], ...]
+    ways: tuple[tuple[tuple[bool, ...], KernelHere | None], ...]
+
+    def __call__(self, *values: Any) -> tuple[Block, ...]:
+        """The factor, the layer, or nothing."""
+        way = dict(self.ways)[tuple(values[place] == full for place, full in self.gates)]
+        return () if way is None else way(*values)

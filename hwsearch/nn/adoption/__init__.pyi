@@ -14,6 +14,7 @@ from ._groups import Group as Group
 from ._groups import Kernel as Kernel
 from ._importance import allocate as allocate
 from ._importance import importance as importance
+from ._low_rank import low_rank as low_rank
 from ._quantized import quantize as quantize
 from ._repaired import Probing as Probing
 from ._repaired import RepairVerifier as RepairVerifier

@@ -21,6 +21,7 @@ from ._genes import Places, find_genes
 from ._groups import analyse, matching
 from ._part import target
 from ._proof import Prover
+from ._ranked import ranked
 from ._regions import find_regions
 from ._slots import kernel_slots
 
@@ -70,7 +71,9 @@ def adopt(
     module, adopted, args, named = target(module, inputs, keywords, part)
     captured = capture(adopted, args, named)
     network, frozen = captured.network, _frozen(captured.network, freeze)
-    analysis = analyse(network, captured.batch, frozen)
+    analysis = ranked(network, analyse(network, captured.batch, frozen))
+    if analysis.factors and offered != ("fp32",):
+        raise InvalidInput("Layers whose ranks are searched are in fp32: leave out precisions=, or do not write layers as products.")
     prover = Prover(network, analysis, captured.inputs, rng or np.random.default_rng(0), captured.dynamic)
     analysis, branches = prover.prove(find_branches(network))
     places = find_genes(analysis, branches, step, find_regions(network, branches, frozen), offered)

@@ -37,8 +37,8 @@ Scores = Mapping[str, "np.ndarray[Any, Any]"]
 class Adopted(SearchSpace):
     """A network whose widths and branches are known and proven, as a search space; made by :func:`adopt`.
 
-    A gene is the width of a group of channels (how many of its units are kept), whether a residual branch is there, or the precision of a
-    region of kernels. The space brings
+    A gene is the width of a group of channels (how many of its units are kept), the rank of a layer
+    (:func:`~hwsearch.nn.adoption.low_rank`), whether a residual branch is there, or the precision of a region of kernels. The space brings
     multiply-accumulates, parameters and size along as costs. What it :attr:`learned` are the importances of units, which tell which ones
     a width keeps. A copy that was pickled, for the workers of a search, has genes and costs but no network: it is a plain
     :class:`~hwsearch.SearchSpace`.
@@ -150,6 +150,11 @@ class Adopted(SearchSpace):
     def kernels(self) -> tuple[Kernel, ...]:
         """All operations that multiply."""
         return self.analysis.kernels
+
+    @property
+    def whole(self) -> fx.GraphModule:
+        """The whole network, layers that are products of others in one piece."""
+        return self.cut({}).build() if self.analysis.factors else self.network
 
     @property
     def widths(self) -> dict[str, int]:

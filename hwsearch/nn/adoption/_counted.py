@@ -6,9 +6,11 @@ is a table over the few genes that it depends on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +35,29 @@ def counted(space: SearchSpace, places: Places, analysis: Analysis, network: fx.
     """
     macs = _Sum(space, places)
     for kernel in analysis.kernels:
-        macs.add(kernel.node, kernel.count, kernel.extents)
+        for off, gates in _gates(space, places, kernel.ranks):
+            count, extents = kernel.merged.get(off, (kernel.count, kernel.extents))
+            macs.add(kernel.node, count, extents, *gates)
+    layers = {weight: (each, number) for each in analysis.factors for number, weight in enumerate(each.weights)}
     params, size = _Sum(space, places), _Sum(space, places)
     numbers = {int(unit): number for number, group in enumerate(analysis.groups) for unit in group.units}
-    for name, node in {str(node.target): node for node in network.graph.find_nodes(op="get_attr")}.items():
+    held = {str(node.target): node for node in network.graph.find_nodes(op="get_attr")}
+    sources = {name: extent(analysis.flow, held[name], 1, analysis.groups, numbers) for name in layers}
+    for name, node in held.items():
         tensor = get(network, name)
         if isinstance(tensor, nn.Parameter):
             sizes = [extent(analysis.flow, node, dim, analysis.groups, numbers) for dim in range(len(shape_of(node)))]
-            params.add(name, 1.0, sizes)
             bits, each = places.bits.get(name), 1e-6 * tensor.element_size()
+            if name in layers:
+                layer, last = layers[name]
+                for off, gates in _gates(space, places, tuple(zip(layer.ranks, layer.full, strict=True))):
+                    first = layer.first(last, off)
+                    if first is not None:
+                        taps, into = float(prod(layer.joint(first, last))), sources[layer.weights[first]]
+                        params.add(name, taps, [sizes[0], into], *gates)
+                        size.add(name, each * taps, [sizes[0], into], *gates)
+                continue
+            params.add(name, 1.0, sizes)
             size.add(name, each, sizes, Formats(bits, {"int8": 1e-6 / each} if bits else {}))
             if bits:
                 size.add(name, 4e-6, sizes[:1], Formats(bits, {"fp32": 0.0}))
@@ -63,18 +79,30 @@ def expanded(count: float, extents: Iterable[Extent]) -> Terms:
 
 @dataclass(frozen=True)
 class Formats:
-    """What a precision makes of a count.
+    """What a precision, or a rank, makes of a count.
 
     Attributes:
-        gene: of the precision, if there is one.
-        factors: precision -> what the count is multiplied by; 1 if omitted.
+        gene: of the precision or the rank, if there is one.
+        factors: its value -> what the count is multiplied by; 1 if omitted.
     """
 
     gene: str | None = None
-    factors: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[Any, float] = field(default_factory=dict)
 
 
-_ANY = Formats()
+def _gates(space: SearchSpace, places: Places, ranks: Sequence[tuple[str, int]]) -> Iterator[tuple[frozenset[str], tuple[Formats, ...]]]:
+    """All sets of ranks that may be off, each with what makes a count 0 where another set is; a rank without a gene always is."""
+    for pattern in product((False, True), repeat=len(ranks)):
+        gates, possible = [], True
+        for (group, full), off in zip(ranks, pattern, strict=True):
+            gene = places.groups.get(group)
+            if gene is None:
+                possible = possible and off
+                continue
+            values = space.choices[space.position[gene]].values
+            gates.append(Formats(gene, {value: 0.0 for value in values if (value == full) != off}))
+        if possible:
+            yield frozenset(group for (group, _), off in zip(ranks, pattern, strict=True) if off), tuple(gates)
 
 
 class _Sum:
@@ -84,17 +112,19 @@ class _Sum:
         self._space, self._places = space, places
         self._arrays: dict[tuple[str, ...], npt.NDArray[np.float64]] = {}
 
-    def add(self, place: str, count: float, extents: Sequence[Extent], formats: Formats = _ANY) -> None:
+    def add(self, place: str, count: float, extents: Sequence[Extent], *formats: Formats) -> None:
         """Add a product of sizes of a node or a parameter, which is gone with the branches that it lies in."""
-        around, gene = self._places.around.get(place, ()), formats.gene
+        around = self._places.around.get(place, ())
+        given = [each for each in formats if each.gene is not None]
         for groups, factor in expanded(count, extents).items():
-            own = {*around, *(self._places.groups[group] for group in groups), *([gene] if gene else [])}
+            own = {*around, *(self._places.groups[group] for group in groups), *(str(each.gene) for each in given)}
             genes = [self._space.choices[gene] for gene in self._space.with_needs(self._space.position[name] for name in own)]
             names = tuple(choice.name for choice in genes)
             values = dict(zip(names, np.meshgrid(*(choice.values for choice in genes), indexing="ij"), strict=True)) if genes else {}
             there = prod((values[name] for name in around), start=np.float64(factor))
-            if gene:
-                there = there * np.vectorize(lambda name: formats.factors.get(name, 1.0), otypes=[np.float64])(values[gene])
+            for each in given:
+                found = np.vectorize(lambda value, each=each: each.factors.get(value, 1.0), otypes=[np.float64])(values[str(each.gene)])
+                there = there * found
             array = prod((values[self._places.groups[group]] for group in groups), start=there)
             full = np.broadcast_to(array, [len(choice.values) for choice in genes])
             self._arrays[names] = self._arrays.get(names, 0.0) + full

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from ._axes import Axes, Labels, on
+from ._factors import Factors, arguments, composed
 from ._groups import Analysis
 from ._state import get, put
 from .rules import Call, find_rule
@@ -46,6 +47,30 @@ class Cut:
         self._new: dict[fx.Node, fx.Node] = {}
         self._graph = fx.Graph()
         self._constants: dict[str, torch.Tensor] = {}
+        self._joined: dict[str, nn.Parameter] = {}
+        self.ends = self._find_ends()
+
+    def _find_ends(self) -> dict[fx.Node, tuple[Factors, int, int]]:
+        """The factors of layers whose ranks are off, by the last operation of each layer that they are: which they are of its factors."""
+        by = {node.name: node for node in self.network.graph.nodes}
+        units = {group.id: group.units for group in self.analysis.groups}
+        found = {}
+        for each in self.analysis.factors:
+            off = {rank for rank in each.ranks if self.keeps(units[rank]).all()}
+            for last, name in enumerate(each.nodes):
+                first = each.first(last, off)
+                if first is not None and first < last:
+                    found[by[name]] = (each, first, last)
+        return found
+
+    def source(self, node: fx.Node) -> fx.Node:
+        """What an operation reads: if it is the last factor of a layer, what the layer reads."""
+        if node in self.ends:
+            each, first, _ = self.ends[node]
+            node = next(before for before in self.network.graph.nodes if before.name == each.nodes[first])
+        read = bound(node)["input"]
+        assert isinstance(read, fx.Node)
+        return read
 
     def factors(self, node: Any) -> Axes:
         """What lies on the axes of a node, or of one of its results where ``(node, number)`` is given."""
@@ -127,7 +152,7 @@ class Cut:
 
     def build(self) -> fx.GraphModule:
         """The smaller network; nothing in it is shared with the whole one."""
-        self._graph, self._new, self._constants = fx.Graph(), {}, {}
+        self._graph, self._new, self._constants, self._joined = fx.Graph(), {}, {}, {}
         for node in self.network.graph.nodes:
             self._new[node] = self._insert(node)
         self._graph.eliminate_dead_code(_needed)
@@ -141,6 +166,8 @@ class Cut:
                 put(root, name, nn.Parameter(value, whole.requires_grad) if isinstance(whole, nn.Parameter) else value)
         for name, value in self._constants.items():
             root.register_buffer(name, value)
+        for name, parameter in self._joined.items():
+            put(root, name, parameter)
         self._graph.set_codegen(self.network.graph._codegen)
         built = fx.GraphModule(root, self._graph, "Network")
         return built.eval()
@@ -154,12 +181,34 @@ class Cut:
     def _insert(self, node: fx.Node) -> fx.Node:
         if node.name in self.branches:
             return self._new[next(each for each in node.all_input_nodes if each.name == self.branches[node.name])]
+        if node in self.ends:
+            return self._join(node)
         rule = find_rule(node.target) if node.op == "call_function" else None
         if rule is not None and rule.rewrite is not None and self._touched(node):
             return rule.rewrite(Call.of(self.flow, node), self)
         fresh = self._graph.node_copy(node, self._new.__getitem__)
         fresh.name = node.name
         return fresh
+
+    def _join(self, node: fx.Node) -> fx.Node:
+        """Insert the layer that some factors of a layer are, of which this is the last one."""
+        each, first, last = self.ends[node]
+        by = {found.name: found for found in self.network.graph.nodes}
+        nodes = [by[name] for name in each.nodes[first : last + 1]]
+        held = [bound(found)["weight"] for found in nodes]
+        call, name = bound(node), each.named(first, last)
+        weight = self._held(f"{name}.weight".removeprefix("."), composed([self.tensor(found) for found in held]), held[-1])
+        bias = None if call["bias"] is None else self._held(f"{name}.bias".removeprefix("."), self.tensor(call["bias"]), call["bias"])
+        read, changed = self._new[self.source(node)], arguments(nodes)
+        given = (read, weight, bias, *(changed[key] for key in ("stride", "padding", "dilation") if changed))
+        fresh = self._graph.create_node("call_function", node.target, (*given, 1) if changed else given, {}, node.name)
+        fresh.meta = dict(node.meta)
+        return fresh
+
+    def _held(self, name: str, value: torch.Tensor, node: fx.Node) -> fx.Node:
+        """Insert a parameter that stands for one or several of the whole network's."""
+        self._joined[name] = nn.Parameter(value.detach().clone(), get(self.network, str(node.target)).requires_grad)
+        return self._graph.get_attr(name)
 
     def _touched(self, node: fx.Node) -> bool:
         """Whether something is gone from an operation's result or inputs."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 import safetensors.torch
 
 from ..._files._reading import guarded, read_bytes, read_document
@@ -14,6 +16,7 @@ from ..._files._writing import PathLike, write_atomic
 from ...errors import InvalidInput, WrongSpace
 from ._adopt import adopt
 from ._adopted import Adopted
+from ._cut import Cut
 from ._files import load_network, save_network
 
 FORMAT = "hwsearch-adopted"
@@ -54,7 +57,7 @@ def save_adopted(space: Adopted, folder: PathLike) -> Path:
         True
     """
     there = Path(folder)
-    whole = space.extract({})
+    whole = Cut(space.network, replace(space.analysis, factors=()), np.empty(0, dtype=np.int64)).build()
     if whole.graph._codegen.pytree_info.in_spec.child(1).num_leaves:  # type: ignore[attr-defined]
         raise InvalidInput("A network that takes inputs by keyword cannot be written to a folder yet; call it with positional inputs.")
     save_network(whole, there / NETWORK)

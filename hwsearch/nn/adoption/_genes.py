@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from math import gcd, lcm
+from math import ceil, gcd, lcm
 
 from ...networks._blocks import Precision
 from ...spaces._genes import Choice, Value
 from ._branches import Branch
+from ._factors import MARK, Factors
 from ._groups import Analysis, Group
 from ._regions import Region
 
+_RANKS = 8
+"""Ranks of a layer that are offered, at most, besides the layer as it was."""
 _MOST = 16
 """Widths that a group may be cut to, at most."""
 
@@ -94,10 +97,10 @@ def find_genes(
             stem = names[region.branch].rpartition(".")[0] if region.branch else _stem(kernel.name)
             placed[add(f"precision of {kernel.node}", stem, "precision", finer, names.get(region.branch))] = region
         for group in by_weight.pop(kernel.name, []):
-            add(group.id, _stem(kernel.name), "width", widths(group, step), _inside(group, removable, names))
+            add(group.id, _stem(kernel.name), *_offered(group, analysis, step), _inside(group, removable, names))
     for weight, groups in by_weight.items():
         for group in groups:
-            add(group.id, _stem(weight), "width", widths(group, step), _inside(group, removable, names))
+            add(group.id, _stem(weight), *_offered(group, analysis, step), _inside(group, removable, names))
     places = {place for branch in removable for place in (*branch.kernels, *branch.weights)}
     return Places(
         tuple(choices),
@@ -108,9 +111,34 @@ def find_genes(
     )
 
 
+def _offered(group: Group, analysis: Analysis, step: int) -> tuple[str, tuple[int, ...]]:
+    """The kind of the gene of a group, and how many units may be kept."""
+    for layer in analysis.factors:
+        if group.id in layer.ranks:
+            return "rank", rank_values(layer, group, analysis, step)
+    return "width", widths(group, step)
+
+
+def rank_values(layer: Factors, group: Group, analysis: Analysis, step: int) -> tuple[int, ...]:
+    """The ranks of a layer that are offered, ascending; the last one stands for the layer as it was.
+
+    They are multiples of ``step``, or of the half of it and so on if that leaves none, at which the layer has fewer multiply-accumulates
+    than as it was; at most eight of them.
+    """
+    whole = {each.id: each.width for each in analysis.groups}
+    kernels = [kernel for kernel in analysis.kernels if kernel.node in layer.nodes]
+    most = sum(kernel.macs(whole) for kernel in kernels)
+    less = [rank for rank in range(1, group.width) if sum(kernel.macs(whole | {group.id: rank}) for kernel in kernels) < most]
+    while step > 1 and not any(rank % step == 0 for rank in less):
+        step //= 2
+    offered = [rank for rank in less if rank % step == 0] or [max(1, group.width // 2)]
+    stride = ceil(len(offered) / _RANKS)
+    return (*offered[::-1][::stride][::-1], group.width)
+
+
 def _stem(weight: str) -> str:
-    """The layer of a weight."""
-    return weight.removesuffix(".weight")
+    """The layer of a weight; of one that is written as a product the whole."""
+    return f".{weight.removesuffix('.weight')}".split(MARK)[0].removeprefix(".")
 
 
 def _shared(weights: Sequence[str]) -> str:

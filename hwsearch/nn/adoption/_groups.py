@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from ._axes import Factor, Labels, on, tie_along
+from ._factors import Factors
 from ._state import get
 from .rules import Call, Flow, find_rule
 from .rules.base import base_name, bound, shape_of, where
@@ -78,6 +79,8 @@ class Kernel:
         extents: the sizes that they depend on.
         out: the extent of the channels that it makes; ``None`` for a product of activations.
         into: the extent of the channels that it reads, of each group.
+        ranks: of a factor of a layer (:mod:`hwsearch.nn.adoption._factors`): the groups between the factors, and the width of each.
+        merged: for the ranks that keep all units, ``count`` and ``extents`` of the layer that it then is the end of.
     """
 
     name: str
@@ -88,25 +91,41 @@ class Kernel:
     extents: tuple[Extent, ...]
     out: Extent | None = None
     into: Extent | None = None
+    ranks: tuple[tuple[str, int], ...] = ()
+    merged: Mapping[frozenset[str], tuple[float, tuple[Extent, ...]]] = field(default_factory=dict, hash=False, repr=False)
 
     def macs(self, kept: Mapping[str, int]) -> float:
         """Multiply-accumulates for one image where ``kept`` gives how many units of each group are left."""
+        off = frozenset(group for group, width in self.ranks if kept[group] == width)
+        count, extents = self.merged.get(off, (self.count, self.extents))
+        return count * prod(extent(kept) for extent in extents)
+
+    def apart(self, kept: Mapping[str, int]) -> float:
+        """The same as if all factors of layers stayed apart."""
         return self.count * prod(extent(kept) for extent in self.extents)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups that its multiply-accumulates depend on."""
+        ways = [self.extents, *(extents for _, extents in self.merged.values())]
+        parts = {group for extents in ways for each in extents for group, _ in each.parts}
+        return frozenset(parts | {group for group, _ in self.ranks})
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the rules say of a graph: the groups, the kernels, and the labels of every tensor."""
+    """What the rules say of a graph: the groups, the kernels, the labels of every tensor, and which layers are products of others."""
 
     flow: Flow
     groups: tuple[Group, ...]
     kernels: tuple[Kernel, ...]
+    factors: tuple[Factors, ...] = ()
 
     def freeze(self, reasons: Mapping[str, str]) -> Analysis:
         """The same with some groups frozen, each for a reason."""
         groups = tuple(replace(group, reason=reasons.get(group.id, group.reason)) for group in self.groups)
         numbers = {int(unit): number for number, group in enumerate(groups) for unit in group.units}
-        return Analysis(self.flow, groups, _kernels(self.flow, groups, numbers))
+        return Analysis(self.flow, groups, _joined(_kernels(self.flow, groups, numbers), self.factors), self.factors)
 
 
 def analyse(network: fx.GraphModule, batch: int, frozen: Mapping[str, str]) -> Analysis:
@@ -252,6 +271,27 @@ def _kernels(flow: Flow, groups: tuple[Group, ...], unit_group: Mapping[int, int
         sizes = tuple(extents.values())
         found.append(Kernel(each.weight, each.node.name, op, module, each.count, sizes, roles.get("out"), roles.get("in")))
     return tuple(found)
+
+
+def _joined(kernels: Sequence[Kernel], factors: Iterable[Factors]) -> tuple[Kernel, ...]:
+    """The same kernels; those of factors know what they are together with the ones before them."""
+    by = {kernel.node: kernel for kernel in kernels}
+    for each in factors:
+        ranks = tuple(zip(each.ranks, each.full, strict=True))
+        parts = [by[node] for node in each.nodes]
+        for number, kernel in enumerate(parts):
+            merged: dict[frozenset[str], tuple[float, tuple[Extent, ...]]] = {}
+            for off in each.states():
+                first = each.first(number, off)
+                if first is None:
+                    merged[off] = (0.0, ())
+                elif first != number:
+                    assert kernel.out is not None
+                    into = parts[first].into
+                    assert into is not None
+                    merged[off] = (kernel.count * prod(each.joint(first, number)), (kernel.out, into))
+            by[kernel.node] = replace(kernel, ranks=ranks, merged=merged)
+    return tuple(by[kernel.node] for kernel in kernels)
 
 
 def extent(flow: Flow, node: fx.Node, dim: int, groups: tuple[Group, ...], unit_group: Mapping[int, int]) -> Extent:

@@ -76,7 +76,7 @@ def allocate(adopted: Adopted, scores: Scores, macs: float, order: Scores | None
     first = {name: np.argsort(values if order is None else order[name], kind="stable") for name, values in scores.items()}
     costs = {name: np.sort(values) for name, values in scores.items()}
     kept = adopted.widths
-    touched = {name: [kernel for kernel in adopted.kernels if any(name in dict(each.parts) for each in kernel.extents)] for name in costs}
+    touched = {name: [kernel for kernel in adopted.kernels if name in kernel.groups] for name in costs}
     left = adopted.macs()
 
     def gain(name: str) -> tuple[float, float]:

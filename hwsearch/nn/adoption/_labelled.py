@@ -35,10 +35,13 @@ def labelled_file(
     """
     network, bits = cut.build(), places.precisions(values)
     slots: dict[str, str] = {}
-    for parted in find_parts(cut.network, places):
+    parts = find_parts(cut.network, places)
+    owners = {parted.piece.main.name: parted.piece.name for parted in parts if parted.piece.main is not None}
+    ends = {owners[each.nodes[first]]: owners[each.nodes[last]] for each, first, last in cut.ends.values()}
+    for parted in parts:
         for node, slot in parted.named(values).items():
-            if node in cut.places:
-                slots.setdefault(cut.places[node].name, slot)
+            if node in cut.places:  # what comes before the first factor of a layer is part of the layer
+                slots.setdefault(cut.places[node].name, ends.get(slot, slot))
     if bits:
         network = quantize(network, inputs, bits, _ROUGH)
     owner: dict[fx.Node, str] = {node: slots[node.name] for node in network.graph.nodes if node.name in slots}

@@ -142,7 +142,8 @@ class Prover:
         """Prove all searchable groups, then branches, and freeze those that fail.
 
         All groups are cut at once, in two ways at least, each with other weights, and in more where a wrong index has not been noticed yet:
-        what was noticed counts only in a network whose cut was right.
+        what was noticed counts only in a network whose cut was right. Where layers are written as products, the network in which each is
+        in one piece is compared, too.
 
         Returns:
             The analysis and the branches, with the reason at everything that had to be frozen.
@@ -166,6 +167,8 @@ class Prover:
         by = {branch.id: branch for branch in branches}
         reasons |= halved(list(by), lambda names: self.fault(kept, stays(by[name] for name in names)))
         reasons |= self.idle([branch for branch in branches if branch.id not in reasons])
+        if self.analysis.factors and self.fault({}):  # factors of layers that are no layer together stay apart
+            self.analysis = replace(self.analysis, factors=())
         self.analysis = self.analysis.freeze(reasons)
         return self.analysis, tuple(replace(branch, reason=reasons.get(branch.id, "")) for branch in branches)
 

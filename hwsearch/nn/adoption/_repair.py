@@ -106,6 +106,8 @@ class Repair:
         chunks = list(zip(*(_batches(each, self.batch) for each in self.images), strict=True))
         self.network, self.places = network, places
         self.old, self.new = Side(self.cut.network, chunks), Side(network, chunks)
+        for end in self.cut.ends:
+            self.old.keep({self.cut.source(end): end})
         self.pieces = pieces(network, _FITTED) if self.epochs else {}
         self.new.keep({piece.entry: last for last, piece in self.pieces.items()})
         source = {fresh: node for node, fresh in reversed(places.items())}
@@ -166,8 +168,8 @@ class Repair:
 
     def _fit(self, node: fx.Node, fresh: fx.Node) -> None:
         """Fit a layer to what the whole network computes there."""
-        name, call, before = base_name(node.target), bound(fresh), bound(node)
-        if not self._own(call["weight"]) or self._same(before["input"], call["input"]) or isinstance(call.get("padding"), str):
+        name, call, before = base_name(node.target), bound(fresh), self.cut.source(node)
+        if not self._own(call["weight"]) or self._same(before, call["input"]) or isinstance(call.get("padding"), str):
             return
         weight, norm = get(self.network, str(call["weight"].target)), self._norm(fresh)
         if name != "linear" and len(shape_of(node)) != weight.ndim:
@@ -177,7 +179,7 @@ class Repair:
         index = self.cut.index(node, 1 if name != "linear" else len(shape_of(node)) - 1)
         call["size"] = weight.shape
         aims = self._aims(node, fresh, index)
-        inputs = self.new.values[call["input"]] if self.sequential else self._picked(before["input"], 1 if name != "linear" else -1)
+        inputs = self.new.values[call["input"]] if self.sequential else self._picked(before, 1 if name != "linear" else -1)
         share = max(self.samples[0], self.samples[1] * weight[0].numel()) / sum(len(aim.wanted) for aim in aims)
         at = [(torch.rand(len(aim.wanted), generator=self.generator) < share).nonzero()[:, 0] for aim in aims]
 

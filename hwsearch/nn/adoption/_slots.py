@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch import fx
 
 from ...networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, Fused
 from ...spaces._genes import Genes
-from ...spaces._kernels import Format, KernelHere, PartHere, Size
+from ...spaces._kernels import FactorHere, Format, KernelHere, PartHere, Size
 from ...spaces._lowering import Slot
 from ...spaces._sums import Sum
+from ._factors import Factors
 from ._genes import Places
 from ._groups import Analysis, Extent, extent
 from ._parts import Parted, find_parts
@@ -33,8 +35,18 @@ def kernel_slots(genes: Genes, places: Places, analysis: Analysis, network: fx.G
         analysis: groups and extents.
         network: the captured graph.
     """
-    sizes = _Sizes(genes, places, analysis)
-    return tuple(slot for parted in find_parts(network, places) for slot in sizes.slots(parted))
+    sizes, parts = _Sizes(genes, places, analysis), find_parts(network, places)
+    mains = {parted.piece.main.name: parted.piece for parted in parts if parted.piece.main is not None}
+    layers = {node: (each, number) for each in analysis.factors for number, node in enumerate(each.nodes)}
+    found: list[Slot] = []
+    for parted in parts:
+        node = "" if parted.piece.main is None else parted.piece.main.name
+        if node in layers:
+            each, number = layers[node]
+            found.append(sizes.factor(each, number, [mains[name] for name in each.nodes]))
+        else:
+            found.extend(sizes.slots(parted))
+    return tuple(found)
 
 
 class _Sizes:
@@ -62,6 +74,43 @@ class _Sizes:
                 whole = replace(self._here(parted.piece, axes, around), format=alone.format, reads=reads)
             formats = self._formats([each.gene for each in parted.parts], axes)
             yield Slot(piece.name, tuple(axes), PartHere(alone, whole, formats))
+
+    def factor(self, layer: Factors, last: int, pieces: Sequence[Piece]) -> Slot:
+        """The slot of a factor of a layer: it stands alone, or for all those before it that it is one layer with, or is part of the next.
+
+        Args:
+            layer: the layer.
+            last: the number of the factor.
+            pieces: the kernels of all factors.
+        """
+        around = self._places.around.get(layer.nodes[last], ())
+        axes: list[Axis] = [*around]
+        near = [(rank, width) for rank, width in zip(layer.ranks, layer.full, strict=True) if layer.ranks.index(rank) <= last]
+        gates = []
+        for rank, width in near:
+            if rank in self._places.groups:
+                gene = self._places.groups[rank]
+                axes.extend(needed for needed in self._needs(gene) if needed not in axes)
+                gates.append((rank, axes.index(gene), width))
+        ways: dict[tuple[bool, ...], KernelHere | None] = {}
+        fixed = {rank for rank, _ in near} - {rank for rank, _, _ in gates}
+        for pattern in product((False, True), repeat=len(gates)):
+            off = fixed | {rank for (rank, _, _), is_off in zip(gates, pattern, strict=True) if is_off}
+            first = layer.first(last, off)
+            ways[pattern] = None if first is None else self._joint(layer, (first, last), pieces, axes, around)
+        return Slot(pieces[last].name, tuple(axes), FactorHere(tuple((place, width) for _, place, width in gates), tuple(ways.items())))
+
+    def _joint(self, layer: Factors, span: tuple[int, int], pieces: Sequence[Piece], axes: list[Axis], around: Sequence[str]) -> KernelHere:
+        """The kernel that some factors of a layer are; the axes of its slot are extended."""
+        first, last = span
+        begin, end = (self._here(pieces[number], axes, around) for number in span)
+        if first == last:
+            return end
+        before, main = pieces[first].ops, base_name(pieces[last].main.target)  # type: ignore[union-attr]
+        ops = (*before[: before.index(main)], *pieces[last].ops)
+        onto, into = end.kernel.onto, begin.kernel.into
+        taps = layer.joint(first, last) or (1,)
+        return replace(end, kernel=Fused.of(ops, begin.kernel.cin, end.kernel.cout, into=into, onto=onto, taps=taps), cin=begin.cin)
 
     def _format(self, gene: str | None, axes: list[Axis]) -> Format:
         """The precision that a gene tells, by its place among the axes of a slot; these are extended."""
@@ -103,7 +152,7 @@ class _Sizes:
             taps=tuple(taps) or (1,),
             groups=groups,
         )
-        counted = sum(kernel.macs(self._widths) for kernel in self._analysis.kernels if main is not None and kernel.node == main.name)
+        counted = sum(kernel.apart(self._widths) for kernel in self._analysis.kernels if main is not None and kernel.node == main.name)
         if full.macs and counted > full.macs:  # a product has rows that no axis of its result shows
             full = replace(full, onto=(*full.onto, round(counted / full.macs)))
         ins, outs = (tuple(self._size(node, dim, axes, around) for dim in dims) for node, dims in ((read, cin), (made, cout)))

@@ -1,4 +1,4 @@
-"""The lineage, side by side: each strategy on the same network, under the same limit, with the same score and the same number of scores.
+"""The lineage, side by side: each strategy on the same network, limit and score, with at most the same number of scores.
 
     OMP_NUM_THREADS=1 python benchmarks/lineage.py BENCH DATA [--cifar DIR] [--methods amc ...] [--scores 200] [--seeds 0 1] [--out DIR]
 
@@ -15,10 +15,13 @@ DATA is the folder of published data. BENCH is one of:
   before any training. Channels go by the L1 norm of their weights. The score is the accuracy of the network repaired quickly: layer after
   layer by least squares on REPAIRED training images, judged on JUDGED others. The best network of each strategy is then repaired as
   ``hwsearch.extract`` does, on FINAL training images, and has the accuracy of all 10,000 test images, which no choice looks at. Policies by
-  hand need no scores: ``uniform`` keeps the same share in every block, ``deep`` cuts late blocks more, ``shallow`` early ones.
+  hand need no scores and are for this bench alone: ``uniform`` keeps the same share in every block, ``deep`` cuts late blocks more,
+  ``shallow`` early ones.
 
-Every score is kept, so that a run that was stopped goes on where it was. Each line of DIR/lineage-BENCH.json says what was found, after
-how many scores and CPU-seconds the best score had risen, and what counts.
+A strategy ends earlier when it proposes nothing new: ``surrogate`` when it is done by its own rule, agents after ten steps for each score.
+Every score is kept, so that a run that was stopped goes on where it was. Each line of DIR/lineage-BENCH-SCORES.jsonl says what was found,
+after how many scores and CPU-seconds the best score had risen, and what counts; DIR/lineage-BENCH-SCORES.json holds them all once the run
+has ended.
 """
 
 from __future__ import annotations
@@ -53,8 +56,8 @@ def methods(scores: int) -> dict[str, Algorithm]:
     """The strategies, by the number of scores; agents begin with as large a share at random as their papers have."""
     return {
         "random": RandomSearch(population=max(1, scores // 10)),
-        "amc": AMC(warmup=max(1, scores // 8), steps=10 * scores),
-        "haq": HAQ(warmup=max(1, scores // 30), steps=10 * scores),
+        "amc": AMC(warmup=max(1, scores // 8), steps=10 * scores, patience=10 * scores),
+        "haq": HAQ(warmup=max(1, scores // 30), steps=10 * scores, patience=10 * scores),
         "evolution": Evolution(population=max(8, scores // 10), islands=1, parents=max(4, scores // 20), alone=1, steps=10**6),
         "nsga2": NSGA2(population=max(8, scores // 10), metrics=(), steps=10**6),
         "surrogate": Surrogate(),
@@ -248,11 +251,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("bench", choices=["macro", "apq", "bits", "resnet56"])
     parser.add_argument("data", type=Path)
     parser.add_argument("--cifar", type=Path, help="the folder of cifar-10-batches-py, for resnet56")
-    parser.add_argument("--methods", nargs="+", default=[*methods(100)])
+    parser.add_argument("--methods", nargs="+", choices=[*methods(100), *HAND], default=[*methods(100)])
     parser.add_argument("--scores", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     options = parser.parse_args(arguments)
+    if options.bench != "resnet56" and (hand := [method for method in options.methods if method in HAND]):
+        parser.error(f"{', '.join(hand)}: policies by hand choose widths; only the bench resnet56 has nothing else to choose.")
     ways: dict[str, Callable[[], Bench]] = {
         "macro": lambda: macro(options.data),
         "apq": lambda: apq(options.data),

@@ -326,10 +326,14 @@ def _ascending(space: SearchSpace, gene: int) -> npt.NDArray[np.intp]:
 
 
 def _wanted(space: SearchSpace, gene: int, order: npt.NDArray[np.intp], actions: Values) -> npt.NDArray[np.intp]:
-    """The rank that each action stands for: widths by size, at least what is requested (AMC); other genes in equal parts (HAQ)."""
+    """The rank that each action stands for: widths by size, at least what is requested (AMC); other genes in equal parts (HAQ).
+
+    Sizes begin one step below the least value, which stands for all of that step and so comes up as often as its neighbour.
+    """
     choice = space.choices[gene]
     if choice.role in _BY_SIZE:
         values = np.array([float(choice.values[space.allowed[gene][place]]) for place in order])
-        wanted = values[0] + actions * (values[-1] - values[0])
+        below = values[0] - (values[1] - values[0])
+        wanted = below + actions * (values[-1] - below)
         return np.asarray(np.searchsorted(values, wanted - 1e-9 * values[-1]))
     return np.minimum((actions * len(order)).astype(np.intp), len(order) - 1)

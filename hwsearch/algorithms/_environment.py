@@ -35,8 +35,8 @@ class CompressionEnv(gymnasium.Env[Numbers, Numbers]):
         wall: how limits are kept. ``"clip"``: each action is changed to the nearest one with which what is left can still meet the limits,
             exactly for one limit and safely for several. ``"lower"``: actions count as they are, and a network beyond a limit is taken
             down at the end, one gene after the other from the last to the first. Either way every network meets the limits, unless no
-            network is known that meets all of them together; a network beyond a limit has no score, and its reward is minus the share by
-            which it exceeds the limit.
+            network is known that meets all of them together; a network beyond a limit has no score, and its reward is the least score so
+            far (0 before the first) less 1 and less the share by which it exceeds the limit.
 
     Raises:
         MissingDependency: Gymnasium is not installed.
@@ -61,6 +61,7 @@ class CompressionEnv(gymnasium.Env[Numbers, Numbers]):
     def __init__(self, problem: Problem, wall: str = "clip") -> None:
         self._plan = Decisions(problem, wall)
         self._walk = self._plan.start()
+        self._least: float | None = None
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(self._plan.features),), np.float32)
         self.action_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
 
@@ -110,7 +111,9 @@ class CompressionEnv(gymnasium.Env[Numbers, Numbers]):
             return seen, 0.0, False, False, {"gene": self.gene}
         rows = self._walk.rows()
         (score,), costs = self._plan.problem.evaluate(rows)
-        reward = float(score) if np.isfinite(score) else -float(np.minimum(costs.max() - 1.0, 1e6))
+        if scored := bool(np.isfinite(score)):
+            self._least = float(score) if self._least is None else min(self._least, float(score))
+        reward = float(score) if scored else (self._least or 0.0) - float(np.minimum(costs.max(initial=1.0), 1e6))
         return seen, reward, True, False, {"row": rows[0], "score": float(score)}
 
     def render(self) -> str:

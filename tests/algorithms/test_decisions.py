@@ -114,11 +114,38 @@ def test_actions_are_clipped_no_further_than_the_limit_asks() -> None:
 def test_widths_are_at_least_what_is_asked_for_and_bits_in_equal_parts() -> None:
     space = SearchSpace.from_tables([Choice("a.mid", (10, 50, 60)), Choice("a.weight_bits", (2, 4, 6, 8))], {})
     plan = Decisions(Problem.of(space, predictor=lambda X: X.sum(axis=1)))
-    for actions, wanted in (((0.0, 0.0), (10, 2)), ((0.1, 0.3), (50, 4)), ((0.81, 0.74), (60, 6)), ((1.0, 1.0), (60, 8))):
+    for actions, wanted in (((0.0, 0.0), (10, 2)), ((0.45, 0.3), (50, 4)), ((0.9, 0.74), (60, 6)), ((1.0, 1.0), (60, 8))):
         walk = plan.start()
         for action in actions:
             walk.act(np.array([action]))
         assert tuple(space.decode(walk.rows()[0]).values()) == wanted
+
+
+@pytest.mark.parametrize("values", [(8, 16), (8, 16, 24), (10, 50, 60), (96, 128, 160, 192, 224)])
+def test_each_width_comes_up_at_random_the_least_as_often_as_the_next(values: tuple[int, ...], rng: np.random.Generator) -> None:
+    space = SearchSpace.from_tables([Choice("a.mid", values)], {})
+    rows, _, _ = play(Decisions(Problem.of(space, predictor=lambda X: X.sum(axis=1))), 10_000, lambda seen: rng.random(len(seen)))
+    steps = np.diff([2 * values[0] - values[1], *values])
+    assert np.bincount(rows[:, 0], minlength=len(values)) / 10_000 == pytest.approx(steps / steps.sum(), abs=0.03)
+
+
+def test_a_network_beyond_the_limits_has_less_reward_than_any_that_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SearchSpace.from_tables({"first.mid": (8, 16), "second.mid": (8, 16)}, {"time": [(["first.mid"], [1.0, 2.0])]})
+    problem = Problem.of(space, predictor=lambda X: X.sum(axis=1) - 4.0, limits={"time": 2.0})
+    answers = iter([(-4.0, 1.0), (-2.0, 1.0), (np.nan, 1.1), (np.nan, 3.0)])
+
+    def evaluate(self: Problem, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+        score, cost = next(answers)
+        return np.array([score]), np.array([[cost]])
+
+    monkeypatch.setattr(Problem, "evaluate", evaluate)
+    env, rewards = CompressionEnv(problem), []
+    for _ in range(4):
+        env.reset()
+        env.step(np.ones(1))
+        rewards.append(env.step(np.ones(1))[1])
+    assert rewards[:2] == [-4.0, -2.0]
+    assert rewards[3] < rewards[2] < min(rewards[:2])
 
 
 def test_an_agent_sees_the_layer_and_the_course_of_the_costs(digits: SearchSpace, roofline_table: hwsearch.LatencyTable) -> None:

@@ -16,6 +16,7 @@ from hwsearch.errors import InvalidInput
 from hwsearch.nn.adoption import Adopted, Probing, importance
 from hwsearch.nn.adoption._evidence import Evidence
 from hwsearch.nn.adoption._responses import responses
+from hwsearch.nn.adoption.importances.lasso import _along
 
 torch.set_num_threads(1)
 
@@ -147,3 +148,47 @@ def test_both_keep_more_of_the_result_than_chance(rng: np.random.Generator) -> N
     chance = [left(rng.permutation(16)[:8]) for _ in range(200)]
     for scores in (importance(space, "lasso", images(), widths={group: 8}), importance(space, "thinet", images())):
         assert left(np.argsort(-scores[group], kind="stable")[:8]) < np.quantile(chance, 0.2)
+
+
+@pytest.mark.parametrize(("padding", "zeros"), [("same", 1), ("valid", 0)])
+def test_padding_by_name_is_padding_by_numbers(padding: str, zeros: int) -> None:
+    """For LASSO, for ThiNet and for the repair, which once passed over such layers."""
+    torch.manual_seed(1)
+    tail = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)]
+    named = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=padding), *tail)
+    numbered = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=zeros), *tail)
+    numbered.load_state_dict(named.state_dict())
+    one, two = adopted(named), adopted(numbered)
+    for name in ("lasso", "thinet"):
+        scores = importance(one, name, images())
+        assert all(np.array_equal(each, importance(two, name, images())[group]) for group, each in scores.items())
+        assert len(np.unique(scores[first(one)])) == 8
+    kept = one.choose({first(one): 4}, importance(one, "thinet", images()))
+    mended = [space.extract(kept, images=images())(images()) for space in (one, two)]
+    assert torch.equal(*mended)
+
+
+@pytest.mark.parametrize(("size", "dilation"), [((4, 3), 1), ((2, 5), (3, 2))])
+def test_same_padding_of_even_kernels_computes_the_same(size: tuple[int, int], dilation: int | tuple[int, int]) -> None:
+    torch.manual_seed(2)
+    reader = nn.Conv2d(8, 6, size, padding="same", dilation=dilation)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), reader, nn.ReLU(), nn.Flatten(), nn.Linear(384, 4))
+    space = adopted(module)
+    assert torch.allclose(space.network(images()), module(images()), atol=1e-6)
+    assert len(np.unique(importance(space, "thinet", images())[first(space)])) == 8
+
+
+@pytest.mark.parametrize("name", ["lasso", "thinet"])
+def test_a_group_whose_readers_are_not_understood_is_refused_by_name(name: str) -> None:
+    space = adopted(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3), nn.Flatten(), nn.Linear(600, 4)))
+    with pytest.raises(InvalidInput, match=f"reads the channels of {first(space)}.*'taylor'"):
+        importance(space, name, images())
+
+
+def test_lasso_weighs_groups_against_each_other() -> None:
+    """Of units that add what no other does, the score is the share of the result that is lost with them."""
+    shares = np.array([0.5, 0.25, 0.15, 0.1])
+    assert _along(np.diag(shares)) == pytest.approx(shares, rel=0.1)
+    wide = np.repeat(shares / 4, 4)
+    assert _along(np.diag(wide)) == pytest.approx(wide, rel=0.1)
+    assert (_along(np.zeros((3, 3))) < 1e-20).all()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from hwsearch import SearchSpace, metric
 from hwsearch.algorithms import CompressionEnv, Problem, load_algorithm
 from hwsearch.errors import Infeasible, InvalidInput
 from hwsearch.nn.reinforcement import AMC, HAQ, Agent, Learning
-from hwsearch.nn.reinforcement._agent import _noisy
+from hwsearch.nn.reinforcement._agent import _noisy, _spread
 from hwsearch.nn.reinforcement._learner import Learner, _Memory
 from hwsearch.searching import load_result
 from hwsearch.testing import check_algorithm, example_space, rugged
@@ -66,7 +67,7 @@ def test_an_agent_learns(name: str) -> None:
     state = hwsearch.init(problem, algorithm)
     for _ in range(120):
         state = hwsearch.step(state)
-    first, late = state.memory.X[:40], state.memory.rewards[-6 * 20 :: 6]
+    first, late = state.memory.X[:40], state.memory.scores[state.memory.networks[-6 * 20 :: 6]]
     at_random = problem.score(first)
     assert np.mean(late) > np.mean(at_random) + 1.5 * np.std(at_random)
 
@@ -80,10 +81,54 @@ def test_a_reward_belongs_to_all_decisions_of_its_network_and_less_their_average
     assert len(ends) == 10  # those of the second step are learned from in the third
     for first, last in zip([0, *(ends[:-1] + 1)], ends, strict=True):
         assert len(set(memory.rewards[first : last + 1])) == 1
-        assert memory.rewards[first] in state.scores
-    recent = _Memory(memory.memory, memory.rewards, 0.0, 0.5, np.random.default_rng(0))
+        assert memory.rewards[first] * memory.spread == pytest.approx(state.scores[memory.networks[first]])
+    recent = _Memory(memory.memory, memory.rewards, float("nan"), 0.5, np.random.default_rng(0))
+    assert float(recent.sample(64).rewards.mean()) == pytest.approx(0.0, abs=1e-5)  # it begins with the mean of the first batch
+    before = recent.average
     drawn = recent.sample(64)
-    assert recent.average == pytest.approx(0.5 * float(drawn.rewards.mean() + recent.average), rel=1e-4)
+    assert recent.average == pytest.approx(0.5 * (before + float(drawn.rewards.mean()) + recent.average), rel=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "zero"), [(1.0, 1000.0), (1e-4, -0.1)])
+def test_the_unit_and_the_zero_of_a_score_change_nothing(scale: float, zero: float) -> None:
+    space = example_space()
+    problem = Problem.of(space, predictor=rugged(space), limits={"time": 9.0})
+    algorithm = AMC(warmup=8, noise=0.05, learning=QUICK)
+    given = hwsearch.init(problem, algorithm)
+    other = hwsearch.init(problem.having(lambda X: scale * rugged(space)(X) + zero), algorithm)
+    for _ in range(25):
+        given, other = hwsearch.step(given), hwsearch.step(other)
+    assert np.array_equal(given.X, other.X)
+
+
+def test_a_score_that_is_always_the_same_is_no_reward_to_divide_by() -> None:
+    assert _spread(np.full(100, 0.1)) == 0.0
+    assert _spread(1e-9 * np.arange(3.0)) == pytest.approx(1e-9 * np.sqrt(2 / 3))
+
+
+def test_networks_without_a_score_are_rewarded_less_than_any_with_one_and_by_their_own_excess() -> None:
+    """However late the worst score comes, and in whatever order networks beyond the limits do."""
+    problem = Problem.of(example_space(), predictor=rugged(example_space()), limits={"time": 9.0})
+    agent = AMC(warmup=10, learning=QUICK)
+    state, X = agent.init(problem), problem.space.sample(6, np.random.default_rng(0))
+    told = [(np.nan, 1.0), (np.nan, 3.0), (np.nan, 2.0), (np.nan, 1.1), (-4.0, 1.0), (2.0, 1.0)]
+    for row, (score, cost) in zip(X, told, strict=True):
+        state = agent.tell(state, row[None], np.array([score]), np.array([[cost]]))
+    rewards = replace(state, networks=np.arange(6)).rewards
+    assert rewards.tolist() == pytest.approx([-5.0, -7.0, -6.0, -5.1, -4.0, 2.0])
+
+
+def test_the_bench_of_the_lineage_lets_agents_go_on_and_says_which_methods_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import lineage
+
+    agents = [method for method in lineage.methods(50).values() if isinstance(method, Agent)]
+    assert len(agents) == 2
+    assert all(agent.patience >= agent.steps for agent in agents)
+    for method, told in (("amcc", "invalid choice: 'amcc'"), ("deep", "only the bench resnet56")):
+        with pytest.raises(SystemExit):
+            lineage.main(["macro", "nowhere", "--methods", method])
+        assert told in capsys.readouterr().err
 
 
 def test_noise_is_a_truncated_normal_that_narrows(rng: np.random.Generator) -> None:

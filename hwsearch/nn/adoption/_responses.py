@@ -31,7 +31,8 @@ def responses(evidence: Evidence) -> dict[str, Any]:
     """The second moments ``G`` of what units add, by group, each of shape ``(width, width)``.
 
     Raises:
-        InvalidInput: there are no images, or it is a cut network that is to be looked at.
+        InvalidInput: there are no images; it is a cut network that is to be looked at; or no layer that is a sum over the channels of a
+            group reads them, such as a linear layer or a convolution in one group.
     """
     if evidence.images is None:
         raise InvalidInput("This importance looks at feature maps: give images.")
@@ -50,21 +51,29 @@ def responses(evidence: Evidence) -> dict[str, Any]:
         execute(network, tuple(each[start : start + evidence.batch] for each in evidence.images), compute=see)
     found = {group.id: np.zeros((group.width, group.width)) for group in evidence.groups}
     places = {unit: (group.id, place) for group in evidence.groups for place, unit in enumerate(group.units.tolist())}
+    seen: set[str] = set()
     for node, layer in layers.items():
         for dim, units in evidence.units(bound(node)["input"]):
             if layer.n and dim == (1 if name_of(node) != "linear" else len(shape_of(node)) - 1):
-                _spread(found, places, units, layer.products(len(units)))
+                seen |= _spread(found, places, units, layer.products(len(units)))
+    if unseen := [group.id for group in evidence.groups if group.id not in seen]:
+        raise InvalidInput(
+            f"No linear layer and no convolution of one or two dimensions in one group reads the channels of {', '.join(unseen)}, and this "
+            "importance looks at what such layers are given. Choose another importance, such as 'taylor' or 'l1'."
+        )
     return found
 
 
-def _spread(found: dict[str, Any], places: dict[int, tuple[str, int]], units: Any, products: Any) -> None:
-    """Add the moments of one layer's channels to those of the groups that they belong to."""
+def _spread(found: dict[str, Any], places: dict[int, tuple[str, int]], units: Any, products: Any) -> set[str]:
+    """Add the moments of one layer's channels to those of the groups that they belong to, and tell which groups these are."""
     total = float(products.sum())
     owners = [places.get(int(unit)) for unit in units]
-    for group in {owner[0] for owner in owners if owner is not None}:
+    groups = {owner[0] for owner in owners if owner is not None}
+    for group in groups:
         mine = [channel for channel, owner in enumerate(owners) if owner is not None and owner[0] == group]
         rows = [owner[1] for owner in owners if owner is not None and owner[0] == group]
         np.add.at(found[group], np.ix_(rows, rows), products[np.ix_(mine, mine)] / max(total, 1e-30))
+    return groups
 
 
 def _sums(node: fx.Node) -> bool:
@@ -72,9 +81,8 @@ def _sums(node: fx.Node) -> bool:
     if node.op != "call_function" or name_of(node) not in _LAYERS:
         return False
     call = bound(node)
-    weight, padding = call["weight"], call.get("padding")
-    own = isinstance(weight, fx.Node) and weight.op == "get_attr"
-    return own and call.get("groups", 1) == 1 and not isinstance(padding, str)
+    own = isinstance(call["weight"], fx.Node) and call["weight"].op == "get_attr"
+    return own and call.get("groups", 1) == 1 and not isinstance(call.get("padding"), str)
 
 
 class _Layer:

@@ -1,4 +1,4 @@
-"""A captured graph made plain: no operations in place, no dropout, constants computed once, shuffles as one operation."""
+"""A captured graph made plain: no operations in place, no dropout, constants computed once, paddings as numbers, shuffles as one."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def tidy(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> fx.GraphM
     _out_of_place(network)
     _fold(network)
     _note(network, inputs)
+    _paddings(network)
     _shuffles(network)
     _compute_weights(network)
     network.graph.eliminate_dead_code()
@@ -85,6 +86,26 @@ def _convolutions(network: fx.GraphModule) -> None:
         node.target = getattr(packet, packet.overloads()[0])
         node.args = tuple(call[name] for name in (*first, *(last if call["transposed"] else ("dilation", "groups"))))
         node.kwargs = {}
+
+
+def _paddings(network: fx.GraphModule) -> None:
+    """Give convolutions whose padding is a word (``"same"``, ``"valid"``) the zeros that it stands for, as numbers."""
+    for node in network.graph.nodes:
+        call = bound(node) if _name(node) in ("conv1d", "conv2d", "conv3d") else {}
+        if not isinstance(call.get("padding"), str):
+            continue
+        sizes = shape_of(call["weight"])[2:]
+        dilations = [call["dilation"]] * len(sizes) if isinstance(call["dilation"], int) else call["dilation"]
+        zeros = [step * (size - 1) if call["padding"] == "same" else 0 for size, step in zip(sizes, dilations, strict=False)]
+        if any(each % 2 for each in zeros):  # one zero more behind than before, which a convolution cannot add itself
+            sides = [side for each in reversed(zeros) for side in (each // 2, each - each // 2)]
+            with network.graph.inserting_before(node):
+                call["input"] = network.graph.call_function(aten.constant_pad_nd.default, (call["input"], sides))
+            call["input"].meta = dict(node.meta)
+            zeros = [0] * len(zeros)
+        call["padding"] = [each // 2 for each in zeros]
+        node.target = getattr(aten, _name(node)).default
+        node.args, node.kwargs = tuple(call[argument.name] for argument in node.target._schema.arguments), {}
 
 
 def _aliases(node: fx.Node) -> bool:

@@ -26,13 +26,14 @@ class AgentState:
 
     Attributes:
         X: networks whose scores it was told, shape ``(n, genes)``.
-        scores: of them; of those beyond a limit less than any other, shape ``(n,)``.
+        scores: of them, NaN where there is none, shape ``(n,)``.
+        excess: the share by which they exceed the limits, summed over limits, shape ``(n,)``.
         agent: the weights of actor, critic and their targets, and the moments of their optimisers, shape ``(p,)``.
         updates: how often they have learned.
         memory: decisions to learn from, see :func:`hwsearch.algorithms._decisions.play`, shape ``(m, 2 * features + 2)``.
-        rewards: the score of the network that each decision was about, shape ``(m,)``.
-        average: the moving average of rewards.
-        spread: the standard deviation of the rewards of the first networks, by which rewards are divided; 0 before they are known.
+        networks: the place in ``X`` of the network that each decision was about, shape ``(m,)``.
+        average: the moving average of rewards, NaN before the first.
+        spread: the standard deviation of the first scores that differ, by which rewards are divided; 0 before they are known.
         decisions: those about the networks that were proposed last, shape ``(k, 2 * features + 2)``.
         owners: the network of each decision, shape ``(k,)``.
         proposed: keys of these networks, shape ``(networks,)``.
@@ -42,17 +43,30 @@ class AgentState:
 
     X: Rows
     scores: Values
+    excess: Values
     agent: Numbers
     memory: Numbers
-    rewards: Values
+    networks: npt.NDArray[np.int64]
     decisions: Numbers
     owners: npt.NDArray[np.int64]
     proposed: npt.NDArray[np.uint64]
     updates: int = 0
-    average: float = 0.0
+    average: float = float("nan")
     spread: float = 0.0
     step: int = 0
     idle: int = 0
+
+    @property
+    def rewards(self) -> Values:
+        """What each remembered decision is rewarded with, in units of ``spread``, shape ``(m,)``.
+
+        It is the score of its network. A network without a score has less than the worst one known: by 1, and by its excess.
+        """
+        rewards = self.scores / (self.spread or 1.0)
+        none = np.isnan(rewards)
+        worst = 0.0 if none.all() else float(rewards[~none].min())
+        punished = worst - 1.0 - np.minimum(self.excess, 1e3)
+        return np.asarray(np.where(none, punished, rewards)[self.networks])
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,9 @@ class Agent:
     The first step draws ``warmup`` networks by actions at random. In each later step the agent first learns, as often as there were
     decisions about the last networks, from decisions drawn from its memory; then it decides networks by the actions that it holds for
     best, with noise from a normal distribution that is cut off at 0 and 1 and gets narrower with every network. Each decision about a
-    network has the score of that network as its reward. Rewards are divided by the standard deviation of those of the first
-    networks, so that scores may have any unit. A network beyond the limits has less reward than any other.
+    network has the score of that network as its reward, see :attr:`AgentState.rewards`. Rewards are divided by the standard deviation of
+    the first scores, and their moving average, which begins with the first batch, is taken off them; so scores may have any unit and any
+    zero. A network beyond the limits, or whose score failed, has less reward than any other.
 
     Attributes:
         warmup: networks decided at random, all in the first step.
@@ -99,9 +114,10 @@ class Agent:
         return AgentState(
             X=np.empty((0, len(problem.space.choices)), dtype=np.uint8),
             scores=np.empty(0),
+            excess=np.empty(0),
             agent=np.empty(0, dtype=np.float32),
             memory=lines,
-            rewards=np.empty(0),
+            networks=np.empty(0, dtype=np.int64),
             decisions=lines,
             owners=np.empty(0, dtype=np.int64),
             proposed=np.empty(0, dtype=np.uint64),
@@ -110,12 +126,13 @@ class Agent:
     def ask(self, state: AgentState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, AgentState]:
         """Learn from the answers to the last decisions, and decide the next networks."""
         plan = self._plan(problem)
-        if state.memory.shape[1:] != (2 * len(plan.features) + 2,) or state.memory.shape[1:] != state.decisions.shape[1:]:
+        width, known = (2 * len(plan.features) + 2,), (state.networks >= 0) & (state.networks < len(state.X))
+        if state.memory.shape[1:] != width or state.decisions.shape[1:] != width or not known.all():
             raise InvalidInput("The agent's memory is not of this problem. Begin the search anew, with another state file.")
         learner = self._learner(problem, state, rng)
         state, fresh = self._remembering(state, len(plan.genes))
         if fresh and state.step > 1:
-            average = learner.learn(state.memory, state.rewards / (state.spread or 1.0), state.average, fresh, rng)
+            average = learner.learn(state.memory, state.rewards, state.average, fresh, rng)
             state = replace(state, average=average, updates=state.updates + fresh)
         agent = learner.state()
 
@@ -132,13 +149,13 @@ class Agent:
         )
 
     def tell(self, state: AgentState, X: Rows, scores: Values, costs: Values) -> AgentState:
-        """Note the scores."""
-        found = scores.astype(np.float64)
-        known = np.concatenate([state.scores, found[~np.isnan(found)]])
-        beyond = np.maximum(costs - 1.0, 0.0).sum(axis=1)
-        least = float(known.min()) if len(known) else 0.0
-        found = np.where(np.isnan(found), least - np.minimum(beyond, 1e3), found)
-        return replace(state, X=np.concatenate([state.X, X]), scores=np.concatenate([state.scores, found]))
+        """Note the scores, and by how much limits are exceeded."""
+        return replace(
+            state,
+            X=np.concatenate([state.X, X]),
+            scores=np.concatenate([state.scores, scores.astype(np.float64)]),
+            excess=np.concatenate([state.excess, np.maximum(costs - 1.0, 0.0).sum(axis=1)]),
+        )
 
     def done(self, state: AgentState) -> bool:
         """Whether it has decided for networks that are known already for ``patience`` steps."""
@@ -169,16 +186,22 @@ class Agent:
         order = np.argsort(keys)
         known = contains(keys[order], state.proposed)
         place = np.minimum(np.searchsorted(keys[order], state.proposed), max(0, len(keys) - 1))
-        scores = np.zeros(len(state.proposed))
-        scores[known] = state.scores[order[place[known]]]
+        networks = np.zeros(len(state.proposed), dtype=np.int64)
+        networks[known] = order[place[known]]
         fresh = known[state.owners] if len(state.owners) else np.zeros(0, dtype=np.bool_)
-        spread = state.spread
-        if not spread and known.any():
-            spread = float(scores[known].std()) or 1.0
+        if not state.spread and (spread := _spread(state.scores)):
+            state = replace(state, spread=spread, average=float("nan"))
         most = self.memory * decisions
         memory = np.concatenate([state.memory, state.decisions[fresh]])
-        rewards = np.concatenate([state.rewards, scores[state.owners[fresh]]])
-        return replace(state, memory=memory[-most:], rewards=rewards[-most:], spread=spread), int(fresh.sum())
+        networks = np.concatenate([state.networks, networks[state.owners[fresh]]])
+        return replace(state, memory=memory[-most:], networks=networks[-most:]), int(fresh.sum())
+
+
+def _spread(scores: Values) -> float:
+    """The standard deviation of the scores that there are; 0 if they are all the same but for rounding."""
+    known = scores[~np.isnan(scores)]
+    spread = float(known.std()) if len(known) else 0.0
+    return spread if spread > 1e-12 * float(np.abs(known).max(initial=0.0)) else 0.0
 
 
 def _noisy(means: Values, deviation: float, rng: np.random.Generator) -> Values:

@@ -58,7 +58,7 @@ class _Memory:
     Args:
         lines: what was seen, what was seen next, the action and whether it was the last one, shape ``(n, 2 * features + 2)``.
         rewards: of each, shape ``(n,)``.
-        average: of rewards so far.
+        average: of rewards so far; NaN before the first, when the mean of the first batch is taken.
         follow: see :attr:`Learning.baseline`.
         rng: chooses decisions.
     """
@@ -70,7 +70,8 @@ class _Memory:
         """Some decisions, their rewards less the moving average."""
         some = self._rng.integers(len(self._lines), size=batch_size)
         lines, rewards = torch.from_numpy(self._lines[some]), self._rewards[some]
-        self.average += self._follow * (float(rewards.mean()) - self.average)
+        mean = float(rewards.mean())
+        self.average = mean if np.isnan(self.average) else self.average + self._follow * (mean - self.average)
         features = (lines.shape[1] - 2) // 2
         return ReplayBufferSamples(
             observations=lines[:, :features],

@@ -11,6 +11,8 @@ from ....errors import require
 from .._evidence import Evidence, Scores
 from .._responses import responses
 
+_GRID = np.geomspace(1.0, 1e-4, 100)
+"""Penalties along the path, relative to the one at which the last unit goes."""
 _ROUNDS = 60
 """Bisections of the penalty, after which equal channels are told apart by their coefficients."""
 
@@ -19,8 +21,9 @@ def score(evidence: Evidence) -> Scores:
     """How a LASSO keeps units: each has a coefficient, by which the layers that read it are to give the same; needs images, no labels.
 
     Of a group whose number of units is given (:attr:`Evidence.widths`), the penalty is doubled until no more are left, and then bisected
-    until that number is left. These score at least 1, all others less. Of other groups the score is the largest penalty at which a unit is
-    still kept, relative to that at which the last one goes.
+    until that number is left. These score at least 1, all others less, which says nothing of one group beside another. Of other groups the
+    score is the largest penalty at which a unit is still kept, as a share of the mean square of what its readers give: as much as is lost
+    with a unit that adds what no other does, so that groups can be weighed against each other.
     """
     found = {}
     for group, moments in responses(evidence).items():
@@ -72,12 +75,12 @@ def _chosen(moments: Any, number: int) -> Any:
 
 
 def _along(moments: Any) -> Any:
-    """The largest penalty at which each unit is kept, relative to the largest of all."""
+    """The largest penalty at which each unit is kept, in units of the sum of the moments."""
     linear = require("sklearn.linear_model", feature="The importance 'lasso'", extra="torch")
     design, wanted = _problem(moments)
-    most = max(1e-30, float(np.abs(design.T @ wanted).max()) / len(moments))
+    most = max(1e-30, float(np.abs(design.T @ wanted).max()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        alphas, found, _ = linear.lasso_path(design, wanted, alphas=most * np.geomspace(1.0, 1e-4, 100))
-    kept = np.where(found != 0, alphas, 0.0).max(axis=1) / max(float(alphas.max()), 1e-30)
-    return kept + 1e-6 * np.sqrt(moments.diagonal()) / max(1e-30, float(np.sqrt(moments.diagonal()).max()))
+        alphas, found, _ = linear.lasso_path(design, wanted, alphas=most * _GRID / len(design))
+    kept = np.where(found != 0, alphas * len(design), 0.0).max(axis=1)
+    return kept + 1e-6 * most * np.sqrt(moments.diagonal()) / max(1e-30, float(np.sqrt(moments.diagonal()).max()))

@@ -28,7 +28,7 @@ from .adoption._judge import Judge
 from .data._images import Data, DataLike
 from .data._load import load_data
 from .quantization._quantize import STANDARD, Quantization
-from .quantization._tune import FINEST, tune
+from .quantization._tune import fine_of, tune
 from .supernet._supernet import Supernet, WeightsLike
 from .training._processes import processes
 from .training._recipe import Recipe, RecipeLike, recipe_for
@@ -177,13 +177,12 @@ class _Work:
         trained = train(alone, data=data, out=path, recipe=recipe, weights=weights, seed=self.seed, progress=self.progress)
         self.data, found = data.normalized(trained.normalize), {path: trained}
         if self.tuning and any(block.bits.weight_bits <= 8 for block in self.architecture.blocks()):
-            path, rate = self.folder / "tuned.safetensors", FINEST * recipe.learning_rate
-            recipe = replace(recipe, epochs=self.tuning, learning_rate=rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None)
+            path = self.folder / "tuned.safetensors"
             found[path] = tune(
                 trained,
                 data=self.data,
                 out=path,
-                recipe=recipe,
+                recipe=fine_of(recipe, self.tuning),
                 quantization=self.quantization,
                 seed=self.seed,
                 progress=bool(self.progress),

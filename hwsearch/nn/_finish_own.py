@@ -36,7 +36,7 @@ from .adoption._student import Floating, Student
 from .adoption._tensor_data import TensorData, as_data
 from .data._images import Data
 from .quantization._quantize import Quantization
-from .quantization._tune import FINEST
+from .quantization._tune import fine_of
 from .training._arguments import HAPPENED, as_json
 from .training._maps import Inputs
 from .training._processes import accelerator, computing_on, processes
@@ -237,8 +237,7 @@ class Work:
             final = quantize(floating, images, road.precision, road.quantization)
             save_network(final, folder / "tuned.safetensors")
             return floating, final, "tuned.safetensors"
-        rate = FINEST * recipe.learning_rate
-        fine = replace(recipe, epochs=road.tuning, learning_rate=rate, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None)
+        fine = fine_of(recipe, road.tuning)
         rounded = Rounded(floating, images, road.precision, road.quantization, still)
         how = {"precision": road.precision, "weight_bits": road.quantization.weight_bits}
         return floating, learned(rounded, fine, "tuned.safetensors", floating, **how), "tuned.safetensors"

@@ -9,13 +9,15 @@ import torch
 
 SPREADS = ("layer", "global", "lamp", "erdos-renyi")
 """``"layer"``: the same share of every layer. ``"global"``: the least of all layers together. ``"lamp"``: the same by the square of the
-score of a unit over that of all units of its layer that are not below it (Lee et al., ICLR'21), which never empties a layer.
-``"erdos-renyi"``: the share that stays of a layer is proportional to the sum of the sides of its weights over their product (Evci et al.,
-ICML'20)."""
+score of a unit over that of all units of its layer that are not below it (Lee et al., ICLR'21). ``"erdos-renyi"``: the share
+that stays of a layer is proportional to the sum of the sides of its weights over their product (Evci et al., ICML'20). With each of them at
+least one unit of every layer stays."""
 
 
 def counts(scores: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], share: float, spread: str) -> dict[str, int]:
-    """How many units of each layer are zero; together exactly ``round(share * units)``, or in each layer if the spread is by layer.
+    """How many units of each layer are zero; together ``round(share * units)``, or in each layer if the spread is by layer.
+
+    At least one unit of every layer stays, so where layers have few units fewer may be zero.
 
     Args:
         scores: of the units of each layer, at least 0, shape ``(units,)``.
@@ -25,11 +27,13 @@ def counts(scores: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, .
     """
     sizes = {name: len(each) for name, each in scores.items()}
     if spread == "layer":
-        return {name: round(share * size) for name, size in sizes.items()}
-    total = round(share * sum(sizes.values()))
+        return {name: min(round(share * size), size - 1) for name, size in sizes.items()}
+    total = min(round(share * sum(sizes.values())), sum(sizes.values()) - len(sizes))
     if spread == "erdos-renyi":
         return _erdos_renyi(sizes, shapes, total)
-    ranked = {name: _lamp(each) if spread == "lamp" else each.double() for name, each in scores.items()}
+    ranked = {name: _lamp(each) if spread == "lamp" else each.double().clone() for name, each in scores.items()}
+    for each in ranked.values():
+        each[torch.argsort(each, stable=True)[-1]] = torch.inf  # the one that stays
     every = torch.cat([*ranked.values()])
     owner = np.repeat(np.arange(len(sizes)), [*sizes.values()])
     gone = torch.argsort(every, stable=True)[:total].cpu().numpy()
@@ -63,4 +67,7 @@ def _erdos_renyi(sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
     rest = sorted(sizes, key=lambda name: int(stay[name]) - stay[name])  # the largest fractions are rounded up
     for name in rest[: sum(gone.values()) - total]:
         gone[name] -= 1
+    for name in [name for name in sizes if gone[name] == sizes[name]]:
+        gone[name] -= 1
+        gone[max(sizes, key=lambda other: sizes[other] - gone[other])] += 1
     return gone

@@ -16,6 +16,7 @@ from ...spaces._genes import Rows
 from .._evaluate import Extracted
 from ..data._images import Data, DataLike
 from ..data._load import load_data
+from ..pruning._sparsity import Sparsity
 from ..supernet._deploy import Deployed, deploy
 from ..supernet._plain import Resize
 from ..supernet._supernet import Supernet
@@ -163,6 +164,13 @@ class _Learning(Visit):
 
     def grid(self, place: Place, y: torch.Tensor, bits: int, signed: bool) -> Round | None:
         return getattr(*self.owners[place], None)
+
+
+def fine_of(recipe: Recipe, epochs: int) -> Recipe:
+    """How a network is tuned that was trained by this recipe: at a fiftieth of its learning rate, and what became zero stays zero."""
+    sparsity = None if recipe.sparsity is None else Sparsity(hold=True)
+    fine = replace(recipe, epochs=epochs, learning_rate=FINEST * recipe.learning_rate, sparsity=sparsity)
+    return replace(fine, warm_up=0.0, ema=0.0, mixup=0.0, cutmix=0.0, amp=None)
 
 
 def tuned(supernet: Supernet, row: Rows, data: Data, steps: int, quantization: Quantization = STANDARD) -> Deployed:

@@ -42,7 +42,7 @@ _APART = 20
 _STATE = {"momentum_buffer": "momentum"}
 """What an optimiser keeps of a parameter -> what it is called in a file, if that is another name."""
 _BUFFERS = {name: buffer for buffer, name in _STATE.items()}
-_OWN = ("weight", "average", "best")
+_OWN = ("weight", "average", "best", "stays")
 """What else a file has of a parameter."""
 _FREE = ("learning_rate", "clip", "amp")
 """What may be changed of a recipe when a training goes on."""
@@ -341,7 +341,7 @@ class Training:
             for what, value in self.optimizer.state[parameter].items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"{_STATE.get(what, what)}.{name}"] = value
-        tensors |= self.judged.named
+        tensors |= self.judged.named | self.thinning.named
         document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict(), "curve": self.judged.document}
         document |= {"skipped": self.skipped, "changes": self.changes}
         weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.losses.space, tensors, document, sync=False)
@@ -351,8 +351,7 @@ class Training:
                 os.replace(newer, older)
             weights_file.write(newer, weights_file.CHECKPOINT_FORMAT, self.losses.space, tensors, document, sync=False)
             self._kept = self.step
-        self._saved = self.step
-        self._written = time.perf_counter()
+        self._saved, self._written = self.step, time.perf_counter()
         self._cost = self._written - start
 
     def resume(self, path: Path, facts: Facts) -> None:
@@ -383,6 +382,7 @@ class Training:
                 self.scaler.load_state_dict(header["scaler"])
             self.skipped, self.changes = int(header.get("skipped", 0)), [dict(one) for one in header.get("changes", [])]
             self.judged = Best.read(tensors, header.get("curve", []), self.losses.kept())
+            self.thinning.read(tensors)
         self.step = self._saved = self._kept = step
         self._note({**as_json(Recipe(epochs=1).document), **header["training"].get("recipe", {})}, path)
 

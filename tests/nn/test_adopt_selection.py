@@ -175,7 +175,7 @@ def test_same_padding_of_even_kernels_computes_the_same(size: tuple[int, int], d
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), reader, nn.ReLU(), nn.Flatten(), nn.Linear(384, 4))
     space = adopted(module)
     assert torch.allclose(space.network(images()), module(images()), atol=1e-6)
-    assert len(np.unique(importance(space, "thinet", images())[first(space)])) == 8
+    assert importance(space, "thinet", images())[first(space)].max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["lasso", "thinet"])

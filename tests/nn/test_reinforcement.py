@@ -93,10 +93,10 @@ def test_a_reward_belongs_to_all_decisions_of_its_network_and_less_their_average
 def test_the_unit_and_the_zero_of_a_score_change_nothing(scale: float, zero: float) -> None:
     space = example_space()
     problem = Problem.of(space, predictor=rugged(space), limits={"time": 9.0})
-    algorithm = AMC(warmup=8, noise=0.05, learning=QUICK)
+    algorithm = AMC(warmup=8, noise=0.05, learning=Learning(units=(24, 24), actor_rate=0.01, critic_rate=0.01, batch=16))
     given = hwsearch.init(problem, algorithm)
     other = hwsearch.init(problem.having(lambda X: scale * rugged(space)(X) + zero), algorithm)
-    for _ in range(25):
+    for _ in range(20):
         given, other = hwsearch.step(given), hwsearch.step(other)
     assert np.array_equal(given.X, other.X)
 
@@ -173,7 +173,7 @@ def test_an_agent_without_new_ideas_is_done_also_within_a_budget_of_evaluations(
     found = hwsearch.search(
         space,
         predictor=lambda X: X.sum(axis=1),
-        algorithm=AMC(warmup=3, decay=0.5, patience=10, learning=QUICK),
+        algorithm=AMC(warmup=12, decay=0.5, patience=10, learning=QUICK),
         run=hwsearch.Run(evaluations=100, progress=False),
     )
     assert found.best_score == 2

@@ -119,12 +119,12 @@ def test_extracted_networks_compute_what_masked_ones_do_and_cost_what_the_tables
         assert sum(block.macs for block in space.blocks(row)) == macs
 
 
-def counted(network: nn.Module) -> int:
+def counted(network: nn.Module, size: tuple[int, ...] = (1, 1, 8, 8)) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        network(torch.randn(1, 1, 8, 8))
+        network(torch.randn(size))
     return counter.get_total_flops() // 2
 
 
@@ -192,6 +192,48 @@ def test_searches_and_files_take_ranks_as_any_gene(space: Adopted, tmp_path: Any
     again = hwsearch.load_space(save_adopted(space, tmp_path / "folder"))
     assert again.fingerprint == space.fingerprint
     assert hwsearch.searching.load_result(result.save(tmp_path / "result.json"), again).best.genes.tolist() == result.best.genes.tolist()
+
+
+def test_a_network_with_cut_ranks_can_be_adopted_again_and_costs_what_it_costs() -> None:
+    """Its factors are cheaper than the layer was, so they stay apart: the largest value stands for the network as it is."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 64)
+    space = hwsearch.adopt(low_rank(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), layers=["0"]), x)
+    group = next(group for group, gene in space.places.groups.items() if gene == "0.rank")
+    small = space.extract({group: 8})
+    again = hwsearch.adopt(small, x)
+    assert again.macs() == space.macs({group: 8}) == 2 * 64 * 8 + 640
+    with torch.no_grad():
+        assert torch.equal(again.extract({})(x), small(x))
+        assert torch.equal(again.whole(x), small(x))
+
+
+class Twice(nn.Module):
+    """A layer that is called twice, at two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(F.relu(self.a(F.max_pool2d(F.relu(self.a(x)), 2))))
+
+
+def test_a_layer_that_is_called_twice_has_one_rank(rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    module, x = Twice().eval(), torch.randn(2, 16, 8, 8)
+    plain, space = hwsearch.adopt(module, x), hwsearch.adopt(low_rank(module, "spatial", layers=["a"]), x, step=4)
+    assert [(choice.name, choice.role) for choice in space.choices] == [("a.rank", "rank")]
+    assert space.macs() == plain.macs()
+    for row in [space.row(), *space.sample(6, rng)]:
+        plan = space.plan(row)
+        network = space.extract(*plan)
+        with torch.no_grad():
+            assert distance(run_masked(space.cut(*plan), (x,), {}), [network(x)]) < 1e-5
+        assert float(metric("params", space)(row[None])[0]) == sum(each.numel() for each in network.parameters())
+        assert space.macs(*plan) == float(metric("macs", space)(row[None])[0]) == counted(network, (1, 16, 8, 8))
+    with torch.no_grad():
+        assert distance([module(x)], [space.extract({})(x)]) < 1e-5
 
 
 def test_ranks_alone_can_be_searched(space: Adopted) -> None:

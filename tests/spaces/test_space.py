@@ -321,6 +321,7 @@ def test_every_space_travels_to_the_workers_of_a_process_pool(name: str) -> None
         ("block.kernel", (3, 5), "kernel"),
         ("block.expand", (3, 4), "expand"),
         ("size.out", ("small", "large"), None),
+        ("b.kernel", ("a", "b"), None),
         ("layer3.bits", (4, 8), None),
         ("outer", (1, 2), None),
     ],
@@ -333,8 +334,9 @@ def test_roles_of_genes_are_given_checked_and_no_part_of_a_fingerprint() -> None
     assert Choice("bits", ("fp32", "int8"), role="precision").is_precision
     with pytest.raises(InvalidInput, match="has the role 'size'; there are resolution, depth"):
         Choice("a", (1, 2), role="size")
-    with pytest.raises(InvalidInput, match="its values must be numbers"):
-        Choice("a", ("small", "large"), role="width")
+    for role in ("resolution", "depth", "width", "rank", "expand", "kernel"):
+        with pytest.raises(InvalidInput, match="its values must be numbers"):
+            Choice("a", ("small", "large"), role=role)
     plain = SearchSpace("own", (Choice("a", (1, 2)), Choice("b", (1, 2))), ())
     told = SearchSpace("own", (Choice("a", (1, 2), role="width"), Choice("b", (1, 2), role="depth")), ())
     assert told.fingerprint == plain.fingerprint

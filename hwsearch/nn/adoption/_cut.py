@@ -47,7 +47,7 @@ class Cut:
         self._new: dict[fx.Node, fx.Node] = {}
         self._graph = fx.Graph()
         self._constants: dict[str, torch.Tensor] = {}
-        self._joined: dict[str, nn.Parameter] = {}
+        self._joined: dict[str, tuple[fx.Node, nn.Parameter]] = {}
         self.ends = self._find_ends()
 
     def _find_ends(self) -> dict[fx.Node, tuple[Factors, int, int]]:
@@ -166,7 +166,7 @@ class Cut:
                 put(root, name, nn.Parameter(value, whole.requires_grad) if isinstance(whole, nn.Parameter) else value)
         for name, value in self._constants.items():
             root.register_buffer(name, value)
-        for name, parameter in self._joined.items():
+        for name, (_, parameter) in self._joined.items():
             put(root, name, parameter)
         self._graph.set_codegen(self.network.graph._codegen)
         built = fx.GraphModule(root, self._graph, "Network")
@@ -206,9 +206,11 @@ class Cut:
         return fresh
 
     def _held(self, name: str, value: torch.Tensor, node: fx.Node) -> fx.Node:
-        """Insert a parameter that stands for one or several of the whole network's."""
-        self._joined[name] = nn.Parameter(value.detach().clone(), get(self.network, str(node.target)).requires_grad)
-        return self._graph.get_attr(name)
+        """Insert a parameter that stands for one or several of the whole network's; once, however often its layer is called."""
+        if name not in self._joined:
+            learns = get(self.network, str(node.target)).requires_grad
+            self._joined[name] = self._graph.get_attr(name), nn.Parameter(value.detach().clone(), learns)
+        return self._joined[name][0]
 
     def _touched(self, node: fx.Node) -> bool:
         """Whether something is gone from an operation's result or inputs."""

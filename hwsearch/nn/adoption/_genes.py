@@ -126,7 +126,7 @@ def rank_values(layer: Factors, group: Group, analysis: Analysis, step: int) -> 
     than as it was; at most eight of them.
     """
     whole = {each.id: each.width for each in analysis.groups}
-    kernels = [kernel for kernel in analysis.kernels if kernel.node in layer.nodes]
+    kernels = analysis.within(layer)
     most = sum(kernel.macs(whole) for kernel in kernels)
     less = [rank for rank in range(1, group.width) if sum(kernel.macs(whole | {group.id: rank}) for kernel in kernels) < most]
     while step > 1 and not any(rank % step == 0 for rank in less):

@@ -121,6 +121,10 @@ class Analysis:
     kernels: tuple[Kernel, ...]
     factors: tuple[Factors, ...] = ()
 
+    def within(self, layer: Factors) -> list[Kernel]:
+        """The kernels of the factors of a layer, those of all its calls."""
+        return [kernel for kernel in self.kernels if kernel.ranks and kernel.ranks[0][0] == layer.ranks[0]]
+
     def freeze(self, reasons: Mapping[str, str]) -> Analysis:
         """The same with some groups frozen, each for a reason."""
         groups = tuple(replace(group, reason=reasons.get(group.id, group.reason)) for group in self.groups)

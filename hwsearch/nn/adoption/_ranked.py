@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -14,25 +15,48 @@ from .rules.base import bound, shape_of
 
 
 def ranked(network: fx.GraphModule, analysis: Analysis) -> Analysis:
-    """The same analysis, which knows the layers that are products of others."""
-    return replace(analysis, factors=find_factors(network, analysis.groups)).freeze({})
+    """The same analysis, which knows the layers that are products of others.
+
+    Factors that would take more multiply-accumulates in one piece stay apart, with a width between them as between any two layers: so do
+    those of a network that was cut before.
+    """
+    known = replace(analysis, factors=find_factors(network, analysis.groups)).freeze({})
+    return replace(analysis, factors=tuple(each for each in known.factors if _pays(known, each))).freeze({})
+
+
+def _pays(analysis: Analysis, layer: Factors) -> bool:
+    """Whether a layer in one piece takes no more multiply-accumulates than its factors."""
+    whole, kernels = {each.id: each.width for each in analysis.groups}, analysis.within(layer)
+    return sum(kernel.macs(whole) for kernel in kernels) <= sum(kernel.apart(whole) for kernel in kernels)
 
 
 def find_factors(network: fx.GraphModule, groups: Iterable[Group]) -> tuple[Factors, ...]:
     """The layers of a captured network that are products of others, as their names tell and the graph confirms.
 
+    A layer that is called several times is found once for each call, or not at all.
+
     Args:
         network: the captured graph.
         groups: of its channels.
     """
-    chains: dict[str, list[fx.Node]] = {}
+    calls: dict[str, list[fx.Node]] = {}
     for node in network.graph.nodes:
         weight = node.args[1] if node.op == "call_function" and len(node.args) > 1 else None
-        if isinstance(weight, fx.Node) and weight.op == "get_attr" and MARK in f".{weight.target}" and len(weight.users) == 1:
-            chains.setdefault(f".{weight.target}".rpartition(MARK)[0].removeprefix("."), []).append(node)
+        if isinstance(weight, fx.Node) and weight.op == "get_attr" and MARK in f".{weight.target}":
+            calls.setdefault(str(weight.target), []).append(node)
+    uses: Counter[str] = Counter()
+    for node in network.graph.find_nodes(op="get_attr"):
+        uses[str(node.target)] += len(node.users)
+    layers: dict[str, list[str]] = {}
+    for name in calls:
+        layers.setdefault(f".{name}".rpartition(MARK)[0].removeprefix("."), []).append(name)
     between = {(group.opened, group.read): group for group in groups if not group.follow}
-    found = [_chain(name, nodes, between) for name, nodes in chains.items()]
-    return tuple(each for each in found if each is not None)
+    found: list[Factors] = []
+    for layer, weights in layers.items():
+        if {uses[name] for name in weights} == {len(calls[name]) for name in weights} == {len(calls[weights[0]])}:
+            chains = [_chain(layer, nodes, between) for nodes in zip(*(calls[name] for name in weights), strict=True)]
+            found.extend(each for each in chains if each is not None and None not in chains)
+    return tuple(found)
 
 
 def _chain(

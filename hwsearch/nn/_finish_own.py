@@ -155,6 +155,21 @@ def _whole(given: Own) -> nn.Module | None:
     return given.space.whole if isinstance(given, Architecture) and isinstance(given.space, Adopted) else None
 
 
+def _check_stages(recipe: Recipe, network: fx.GraphModule, plain: fx.GraphModule) -> None:
+    """Refuse feature maps that are gone once a network is rounded.
+
+    Raises:
+        InvalidInput: a stage is named after an operation that then is part of another one.
+    """
+    there, left = ({node.name for node in each.graph.nodes} for each in (network, plain))
+    gone = [name for name in recipe.stages or () if name in there - left]
+    if gone and recipe.distillations:
+        raise InvalidInput(
+            f"The recipe's stages {gone} become part of the layers before them when the network is rounded, as batch norms do. Name the "
+            "operations behind them, such as activations."
+        )
+
+
 @dataclass(frozen=True)
 class Work:
     """Everything that the stages of a network need.
@@ -227,7 +242,9 @@ class Work:
 
         images = as_inputs(data.normalize(data.calibration_images(seed)))
         if road.precision != "fp32":
-            begun(network, images, road.precision, road.quantization)  # what is wrong with it is told before anything is trained
+            plain = begun(network, images, road.precision, road.quantization).network  # what is wrong is told before anything is trained
+            if road.tuning:
+                _check_stages(recipe, network, plain)
         start = copied(network)
         student = Floating(network.to(accelerator()), still, batches())
         floating = learned(student, recipe, "float.safetensors", start)

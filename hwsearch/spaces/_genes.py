@@ -24,8 +24,8 @@ Value = int | float | str
 
 ROLES = ("resolution", "depth", "width", "rank", "expand", "kernel", "precision", "branch", "operation")
 """What genes decide: the size of the input image, the number of blocks, a number of channels (or a multiplier of it), a ratio of inner to
-outer channels, the size of a convolution, the name of a number format, whether a branch is there, and which operation is. A rank is a number
-of channels between the factors of a layer that is written as a product."""
+outer channels, the size of a convolution, the name of a number format, whether a branch is there, and which operation is. A rank is the
+number of channels between the factors of a layer that is written as a product."""
 _OF_NUMBERS = ("resolution", "depth", "width", "rank", "expand", "kernel")
 _NAMED = re.compile(
     r"(?P<resolution>resolution)|(?P<width>out|mid\d*|width\d*)|(?P<expand>expand)\d*|(?P<kernel>kernel)\d*"

@@ -84,6 +84,51 @@ def test_angles_are_those_of_three_different_images() -> None:
     assert float(Angles(own[:2], there[:2])([own[0][:2]], [there[0][:2]])) == 0.0
 
 
+def test_relations_of_a_single_image_are_0_and_those_of_many_images_take_little_memory() -> None:
+    one = torch.ones(1, 4, 2, 2, requires_grad=True)
+    for kind in (Distances, Angles):
+        loss = kind([one], [one])([one], [torch.ones(1, 3, 2, 2)])
+        assert float(loss.detach()) == 0.0
+        loss.backward()
+        assert one.grad is not None
+        assert torch.isfinite(one.grad).all()
+    many, other = (torch.randn(400, 3, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    loss = Angles([many], [other])([many], [other])
+    assert torch.equal(loss, Angles([many], [other])([many[:128]], [other[:128]]))
+
+
+def test_tokens_are_not_compared_with_maps_point_by_point() -> None:
+    tokens, plane, vector = torch.randn(2, 3, 17, 1), torch.randn(2, 3, 4, 4), torch.randn(2, 3, 1, 1)
+    for kind in (Features, Attention):
+        for own, wanted in ((plane, tokens), (tokens, plane)):
+            with pytest.raises(InvalidInput, match="tokens cannot be compared with a map point by point"):
+                kind([own], [wanted])([own], [wanted])
+        for own, wanted in ((tokens, torch.randn(2, 3, 16, 1)), (plane, torch.randn(2, 3, 7, 5)), (vector, plane), (vector, tokens)):
+            assert torch.isfinite(kind([own], [wanted])([own], [wanted])).all()
+    assert torch.isfinite(Distances([plane], [tokens])([plane], [tokens]))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_maps_of_half_precision_teach_through_layers_of_their_own(kind: torch.dtype) -> None:
+    """As they come of a student with ``amp`` in its recipe."""
+    given = (torch.randn(4, 3, 8, 8),)
+    recipe = Recipe(epochs=1, distill=0.0, hints=dict.fromkeys(KINDS, 1.0))
+    teaching = Teaching(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), recipe, given)
+    student = nn.Conv2d(3, 4, 3)
+
+    def run(inputs: Any, stages: Stages) -> torch.Tensor:
+        made = student(*inputs).to(kind)
+        stages.note("conv", made)
+        return made
+
+    teaching.meet(run)
+    own = teaching.stages()
+    assert own is not None
+    teaching(given, [run(given, own)], own).backward()
+    assert student.weight.grad is not None
+    assert float(student.weight.grad.abs().sum()) > 0
+
+
 class Expert(nn.Module):
     """A teacher of the user's: stages of other widths than the toy's, with images made larger first."""
 
@@ -170,6 +215,38 @@ def test_stages_are_matched_by_their_order_or_size_or_by_name(toy: hwsearch.Sear
     flat = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     with pytest.raises(InvalidInput, match=r"none fit each other\. Name pairs"):
         taught(student, replace(RECIPE, hints=1.0), flat)
+
+
+def test_named_stages_come_in_the_order_in_which_the_student_makes_them(toy: hwsearch.SearchSpace, expert: nn.Module) -> None:
+    """Relations between images are those of the last map, however the recipe orders its names."""
+    student = Supernet(toy)
+    names = [name for name, _ in student.named_steps()]
+    pairs = {names[2]: "first", names[-2]: "second"}
+    found = []
+    for named in (pairs, dict(reversed(pairs.items()))):
+        teaching = taught(student, replace(RECIPE, hints={"features": 1.0}, stages=named), expert).teaching
+        assert teaching is not None
+        found.append([tuple(each.shape[:2]) for each in teaching.helpers.parameters() if each.ndim > 1])
+    assert found[0] == found[1] == [(20, 16), (28, 16)]
+
+
+def test_a_stage_that_rounding_takes_away_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    recipe = {"epochs": 1, "teacher": Net(), "hints": 1.0, "stages": {"batch_norm": "first"}}
+    deployment = hwsearch.nn.Deployment(precision="int8")
+    with pytest.raises(InvalidInput, match=r"stages \['batch_norm'\] become part of the layers before them"):
+        hwsearch.finish(Net(8), data="digits", out=tmp_path, recipe=recipe, deployment=deployment, progress=False)
+    assert not (tmp_path / "float.safetensors").exists()
+
+
+def test_weights_in_bfloat16_have_a_digest_of_their_own() -> None:
+    weights = {kind: nn.Linear(3, 2, dtype=kind) for kind in (torch.bfloat16, torch.float16)}
+    for each in weights.values():
+        nn.init.zeros_(each.weight)
+        nn.init.zeros_(each.bias)
+    one, other = (load_teacher(each, None) for each in weights.values())
+    assert one is not None
+    assert other is not None
+    assert one.digest != other.digest
 
 
 def test_tokens_of_a_transformer_are_maps_where_they_are_named() -> None:

@@ -236,6 +236,35 @@ def test_a_layer_that_is_called_twice_has_one_rank(rng: np.random.Generator) -> 
         assert distance([module(x)], [space.extract({})(x)]) < 1e-5
 
 
+def test_modules_around_a_product_find_its_weight() -> None:
+    """A transformer layer hands the weights of its linear layers on, past their forward."""
+    torch.manual_seed(0)
+    module, x = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval(), torch.randn(2, 5, 16)
+    written = low_rank(module)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            assert distance([module(x).detach()], [written(x).detach()]) < 1e-5
+    for layer, way in ((nn.Conv2d(12, 20, (3, 5)), "spatial"), (nn.Conv2d(12, 20, 3, bias=False), "tucker"), (nn.Linear(9, 6), "svd")):
+        product: Any = low_rank(layer, way)
+        assert distance([layer.weight.detach()], [product.weight.detach()]) < 1e-5
+        assert product.bias is layer.bias is None or torch.equal(product.bias, layer.bias)
+
+
+def test_what_is_shared_stays_shared() -> None:
+    torch.manual_seed(0)
+    shared, tied = nn.Sequential(nn.Linear(16, 16)), nn.Linear(16, 16)
+    tied.weight = nn.Parameter(torch.randn(16, 16))
+    module = nn.Sequential(shared, nn.ReLU(), shared, shared[0], nn.Embedding(16, 16, _weight=tied.weight), tied)
+    module[4].weight = tied.weight
+    written: Any = low_rank(module, layers=["3", "5", "0.0"])
+    assert written[0] is written[2]
+    assert written[0][0] is written[3]
+    assert type(written[3]).__name__ == "Factored"
+    assert written[5].weight is written[4].weight
+    only: Any = low_rank(nn.Sequential(shared[0], shared[0]), layers=["1"])
+    assert only[0] is only[1]
+
+
 def test_ranks_alone_can_be_searched(space: Adopted) -> None:
     widths = {choice.name: [choice.values[-1]] for choice in space.choices if choice.role in ("width", "depth")}
     alone = space.restrict(widths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from ...errors import InvalidInput, UnknownName
+from ._factors import composed
 
 WAYS = ("tucker", "spatial", "svd")
 _LEAST = 4
@@ -18,6 +20,8 @@ _LEAST = 4
 
 class Factored(nn.Module):
     """A layer as a product of others; what stands between them is a rank of the layer.
+
+    Modules around it that read its weight or bias, as transformer layers of PyTorch do, find what the layer in one piece would have.
 
     Args:
         factors: in order.
@@ -32,13 +36,26 @@ class Factored(nn.Module):
         out: torch.Tensor = self.factors(x)
         return out
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight of the layer in one piece."""
+        return composed([each.get_parameter("weight") for each in self.factors])
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The bias of the layer."""
+        bias: torch.Tensor | None = self.factors[-1].bias
+        return bias
+
 
 def low_rank(module: nn.Module, way: str = "tucker", *, layers: Sequence[str] = ("*",)) -> nn.Module:
     """A copy of a network in which layers are products of smaller ones at full rank, so that it still computes the same.
 
     :func:`hwsearch.adopt` then makes each rank a gene, whose largest value stands for the layer as it was, in one piece; smaller ones are
     offered where they take fewer multiply-accumulates. Linear layers and 1 x 1 convolutions become two by their singular values. Of larger
-    convolutions, ``way`` tells what becomes of them. Convolutions in groups stay as they are.
+    convolutions, ``way`` tells what becomes of them. Convolutions in groups, of a size of 1 along one axis, or with ``padding="same"`` or a
+    padding of other than zeros stay as they are, and so does a layer that shares its weight with another one. A layer that stands at
+    several places, under several names, is one product at all of them.
 
     Args:
         module: the network; it stays as it is.
@@ -63,15 +80,24 @@ def low_rank(module: nn.Module, way: str = "tucker", *, layers: Sequence[str] = 
     if way not in WAYS:
         raise UnknownName("way of writing layers as products", way, WAYS)
     network = copy.deepcopy(module)
-    found = {name: _factored(each, way) for name, each in module.named_modules() if any(fnmatchcase(name, pattern) for pattern in layers)}
-    chosen = {name: factors for name, factors in found.items() if factors}
-    if not chosen:
+    holders = Counter(id(weight) for each in module.modules() for weight in each.parameters(recurse=False))
+    named = [(name, each) for name, each in module.named_modules(remove_duplicate=False) if not _tied(each, holders)]
+    picked = {each for name, each in named if any(fnmatchcase(name, pattern) for pattern in layers)}
+    made = {each: Factored(factors).train(module.training) for each in picked if (factors := _factored(each, way))}
+    if not made:
         raise InvalidInput(f"layers={list(layers)} stand for no convolution or linear layer of which {way!r} makes a product.")
-    for name, factors in chosen.items():
-        if not name:
-            return Factored(factors).train(module.training)
-        network.set_submodule(name, Factored(factors).train(module.training))
+    if module in made:
+        return made[module]
+    for name, each in named:
+        if each in made:
+            holder, _, last = name.rpartition(".")
+            setattr(network.get_submodule(holder), last, made[each])
     return network
+
+
+def _tied(layer: nn.Module, holders: Counter[int]) -> bool:
+    """Whether other modules hold the weight of a layer, too."""
+    return any(holders[id(weight)] > 1 for weight in layer.parameters(recurse=False))
 
 
 def _factored(layer: nn.Module, way: str) -> list[nn.Module]:

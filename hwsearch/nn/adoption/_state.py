@@ -64,7 +64,7 @@ def digest(tensors: tuple[torch.Tensor, ...]) -> str:
     hashed = hashlib.sha256()
     for each in tensors:
         hashed.update(f"{each.dtype} {tuple(each.shape)}".encode())
-        hashed.update(each.detach().contiguous().numpy().tobytes())
+        hashed.update(each.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
     return hashed.hexdigest()[:16]
 
 

@@ -170,7 +170,7 @@ class Teaching:
         return Stages(self.recipe.stages or ()) if self._pairs else None
 
     def _matched(self, own: Stages, wanted: Stages) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        mine, there = list(own.maps.values()), list(wanted.maps.values())
+        mine, there = ([each.float() for each in side.maps.values()] for side in (own, wanted))  # what learns from them is in float32
         return [mine[a] for a, _ in self._pairs], [there[b] for _, b in self._pairs]
 
     def __call__(self, inputs: Inputs, found: list[torch.Tensor], own: Stages | None) -> torch.Tensor:
@@ -196,13 +196,16 @@ class Teaching:
 
 
 def _paired(own: Stages, wanted: Stages, named: Mapping[str, str] | None) -> list[tuple[int, int]]:
-    """Which map of the student belongs to which of the teacher: as named; else by their order if there are as many; else by their sizes."""
+    """Which map of the student belongs to which of the teacher: as named; else by their order if there are as many; else by their sizes.
+
+    They come in the order in which the student makes them.
+    """
     for stages, whose in ((own, "network"), (wanted, "teacher")):
         if stages.missing:
             raise InvalidInput(f"The {whose} has no stage with feature maps of the name(s) {stages.missing}.")
     mine, there = list(own.maps), list(wanted.maps)
     if named:
-        return [(mine.index(one), there.index(other)) for one, other in named.items()]
+        return sorted((mine.index(one), there.index(other)) for one, other in named.items())
     if len(mine) == len(there):
         pairs = [(number, number) for number in range(len(mine))]
     else:

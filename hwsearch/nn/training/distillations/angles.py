@@ -7,17 +7,21 @@ import torch.nn.functional as F
 
 from .base import Distillation, Maps, embeddings
 
+_MOST = 128
+"""Images that are compared; memory grows with their number cubed."""
+
 
 class Angles(Distillation):
     """The angles of three images, as the student's last stage sees them, are drawn to the teacher's (RKD, Park et al., CVPR'19, 3.2.2).
 
     An image is the mean of its last map over all points. The cosines of the angles at the second of three different images are compared by
-    Huber's loss, whose mean over all such triples this is; batches of fewer than three images give 0.
+    Huber's loss, whose mean over all such triples this is; batches of fewer than three images give 0. As triples of images are many, only
+    the first 128 images of a batch are compared.
     """
 
     def forward(self, own: Maps, wanted: Maps) -> torch.Tensor:
         """The mean of Huber's loss over all triples of three different images."""
-        a, b = (_cosines(each) for each in embeddings(own, wanted))
+        a, b = (_cosines(each[:_MOST]) for each in embeddings(own, wanted))
         return F.smooth_l1_loss(a, b) if a.numel() else a.sum()
 
 

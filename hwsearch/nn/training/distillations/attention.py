@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .base import Distillation, Maps
+from .base import Distillation, Maps, resized
 
 
 class Attention(Distillation):
@@ -19,7 +19,6 @@ class Attention(Distillation):
         """The mean squared difference."""
         distances = []
         for mine, other in zip(own, wanted, strict=True):
-            a, b = (each.float().square().mean(dim=1, keepdim=True) for each in (mine, other))
-            b = F.adaptive_avg_pool2d(b, (a.shape[2], a.shape[3]))
-            distances.append((F.normalize(a.flatten(1)) - F.normalize(b.flatten(1))).square().sum(dim=1).mean())
+            a, b = (each.square().mean(dim=1, keepdim=True) for each in (mine, other))
+            distances.append((F.normalize(a.flatten(1)) - F.normalize(resized(b, a).flatten(1))).square().sum(dim=1).mean())
         return torch.stack(distances).mean()

@@ -6,10 +6,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from ....errors import InvalidInput
+
 Maps = Sequence[torch.Tensor]
-"""Feature maps, shapes ``(n, channels, height, width)``, in the order of execution."""
+"""Feature maps in float32, shapes ``(n, channels, height, width)``, in the order in which the student makes its own."""
 
 
 class Distillation(nn.Module):
@@ -35,7 +38,25 @@ class Distillation(nn.Module):
         """
 
 
+def resized(wanted: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """A map of the teacher, averaged to the size of one of the student.
+
+    Raises:
+        InvalidInput: one is a sequence of tokens, and the other has a height and a width, so that no point of one stands for a point of
+            the other.
+    """
+    lines = [each.shape[3] == 1 and each.shape[2] > 1 for each in (own, wanted)]
+    planes = [each.shape[3] > 1 for each in (own, wanted)]
+    if any(lines) and any(planes):
+        sizes = [tuple(each.shape[2:]) for each in (own, wanted)]
+        raise InvalidInput(
+            f"A feature map of the network has the size {sizes[0]}, the one of its teacher {sizes[1]}: tokens cannot be compared with a "
+            "map point by point. Name other pairs in the recipe's stages, or take the hints 'distances' or 'angles', which compare images."
+        )
+    return F.adaptive_avg_pool2d(wanted, (own.shape[2], own.shape[3]))
+
+
 def embeddings(own: Maps, wanted: Maps) -> tuple[torch.Tensor, torch.Tensor]:
     """What the last maps of student and teacher say of each image: their means over all points, shapes ``(n, channels)``."""
-    last, there = own[-1].float().mean(dim=(2, 3)), wanted[-1].float().mean(dim=(2, 3))
+    last, there = own[-1].mean(dim=(2, 3)), wanted[-1].mean(dim=(2, 3))
     return last, there

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from .base import Distillation, Maps
+from .base import Distillation, Maps, resized
 
 
 class Features(Distillation):
@@ -27,7 +26,7 @@ class Features(Distillation):
         """The mean squared difference, relative to the teacher's squares."""
         distances = []
         for regressor, mine, other in zip(self.regressors, own, wanted, strict=True):
-            a, b = regressor(mine).float(), F.adaptive_avg_pool2d(other.float(), (mine.shape[2], mine.shape[3]))
+            a, b = regressor(mine), resized(other, mine)
             distances.append((a - b).square().mean() / b.square().mean().clamp_min(1e-12))
         return torch.stack(distances).mean()
 

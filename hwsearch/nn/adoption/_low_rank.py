@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,8 +45,8 @@ class Factored(nn.Module):
     @property
     def bias(self) -> torch.Tensor | None:
         """The bias of the layer."""
-        bias: torch.Tensor | None = self.factors[-1].bias
-        return bias
+        bias: Any = self.factors[-1].bias
+        return bias if isinstance(bias, torch.Tensor) else None
 
 
 def low_rank(module: nn.Module, way: str = "tucker", *, layers: Sequence[str] = ("*",)) -> nn.Module:

@@ -275,8 +275,11 @@ def test_an_own_space_an_own_backend_and_an_own_algorithm_from_the_shell(beside:
     assert found.returncode == 0, found.stderr
     shown = python(beside, *where, "show", "result.json")
     assert shown.returncode == 0, shown.stderr
-    for file in ("result.json", "predictor.npz"):
-        lost = python(beside, "-m", "hwsearch", "show", file)
+    known = python(beside, "-m", "hwsearch", "show", "predictor.npz")
+    assert known.returncode == 0, "what a predictor knows of itself needs no space"
+    assert "beside" in known.stdout
+    loading = python(beside, "-c", "import hwsearch; hwsearch.load_predictor('predictor.npz')")
+    for file, lost in (("result.json", python(beside, "-m", "hwsearch", "show", "result.json")), ("predictor.npz", loading)):
         assert lost.returncode == 1
         assert f"WrongSpace: {file} belongs to the search space 'beside', which is not registered here" in lost.stderr
         assert "--import MODULE" in lost.stderr

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+from test_finish_own import Net
 from torch import nn
 
 import hwsearch
@@ -231,7 +232,7 @@ def test_named_stages_come_in_the_order_in_which_the_student_makes_them(toy: hws
 
 
 def test_a_stage_that_rounding_takes_away_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    recipe = {"epochs": 1, "teacher": Net(), "hints": 1.0, "stages": {"batch_norm": "first"}}
+    recipe = {"epochs": 1, "teacher": Net(16), "hints": 1.0, "stages": {"batch_norm": "first"}}
     deployment = hwsearch.nn.Deployment(precision="int8")
     with pytest.raises(InvalidInput, match=r"stages \['batch_norm'\] become part of the layers before them"):
         hwsearch.finish(Net(8), data="digits", out=tmp_path, recipe=recipe, deployment=deployment, progress=False)
@@ -297,20 +298,6 @@ def test_hints_reach_tuning_at_few_bits(tmp_path: Path, expert: nn.Module) -> No
     assert not [name for name in tuned.state_dict() if "regressor" in name]
 
 
-class Net(nn.Module):
-    """A small classifier of digits, to be adopted."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        self.second, self.other = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(2 * width)
-        self.head = nn.Linear(2 * width, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.norm(self.first(x)))
-        return self.head(F.relu(self.other(self.second(x))).mean((2, 3)))
-
-
 SCRIPT = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
@@ -330,7 +317,7 @@ HINTS: dict[str, Any] = {"distill": 0.5, "hints": {"features": 1.0, "attention":
 @pytest.mark.slow
 def test_a_cut_network_is_finished_with_hints_in_floats_and_rounded_and_ends_the_same_after_kill_9(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    space = hwsearch.adopt(Net().eval(), torch.randn(1, 1, 8, 8), step=4)
+    space = hwsearch.adopt(Net(16).eval(), torch.randn(1, 1, 8, 8), step=4)
     small = hwsearch.extract(space.architecture(space.row(dict.fromkeys(space.places.groups, 8))))
     save_network(small, tmp_path / "small.safetensors")
     save_network(space.network, tmp_path / "whole.safetensors")

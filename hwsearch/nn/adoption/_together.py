@@ -133,9 +133,7 @@ class Together:
             return {name: start[name] + units[name] * step for name, step in steps.items()}
 
         def error(number: int, part: slice) -> torch.Tensor:
-            *_, made = self.piece.run(self.network, inputs[number][part], tensors())
-            rows = positions(base_name(self.piece.nodes[-1].target), made)
-            rows = rows + self.offset + shift * unit
+            rows = self._rows(inputs[number][part], tensors()) + self.offset + shift * unit
             return ((rows - self.wanted(number, part, rows.detach())) * self.factor).square().mean()
 
         def judged() -> float:
@@ -157,6 +155,11 @@ class Together:
             return None
         return {name: each.detach() for name, each in tensors().items()}, (shift * unit).detach()
 
+    def _rows(self, x: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the last layer gives, with one row for each position."""
+        *_, made = self.piece.run(self.network, x, tensors)
+        return positions(base_name(self.piece.nodes[-1].target), made)
+
     def _parts(self, images: int) -> list[slice]:
         size = _AT_ONCE if self.dynamic else images
         return [slice(start, start + size) for start in range(0, images, size)]
@@ -166,9 +169,8 @@ class Together:
         with torch.no_grad():
             squares = []
             for number in numbers:
-                *_, made = self.piece.run(self.network, inputs[number], {})
-                rows = positions(base_name(self.piece.nodes[-1].target), made)
-                squares.append(self.wanted(number, slice(None), rows).square().mean(0))
+                wanted = self.wanted(number, slice(None), self._rows(inputs[number], {}))
+                squares.append(wanted.square().mean(0))
         return torch.stack(squares).mean(0).sqrt()
 
 

@@ -43,7 +43,9 @@ def names(face: str) -> list[str]:
 
 def pages() -> dict[str, str]:
     """The pages by their place in the documents."""
-    found = {"reference/errors.md": "# hwsearch.errors\n\nEvery exception that hwsearch raises on purpose.\n\n::: hwsearch.errors\n"}
+    classes = re.findall(r"^class (\w+)", (ROOT / "hwsearch" / "errors.py").read_text(), re.MULTILINE)
+    errors = ["# hwsearch.errors", "Every exception that hwsearch raises on purpose.", *(f"::: hwsearch.errors.{name}" for name in classes)]
+    found = {"reference/errors.md": "\n\n".join(errors) + "\n"}
     for face, about in FACES.items():
         place = face.removeprefix("hwsearch.").replace(".", "-")
         found[f"reference/{place}.md"] = "\n\n".join([f"# {face}", about, *(f"::: {face}.{name}" for name in names(face))]) + "\n"

@@ -83,6 +83,24 @@ def read_bytes(path: PathLike, what: str) -> bytes:
         raise FileError(f"Cannot read {what} {os.fspath(path)!s}: {getattr(error, 'strerror', None) or error}.") from error
 
 
+def read_part(path: PathLike, what: str, start: int, size: int) -> bytes:
+    """Read ``size`` bytes of a file from the byte ``start`` on.
+
+    Raises:
+        FileError: there is no such file, or it cannot be read.
+        CorruptFile: it ends before.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read(size)
+    except (OSError, ValueError) as error:
+        raise FileError(f"Cannot read {what} {os.fspath(path)!s}: {getattr(error, 'strerror', None) or error}.") from error
+    if len(data) < size:
+        raise CorruptFile(f"{os.fspath(path)} ends before byte {start + size}: it has become shorter since it was first looked at.")
+    return data
+
+
 # -- text ------------------------------------------------------------------------------------------------------------------
 
 

@@ -17,11 +17,9 @@ from ...errors import InvalidInput, check_count
 from ._arrays import make_data
 from ._folder import MEAN, STD
 from ._images import SPLITS, Data, check_split
-from ._pixels import Form, as_array, as_labels, held_out, squared
+from ._pixels import LABELS, Form, as_array, as_labels, held_out, squared
 from ._streamed import Items, PictureData, StreamedData, seeded
 
-_LABELS = ("label", "labels", "target", "class", "fine_label", "y")
-"""Under which of these names rows have their class; otherwise it is their first whole number."""
 _SAMPLE = 256
 """The form of images, their moments and their fingerprint come from this many of a split."""
 _SMALL = 64
@@ -110,7 +108,7 @@ def _parted(item: Any) -> tuple[Any, Any]:
         InvalidInput: it holds none.
     """
     if isinstance(item, Mapping):
-        labels = [key for key in _LABELS if key in item] or [key for key, value in item.items() if isinstance(value, int | np.integer)]
+        labels = [key for key in LABELS if key in item] or [key for key, value in item.items() if isinstance(value, int | np.integer)]
         images = [key for key, value in item.items() if hasattr(value, "convert") or len(getattr(value, "shape", ())) > 1]
         if labels and images:
             return item[images[0]], item[labels[0]]
@@ -143,7 +141,7 @@ class _Rows:
         """All classes, from the list that the dataset keeps of them if it does."""
         known = getattr(self.items, "targets", None)
         if known is None and hasattr(self.items, "column_names"):
-            known = next((self.items[name] for name in _LABELS if name in self.items.column_names), None)
+            known = next((self.items[name] for name in LABELS if name in self.items.column_names), None)
         if known is None or len(known) != len(self.items):
             known = [_Rows(self.items)[number][1] for number in range(len(self.items))]
         labels = as_labels(as_array(list(known) if not isinstance(known, torch.Tensor) else known, "classes"), "the classes of a dataset")

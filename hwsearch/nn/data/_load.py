@@ -25,13 +25,14 @@ def load_data(data: DataLike, folder: PathLike | None = None) -> Data:
 
     Args:
         data: ``"digits"`` (1,797 scanned digits of 8x8 px that come with scikit-learn), ``"cifar10"``, ``"imagefolder"``, or a name with
-            its folder as one tuple; or a folder, which is what it looks like. ``"imagefolder:size=64,channels=1"`` takes the pictures of a
-            folder at 64 px instead of 224, and grey. Or ``"MODULE:FUNCTION"`` or ``"FILE.py:FUNCTION"``, which returns any of these.
+            its folder as one tuple; or a folder, which is what is in it, shards included. ``"imagefolder:size=64,channels=1"`` takes the
+            pictures of a folder at 64 px instead of 224, and grey. Or ``"MODULE:FUNCTION"`` or ``"FILE.py:FUNCTION"``, which returns any
+            of these.
             Images and labels as two arrays or tensors, as :func:`make_data` takes them; a torch ``Dataset`` or ``DataLoader``, or a
             dataset of Hugging Face, as :func:`dataset_data` does; or two or three of these, for training, validation and test, as a tuple
             or by these names (``"train"``, ``"val"`` or ``"validation"``, ``"test"``).
         folder: where the files are: for ``"cifar10"`` the folder that holds ``cifar-10-batches-py``, for ``"imagefolder"`` the one that
-            holds ``train`` and ``val`` (see :func:`folder_data`). A function is called with it.
+            holds ``train`` and ``val``, or shards ``train*.tar`` (see :func:`folder_data`). A function is called with it.
 
     Raises:
         UnknownName: there are no images of that name, or there is no such function.
@@ -151,7 +152,7 @@ def _cifar10(folder: PathLike | None) -> Data:
 
 
 def _imagefolder(folder: PathLike | None) -> Data:
-    """A folder of image files, read from disk as they are needed."""
+    """A folder of image files or shards, read from disk as they are needed."""
     if folder is None:
         raise InvalidInput(
             "imagefolder needs the folder that holds 'train' and 'val': ('imagefolder', FOLDER), or --data imagefolder FOLDER."

@@ -1,4 +1,4 @@
-"""Image files: each read completely and scaled correctly, or refused by name."""
+"""Image files, and images in shards: each read completely and scaled correctly, or refused by name."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ import numpy as np
 
 from ..._files._reading import guarded, read_bytes
 from ...errors import InvalidInput, require
+from ._shards import Member
 
 _TIFF_BITS, _TIFF_MEANING, _WHITE_IS_ZERO = 258, 262, 0
 _WIDE = {"PNG", "PPM"}
 """Formats whose grey images of more than 8 bits have 16, whatever numbers they are read into."""
 
 
-def read_picture(path: str) -> Any:
-    """The image in a file, as a ``PIL.Image`` of mode RGB with 8 bits a channel.
+def read_picture(place: str | Member) -> Any:
+    """The image in a file or in a shard, as a ``PIL.Image`` of mode RGB with 8 bits a channel.
 
     Sixteen bits a channel are scaled to eight, so that black and white stay what they are. Numbers whose black and white are not known
     (floating point, 32 bits, signed) are refused. Of an animation the first image is taken, and transparency is dropped.
 
     Args:
-        path: the file.
+        place: the file, or the member of the shard.
 
     Raises:
         FileError: it cannot be read.
         CorruptFile: it is damaged, no image, or holds such numbers.
     """
     imaging = require("PIL.Image", feature="folders of images", extra="torch")
-    data = read_bytes(path, "image")
-    with guarded(path, "image"), imaging.open(io.BytesIO(data)) as image:
+    data = place.read() if isinstance(place, Member) else read_bytes(place, "image")
+    with guarded(str(place), "image"), imaging.open(io.BytesIO(data)) as image:
         image.load()
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _WIDE):
             return imaging.fromarray(_eight_bits(image)).convert("RGB")

@@ -15,6 +15,8 @@ from ...errors import InvalidInput, UnknownName
 Array = npt.NDArray[Any]
 OBLONG = ("pad", "crop", "stretch")
 """What may be done to images that are not square, since networks take square ones."""
+LABELS = ("label", "labels", "target", "class", "fine_label", "y")
+"""Under which of these names rows have their class; in a dataset otherwise under their first whole number."""
 _FEW = 4
 """An axis this short, where others are longer, is that of the channels."""
 

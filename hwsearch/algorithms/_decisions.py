@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .._types import Flags, Rows, Values
 from ..costs._metrics import Metric, values_of
 from ..errors import InvalidInput, UnknownName
-from ..networks._blocks import Precision
+from ..networks._precision import Precision
 from ..spaces._elimination import TooWideError
 from ..spaces._space import SearchSpace
 from ._layers_of import TOLD, layers_of, with_active

@@ -20,6 +20,19 @@ from ._metrics import METRICS, Metric, adjective
 class Limit:
     """The most that a metric may be.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.costs import Limit
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> limit = Limit(hwsearch.metric("macs", space), 1e6)
+        >>> print(limit)
+        macs <= 1e+06
+        >>> limit.ratio(np.array([5e5, 1e6, 2e6])).tolist()
+        [0.5, 1.0, 2.0]
+        >>> X = space.sample(1000, np.random.default_rng(0))
+        >>> bool((limit.violation(X)[limit.metric(X) <= 1e6] == 0).all())
+        True
+
     Attributes:
         metric: the compiled metric.
         at_most: in the metric's unit.

@@ -50,7 +50,16 @@ _KINDS: dict[str, _Kind] = {
 _OWN = _Kind("", "lower")  # of costs that a space brings along
 METRICS: tuple[str, ...] = tuple(_KINDS)
 """Latency (ms) and energy (mJ) come from a device's table. MACs, BitOps, parameters, size (weights as deployed, MB of 10^6 bytes) and
-peak memory (live feature maps of one image, MB) are counted."""
+peak memory (live feature maps of one image, MB) are counted.
+
+Example:
+    >>> import hwsearch
+    >>> from hwsearch.costs import METRICS
+    >>> METRICS
+    ('latency_ms', 'energy_mj', 'macs', 'bitops', 'params', 'size_mb', 'peak_memory_mb')
+    >>> hwsearch.metric("size_mb", hwsearch.load_space("resnet_digits")).unit
+    'MB'
+"""
 
 
 def _kind(name: str) -> _Kind | None:
@@ -70,6 +79,15 @@ class Metric:
     """A cost of networks, compiled for one space and, if it is measured, one device.
 
     A cost of your own is made by :meth:`of_blocks`, :meth:`from_tables` or :meth:`largest_of`, which check it.
+
+    Example:
+        >>> import hwsearch
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> params = hwsearch.metric("params", space)
+        >>> int(params.lower_bound), int(params.upper_bound)
+        (9146, 121146)
+        >>> space.decode(params.minimum)["stage1.depth"]
+        1
 
     Attributes:
         name: any name; in a search it takes the place of the metric of :data:`METRICS` that has the same name.
@@ -298,6 +316,11 @@ def available(space: SearchSpace, table: LatencyTable | None = None) -> tuple[st
     """Names of the metrics that are known of a space and, if given, a device: those that the space brings along first.
 
     Energy is known if it is known of every block that a search can meet.
+
+    Example:
+        >>> import hwsearch
+        >>> hwsearch.costs.available(hwsearch.load_space("resnet_digits"))
+        ('macs', 'bitops', 'params', 'size_mb', 'peak_memory_mb')
     """
     measured = [] if table is None else ["latency_ms"]
     if table is not None and table.has_energy(space.unique_blocks[index] for index in space.reachable):

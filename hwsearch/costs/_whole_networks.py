@@ -37,6 +37,16 @@ _FEWEST = 15
 class FitReport:
     """How well a fitted metric does on networks that it was not fitted on.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> space, rng = hwsearch.load_space("resnet_digits"), np.random.default_rng(0)
+        >>> X = space.sample(200, rng)
+        >>> measured = (0.1 + 1e-6 * hwsearch.metric("macs", space)(X)) * rng.normal(1, 0.02, 200)
+        >>> latency, report = hwsearch.costs.fit_metric("latency_ms", space, X, measured)
+        >>> least, most = report.interval(0.9)  # measured over predicted latency of nine networks in ten
+        >>> least < 1 < most
+        True
+
     Attributes:
         fitted, held_out: numbers of networks.
         mean_abs: mean absolute relative error.

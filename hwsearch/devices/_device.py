@@ -1,4 +1,4 @@
-"""Device, Protocol, Row and Check: what a latency table is made of."""
+"""Device, Protocol, Row and Check: what a latency table is made of; and Estimate, what it says of a block."""
 
 from __future__ import annotations
 
@@ -60,6 +60,13 @@ _KINDS: dict[str, Callable[[object], bool]] = {"str": lambda value: isinstance(v
 @dataclass(frozen=True)
 class Device(_FromFile):
     """One piece of hardware and the runtime on it.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from hwsearch.devices import Device
+        >>> board = Device("my-board", "cpu", "Cortex-A76", runtime="onnxruntime", runtime_version="1.23", threads=4)
+        >>> board.difference(replace(board, name="yours", threads=1))
+        'threads is 1 and not 4'
 
     Attributes:
         name: what people call it; no part of its identity.
@@ -156,6 +163,15 @@ class Protocol(_FromFile):
     readings were taken while the machine was calm, only those count, and what drift it still shows is divided out. Their lower
     quartile is the result, and a thing leaves the rotation when the standard error of that is small enough.
 
+    Example:
+        >>> from hwsearch.devices import Protocol
+        >>> Protocol(precision=0.05, min_rounds=4, max_rounds=8) == Protocol()  # tables of different protocols are not merged
+        False
+        >>> Protocol(min_rounds=12, max_rounds=8)
+        Traceback (most recent call last):
+            ...
+        hwsearch.errors.InvalidInput: min_rounds must be in 1..max_rounds, runs at least 1 and warmup at least 0, not 12, 8, 10 and 3.
+
     Attributes:
         precision: relative standard error at which a thing leaves.
         min_rounds, max_rounds: how often it is measured at least and at most. A whole network of a table that is noisy then is measured
@@ -198,6 +214,12 @@ def standard_error(latency_ms: float, spread_ms: float) -> float:
 class Row:
     """What was measured of one block.
 
+    Example:
+        >>> from hwsearch.devices import Row
+        >>> row = Row(latency_ms=0.50, spread_ms=0.01, rounds=16)
+        >>> f"{row.error:.1%}"  # standard error of the latency
+        '1.0%'
+
     Attributes:
         latency_ms: lower quartile over the rounds in calm moments.
         spread_ms: half the interquartile range over the same rounds.
@@ -217,8 +239,44 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """What one block costs.
+
+    Example:
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.devices import LatencyTable, Protocol, Row
+        >>> from hwsearch.networks import Block
+        >>> blocks = [Block("basic", 16, 16, 16, (width,), kernel=3) for width in (16, 32, 64)]
+        >>> rows = {block.key: Row(Roofline().latency_ms(block)) for block in blocks}
+        >>> table = LatencyTable(Roofline().describe(), Protocol(), rows)
+        >>> table.lookup(blocks[0]).measured
+        True
+        >>> table.lookup(Block("basic", 16, 16, 16, (48,), kernel=3), interpolate=True).measured
+        False
+
+    Attributes:
+        latency_ms: milliseconds, calibrated.
+        measured: whether the block was measured; otherwise the value is interpolated.
+        relative_error: half the interquartile range of the rounds relative to the latency, or, where interpolated, the standard
+            deviation of the estimate.
+        energy_mj: millijoules, or ``None`` if the device has no meter.
+    """
+
+    latency_ms: float
+    measured: bool
+    relative_error: float
+    energy_mj: float | None = None
+
+
+@dataclass(frozen=True)
 class Check:
     """One whole network, measured and predicted.
+
+    Example:
+        >>> from hwsearch.devices import Check
+        >>> held_out = Check("check", ("head-in16-out10-px32-k1-s1-g1-fp32",), measured_ms=0.50, spread_ms=0.01, predicted_ms=0.52)
+        >>> round(held_out.error, 3), held_out.noisy
+        (0.04, False)
 
     Attributes:
         role: ``"fit"`` if the calibration used it, ``"check"`` if it was held out.

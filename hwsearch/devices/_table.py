@@ -22,7 +22,7 @@ from ..networks._blocks import Block
 from ..spaces._genes import Value
 from ..spaces._space import SearchSpace
 from ._calibration import Calibration, networks_error
-from ._device import NOISY, Check, Device, Protocol, Row, standard_error
+from ._device import NOISY, Check, Device, Estimate, Protocol, Row, standard_error
 from ._frame import to_frame
 from ._interpolation import Guesses, Interpolator, Process
 from ._staircase import TOLERANCE, right_edges, space_edges
@@ -33,27 +33,16 @@ __all__ = ["Calibration", "Check", "Device", "Estimate", "LatencyTable", "Protoc
 QUANTITIES = ("latency_ms", "energy_mj")
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What one block costs.
-
-    Attributes:
-        latency_ms: milliseconds, calibrated.
-        measured: whether the block was measured; otherwise the value is interpolated.
-        relative_error: half the interquartile range of the rounds relative to the latency, or, where interpolated, the standard
-            deviation of the estimate.
-        energy_mj: millijoules, or ``None`` if the device has no meter.
-    """
-
-    latency_ms: float
-    measured: bool
-    relative_error: float
-    energy_mj: float | None = None
-
-
 @dataclass(frozen=True, repr=False)
 class LatencyTable:
     """What the blocks of networks cost on one device.
+
+    Example:
+        >>> import hwsearch
+        >>> space = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "precision": ["int8"]})
+        >>> few = hwsearch.profiling.Effort(max_rounds=1, checks=12, fits=12)
+        >>> hwsearch.profile(space, backend="roofline", out="table.json", effort=few, progress=False)
+        <LatencyTable 'roofline': 133 blocks, error 0.0 % on 12 held-out networks>
 
     Attributes:
         device: where it was measured.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._files._writing import PathLike
 from ..errors import InvalidInput
-from ..networks._blocks import Precision
+from ..networks._precision import Precision
 from ..spaces._chain import Chain, Stage
 from ..spaces._space import SearchSpace
 

@@ -13,72 +13,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from ..errors import InvalidInput, UnknownName
 from ._layers import ACTIVATIONS, Graph, Layer
+from ._precision import Precision
 
 __all__ = ["ACTIVATIONS", "KINDS", "Block", "Graph", "Layer", "Precision"]
-
-
-_SPARSE = "-2:4"
-
-
-@dataclass(frozen=True)
-class Precision:
-    """A number format for the weights and the activations of a block.
-
-    Attributes:
-        name: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"fp8"``, ``"int2"`` .. ``"int8"``, or mixed as ``"w4a8"``; ``"w4a16"`` and its like have
-            quantised weights and fp16 activations. Any of them with ``"-2:4"`` behind it, such as ``"int8-2:4"``, is sparse.
-        weight_bits: bits of a weight.
-        activation_bits: bits of an activation.
-        quantized: whether activations are integers, or 8-bit floats, with a scale.
-        sparse: whether of every four neighbours along the input channels two weights are zero, in the layers that are
-            :attr:`Layer.sparsable` (Mishra et al., 2021, section 3).
-    """
-
-    name: str
-    weight_bits: int
-    activation_bits: int
-    quantized: bool
-    sparse: bool = False
-
-    @property
-    def dense(self) -> str:
-        """The name of the same number format without sparsity."""
-        return self.name.removesuffix(_SPARSE)
-
-    @property
-    def fineness(self) -> tuple[bool, int, int, bool, str]:
-        """Orders precisions by how much of a network they leave as it is: all weights before some, then more bits before fewer."""
-        return not self.sparse, self.weight_bits, self.activation_bits, not self.quantized, self.name
-
-    @classmethod
-    @cache
-    def parse(cls, name: str) -> Precision:
-        """Read a precision's name.
-
-        Raises:
-            InvalidInput: it is none of the names above.
-        """
-        floats = {"fp32": 32, "fp16": 16, "bf16": 16}
-        if name.endswith(_SPARSE) and not name.removesuffix(_SPARSE).endswith(_SPARSE):
-            return replace(cls.parse(name.removesuffix(_SPARSE)), name=name, sparse=True)
-        if name in floats:
-            return cls(name, floats[name], floats[name], quantized=False)
-        if name == "fp8":
-            return cls(name, 8, 8, quantized=True)
-        if match := re.fullmatch(r"int([2-8])", name):
-            return cls(name, int(match[1]), int(match[1]), quantized=True)
-        if match := re.fullmatch(r"w([2-8])a([2-8]|16)", name):
-            return cls(name, int(match[1]), int(match[2]), quantized=match[2] != "16")
-        raise InvalidInput(
-            f"Unknown precision {name!r}; expected fp32, fp16, bf16, fp8, int2..int8, or w4a8 or w4a16 for mixed bits; followed by -2:4 "
-            "if weights are sparse."
-        )
 
 
 def _conv(block: Block) -> Graph:
@@ -192,7 +135,15 @@ KINDS: tuple[str, ...] = tuple(_KINDS)
 """The kinds of block: a plain convolution, two kinds of residual block (He et al., CVPR'16), the classifier (perhaps after a hidden
 linear layer without bias), the two precision boundaries; ``bottleneckd``, whose shortcut averages before it convolves (ResNet-D, He et
 al., CVPR'19); ``mbconv``, the inverted bottleneck (MobileNetV3, ICCV'19), its second mid width that of a squeeze-and-excite;
-``separable``, the same without the expansion; ``resconv``, a convolution added to its input; and two poolings."""
+``separable``, the same without the expansion; ``resconv``, a convolution added to its input; and two poolings.
+
+Example:
+    >>> from hwsearch.networks import KINDS, Block
+    >>> KINDS
+    ('conv', 'basic', 'bottleneck', 'head', 'quantize', 'dequantize', 'bottleneckd', 'mbconv', 'separable', 'resconv', 'maxpool', 'avgpool')
+    >>> [layer.cout for layer in Block("mbconv", 16, 16, 28, mids=(64, 16), kernel=3).graph.layers]
+    [64, 64, 16, 16, 64]
+"""
 
 _KEY = re.compile(
     r"(?P<kind>[a-z]+)-in(?P<cin>\d+)(-mid(?P<mids>\d+(x\d+)*))?-out(?P<cout>\d+)-px(?P<size>\d+)"

@@ -9,8 +9,9 @@ from math import prod
 from typing import ClassVar, Self
 
 from ..errors import InvalidInput
-from ._blocks import Block, Precision
+from ._blocks import Block
 from ._layers import Graph
+from ._precision import Precision
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 LINEAR = ("linear", "addmm")
@@ -20,12 +21,24 @@ _MARK = "__in__"
 
 
 def labelled(operation: str, kernel: str) -> str:
-    """What an operation is called in a model file so that :func:`kernel_of` tells of which kernel it is."""
+    """What an operation is called in a model file so that :func:`kernel_of` tells of which kernel it is.
+
+    Example:
+        >>> from hwsearch.networks import labelled
+        >>> labelled("Conv_12", "kernel7")
+        'Conv_12__in__kernel7'
+    """
     return f"{operation}{_MARK}{kernel}"
 
 
 def kernel_of(name: str) -> str | None:
-    """The kernel that an operation of a model file belongs to, from whatever a runtime made of its name; ``None`` where it does not say."""
+    """The kernel that an operation of a model file belongs to, from whatever a runtime made of its name; ``None`` where it does not say.
+
+    Example:
+        >>> from hwsearch.networks import kernel_of, labelled
+        >>> kernel_of("fused_" + labelled("Conv_12", "kernel7") + "/relu"), kernel_of("reorder")  # names as runtimes make them
+        ('kernel7', None)
+    """
     found = re.search(rf"{_MARK}(\w+?)(?:/|\.|$)", name)
     return found[1] if found else None
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ACTIVATIONS: tuple[str, ...] = ("relu", "relu6", "hswish", "swish", "none")
-"""What may follow a layer: ReLU, ReLU6, hard swish, swish, or nothing."""
+"""What may follow a layer: ReLU, ReLU6, hard swish, swish, or nothing.
+
+Example:
+    >>> from hwsearch.networks import ACTIVATIONS, Block
+    >>> [Block("conv", 8, 8, 16, activation=name).key.rpartition("-")[2] for name in ACTIVATIONS]
+    ['fp32', 'relu6', 'hswish', 'swish', 'none']
+"""
 
 POSITIVE: tuple[str, ...] = ("relu", "relu6")
 """Those after which there are no negative values."""
@@ -14,6 +20,12 @@ POSITIVE: tuple[str, ...] = ("relu", "relu6")
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One convolution (with batch norm), linear layer or pooling inside a block.
+
+    Example:
+        >>> from hwsearch.networks import Layer
+        >>> layer = Layer("conv", cin=16, cout=32, size=28, kernel=3, stride=2)
+        >>> layer.out_size, layer.weights, layer.macs
+        (14, 4608, 903168)
 
     Attributes:
         op: ``"conv"``, ``"linear"`` (which averages over the feature map first), ``"maxpool"`` or ``"avgpool"``.
@@ -91,6 +103,12 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Graph:
     """The layers of a block.
+
+    Example:
+        >>> from hwsearch.networks import Block
+        >>> graph = Block("basic", cin=16, cout=32, size=28, mids=(24,), kernel=3, stride=2).graph
+        >>> {name: [(layer.op, layer.cin, layer.cout) for layer in part] for name, part in graph.parts.items()}
+        {'body': [('conv', 16, 24), ('conv', 24, 32)], 'excite': [], 'shortcut': [('conv', 16, 32)]}
 
     Attributes:
         body: layers in order.

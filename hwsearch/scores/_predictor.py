@@ -32,7 +32,13 @@ FORMAT = "hwsearch-predictor"
 VERSION = 3
 """Files of version 1 hold no warp, and Gaussian processes of version 2 a single smooth function."""
 KINDS = tuple(MODELS)
-"""Kinds of predictor: a linear model with perceptrons on top, a linear model alone, gradient-boosted trees, and a Gaussian process."""
+"""Kinds of predictor: a linear model with perceptrons on top, a linear model alone, gradient-boosted trees, and a Gaussian process.
+
+Example:
+    >>> from hwsearch.scores import KINDS
+    >>> KINDS
+    ('mlp', 'linear', 'trees', 'gp')
+"""
 
 LEAST = 10
 """A predictor is fitted to this number of networks or more."""
@@ -43,6 +49,15 @@ _CHUNK = 1024
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """A fitted accuracy predictor.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> X = space.sample(60, np.random.default_rng(0))
+        >>> predictor = hwsearch.Predictor.fit(space, X, 0.9 + X.mean(axis=1) / 100, kind="linear")
+        >>> least, most = predictor.interval(X)  # where the true scores of nine networks in ten lie
+        >>> bool((least <= predictor(X)).all() and (predictor(X) <= most).all())
+        True
 
     Attributes:
         space: the space that it was fitted for, whose one-hot features it reads.

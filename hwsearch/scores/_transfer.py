@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from .._types import Features
 from ..errors import InvalidInput
-from ..networks._blocks import Precision
+from ..networks._precision import Precision
 from ..spaces._space import SearchSpace
 
 _JUST = 1e-3

@@ -13,12 +13,27 @@ from ._lowering import Slot
 from ._space import SearchSpace
 
 Needs = tuple[str, tuple[Value, ...]]
-"""A gene, and those of its values for which something is present."""
+"""A gene, and those of its values for which something is present.
+
+Example:
+    >>> from hwsearch.spaces import Choice, Needs
+    >>> second: Needs = ("depth", (2,))
+    >>> Choice("block2.mid", (8, 16), second).needs  # counts only while the depth is 2
+    ('depth', (2,))
+"""
 
 
 @dataclass(frozen=True)
 class Knob:
     """A quantity of a network: chosen by a gene, or fixed.
+
+    Example:
+        >>> from hwsearch.spaces import SpaceBuilder
+        >>> builder = SpaceBuilder()
+        >>> builder.knob("conv.out", (8, 16))
+        Knob(gene='conv.out', fixed=0, values=(8, 16), means={})
+        >>> builder.knob("head.out", 10).gene is None  # one value is no choice
+        True
 
     Attributes:
         gene: the gene's name; ``None`` if the quantity is fixed.

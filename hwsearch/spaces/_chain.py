@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from ..errors import InvalidInput, check_count
-from ..networks._blocks import Block, Precision
+from ..networks._blocks import Block
+from ..networks._precision import Precision
 from ._builder import Knob, Needs, SpaceBuilder
 from ._space import SearchSpace
 
@@ -36,6 +37,13 @@ _End = tuple[Needs | None, Knob]
 @dataclass(frozen=True)
 class Stage:
     """Blocks of one output width.
+
+    Example:
+        >>> from hwsearch.spaces import Chain, Stage
+        >>> wide = Stage(depths=(1, 2), outs=32, mids=(16, 32), stride=2)
+        >>> chain = Chain("own", (32,), (16,), (wide,), classes=10, precisions=())
+        >>> {choice.name: choice.values for choice in chain.space().choices}
+        {'resolution': (32,), 'stem.out': (16,), 'stage1.depth': (1, 2), 'stage1.block1.mid': (16, 32), 'stage1.block2.mid': (16, 32)}
 
     Attributes:
         depths: how many blocks; the first ones are kept (Once-for-All, ICLR'20, section 3.2).

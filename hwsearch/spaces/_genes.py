@@ -21,11 +21,27 @@ from .._types import Rows as Rows
 from ..errors import InvalidInput, UnknownName
 
 Value = int | float | str
+"""What a gene may be: a number, or a word.
+
+
+Example:
+    >>> from hwsearch.spaces import Choice
+    >>> Choice("precision", ("fp32", "int8")).values, Choice("stage1.out", (16, 32)).values
+    (('fp32', 'int8'), (16, 32))
+"""
 
 ROLES = ("resolution", "depth", "width", "rank", "expand", "kernel", "precision", "branch", "operation")
 """What genes decide: the size of the input image, the number of blocks, a number of channels (or a multiplier of it), a ratio of inner to
 outer channels, the size of a convolution, the name of a number format, whether a branch is there, and which operation is. A rank is the
-number of channels between the factors of a layer that is written as a product."""
+number of channels between the factors of a layer that is written as a product.
+
+Example:
+    >>> import hwsearch
+    >>> from hwsearch.spaces import ROLES
+    >>> space = hwsearch.load_space("resnet_digits")
+    >>> {role: len(space.with_role(role)) for role in ROLES if space.with_role(role)}
+    {'resolution': 1, 'depth': 3, 'width': 10, 'precision': 7}
+"""
 _OF_NUMBERS = ("resolution", "depth", "width", "rank", "expand", "kernel")
 _NAMED = re.compile(
     r"(?P<resolution>resolution)|(?P<width>out|mid\d*|width\d*)|(?P<expand>expand)\d*|(?P<kernel>kernel)\d*"

@@ -16,6 +16,14 @@ def row_keys(X: Rows) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of every row, shape ``(n,)``; two of a million rows share one with a chance below 1e-7.
 
     Eight genes at a time are read as one number, multiplied, and mixed so that every gene reaches every bit.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.spaces import row_keys
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> X = space.sample(1000, np.random.default_rng(0))
+        >>> len(np.unique(row_keys(np.concatenate([X, X]))))  # counts different networks
+        1000
     """
     words = -(-X.shape[1] // 8)
     packed = np.zeros((len(X), 8 * words), dtype=np.uint8)

@@ -24,6 +24,16 @@ A = TypeVar("A", bound=np.generic)
 class Slot:
     """One place in the network whose blocks depend on a few genes only.
 
+    Example:
+        >>> from hwsearch.networks import Block
+        >>> from hwsearch.spaces import Choice, SearchSpace, Slot
+        >>> width = Choice("conv.out", (8, 16))
+        >>> conv = Slot("conv", ("conv.out",), lambda cout: (Block("conv", 3, cout, 32, kernel=3),))
+        >>> head = Slot("head", ("conv.out",), lambda cin: (Block("head", cin, 10, 32),))
+        >>> space = SearchSpace("tiny", (width,), (conv, head))
+        >>> [block.key for block in space.architecture([1]).blocks()]
+        ['conv-in3-out16-px32-k3-s1-g1-fp32', 'head-in16-out10-px32-k1-s1-g1-fp32']
+
     Attributes:
         name: the place, such as ``"stage1.block1"``; a supernet's weights carry the same name.
         genes: names of the genes it depends on, among them the gene that each of them needs; and sums over genes, where only what these

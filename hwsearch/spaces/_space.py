@@ -44,6 +44,15 @@ class SearchSpace(Genes):
 
     A candidate is a row of ``uint8`` gene indices and a population is an ``(n, genes)`` array; every method takes the batch.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> space
+        <SearchSpace 'resnet_digits': 21 genes, 1.21e+08 architectures>
+        >>> X = space.sample(3, np.random.default_rng(0))
+        >>> [space.decode(row)["resolution"] for row in X]
+        [16, 12, 12]
+
     Attributes:
         name: the name under which it is registered, and the options with which :func:`hwsearch.load_space` makes it again after a colon.
         choices: the genes, each after the one it needs.
@@ -137,8 +146,6 @@ class SearchSpace(Genes):
         ]
         return hashlib.sha256(msgspec.json.encode([genes, corners])).hexdigest()[:16]
 
-    # -- variation -----------------------------------------------------------------------------------------------------
-
     def sample(self, n: int, rng: np.random.Generator) -> Rows:
         """Random canonical rows, each gene drawn uniformly from its allowed values.
 
@@ -230,13 +237,9 @@ class SearchSpace(Genes):
         (checked,) = self.canonical(self.check(np.asarray(row)[None], "row"))
         return self._but(allowed=tuple((int(index),) for index in checked))
 
-    # -- values and features -------------------------------------------------------------------------------------------
-
     def architecture(self, row: npt.ArrayLike) -> Architecture:
         """The architecture of a row of shape ``(genes,)``."""
         return Architecture(self, np.asarray(row))
-
-    # -- files ---------------------------------------------------------------------------------------------------------
 
     @property
     def kernels_only(self) -> bool:
@@ -250,8 +253,6 @@ class SearchSpace(Genes):
             Unsupported: its networks are built from blocks.
         """
         raise Unsupported(f"Networks of {self.name!r} are built from blocks; a backend's model() writes a file of them.")
-
-    # -- lowering ------------------------------------------------------------------------------------------------------
 
     def placed(self, row: Rows) -> list[tuple[Slot, tuple[Block, ...]]]:
         """Each slot with the blocks that the network of ``row`` (shape ``(genes,)``) has there, in the order of execution."""

@@ -59,6 +59,13 @@ class Sum(Generic[G]):
 
     :meth:`of` makes one, over the names of genes. Inside a table over columns it is over columns.
 
+    Example:
+        >>> from hwsearch.spaces import Sum
+        >>> Sum.of({"left": (8, 16), "right": (16, 32)})  # the channels of a concatenation of two layers
+        <Sum of 2 terms, 24 to 48>
+        >>> Sum.of({"left": (8, 16), "right": (16, 32)}).values.tolist()
+        [24, 32, 40, 48]
+
     Attributes:
         terms: what genes add, by their genes.
         base: what is there whatever the genes are.

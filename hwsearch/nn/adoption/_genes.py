@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from math import ceil, gcd, lcm
 
-from ...networks._blocks import Precision
+from ...networks._precision import Precision
 from ...spaces._genes import Choice, Value
 from ._branches import Branch
 from ._factors import MARK, Factors

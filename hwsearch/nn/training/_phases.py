@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from ...errors import InvalidInput
-from ...networks._blocks import Block, Precision
+from ...networks._blocks import Block
+from ...networks._precision import Precision
 from ...spaces._genes import Choice, Rows, only
 from ...spaces._space import SearchSpace
 

@@ -37,7 +37,7 @@ _TARGETS: dict[str, dict[str, str | Any]] = {
         "resnet_digits": "hwsearch.spaces.library.resnet_digits:build",
     },
     "backend": {
-        "roofline": "hwsearch.backends.base:Roofline",
+        "roofline": "hwsearch.backends.roofline:Roofline",
         "onnxruntime": "hwsearch.backends.onnxruntime:OnnxRuntime",
         "replay": "hwsearch.backends.replay:Replay",
         "torch": "hwsearch.backends.torch:Torch",

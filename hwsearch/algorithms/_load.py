@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 def load_algorithm(algorithm: str | Algorithm | None, problem: Problem | None = None, *, costly: bool = False) -> Algorithm:
     """The algorithm of that name with its defaults; an algorithm object is returned as it is.
 
+    Example:
+        >>> from hwsearch.algorithms import load_algorithm
+        >>> load_algorithm("random")
+        RandomSearch(population=256, steps=100)
+
     Args:
         algorithm: ``None`` means what is best for the problem: ``"memetic"`` if its score knows its gradient, else ``"evolution"``.
         problem: what it is for.

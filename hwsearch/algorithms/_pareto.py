@@ -34,6 +34,13 @@ def pareto(first: Values, second: Values) -> npt.NDArray[np.intp]:
 def nondominated(points: Values) -> npt.NDArray[np.intp]:
     """Indices of the points that no other point equals or beats in every cost (of equal points the first stays), by the first cost.
 
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.algorithms import nondominated
+        >>> points = np.array([[1.0, 5.0], [2.0, 2.0], [3.0, 3.0], [4.0, 1.0]])  # latency and error of four networks
+        >>> nondominated(points).tolist()
+        [0, 1, 3]
+
     Args:
         points: lower is better in every column, shape ``(n, costs)``.
     """
@@ -114,6 +121,12 @@ def _swept(points: Values, order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
 
 def hypervolume(points: Values, reference: Values) -> float:
     """The volume between points and a reference that they dominate, by slicing along the last cost (Zitzler, 1999).
+
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.algorithms import hypervolume
+        >>> hypervolume(np.array([[1.0, 2.0], [2.0, 1.0]]), reference=np.array([3.0, 3.0]))
+        3.0
 
     Args:
         points: lower is better in every column, shape ``(n, costs)``.

@@ -48,6 +48,16 @@ _ARGUMENTS = (*Posing.__annotations__, "seed", "run", "verify")
 class Problem:
     """What to maximise, and within which limits.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> limits = {"macs": 1e6, "size_mb": 0.05}
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits=limits)
+        >>> scores, costs = problem.evaluate(problem.space.sample(100, np.random.default_rng(0)))
+        >>> costs.shape  # as fractions of the limits
+        (100, 2)
+        >>> bool((np.isnan(scores) == (costs > 1).any(axis=1)).all())  # no score beyond a limit
+        True
+
     Attributes:
         space: where to search.
         score: canonical rows, shape ``(n, genes)``, -> scores, higher is better, shape ``(n,)``.

@@ -24,6 +24,23 @@ class Algorithm(Protocol):
     algorithm need not remember what it has seen; ``problem.seen`` tells. All randomness comes from the generator given to ``ask``. An
     algorithm with an attribute ``takes_late_answers`` that is true is asked for more while answers to what it asked before are missing,
     where workers would be idle otherwise; it is told about them later.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import RandomState
+        >>> class Mine:  # the networks that are worth trying, step by step
+        ...     steps = 3
+        ...     def init(self, problem):
+        ...         return RandomState()
+        ...     def ask(self, state, problem, rng):
+        ...         return problem.space.sample(100, rng), state
+        ...     def tell(self, state, X, scores, costs):
+        ...         return RandomState(state.step + 1)
+        ...     def done(self, state):
+        ...         return False
+        >>> result = hwsearch.search("resnet_digits", Mine(), predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> result.values["macs"] <= 1e6
+        True
     """
 
     @property
@@ -77,7 +94,14 @@ def mutation_rates(genes: int, n: int, rng: np.random.Generator) -> Values:
 
 @dataclass(frozen=True)
 class RandomState:
-    """The state of random search: the steps taken."""
+    """The state of random search: the steps taken.
+
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> hwsearch.step(hwsearch.init(problem, "random")).memory
+        RandomState(step=1)
+    """
 
     step: int = 0
 
@@ -85,6 +109,14 @@ class RandomState:
 @dataclass(frozen=True)
 class RandomSearch:
     """Independent uniform samples of the genes: the baseline that every other algorithm has to beat.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import RandomSearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1))
+        >>> result = hwsearch.search(problem, RandomSearch(population=100, steps=5), run=hwsearch.Run(polish=False))
+        >>> [step["evaluated"] for step in result.history]
+        [100, 200, 300, 400, 500]
 
     Attributes:
         population: rows a step.

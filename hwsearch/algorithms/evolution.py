@@ -58,6 +58,15 @@ class Evolution:
     children are made than are scored: those that were met before, exceed a limit, or waste more of the limits than the parents
     do are dropped. Islands without a feasible parent breed towards the limits.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import Evolution
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> evolved = hwsearch.search(problem, Evolution(population=200, steps=10), run=hwsearch.Run(polish=False))
+        >>> drawn = hwsearch.search(problem, "random", run=hwsearch.Run(steps=8, polish=False))  # as many networks at random
+        >>> evolved.best_score > drawn.best_score
+        True
+
     Attributes:
         population: children scored in a step, over all islands.
         islands: at the start, or fewer if the population does not allow 32 children for each.

@@ -39,6 +39,15 @@ class Exact:
     :class:`~hwsearch.Predictor`, or any callable with an attribute ``tables``. Genes are folded away as far as that makes the problem
     smaller, and what is left is solved as a mixed integer program.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import Exact
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> weights = hwsearch.metric("params", space)  # the most weights within a million multiply-accumulates
+        >>> result = hwsearch.search(space, Exact(), predictor=weights, limits={"macs": 1e6})
+        >>> result.status.name, result.gap
+        ('OPTIMAL', 0.0)
+
     Attributes:
         gap: how far, as a fraction of the range of scores, the answer may be from the bound.
         seconds: when to stop with the best row so far; the bound holds all the same.

@@ -50,6 +50,14 @@ class Hybrid(Evolution):
     and join the children; evolution on the true score corrects what the surrogate gets wrong, and the next surrogate is fitted nearer
     to the answer. If the score itself is a sum of tables, it is its own surrogate and its optimum is proven.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import Hybrid
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> score = hwsearch.metric("params", space)  # a sum of tables, so that its optimum is proven
+        >>> hwsearch.search(space, Hybrid(population=200, steps=10), predictor=score, limits={"macs": 1e6}).status.name
+        'OPTIMAL'
+
     Attributes:
         refits: steps after which a surrogate is fitted.
         budgets: fractions of the limits at which it is solved.

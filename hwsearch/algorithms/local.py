@@ -39,6 +39,14 @@ class Local:
     Each step evaluates the whole neighbourhood of the best row whose neighbourhood is not known yet. When all of the best rows'
     are, the best one is optimal within any two genes.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import Local
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> result = hwsearch.search(problem, Local(starts=2, samples=100, steps=10))
+        >>> result.history[-1]["best_score"] > result.history[0]["best_score"]
+        True
+
     Attributes:
         starts: rows to stand on.
         samples: random rows to begin with if nothing is known.

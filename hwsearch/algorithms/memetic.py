@@ -60,6 +60,15 @@ class Memetic:
     of tables tells it exactly, and the limits' tables tell what it would cost; so the best of all changes of one gene or two are known
     beforehand, and only a few of them are scored. A row stops climbing when none of these was better, or all were met before.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import Memetic
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> parts = {"predictor": hwsearch.metric("params", space), "limits": {"macs": 1e6}}
+        >>> result, optimum = (hwsearch.search(space, how, **parts) for how in (Memetic(climbers=50, steps=10), "exact"))
+        >>> result.best_score > 0.9 * optimum.best_score
+        True
+
     Attributes:
         climbers: rows that climb at the same time.
         parents: local optima that are kept, and bred from.

@@ -39,6 +39,14 @@ class NSGA2State:
 class NSGA2:
     """Non-dominated sorting and crowding distance (Deb et al., IEEE TEC 2002), with constraint domination and unseen children only.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import NSGA2
+        >>> trade = NSGA2(population=50, metrics=("macs",), steps=10)
+        >>> front = hwsearch.search("resnet_digits", trade, predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6}).front
+        >>> len(front) > 5, bool(front.values["macs"].max() > 2 * front.values["macs"].min())
+        (True, True)
+
     Attributes:
         population: rows kept, and children a step.
         metrics: names of what is traded against the score; the limited metrics if empty, or else the first one that the problem knows.

@@ -55,6 +55,14 @@ class OptunaSearch:
     The study is made anew at each step, from the trials so far and a sampler seeded for that step, so that a search can be stopped
     and taken up again. Genes are independent parameters; inactive ones are ignored.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import OptunaSearch
+        >>> parzen = OptunaSearch("TPESampler", population=10, steps=3)
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 2e6})
+        >>> hwsearch.search(problem, parzen, run=hwsearch.Run(polish=False)).values["macs"] <= 2e6
+        True
+
     Attributes:
         sampler: the name of a class in ``optuna.samplers``, or a function from a seed to a sampler.
         population: trials a step.

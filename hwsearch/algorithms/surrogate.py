@@ -51,6 +51,16 @@ class Surrogate:
     is the volume that the front dominates. All networks of a small space are looked at; in a large one candidates are bred on the model.
     The networks of a batch differ: each is chosen as if those before it had been evaluated, and so are those whose answers are missing.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.algorithms import Surrogate
+        >>> def train_and_test(X):  # takes minutes a network
+        ...     return 0.9 + 0.001 * X.mean(axis=1)
+        >>> few = hwsearch.Run(evaluations=30)
+        >>> result = hwsearch.search("resnet_digits", Surrogate(founders=20), predictor=train_and_test, limits={"macs": 1e6}, run=few)
+        >>> result.history[-1]["feasible"]
+        30
+
     Attributes:
         metrics: names of what is traded against the score; if empty, only the best score within the limits counts.
         founders: random networks that are evaluated first.

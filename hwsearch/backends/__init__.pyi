@@ -9,6 +9,6 @@ from ._torch_blocks import GraphBlock as GraphBlock
 from ._trained import TrainedModel as TrainedModel
 from .base import Backend as Backend
 from .base import Network as Network
-from .base import Roofline as Roofline
 from .base import Session as Session
 from .base import Times as Times
+from .roofline import Roofline as Roofline

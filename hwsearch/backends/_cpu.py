@@ -48,6 +48,12 @@ class CpuBackend(Backend):
     instructions runtimes add pairs of ``int8`` products in 16 bits, which saturate. Whether this machine does is found out by running a
     small graph (:attr:`weight_bits`), and said in :meth:`describe`. Energies are measured if the CPU shows its counters (RAPL).
 
+    Example:
+        >>> from hwsearch.backends import CpuBackend, load_backend
+        >>> backend = load_backend("onnxruntime", threads=2)
+        >>> isinstance(backend, CpuBackend), backend.precisions, backend.describe().threads
+        (True, ('fp32', 'int8'), 2)
+
     Args:
         threads: that work on one operator.
         batch: images at once.
@@ -229,7 +235,17 @@ def _bits_of(path: PathLike) -> int | None:
 
 
 def cpu_facts() -> tuple[str, frozenset[str], dict[str, str]]:
-    """This machine's processor: its name, its instruction sets, and what else explains a measurement."""
+    """This machine's processor: its name, its instruction sets, and what else explains a measurement.
+
+    Example:
+        >>> import os
+        >>> from hwsearch.backends import cpu_facts
+        >>> from hwsearch.devices import Device
+        >>> name, flags, facts = cpu_facts()
+        >>> device = Device("this-cpu", "cpu", name, runtime="my-runtime", runtime_version="1.0", facts=facts)
+        >>> device.facts["cores"] == str(os.cpu_count())
+        True
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -9,9 +9,9 @@ from typing import Any
 
 from .._registry import make
 from ..errors import InvalidInput
-from .base import Backend, Roofline, Session
+from .base import Backend, Session
 
-__all__ = ["Backend", "Roofline", "Session", "load_backend", "runtime_here"]
+__all__ = ["Backend", "Session", "load_backend", "runtime_here"]
 
 _RUNTIMES: dict[str, tuple[str, ...]] = {
     "roofline": (),

@@ -17,6 +17,17 @@ Runner = Callable[..., Any]
 class TrainedModel:
     """A trained network, as backends write it into model files.
 
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.backends import BlockWeights, LayerWeights, TrainedModel, load_backend
+        >>> from hwsearch.networks import Block
+        >>> layer = LayerWeights(np.ones((10, 8), np.float32), np.zeros(10, np.float32))
+        >>> model = TrainedModel((Block("head", 8, 10, 4),), (BlockWeights((layer,)),), notes={"author": "me"})
+        >>> runtime = load_backend("onnxruntime")
+        >>> run = runtime.runner(runtime.encode(model))
+        >>> run(np.ones((1, 8, 4, 4), np.float32)).tolist()
+        [[8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]]
+
     Attributes:
         network: its blocks, in the order of execution.
         weights: the numbers of each block.

@@ -1,8 +1,8 @@
-"""Backend: a device and its runtime; and Roofline, the smallest honest one.
+"""Backend: a device and its runtime.
 
 A backend opens a network, a sequence of blocks, as a session, and a session says how long its runs take. Everything else (what
 to measure, in which order, when to stop) is :mod:`hwsearch.profile`. To add one, subclass :class:`Backend`, register it, and
-run :func:`hwsearch.testing.check_backend` on it.
+run :func:`hwsearch.testing.check_backend` on it; :mod:`hwsearch.backends.roofline` is the smallest one.
 """
 
 from __future__ import annotations
@@ -21,16 +21,45 @@ import numpy.typing as npt
 from .._files._reading import PathLike
 from .._files._writing import write_atomic
 from ..devices._device import Device
-from ..errors import InvalidInput, Unsupported, check_count, check_positive
+from ..errors import InvalidInput, Unsupported
 from ..networks._blocks import Block
 from ._trained import Check, Runner, TrainedModel
 
 Times = npt.NDArray[np.float64]
+"""Seconds of runs, shape ``(runs,)``.
+
+
+Example:
+    >>> from hwsearch.backends import Roofline, Times
+    >>> with Roofline().open([]) as session:
+    ...     seconds: Times = session.times(3)
+    >>> [f"{each:.6f}" for each in seconds]  # an empty network takes what a call takes
+    ['0.000010', '0.000010', '0.000010']
+"""
 Network = Sequence[Block]
+"""Blocks in the order of execution.
+
+
+Example:
+    >>> from hwsearch.backends import Network, Roofline
+    >>> from hwsearch.networks import Block
+    >>> network: Network = [Block("conv", 3, 16, 32, kernel=3), Block("head", 8, 10, 32)]
+    >>> Roofline().check(network)
+    Traceback (most recent call last):
+        ...
+    hwsearch.errors.InvalidInput: Block head-in8-out10-px32-k1-s1-g1-fp32 takes 8 channels of 32 px, and conv-... gives 16 channels ...
+"""
 
 
 class Session(ABC):
     """A network, ready to run. Use it in a ``with`` statement, or close it.
+
+    Example:
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.networks import Block
+        >>> with Roofline().open([Block("conv", 3, 8, 32, kernel=3)]) as session:
+        ...     print(session.times(5).shape, session.batch)
+        (5,) 1
 
     Attributes:
         batch: images of one run.
@@ -77,6 +106,24 @@ class Session(ABC):
 
 class Backend(ABC):
     """A device and its runtime.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.backends import Backend, Session
+        >>> class Counted(Session):
+        ...     def __init__(self, network):
+        ...         self.seconds = 1e-3 * len(network)
+        ...     def times(self, runs):
+        ...         return np.full(runs, self.seconds)
+        >>> class Millisecond(Backend):  # a device on which every block takes a millisecond
+        ...     name, precisions = "millisecond", ("fp32", "int8")
+        ...     def describe(self):
+        ...         return hwsearch.devices.Device("millisecond", "analytic", "none", runtime=self.name, runtime_version="1")
+        ...     def _open(self, network):
+        ...         return Counted(network)
+        >>> network = [hwsearch.networks.Block("conv", 3, 8, 32, kernel=3), hwsearch.networks.Block("head", 8, 10, 32)]
+        >>> hwsearch.measure(network, backend=Millisecond(), progress=False).latency_ms
+        2.0
 
     Attributes:
         name: under which it is registered.
@@ -288,97 +335,3 @@ def check_fit(network: Network) -> None:
         takes = after.bits.dense if after.bits.quantized and after.kind != "quantize" else "float"
         if gives != takes:
             raise InvalidInput(f"Block {after.key} takes {takes} values, and {before.key} before it gives {gives}; put a boundary between.")
-
-
-class Roofline(Backend):
-    """An analytic device: every block takes as long as its arithmetic or its memory traffic, whichever is longer.
-
-    Deterministic, needs nothing, and its networks cost exactly the sum of their blocks: for tests, for trying out spaces, and as
-    the pattern of a backend (Williams et al., CACM'09). Energies are estimates.
-
-    Args:
-        peak_gmacs: precision -> 1e9 multiply-accumulates a second; also says which precisions there are.
-        bandwidth_gbs: 1e9 bytes a second.
-        tile: precision -> channels are rounded up to a multiple of this, which makes the staircase; 1 if omitted.
-        block_us, call_us: microseconds a block and a network take before any work is done.
-        mac_pj, byte_pj: picojoules a 32-bit MAC (scaled by the bits) and a byte of traffic.
-        batch: images at once.
-
-    Raises:
-        InvalidInput: a number that is not positive.
-    """
-
-    name = "roofline"
-    energy = "estimated"
-
-    def __init__(
-        self,
-        peak_gmacs: Mapping[str, float] | None = None,
-        bandwidth_gbs: float = 10.0,
-        tile: Mapping[str, int] | None = None,
-        block_us: float = 2.0,
-        call_us: float = 10.0,
-        mac_pj: float = 4.6,
-        byte_pj: float = 20.0,
-        batch: int = 1,
-    ) -> None:
-        for name, given in (("peak_gmacs", peak_gmacs), ("tile", tile)):
-            if given is not None and not isinstance(given, Mapping):
-                raise InvalidInput(f"{name} must map precisions to numbers, not {given!r}.")
-        peaks = peak_gmacs or {"fp32": 20.0, "fp16": 40.0, "int8": 60.0, "int4": 100.0}
-        tiles = tile or {"fp32": 16, "fp16": 16, "int8": 4, "int4": 8}
-        self.peak_gmacs = {precision: check_positive(f"peak_gmacs[{precision!r}]", peak) for precision, peak in peaks.items()}
-        self.tile = {precision: check_count(f"tile[{precision!r}]", size, least=1) for precision, size in tiles.items()}
-        self.bandwidth_gbs = check_positive("bandwidth_gbs", bandwidth_gbs)
-        self.block_us, self.call_us = check_positive("block_us", block_us), check_positive("call_us", call_us)
-        self.mac_pj, self.byte_pj = check_positive("mac_pj", mac_pj), check_positive("byte_pj", byte_pj)
-        self.batch = check_count("batch", batch, least=1)
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """Those with a peak."""
-        return tuple(self.peak_gmacs)
-
-    def supports(self, block: Block) -> bool:
-        """Whether there is a peak for its precision; kernels of a user's network are computed like any block."""
-        return block.precision in self.precisions
-
-    def describe(self) -> Device:
-        """An analytic device, described by its own parameters."""
-        peaks = " ".join(f"{name}:{value:g}" for name, value in self.peak_gmacs.items())
-        tiles = " ".join(f"{name}:{value}" for name, value in self.tile.items())
-        numbers = f"{self.bandwidth_gbs:g} GB/s, {self.block_us:g} us a block, {self.call_us:g} us a call"
-        return Device("roofline", "analytic", f"{peaks} GMAC/s, tiles {tiles}, {numbers}", self.name, "1", 1, self.batch)
-
-    def latency_ms(self, block: Block) -> float:
-        """What one block costs, ms."""
-        memory = block.traffic_bytes / self.bandwidth_gbs
-        tile = self.tile.get(block.precision, 1)
-        padded = 0
-        for layer in block.graph.layers:
-            cin, cout = (-(-channels // layer.groups // tile) * tile for channels in (layer.cin, layer.cout))
-            padded += layer.groups * cin * cout * layer.kernel**2 * layer.out_size**2
-        return self.batch * max(memory, max(padded, block.macs) / self.peak_gmacs[block.precision]) * 1e-6 + self.block_us * 1e-3
-
-    def energy_mj(self, block: Block) -> float:
-        """What one block uses, mJ, estimated."""
-        bits = block.bits.weight_bits * block.bits.activation_bits / 32**2
-        return self.batch * (block.macs * self.mac_pj * bits + block.traffic_bytes * self.byte_pj) * 1e-9
-
-    def _open(self, network: Network) -> Session:
-        seconds = (self.call_us * 1e-3 + sum(map(self.latency_ms, network))) * 1e-3
-        return _Fixed(seconds, sum(map(self.energy_mj, network)), self.batch)
-
-
-class _Fixed(Session):
-    """Always the same."""
-
-    def __init__(self, seconds: float, energy_mj: float, batch: int) -> None:
-        self._seconds, self._energy_mj, self.batch = seconds, energy_mj, batch
-
-    def times(self, runs: int) -> Times:
-        return np.full(runs, self._seconds)
-
-    @property
-    def energy_mj(self) -> float:
-        return self._energy_mj

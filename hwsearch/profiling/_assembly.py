@@ -14,7 +14,22 @@ from ._readings import Readings, difference
 
 
 class LeftOutWarning(UserWarning):
-    """Blocks that could not be built and are not in the table; the message names each and says why."""
+    """Blocks that could not be built and are not in the table; the message names each and says why.
+
+    Example:
+        >>> import hwsearch, warnings
+        >>> class Small(hwsearch.backends.Roofline):  # a runtime whose builder takes no wide blocks
+        ...     def _open(self, network):
+        ...         if any(block.cout > 32 for block in network):
+        ...             raise hwsearch.errors.BuildFailed("out of memory")
+        ...         return super()._open(network)
+        >>> blocks = [hwsearch.networks.Block("conv", 3, width, 32, kernel=3) for width in (16, 32, 64)]
+        >>> some = hwsearch.profiling.Effort(blocks=blocks)
+        >>> with warnings.catch_warnings(record=True, action="always") as told:
+        ...     table = hwsearch.profile("resnet_digits", backend=Small(), out="small.json", effort=some, progress=False)
+        >>> len(table.rows), str(told[0].message).partition(":")[0]
+        (2, '1 blocks could not be built and are not in the table')
+    """
 
 
 def assemble(plan: Plan, before: LatencyTable, readings: Readings) -> LatencyTable:

@@ -21,6 +21,13 @@ _LENGTH = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?
 class Effort:
     """How much of a space is measured, and how precisely; ``Effort()`` measures all of it.
 
+    Example:
+        >>> from hwsearch.profiling import Effort
+        >>> Effort(budget="1h30m").budget_s
+        5400.0
+        >>> Effort(precision=0.02, checks=30).protocol(("fp32", "int8")).precision
+        0.02
+
     Attributes:
         precision: relative standard error at which a measurement is good enough.
         max_rounds: rounds after which it has to be; if omitted 48, and 16 with a ``budget``. Whole networks that are noisy by then are

@@ -31,6 +31,15 @@ _PATIENCE = 3
 class Measurement:
     """How long a model takes.
 
+    Example:
+        >>> import hwsearch
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> small, large = ([0] * len(space.sizes), [size - 1 for size in space.sizes])
+        >>> models = [space.architecture(row).blocks() for row in (small, large)]
+        >>> first, second = hwsearch.measure(models, backend="roofline", progress=False)
+        >>> first.latency_ms < second.latency_ms, first.device.name, first.rounds
+        (True, 'roofline', 20)
+
     Attributes:
         latency_ms: lower quartile over the rounds in calm moments.
         spread_ms: what another measurement minutes apart may differ by: half the interquartile range over the same rounds, or the error

@@ -47,6 +47,16 @@ SCENARIOS = tuple(_FIGURES)
 class Bench:
     """What LoadGen found out about one model.
 
+    Example:
+        >>> from dataclasses import replace
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.profiling import Bench
+        >>> found = {"verdict": "VALID", "reason": "", "shortened": True, "queries": 24576, "duration_s": 2.0, "folder": "bench"}
+        >>> figure = {"scenario": "Offline", "what": "images per second", "figure": 500.0, "unit": "1/s"}
+        >>> dense = Bench("dense.onnx", device=Roofline().describe(), **found, **figure)
+        >>> replace(dense, model="best.onnx", figure=800.0).speedup(dense), dense.stamp
+        (1.6, 'MLPerf-style, shortened: non-compliant')
+
     Attributes:
         model: the file.
         scenario: one of :data:`SCENARIOS`.

@@ -27,7 +27,18 @@ _FIXED = ("analytic", "replay")
 
 
 class BusyWarning(UserWarning):
-    """The machine does so much else that its latencies say little; the message says by how much the sentinel is disturbed."""
+    """The machine does so much else that its latencies say little; the message says by how much the sentinel is disturbed.
+
+    Example:
+        >>> import hwsearch, warnings
+        >>> from hwsearch.profiling import BusyWarning
+        >>> network = hwsearch.searching.dense(hwsearch.load_space("resnet_digits")).blocks()
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", BusyWarning)  # rather stop than believe what a busy machine says
+        ...     found = hwsearch.measure(network, backend="roofline", progress=False)
+        >>> found.latency_ms > 0
+        True
+    """
 
 
 def check_facts(table: LatencyTable, device: Device, *, here: bool = True) -> bool:

@@ -22,6 +22,18 @@ from ._rounds import Open, Rounds, period_of
 class Workbench(ABC):
     """A device, and the way to have networks measured there.
 
+    Example:
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.devices import Device
+        >>> from hwsearch.networks import Block
+        >>> from hwsearch.profiling import Workbench
+        >>> class Posted(Workbench):  # a device whose journal comes by post
+        ...     def measure(self, plan, journal, advance):
+        ...         return plan.read(journal)
+        >>> camera = Posted(Roofline(), Device("camera", "cpu", "Cortex-A53", "roofline", "1"), "unavailable", ["int8"])
+        >>> [camera.supports(Block("conv", 3, 8, 32, precision=name)) for name in ("int8", "fp32")]
+        [True, False]
+
     Args:
         runtime: the backend of the device, as it is installed here.
         device: what is measured.

@@ -18,6 +18,12 @@ from ..spaces._space import Architecture, SearchSpace
 def dense(space: str | SearchSpace, precision: str = "fp32") -> Architecture:
     """The largest network of a space, which may be restricted: every gene at its last value, precisions as given.
 
+    Example:
+        >>> from hwsearch.searching import dense
+        >>> network = dense("resnet_digits", "int8")
+        >>> network.values()["resolution"], {block.precision for block in network.blocks()[1:-2]}
+        (16, {'int8'})
+
     Raises:
         InvalidInput: the space does not offer the precision.
     """
@@ -32,6 +38,13 @@ def uniform(problem: Problem | str | SearchSpace, **posing: Unpack[Posing]) -> A
     Every width is the same fraction of the largest, every block has the same precision, and depth and resolution are full; where no
     width is feasible so, depths and resolution go one value down, and so on. For each precision the widest feasible network is
     kept, and of these the one with the best predicted score is returned.
+
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> people = hwsearch.searching.uniform(problem)
+        >>> {value for name, value in people.values().items() if name.endswith("precision")}
+        {'int8'}
 
     Args:
         problem: as in :func:`hwsearch.search`.

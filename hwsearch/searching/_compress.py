@@ -39,6 +39,15 @@ VERSION = 1
 class Compressed:
     """One network of a comparison.
 
+    Example:
+        >>> import hwsearch
+        >>> narrow = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "precision": ["int8"]})
+        >>> few = hwsearch.profiling.Effort(max_rounds=1, checks=12, fits=12)
+        >>> table = hwsearch.profile(narrow, backend="roofline", out="narrow.json", effort=few, progress=False)
+        >>> found = hwsearch.compress(narrow, {"macs": 0.5}, run=hwsearch.Run(steps=5), device=table, predictor=lambda X: X.sum(axis=1))
+        >>> [(network.name, network.measured) for network in found.networks]
+        [('dense', None), ('uniform', None), ('macs only', None), ('two stages', None), ('joint', None)]
+
     Attributes:
         name: how it was found: ``"dense"``, ``"uniform"``, ``"macs only"``, ``"two stages"`` or ``"joint"``.
         architecture: the network.
@@ -62,6 +71,15 @@ class Compressed:
 @dataclass(frozen=True)
 class Compression:
     """The networks of :func:`compress`, the dense one first.
+
+    Example:
+        >>> import hwsearch
+        >>> narrow = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "precision": ["int8"]})
+        >>> few = hwsearch.profiling.Effort(max_rounds=1, checks=12, fits=12)
+        >>> table = hwsearch.profile(narrow, backend="roofline", out="narrow.json", effort=few, progress=False)
+        >>> found = hwsearch.compress(narrow, {"macs": 0.5}, run=hwsearch.Run(steps=5), device=table, predictor=lambda X: X.sum(axis=1))
+        >>> found.best.name in ("two stages", "joint"), found.best.latency_ms < found["dense"].latency_ms
+        (True, True)
 
     Attributes:
         networks: by their names, in the order of the recipe.

@@ -53,6 +53,15 @@ class _Facts:
 class Finished(_Facts):
     """A finished network.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.searching import Finished, load_finished
+        >>> files = {"weights": "best.safetensors", "model": "best.onnx", "tuned": True, "device": "my-cpu"}
+        >>> found = {"accuracy": 0.957, "float_accuracy": 0.958, "latency_ms": 0.031, "spread_ms": 0.001}
+        >>> done = Finished(architecture=None, **files, **found, macs=900_000, params=40_000, size_mb=0.05, network="mine")
+        >>> load_finished(done.save("finished.json")).accuracy
+        0.957
+
     Attributes:
         architecture: what it is; ``None`` for a network of the user's that no search has found, or whose space is not at hand.
         weights, model: names of the files of its weights and of the model, in the folder where this stands.
@@ -82,6 +91,14 @@ class Finished(_Facts):
 
 def load_finished(path: PathLike, space: SearchSpace | None = None) -> Finished:
     """Read what :meth:`Finished.save` wrote.
+
+    Example:
+        >>> from hwsearch.searching import Finished, load_finished
+        >>> files = {"weights": "best.safetensors", "model": "best.onnx", "tuned": True, "device": "my-cpu"}
+        >>> found = {"accuracy": 0.957, "float_accuracy": 0.958, "latency_ms": 0.031, "spread_ms": 0.001}
+        >>> done = Finished(architecture=None, **files, **found, macs=900_000, params=40_000, size_mb=0.05, network="mine")
+        >>> load_finished(done.save("done.json")) == done
+        True
 
     Args:
         path: the JSON file.

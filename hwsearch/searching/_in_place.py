@@ -14,6 +14,11 @@ from ..spaces._space import Architecture
 class InPlace:
     """One quantised part of a network, measured in place.
 
+    Example:
+        >>> from hwsearch.searching import InPlace
+        >>> InPlace("stage1.precision", quantized_ms=0.52, float_ms=0.50, spread_ms=0.01).slower  # quantising it costs time
+        True
+
     Attributes:
         gene: its precision gene.
         quantized_ms: the network with it.
@@ -35,6 +40,14 @@ class InPlace:
 def quantized_in_place(architecture: Architecture, *, backend: str | Backend = "onnxruntime", rounds: int = 20) -> list[InPlace]:
     """Measure what each quantised part of a network brings where it stands.
 
+    Example:
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.searching import dense, quantized_in_place
+        >>> slow = Roofline(peak_gmacs={"fp32": 40.0, "int8": 10.0})  # a device whose integers are slow
+        >>> found = quantized_in_place(dense("resnet_digits", "int8"), backend=slow, rounds=2)
+        >>> [part.gene for part in found if part.slower][:3]
+        ['stage1.block1.precision', 'stage1.block2.precision', 'stage2.block1.precision']
+
     Args:
         architecture: of a space whose precisions include fp32.
         backend: the device.
@@ -52,5 +65,14 @@ def quantized_in_place(architecture: Architecture, *, backend: str | Backend = "
 
 
 def revert_slower(architecture: Architecture, found: Sequence[InPlace]) -> Architecture:
-    """The architecture with those parts in fp32 that were measured to be slower quantised."""
+    """The architecture with those parts in fp32 that were measured to be slower quantised.
+
+    Example:
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.searching import dense, quantized_in_place, revert_slower
+        >>> slow, network = Roofline(peak_gmacs={"fp32": 40.0, "int8": 10.0}), dense("resnet_digits", "int8")
+        >>> faster = revert_slower(network, quantized_in_place(network, backend=slow, rounds=2))
+        >>> {name: faster.values()[name] for name in ("stem.precision", "stage1.block1.precision")}
+        {'stem.precision': 'int8', 'stage1.block1.precision': 'fp32'}
+    """
     return architecture.at_precision("fp32", [one.gene for one in found if one.slower])

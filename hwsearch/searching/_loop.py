@@ -82,7 +82,16 @@ def step(state: SearchState) -> SearchState:
 
 
 def explore(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run = ONCE) -> SearchState:
-    """Take the steps of a search (arguments as of :func:`hwsearch.search`), and hand back all that it has seen."""
+    """Take the steps of a search (arguments as of :func:`hwsearch.search`), and hand back all that it has seen.
+
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> some = hwsearch.algorithms.RandomSearch(population=50, steps=2)
+        >>> state = hwsearch.searching.explore(problem, some, run=hwsearch.Run(polish=False))
+        >>> state.X.shape, 0 < state.evaluations < 101  # the others exceed the limit, and have no score
+        ((101, 21), True)
+    """
     total = algorithm.steps if run.steps is None else run.steps
     check_count("steps", total, least=1)
     now = init(problem, algorithm, seed)
@@ -139,7 +148,15 @@ def _spent(state: SearchState, evaluations: int, run: Run) -> SearchState:
 
 
 def solve(problem: Problem, algorithm: Algorithm, *, seed: int = 0, run: Run = ONCE) -> SearchResult:
-    """Search a problem by an algorithm, and hand back the result (arguments as of :func:`hwsearch.search`)."""
+    """Search a problem by an algorithm, and hand back the result (arguments as of :func:`hwsearch.search`).
+
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> some = hwsearch.algorithms.RandomSearch(population=50, steps=2)
+        >>> hwsearch.searching.solve(problem, some).values["macs"] <= 1e6
+        True
+    """
     return result(explore(problem, algorithm, seed=seed, run=run))
 
 

@@ -44,7 +44,15 @@ VERSION = 2
 
 
 class Status(enum.Enum):
-    """How a search ended; the value says what it means and what to do next."""
+    """How a search ended; the value says what it means and what to do next.
+
+    Example:
+        >>> import hwsearch
+        >>> run = hwsearch.Run(steps=3)
+        >>> result = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6}, run=run)
+        >>> result.status.name, result.status.value.partition(".")[0]
+        ('BUDGET_SPENT', 'All steps or evaluations were spent and the score may still rise')
+    """
 
     OPTIMAL = "Proven: no architecture within the limits has a better score than this one, up to the gap that is reported."
     EXHAUSTED = "Every architecture of the space was evaluated: this is the best that the predictor knows."
@@ -64,6 +72,14 @@ class Status(enum.Enum):
 @dataclass(frozen=True, eq=False)
 class Front:
     """The networks that no other network found beats in score and all limited metrics at once, best score first.
+
+    Example:
+        >>> import hwsearch
+        >>> run = hwsearch.Run(steps=3)
+        >>> front = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6}, run=run).front
+        >>> macs = front.values["macs"]
+        >>> bool(front.scores[0] > front.scores[-1]), bool(macs[0] > macs[-1])  # a better score takes more work
+        (True, True)
 
     Attributes:
         space: their space.
@@ -109,6 +125,13 @@ class Front:
 @dataclass(frozen=True, eq=False)
 class SearchResult:
     """What a search found.
+
+    Example:
+        >>> import hwsearch
+        >>> run = hwsearch.Run(steps=3)
+        >>> result = hwsearch.search("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6}, run=run)
+        >>> sorted(result.values), result.limits, result.provenance["device"]
+        (['bitops', 'macs', 'params', 'peak_memory_mb', 'size_mb'], {'macs': 1000000.0}, None)
 
     Attributes:
         best: the architecture with the best score within the limits; of a verified search, of those that were measured.

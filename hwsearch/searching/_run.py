@@ -13,6 +13,14 @@ from .._files._writing import PathLike
 class Run:
     """How a search is run, whatever it searches.
 
+    Example:
+        >>> import hwsearch
+        >>> run = hwsearch.Run(steps=3, state="run.npz", progress=False)
+        >>> parts = {"predictor": lambda X: X.sum(axis=1), "limits": {"macs": 1e6}, "run": run}
+        >>> first = hwsearch.search("resnet_digits", "random", **parts)
+        >>> hwsearch.search("resnet_digits", "random", **parts).best == first.best  # goes on from the file
+        True
+
     Attributes:
         steps: steps in all; if omitted, the algorithm's own number.
         evaluations: the most times that the score is computed in all, for scores that take minutes or hours. Networks are priced first, and

@@ -40,6 +40,15 @@ _TOGETHER = (
 class SearchState:
     """Everything that a search has seen, and all it takes to go on.
 
+    Example:
+        >>> import hwsearch
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> state = hwsearch.init(problem, "random", seed=1)
+        >>> while state.evaluations < 100:  # stop when you like
+        ...     state = hwsearch.step(state)
+        >>> hwsearch.result(state).seed
+        1
+
     Attributes:
         problem: what is searched.
         algorithm: what chooses the rows of the next step.
@@ -137,7 +146,17 @@ def is_done(state: SearchState) -> bool:
 
 
 def save_state(state: SearchState, path: _writing.PathLike) -> None:
-    """Keep a search in an npz file, written whole or not at all."""
+    """Keep a search in an npz file, written whole or not at all.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.searching import load_state, save_state
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> state = hwsearch.step(hwsearch.init(problem, "random"))
+        >>> save_state(state, "search.npz")
+        >>> load_state("search.npz", problem, state.algorithm, state.seed).step
+        1
+    """
     arrays = {name: np.asarray(getattr(state, name)) for name in (*_KEPT, *_LATER)}
     arrays |= {f"algorithm.{entry.name}": np.asarray(getattr(state.memory, entry.name)) for entry in fields(state.memory)}
     header = _identity(state.problem, state.algorithm, state.seed)
@@ -146,6 +165,17 @@ def save_state(state: SearchState, path: _writing.PathLike) -> None:
 
 def load_state(path: _writing.PathLike, problem: Problem, algorithm: Algorithm, seed: int, *, costly: bool = False) -> SearchState:
     """Take up a search that :func:`save_state` kept.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.searching import load_state, save_state
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> state = hwsearch.step(hwsearch.init(problem, "random"))
+        >>> save_state(state, "other.npz")
+        >>> load_state("other.npz", problem, state.algorithm, seed=5)
+        Traceback (most recent call last):
+            ...
+        hwsearch.errors.InvalidInput: other.npz is a search with seed 0, and this one has 5. Use another state file, or remove it.
 
     Args:
         path: of the file.

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 class Sweep:
     """The answers at many limits.
 
+    Example:
+        >>> import hwsearch
+        >>> limits = {"macs": [1e3, 5e5, 1e6]}
+        >>> points = hwsearch.sweep("resnet_digits", limits, predictor=lambda X: X.sum(axis=1), run=hwsearch.Run(steps=3))
+        >>> len(points), [most for most, _ in points.infeasible], points[0].best_score <= points[1].best_score
+        (2, [{'macs': 1000.0}], True)
+
     Attributes:
         results: one for each combination of limits that can be met, tightest first.
         infeasible: the combinations that cannot be met, with the reason.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwsearch.backends.base import Roofline
+from hwsearch.backends import Roofline
 from hwsearch.devices import Device, LatencyTable, Protocol, Row, load_table
 from hwsearch.errors import InvalidInput, Unsupported
 from hwsearch.networks import Block, Fused

@@ -78,6 +78,15 @@ def wanted(network: Sequence[Block]) -> tuple[Placed, ...]:
 def differences(model: PathLike | ModelProto, network: Sequence[Block]) -> tuple[str, ...]:
     """What is not in a model as a network was to have it.
 
+    Example:
+        >>> from hwsearch.backends import differences, onnx_graph
+        >>> from hwsearch.networks import Block
+        >>> graph = onnx_graph([Block("conv", 3, 8, 8, kernel=3)])
+        >>> differences(graph, [Block("conv", 3, 8, 8, kernel=3)])
+        ()
+        >>> differences(graph, [Block("conv", 3, 16, 8, kernel=3)])
+        ('layer 0: conv 3 -> 8, kernel 3, ... in the file, and conv 3 -> 16, kernel 3, ... decided',)
+
     Args:
         model: an ONNX model or its file.
         network: blocks in the order of execution.

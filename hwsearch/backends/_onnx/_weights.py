@@ -20,6 +20,15 @@ Floats = npt.NDArray[np.float32]
 class LayerWeights:
     """The numbers of one layer; a pooling has empty ones.
 
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.backends import LayerWeights
+        >>> from hwsearch.networks import Block
+        >>> (layer,) = Block("conv", 3, 8, 16, kernel=3).graph.body
+        >>> weight = np.zeros((layer.cout, layer.cin // layer.groups, layer.kernel, layer.kernel), np.float32)
+        >>> LayerWeights(weight, bias=np.zeros(layer.cout, np.float32)).weight.size == layer.weights
+        True
+
     Attributes:
         weight: float32 with the batch norm folded in, shape ``(cout, cin / groups, k, k)``, or ``(cout, cin)`` for a linear layer.
         bias: float32, shape ``(cout,)``.
@@ -41,6 +50,15 @@ class LayerWeights:
 @dataclass(frozen=True)
 class BlockWeights:
     """The numbers of one block.
+
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.backends import BlockWeights, LayerWeights, TrainedModel
+        >>> from hwsearch.networks import Block
+        >>> layer = LayerWeights(np.ones((10, 8), np.float32), np.zeros(10, np.float32))
+        >>> model = TrainedModel((Block("head", 8, 10, 4),), (BlockWeights(body=(layer,)),))
+        >>> [len(weights.body) == len(block.graph.body) for block, weights in zip(model.network, model.weights)]
+        [True]
 
     Attributes:
         body, shortcut, excite: of the layers of :attr:`Block.graph`, in the same order.

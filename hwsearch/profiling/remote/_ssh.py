@@ -37,7 +37,15 @@ from . import _board
 from ._jobs import archive, write_jobs
 
 SSH = "HWSEARCH_SSH"
-"""The environment variable that says what to call instead of ``ssh``, options included (as git's GIT_SSH_COMMAND does)."""
+"""The environment variable that says what to call instead of ``ssh``, options included (as git's GIT_SSH_COMMAND does).
+
+Example:
+    >>> import os
+    >>> from hwsearch.profiling import SSH
+    >>> os.environ[SSH] = "ssh -i board.key -o ServerAliveInterval=15"
+    >>> SSH
+    'HWSEARCH_SSH'
+"""
 _COURIER = Path(__file__).with_name("_courier.py")
 _LOST = 255
 """What ``ssh`` itself ends with; any other code is that of the program there."""
@@ -116,6 +124,13 @@ class _Input:
 
 class Board:
     """A machine that is reached by ``ssh``.
+
+    Example:
+        >>> import os, shlex, sys
+        >>> from hwsearch.profiling import SSH, Board
+        >>> os.environ[SSH] = shlex.join(["sh", "-c", 'eval "$3"', "ssh"])  # this machine stands in for a board
+        >>> Board("user@board", python=sys.executable).files("jobs")
+        set()
 
     Args:
         host: as ssh takes it: ``user@host``, a name from its configuration, or ``ssh://user@host:port``.
@@ -274,6 +289,14 @@ class Remote(Workbench):
     """A board over ssh: ``hwsearch.profile(space, backend=Remote("user@board"), out="table.json")`` measures there.
 
     The board measures by itself. Jobs wait in ``<out>.partial.jsonl.jobs`` here, and lie under ``.hwsearch`` in the user's home there.
+
+    Example:
+        >>> import os, shlex, sys
+        >>> from hwsearch.profiling import SSH, Board, Remote
+        >>> os.environ[SSH] = shlex.join(["sh", "-c", 'eval "$3"', "ssh"])  # this machine stands in for a board
+        >>> board = Remote(Board("user@board", python=sys.executable), "onnxruntime")
+        >>> board.device.runtime, board.precisions
+        ('onnxruntime', ('fp32', 'int8'))
 
     Args:
         board: the board, or just its name: ``user@host``, a name from the configuration of ssh, or ``ssh://user@host:port``.

@@ -29,6 +29,12 @@ _WORDING = {
 class Checked:
     """One network, predicted and measured.
 
+    Example:
+        >>> from hwsearch.searching import Checked
+        >>> one = Checked((0, 1, 2), predicted={"score": 0.95, "latency_ms": 1.0}, measured={"score": 0.94, "latency_ms": 1.1})
+        >>> round(one.error("score"), 3), round(one.error("latency_ms"), 3)  # points of accuracy, and a share of the latency
+        (-0.01, 0.1)
+
     Attributes:
         genes: its row.
         predicted: ``"score"`` and, of a search on one device, ``"latency_ms"``, as the search saw them before it was measured.
@@ -57,6 +63,13 @@ class Checked:
 class Round:
     """One round: a search, and what became of its best networks.
 
+    Example:
+        >>> from hwsearch.searching import Checked, Round
+        >>> answer = Checked((1, 1), predicted={"score": 0.95}, measured={"score": 0.93})
+        >>> other = Checked((0, 1), predicted={"score": 0.94}, measured={"score": 0.94})
+        >>> round(Round((answer, other), agreed=False).error("score"), 3)
+        0.01
+
     Attributes:
         networks: the answer of the search first, then others that may be as good, most hopeful first.
         agreed: whether prediction and measurement of the answer agree, and a measured network within the limits is as good.
@@ -73,6 +86,14 @@ class Round:
 @dataclass(frozen=True)
 class Verification:
     """How a search was verified.
+
+    Example:
+        >>> from hwsearch.searching import Checked, Round, Verification
+        >>> first = Round((Checked((1, 1), {"score": 0.95}, {"score": 0.93}),), agreed=False)
+        >>> second = Round((Checked((0, 1), {"score": 0.94}, {"score": 0.94}),), agreed=True)
+        >>> told = Verification({"score": 0.005}, (first, second))
+        >>> told.agreed, told.measured("score")[1].tolist()
+        (True, [0.93, 0.94])
 
     Attributes:
         tolerance: what was verified, and how far prediction and measurement of the answer were allowed to be apart.

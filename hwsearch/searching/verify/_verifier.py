@@ -25,6 +25,17 @@ from ._records import QUANTITIES
 class Verifier(Protocol):
     """What evaluates and measures networks for real.
 
+    Example:
+        >>> import hwsearch
+        >>> class Tested:  # a verifier of your own: what networks really score
+        ...     name = "my test bench"
+        ...     def score(self, X):
+        ...         return 0.9 + 0.001 * X.mean(axis=1)
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: 0.9 + 0.001 * X.mean(axis=1), limits={"macs": 1e6})
+        >>> result = hwsearch.search(problem, verify=hwsearch.Verify(Tested(), networks=2), run=hwsearch.Run(steps=3))
+        >>> result.status.name, result.verification.agreed
+        ('VERIFIED', True)
+
     Attributes:
         name: what it evaluates with and where it measures; measurements of another name are not gone on with.
     """
@@ -45,6 +56,18 @@ MakesVerifier = Callable[[Problem, LatencyTable | None], "Verifier | Measured"]
 @dataclass(frozen=True)
 class Verify:
     """What a search verifies, by what, and how closely.
+
+    Example:
+        >>> import hwsearch
+        >>> class Tested:  # what networks really score, which is a tenth below what is predicted
+        ...     name = "my test bench"
+        ...     def score(self, X):
+        ...         return 0.8 + 0.001 * X.mean(axis=1)
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: 0.9 + 0.001 * X.mean(axis=1), limits={"macs": 1e6})
+        >>> verify = hwsearch.Verify(Tested(), networks=2, rounds=1)
+        >>> result = hwsearch.search(problem, verify=verify, run=hwsearch.Run(steps=3))
+        >>> result.status.name, f"{result.verification.rounds[0].error('score'):.3f}"
+        ('ROUNDS_SPENT', '0.100')
 
     Attributes:
         verifier: what evaluates and measures: :class:`hwsearch.nn.SupernetVerifier`, :class:`hwsearch.searching.DeviceVerifier` for
@@ -90,6 +113,18 @@ def verifier_for(verify: Verify, problem: Problem, table: LatencyTable | None, q
 @dataclass(frozen=True)
 class DeviceVerifier:
     """Measures networks on this machine, which must be the device of the table.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.searching import DeviceVerifier, Verify
+        >>> space = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "precision": ["int8"]})
+        >>> few = hwsearch.profiling.Effort(max_rounds=1, checks=12, fits=12)
+        >>> table = hwsearch.profile(space, backend="roofline", out="verified.json", effort=few, progress=False)
+        >>> verify = Verify(DeviceVerifier("roofline"), networks=2, tolerance={"latency_ms": 0.03})
+        >>> problem = hwsearch.Problem.of(space, predictor=lambda X: X.sum(axis=1), device=table, limits={"latency_ms": 0.03})
+        >>> result = hwsearch.search(problem, verify=verify, run=hwsearch.Run(steps=3))
+        >>> result.status.name, abs(result.verification.networks[0].error("latency_ms")) < 0.03
+        ('VERIFIED', True)
 
     Attributes:
         backend: to measure with, or its name; if omitted, the one that the table names.

@@ -29,6 +29,20 @@ def apq_table(file: PathLike) -> LatencyTable:
     among the blocks of the space there in proportion to their MACs, so that sums are exact. Entries that are negative, not finite or
     contradictory are skipped, and reported with the blocks of the space that the table lacks.
 
+    The published table is complete; of this one, most blocks are missing, which is reported.
+
+    Example:
+        >>> import json, warnings
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import apq_table
+        >>> entry = {"latency": 0.1, "energy": 0.2}
+        >>> entries = dict.fromkeys(["head", "tail", "(16, 64, 112, 1, 1, 0, 1)-W4A8"], entry)
+        >>> size = Path("apq.json").write_text(json.dumps(entries))
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     table = apq_table("apq.json")
+        >>> table.rows["conv-in16-out64-px112-k1-s1-g1-w4a8"].energy_mj
+        0.2
+
     Args:
         file: JSON, ``"(cin, cout, size, kernel, stride, padding, groups)-W4A8"`` -> ``{latency, energy}`` in ms and mJ.
 

@@ -41,6 +41,19 @@ class _Look:
 class Benchmark:
     """All networks of a space with what is known of them.
 
+    Example:
+        >>> import hwsearch, itertools, json
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import nasbench_macro
+        >>> def entry(n):  # as in the published file, with made-up numbers: the more accurate, the larger
+        ...     return {"test_acc": [n, n, n], "mean_acc": n, "std": 0.1, "params": 1e6, "flops": 1e6 * n}
+        >>> every = {"".join(map(str, genes)): entry(80 + sum(genes)) for genes in itertools.product(range(3), repeat=8)}
+        >>> size = Path("macro.json").write_text(json.dumps(every))
+        >>> benchmark = nasbench_macro("macro.json")
+        >>> space, accuracy = benchmark.with_costs(macs="flops"), benchmark.score("mean_acc")
+        >>> hwsearch.search(space, predictor=accuracy, limits={"macs": 85e6}).best_score
+        85.0
+
     Attributes:
         space: the space.
         columns: name -> array with one axis a gene; NaN where nothing is known.
@@ -82,6 +95,18 @@ def nasbench201(file: PathLike) -> Benchmark:
     """Read all networks of NAS-Bench-201 with accuracies (percent), latencies (ms) and energies (mJ) on many devices.
 
     Cells whose output does not depend on their input, and missing numbers, are reported.
+
+    Example:
+        >>> import itertools, numpy as np, warnings
+        >>> from hwsearch.interop import nasbench201
+        >>> operations = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+        >>> cells = map("|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|".format, *zip(*itertools.product(operations, repeat=6)))
+        >>> lines = [f"{cell},{60 + cell.count('conv')}" for cell in cells]  # made-up accuracies
+        >>> np.savetxt("nb201.csv", lines, fmt="%s", header="arch,accuracy", comments="")
+        >>> with warnings.catch_warnings(action="ignore"):  # of cells whose output does not depend on their input
+        ...     benchmark = nasbench201("nb201.csv")
+        >>> benchmark.space.size, list(benchmark.columns)
+        (15625, ['accuracy'])
 
     Args:
         file: CSV, perhaps compressed (gzip), with a column ``arch`` such as ``|none~0|+|none~0|none~1|+|none~0|none~1|none~2|`` and
@@ -134,6 +159,16 @@ def _connected(row: tuple[int, ...]) -> bool:
 
 def nasbench_macro(file: PathLike) -> Benchmark:
     """Read all networks of NAS-Bench-Macro: CIFAR-10 accuracies (percent) of three trainings, MACs and parameters.
+
+    Example:
+        >>> import itertools, json
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import nasbench_macro
+        >>> one = {"test_acc": [93.1, 93.2, 93.3], "mean_acc": 93.2, "std": 0.1, "params": 2e6, "flops": 1e8}
+        >>> size = Path("nbmacro.json").write_text(json.dumps({"".join(genes): one for genes in itertools.product("012", repeat=8)}))
+        >>> benchmark = nasbench_macro("nbmacro.json")
+        >>> benchmark.space.size, sorted(benchmark.columns)
+        (6561, ['acc1', 'acc2', 'acc3', 'flops', 'mean_acc', 'params', 'std'])
 
     Args:
         file: JSON, such as ``{"02012100": {"test_acc": [...], "mean_acc": ..., "std": ..., "params": ..., "flops": ...}, ...}``.

@@ -11,7 +11,19 @@ _FACT = "problems"
 
 
 class ForeignDataWarning(UserWarning):
-    """A file that hwsearch did not write holds entries that cannot be trusted; the message says which and what was done."""
+    """A file that hwsearch did not write holds entries that cannot be trusted; the message says which and what was done.
+
+    Example:
+        >>> import json, warnings
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import tfnas_table
+        >>> entries = {"base": 1.0, "MBInvertedResBlock_56_24_0_24_k3_s1_relu": {"24": 0.5, "48": -0.9, "96": 1.0}}
+        >>> size = Path("wrong.json").write_text(json.dumps(entries))
+        >>> with warnings.catch_warnings(record=True, action="always") as told:
+        ...     table = tfnas_table("wrong.json")
+        >>> str(told[0].message)
+        'wrong.json: skipped 1 entry (MBInvertedResBlock_... at width 48): negative or not finite; ...'
+    """
 
 
 def report(where: str, found: Sequence[str]) -> dict[str, str]:
@@ -29,5 +41,17 @@ def some(keys: Sequence[str], most: int = 3) -> str:
 
 
 def problems(table: LatencyTable) -> tuple[str, ...]:
-    """What was found wrong with the foreign file that a table came from; empty if nothing was."""
+    """What was found wrong with the foreign file that a table came from; empty if nothing was.
+
+    Example:
+        >>> import json, warnings
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import problems, tfnas_table
+        >>> entries = {"base": 1.0, "MBInvertedResBlock_56_24_0_24_k3_s1_relu": {"24": 0.5, "48": -0.9, "96": 1.0}}
+        >>> size = Path("doubtful.json").write_text(json.dumps(entries))
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     table = tfnas_table("doubtful.json")
+        >>> problems(table)
+        ('skipped 1 entry (MBInvertedResBlock_... at width 48): negative or not finite', ...)
+    """
     return tuple(filter(None, table.device.facts.get(_FACT, "").split("; ")))

@@ -25,6 +25,21 @@ def cifar_resnet(file: PathLike, *, data: DataLike | None = None, precisions: tu
     The shortcuts that He et al. call A, which skip every other pixel and add channels of zeros, are convolutions here: 1x1, stride 2, an
     identity where there are channels to copy. They compute the same, and count as what they are.
 
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.interop import cifar_resnet
+        >>> state = {"conv1.weight": np.ones((16, 3, 3, 3)), "linear.weight": np.ones((10, 64)), "linear.bias": np.ones(10)}
+        >>> norms = {"bn1": 16}
+        >>> for stage, (cin, cout) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):  # one block a stage: ResNet-8
+        ...     state[f"layer{stage}.0.conv1.weight"] = np.ones((cout, cin, 3, 3))
+        ...     state[f"layer{stage}.0.conv2.weight"] = np.ones((cout, cout, 3, 3))
+        ...     norms |= {f"layer{stage}.0.bn1": cout, f"layer{stage}.0.bn2": cout}
+        >>> for name, width in norms.items():
+        ...     state |= {f"{name}.{part}": np.ones(width) for part in ("weight", "bias", "running_mean", "running_var")}
+        >>> np.savez("resnet8.npz", **state)
+        >>> cifar_resnet("resnet8.npz").space
+        <SearchSpace 'cifar_resnet8': 6 genes, 32 architectures>
+
     Args:
         file: the state dict, as npz or as a PyTorch file, of which no code is run; names as in ``layer1.0.conv1.weight``. Images must have
             been normalised by the mean and the standard deviation of ImageNet.

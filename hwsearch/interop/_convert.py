@@ -23,13 +23,29 @@ _WRITERS: dict[str, _Writer] = {
     "tfnas-table": lambda file, out, space, resolution: tfnas_table(file).save(out),
 }
 KINDS: tuple[str, ...] = tuple(_WRITERS)
-"""The kinds of foreign file that become files of hwsearch."""
+"""The kinds of foreign file that become files of hwsearch.
+
+Example:
+    >>> from hwsearch.interop import KINDS
+    >>> KINDS
+    ('apq-table', 'ofa-architecture', 'ofa-latency', 'ofa-predictor', 'tfnas-table')
+"""
 
 
 def convert(
     kind: str, file: PathLike, out: PathLike, *, space: str | SearchSpace = "ofa_mobilenetv3", resolution: int | None = None
 ) -> Path:
     """Turn a foreign file into one of hwsearch: a latency table, a predictor or an architecture.
+
+    Example:
+        >>> import hwsearch, json
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import convert
+        >>> setting = {"ks": [3] * 20, "e": [4] * 20, "d": [2] * 5, "r": [160]}
+        >>> size = Path("net.json").write_text(json.dumps(setting))
+        >>> path = convert("ofa-architecture", "net.json", out="architecture.json")
+        >>> hwsearch.Architecture.from_json(path, hwsearch.load_space("ofa_mobilenetv3")).values()["resolution"]
+        160
 
     Args:
         kind: one of :data:`KINDS`; the function of that name in :mod:`hwsearch.interop` says what is read and which errors are raised.

@@ -23,6 +23,14 @@ def published_encoding(space: SearchSpace) -> npt.NDArray[np.float32]:
     128 columns (kernels, expand ratios, 8 resolutions) and its ResNet-50 in 82 (resolutions, depth of the stem, widths, expand ratios); APQ
     (CVPR'20) encodes its networks in 772 (kernels, inner widths, and bits of pointwise weights and activations, then of depthwise ones).
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.interop import published_encoding
+        >>> space = hwsearch.load_space("ofa_mobilenetv3")
+        >>> X = space.sample(3, np.random.default_rng(0))
+        >>> (space.features(X) @ published_encoding(space)).shape
+        (3, 128)
+
     Args:
         space: ``ofa_mobilenetv3``, ``ofa_resnet50`` or ``apq``.
 

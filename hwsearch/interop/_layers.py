@@ -23,6 +23,15 @@ Floats = npt.NDArray[np.float64]
 class LayerTable:
     """Costs of the layers of one network at several bit-widths.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.interop import haq_table
+        >>> np.save("two-layers.npy", np.cumsum(np.cumsum(np.ones((2, 8, 8)), axis=1), axis=2))  # weight bits x activation bits
+        >>> space = haq_table("two-layers.npy").space()
+        >>> largest = np.array([[size - 1 for size in space.sizes]])
+        >>> hwsearch.metric("cycles", space)(largest).tolist()
+        [128.0]
+
     Attributes:
         name: of the network and the device.
         choices: the genes: bits of each layer.
@@ -45,6 +54,13 @@ def haq_table(file: PathLike) -> LayerTable:
 
     Genes are ``layer1.weight_bits``, ``layer1.activation_bits`` and so on, from 1 bit up; the cost is called ``cycles``. Entries that are
     negative or not finite become infinite (impossible), and are reported, as are those where more bits are faster.
+
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.interop import haq_table
+        >>> np.save("haq.npy", np.cumsum(np.cumsum(np.ones((2, 8, 8)), axis=1), axis=2))  # layers x weight bits x activation bits
+        >>> [choice.name for choice in haq_table("haq.npy").choices]
+        ['layer1.weight_bits', 'layer1.activation_bits', 'layer2.weight_bits', 'layer2.activation_bits']
 
     Args:
         file: npy, shape ``(layers, weight bits, activation bits)``.
@@ -76,6 +92,16 @@ def hawq_table(file: PathLike, network: str, *, tied: Sequence[tuple[int, int]] 
     Hessian trace of the layer times the squared error of its quantised weights (HAWQ-V2, NeurIPS'20, equation 6). Impossible numbers become
     infinite, and are reported, as are layers that are slower at 4 bits.
 
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import hawq_table
+        >>> layers = {"parameters": [0.01, 0.02], "bops": [1.0, 2.0], "latency_int4": [0.1, 0.2], "latency_int8": [0.2, 0.3]}
+        >>> layers |= {"Hutchinson_trace": [3.0, 2.0], "delta_weights_4bit_square": [0.5, 0.4], "delta_weights_8bit_square": [0.1, 0.1]}
+        >>> size = Path("hawq.json").write_text(json.dumps({"tiny": layers}))
+        >>> sorted(hawq_table("hawq.json", "tiny").costs)
+        ['bitops', 'latency_ms', 'sensitivity', 'size_mb']
+
     Args:
         file: JSON with the networks' arrays.
         network: such as ``"resnet50"``.
@@ -99,14 +125,11 @@ def hawq_table(file: PathLike, network: str, *, tied: Sequence[tuple[int, int]] 
         raise CorruptFile(f"{name}: the arrays of {network!r} have different lengths.")
     if any(not 1 <= layer <= layers for pair in tied for layer in pair):
         raise InvalidInput(f"tied must name layers from 1 to {layers}, not {list(tied)}.")
-    # HAWQ counts millions of parameters, of 2^20 for one network and of 10^6 for another.
-    binary = arrays["parameters"] * 2**20
-    weights = binary if np.array_equal(binary, np.rint(binary)) else arrays["parameters"] * 1e6
     bits = np.array([4.0, 8.0])
     trace = arrays["Hutchinson_trace"][:, None]
     costs = {
         "latency_ms": np.stack([arrays["latency_int4"], arrays["latency_int8"]], axis=1),
-        "size_mb": weights[:, None] * bits / 8e6,
+        "size_mb": _weights(arrays["parameters"])[:, None] * bits / 8e6,
         "bitops": arrays["bops"][:, None] * 1e6 * bits**2,
         "sensitivity": trace * np.stack([arrays["delta_weights_4bit_square"], arrays["delta_weights_8bit_square"]], axis=1),
     }
@@ -122,6 +145,12 @@ def hawq_table(file: PathLike, network: str, *, tied: Sequence[tuple[int, int]] 
     choices = tuple(Choice(gene, (4, 8)) for (gene,) in dict.fromkeys(genes))
     tables = {cost: tuple(zip(genes, array, strict=True)) for cost, array in costs.items()}
     return LayerTable(f"hawq_{network}", choices, tables, tuple(found))
+
+
+def _weights(millions: Floats) -> Floats:
+    """Numbers of weights: HAWQ counts millions, of 2^20 for one network and of 10^6 for another."""
+    binary = millions * 2**20
+    return binary if np.array_equal(binary, np.rint(binary)) else millions * 1e6
 
 
 _HAWQ = (

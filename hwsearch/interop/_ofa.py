@@ -40,6 +40,18 @@ def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTab
     Entries that are negative, not finite, or contradict themselves are skipped; entries that were run only once are kept.
     Both are reported.
 
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import ofa_latency
+        >>> layers = {"Conv-input:160x160x3-output:80x80x24": 0.5, "AvgPool2D-input:5x5x1152-output:1x1x1152": 0.01}
+        >>> layers |= {"Conv_2-input:1x1x1152-output:1x1x1536": 0.7, "Logits-input:1x1x1536-output:1000": 0.6}
+        >>> Path("phone").mkdir()
+        >>> text = json.dumps({layer: {"count": 20, "mean": ms, "std": 0.01} for layer, ms in layers.items()})  # which YAML reads
+        >>> size = Path("phone/160_lookup_table.yaml").write_text(text)
+        >>> {key.partition("-")[0]: round(row.latency_ms, 2) for key, row in ofa_latency("phone").rows.items()}
+        {'conv': 0.5, 'head': 1.31}
+
     Args:
         folder: with a file such as ``160_lookup_table.yaml`` for each resolution, values ``{count, mean, std}`` in ms.
         device: what was measured; if omitted, it is named after the folder.
@@ -56,27 +68,10 @@ def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTab
     wrong: list[str] = []
     once: list[str] = []
     for resolution, path in sorted(files.items()):
-        head: dict[str, tuple[dict[str, int], Row]] = {}
-        for key, entry in _yaml(path).items():
-            match = _ENTRY.fullmatch(key)
-            if match is None:
-                raise CorruptFile(f"{path}: {key!r} is no layer of Once-for-All's latency tables.")
-            numbers = {name: int(value) for name, value in match.groupdict().items() if name != "what" and value is not None}
-            row, block = _row(entry), _block(match["what"], numbers, str(resolution))
-            where = f"{resolution} px {key}"
-            if row is not None and row.rounds < 2:
-                once.append(where)
-            if row is not None and match["what"] in _HEAD:
-                head[match["what"]] = (numbers, row)
-            elif row is not None and block is not None:
-                rows[block.key] = row
-            else:
-                wrong.append(where)
-        if set(head) == set(_HEAD):
-            block, row = _head(head, str(resolution))
-            rows[block.key] = row
-        else:
-            wrong.append(f"{resolution} px: no usable {' and '.join(sorted(set(_HEAD) - set(head)))}, so no classifier")
+        found, doubtful, single = _entries(path, resolution)
+        rows |= found
+        wrong += doubtful
+        once += single
     if not rows:
         raise CorruptFile(f"{folder}: its files hold no usable entry.")
     counts = [row.rounds for row in rows.values()]
@@ -88,6 +83,35 @@ def ofa_latency(folder: PathLike, *, device: Device | None = None) -> LatencyTab
     known = replace(known, facts=facts)
     protocol = Protocol(min_rounds=min(counts), max_rounds=max(counts), runs=1, warmup=0, quantile=0.5)
     return LatencyTable(known, protocol, rows, source=str(folder))
+
+
+def _entries(path: Path, resolution: int) -> tuple[dict[str, Row], list[str], list[str]]:
+    """The rows of one file by the keys of their blocks, the entries that make no sense, and those that were run only once."""
+    rows: dict[str, Row] = {}
+    wrong: list[str] = []
+    once: list[str] = []
+    head: dict[str, tuple[dict[str, int], Row]] = {}
+    for key, entry in _yaml(path).items():
+        match = _ENTRY.fullmatch(key)
+        if match is None:
+            raise CorruptFile(f"{path}: {key!r} is no layer of Once-for-All's latency tables.")
+        numbers = {name: int(value) for name, value in match.groupdict().items() if name != "what" and value is not None}
+        row, block = _row(entry), _block(match["what"], numbers, str(resolution))
+        where = f"{resolution} px {key}"
+        if row is not None and row.rounds < 2:
+            once.append(where)
+        if row is not None and match["what"] in _HEAD:
+            head[match["what"]] = (numbers, row)
+        elif row is not None and block is not None:
+            rows[block.key] = row
+        else:
+            wrong.append(where)
+    if set(head) == set(_HEAD):
+        block, row = _head(head, str(resolution))
+        rows[block.key] = row
+    else:
+        wrong.append(f"{resolution} px: no usable {' and '.join(sorted(set(_HEAD) - set(head)))}, so no classifier")
+    return rows, wrong, once
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -149,6 +173,15 @@ def ofa_predictor(file: PathLike, space: SearchSpace) -> Predictor:
 
     The published encoding (a one hot for every kernel, expand ratio and so on, zeros for blocks that the depth leaves out) is folded
     into the first layer, so that the predictor reads the space's own features.
+
+    Example:
+        >>> import hwsearch, numpy as np, torch
+        >>> from hwsearch.interop import ofa_predictor
+        >>> layers = [torch.nn.Linear(128, 400), torch.nn.ReLU(), torch.nn.Linear(400, 1)]  # the published one is trained
+        >>> torch.save(torch.nn.Sequential(*layers).state_dict(), "predictor.pth")
+        >>> space = hwsearch.load_space("ofa_mobilenetv3")
+        >>> ofa_predictor("predictor.pth", space)(space.sample(5, np.random.default_rng(0))).shape
+        (5,)
 
     Args:
         file: PyTorch state dict; it is loaded without running any code of it.

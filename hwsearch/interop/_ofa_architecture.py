@@ -22,6 +22,15 @@ _ACTIVATIONS = {"relu": "relu", "relu6": "relu6", "h_swish": "hswish", "swish": 
 def ofa_supernet(file: PathLike, space: SearchSpace) -> OfaSupernet:
     """Read the weights of a supernet of Once-for-All.
 
+    It needs the weights that Once-for-All publishes.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.interop import ofa_supernet
+        >>> space = hwsearch.load_space("ofa_mobilenetv3")
+        >>> supernet = ofa_supernet("ofa_mbv3_d234_e346_k357_w1.2", space)  # doctest: +SKIP
+        >>> network = supernet.extract(space.sample(1, np.random.default_rng(0))[0])  # doctest: +SKIP
+
     Args:
         file: PyTorch state dict of its elastic MobileNetV3 or ResNet-50; it is loaded without running any code of it.
         space: ``ofa_mobilenetv3`` of the same width, or ``ofa_resnet50``.
@@ -41,6 +50,14 @@ def ofa_supernet(file: PathLike, space: SearchSpace) -> OfaSupernet:
 
 def ofa_architecture(config: PathLike | Mapping[str, Any], space: SearchSpace, resolution: int | None = None) -> Architecture:
     """Read a network of Once-for-All.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.interop import ofa_architecture
+        >>> space = hwsearch.load_space("ofa_mobilenetv3")
+        >>> network = ofa_architecture({"ks": [3] * 20, "e": [4] * 20, "d": [2] * 5, "r": [160]}, space)
+        >>> network.values()["resolution"], network.values()["stage1.block1.expand"]
+        (160, 4)
 
     Args:
         config: a ``net.config`` file or its JSON data; or the setting of a supernet: ``{"ks": ..., "e": ..., "d": ..., "r": [...]}`` of
@@ -197,6 +214,14 @@ def ofa_setting(architecture: Architecture) -> dict[str, Any]:
 
     Blocks that the depth leaves out have the first value of their genes.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.interop import ofa_setting
+        >>> space = hwsearch.load_space("ofa_mobilenetv3")
+        >>> setting = ofa_setting(space.architecture([0] * len(space.sizes)))
+        >>> setting["d"], setting["r"]  # depths and resolution of the smallest network
+        ([2, 2, 2, 2, 2], [160])
+
     Args:
         architecture: of the space ``ofa_mobilenetv3`` or ``ofa_resnet50``.
 
@@ -233,6 +258,15 @@ def ofa_config(architecture: Architecture) -> dict[str, Any]:
 
     :func:`ofa_architecture` reads the same network back. (Two width multipliers of the first stem layer of ``ofa_resnet50`` make the same
     width, of which it takes the smaller.)
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.interop import ofa_architecture, ofa_config
+        >>> space = hwsearch.load_space("ofa_mobilenetv3")
+        >>> network = space.architecture([0] * len(space.sizes))
+        >>> config = ofa_config(network)
+        >>> ofa_architecture(config, space, resolution=network.values()["resolution"]) == network
+        True
 
     Args:
         architecture: of the space ``ofa_mobilenetv3`` or ``ofa_resnet50``.

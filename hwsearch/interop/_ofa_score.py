@@ -31,6 +31,16 @@ _LEAST = {"stage1": 2, "stage2": 2, "stage3": 4, "stage4": 2}
 class OfaScore:
     """An accuracy on ImageNet as Once-for-All's predictor predicts it, interpolated; see :func:`ofa_resnet50_score`.
 
+    Example:
+        >>> import hwsearch, numpy as np, torch
+        >>> from hwsearch.interop import ofa_resnet50_score
+        >>> layers = [torch.nn.Linear(82, 400), torch.nn.ReLU(), torch.nn.Linear(400, 1)]  # the published one is trained
+        >>> torch.save(torch.nn.Sequential(*layers).state_dict(), "ofa-score.pth")
+        >>> space = hwsearch.load_space("resnet50")
+        >>> score = ofa_resnet50_score("ofa-score.pth", space)
+        >>> score.extrapolates(space.sample(4, np.random.default_rng(0))).shape  # which networks are beyond the published widths
+        (4,)
+
     Attributes:
         space: whose rows it takes.
         predictor: the published one.
@@ -124,6 +134,15 @@ def ofa_resnet50_score(file: PathLike, space: SearchSpace, *, reach: float = 0.0
 
     Rows with a width or depth beyond the published ones are *outside*: what they get, minus their distance, is below every prediction, so
     that a search walks back inside and never ends outside.
+
+    Example:
+        >>> import hwsearch, numpy as np, torch
+        >>> from hwsearch.interop import ofa_resnet50_score
+        >>> layers = [torch.nn.Linear(82, 400), torch.nn.ReLU(), torch.nn.Linear(400, 1)]  # the published one is trained
+        >>> torch.save(torch.nn.Sequential(*layers).state_dict(), "resnet50_acc_predictor.pth")
+        >>> space = hwsearch.load_space("resnet50")
+        >>> ofa_resnet50_score("resnet50_acc_predictor.pth", space)(space.sample(4, np.random.default_rng(0))).shape
+        (4,)
 
     Args:
         file: the published PyTorch state dict; it is loaded without running any code of it.

@@ -26,6 +26,17 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
     reported; a latency table interpolates better than a straight line does. The constant ``base`` (stem, first block, head) becomes what
     every network costs.
 
+    Example:
+        >>> import hwsearch, json, warnings
+        >>> from pathlib import Path
+        >>> from hwsearch.interop import tfnas_table
+        >>> entries = {"base": 1.0, "MBInvertedResBlock_56_24_0_24_k3_s1_relu": {"24": 0.5, "48": 0.9, "96": 1.0}}
+        >>> size = Path("tfnas.json").write_text(json.dumps(entries))
+        >>> with warnings.catch_warnings(action="ignore"):  # of the width 24, which is on the line through the others
+        ...     table = tfnas_table("tfnas.json")
+        >>> {hwsearch.networks.Block.parse(key).mids: row.latency_ms for key, row in table.rows.items()}
+        {(48,): 0.9, (96,): 1.0}
+
     Args:
         file: JSON, ``"MBInvertedResBlock_{size}_{cin}_{excited}_{cout}_k{kernel}_s{stride}_{activation}"`` -> ``{width: ms}``.
         device: what was measured; if omitted, it is named after the file.
@@ -40,8 +51,7 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
     if not isinstance(document, dict) or not isinstance(document.get("base"), float):
         raise CorruptFile(f"{name} is no table of TF-NAS: blocks and the number 'base' were expected.")
     rows: dict[str, Row] = {}
-    wrong: list[str] = []
-    never: list[str] = []
+    wrong, never = list[str](), list[str]()
     for key, widths in document.items():
         if key == "base":
             continue
@@ -57,20 +67,22 @@ def tfnas_table(file: PathLike, *, device: Device | None = None, interpolated: b
             if not is_amount(value):
                 wrong.append(where)
                 continue
-            if width not in measured:
-                never.append(where)
-                if not interpolated:
-                    continue
+            never += [] if width in measured else [where]
+            if width not in measured and not interpolated:
+                continue
             block = Block("mbconv", cin, cout, size, (width, excited) if excited else (width,), kernel, stride, activation=match[7])
             rows[block.key] = Row(float(value))
-    found = [f"skipped {some(wrong)}: negative or not finite"] if wrong else []
-    found += (
-        [f"{'kept' if interpolated else 'skipped'} {some(never)}: never measured, but on a line between or beyond others"] if never else []
-    )
     known = device or Device(os.path.splitext(os.path.basename(name))[0], "cpu", "unknown", "pytorch", "unknown")
-    known = replace(known, facts={**known.facts, **report(name, found)})
+    facts = report(name, _found(wrong, never, "kept" if interpolated else "skipped"))
+    known = replace(known, facts={**known.facts, **facts})
     protocol = Protocol(min_rounds=1, max_rounds=1, runs=1, warmup=0)
     return LatencyTable(known, protocol, rows, (), Calibration(network_ms=document["base"]), source=name)
+
+
+def _found(wrong: list[str], never: list[str], done: str) -> list[str]:
+    """What was found wrong with entries, and what was done with those that were never measured."""
+    found = [f"skipped {some(wrong)}: negative or not finite"] if wrong else []
+    return found + ([f"{done} {some(never)}: never measured, but on a line between or beyond others"] if never else [])
 
 
 def _measured(values: dict[int, float | int]) -> set[int]:

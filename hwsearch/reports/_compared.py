@@ -13,6 +13,13 @@ import numpy.typing as npt
 class Compared:
     """One finished network in a comparison.
 
+    Example:
+        >>> from hwsearch.reports import Compared
+        >>> latency = {"predicted_ms": 0.031, "measured_ms": 0.032, "spread_ms": 0.001}
+        >>> searched = Compared("searched", accuracy=0.95, images=2000, macs=9e5, params=4e4, size_bytes=50_000, **latency)
+        >>> searched.cells()["accuracy"], searched.cells()["MACs"]
+        ('95.00% (94.0% to 95.9%)', '0.90 M')
+
     Attributes:
         name: such as ``"dense"``, ``"uniform width"``, ``"searched"``.
         accuracy: on the test images, measured on the exported model, in [0, 1].

@@ -76,6 +76,15 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
 def history_figure(result: SearchResult) -> Figure:
     """The search as it went: best predicted accuracy against the networks evaluated.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.reports import history_figure
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+        >>> figure = history_figure(hwsearch.search(problem, run=hwsearch.Run(steps=3)))
+        >>> figure.axes[0].get_xlabel()
+        'networks evaluated'
+        >>> figure.savefig("history.svg")
+
     Raises:
         InvalidInput: the result has no history.
         MissingDependency: matplotlib is not installed.
@@ -102,6 +111,18 @@ def history_figure(result: SearchResult) -> Figure:
 
 def verification_figure(result: SearchResult, name: str = "score") -> Figure:
     """Predicted against measured scores or latencies of the networks that a search verified, a colour for each round.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.reports import verification_figure
+        >>> class Tested:  # what networks really score
+        ...     name = "my test bench"
+        ...     def score(self, X):
+        ...         return 0.9 + 0.001 * X.mean(axis=1)
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: 0.9 + 0.001 * X.mean(axis=1), limits={"macs": 1e6})
+        >>> result = hwsearch.search(problem, verify=hwsearch.Verify(Tested(), networks=2), run=hwsearch.Run(steps=3))
+        >>> verification_figure(result).axes[0].get_ylabel()
+        'predicted accuracy (%)'
 
     Args:
         result: of a search that verified.

@@ -29,6 +29,17 @@ _FINE = 4
 def families(table: LatencyTable) -> list[tuple[Block, str]]:
     """The families of a table: measured blocks that differ in one inner width only, largest family first.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.devices import Protocol, Row
+        >>> from hwsearch.networks import Block
+        >>> from hwsearch.reports import families
+        >>> blocks = [Block("basic", 16, 16, 16, (width,), kernel=3) for width in (8, 16, 32)]
+        >>> rows = {block.key: Row(0.1) for block in blocks}
+        >>> table = hwsearch.LatencyTable(hwsearch.backends.Roofline().describe(), Protocol(), rows)
+        >>> [(block.mids, axis) for block, axis in families(table)]
+        [((32,), 'mid1')]
+
     Returns:
         Pairs of the family's widest block and the name of the width that varies, ``"mid1"`` or ``"mid2"``.
     """
@@ -118,6 +129,15 @@ def _draw_stairs(axes: Axes, table: LatencyTable, family: Block, axis: str, line
 
 def prediction_figure(table: LatencyTable) -> Figure:
     """Predicted against measured latency of whole networks that were not used for fitting.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.reports import prediction_figure
+        >>> space = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "precision": ["int8"]})
+        >>> few = hwsearch.profiling.Effort(max_rounds=1, checks=12, fits=12)
+        >>> table = hwsearch.profile(space, backend="roofline", out="table.json", effort=few, progress=False)
+        >>> prediction_figure(table).axes[0].get_xlabel()
+        'measured latency (ms)'
 
     Raises:
         InvalidInput: the table holds no such networks.

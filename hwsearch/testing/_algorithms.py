@@ -63,6 +63,20 @@ def check_algorithm(make: Callable[[], Algorithm], *, steps: int = 4, additive: 
 def check_verifier(verifier: Verifier, space: SearchSpace) -> None:
     """Check that a verifier keeps the promises of :class:`~hwsearch.searching.Verifier`.
 
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.testing import check_verifier, example_space
+        >>> class Mine:  # a verifier that forgot to measure
+        ...     name = "my test bench"
+        ...     def score(self, X):
+        ...         return X.mean(axis=1)
+        ...     def latency_ms(self, X):
+        ...         return np.zeros(len(X))
+        >>> check_verifier(Mine(), example_space())
+        Traceback (most recent call last):
+            ...
+        AssertionError: Broken promise: every row has a positive latency.
+
     Args:
         verifier: evaluates and measures networks of the space; a handful of each are asked for.
         space: whose rows it takes.
@@ -80,7 +94,13 @@ def check_verifier(verifier: Verifier, space: SearchSpace) -> None:
 
 
 def problems(*, additive: bool = False) -> Iterator[Problem]:
-    """Small problems with zero, one and many limits, in a whole, a restricted, a tiny and a single-network space."""
+    """Small problems with zero, one and many limits, in a whole, a restricted, a tiny and a single-network space.
+
+    Example:
+        >>> from hwsearch.testing import problems
+        >>> [(problem.space.name, len(problem.limits)) for problem in problems()]
+        [('example', 0), ('example', 1), ('example', 3), ('example', 1), ('tiny2', 0), ('tiny1', 0)]
+    """
     space = example_space()
     score = metric("worth", space) if additive else rugged(space)
     for limits in ({}, {"time": 9.0}, {"time": 9.0, "size": 12.0, "peak_memory_mb": 0.95}):
@@ -93,7 +113,14 @@ def problems(*, additive: bool = False) -> Iterator[Problem]:
 
 
 def example_space(seed: int = 0) -> SearchSpace:
-    """A space of 2,457 networks given as tables, with a gene that others need and the costs time, size, peak_memory_mb and worth."""
+    """A space of 2,457 networks given as tables, with a gene that others need and the costs time, size, peak_memory_mb and worth.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.testing import example_space
+        >>> hwsearch.costs.available(example_space())
+        ('time', 'size', 'peak_memory_mb', 'worth')
+    """
     rng = np.random.default_rng(seed)
     choices = [Choice("depth", (1, 2, 3))]
     for layer in range(1, 4):
@@ -114,7 +141,16 @@ def example_space(seed: int = 0) -> SearchSpace:
 
 
 class rugged:
-    """A repeatable score that is no sum of tables, since every pair of genes interacts; it knows its gradient."""
+    """A repeatable score that is no sum of tables, since every pair of genes interacts; it knows its gradient.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.testing import best_of, example_space, rugged
+        >>> space = example_space()
+        >>> found = hwsearch.search(space, "evolution", predictor=rugged(space), run=hwsearch.Run(steps=10))
+        >>> found.best_score <= best_of(space, rugged(space), {})
+        True
+    """
 
     def __init__(self, space: SearchSpace, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -134,6 +170,14 @@ class rugged:
 
 def best_of(space: SearchSpace, score: Score, limits: Mapping[str, float]) -> float:
     """The best score within limits, by looking at every network of a small space.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.testing import best_of, example_space, rugged
+        >>> space = example_space()
+        >>> found = hwsearch.search(space, "local", predictor=rugged(space), limits={"time": 9.0})
+        >>> abs(found.best_score - best_of(space, rugged(space), {"time": 9.0})) < 1e-9
+        True
 
     Raises:
         Infeasible: no network meets them.

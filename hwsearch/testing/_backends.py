@@ -52,7 +52,14 @@ def check_backend(backend: Backend, networks: Sequence[Sequence[Block]] = ()) ->
 
 
 def example_blocks(precision: str) -> tuple[Block, ...]:
-    """One small block of each kind; boundaries only where the precision is quantised."""
+    """One small block of each kind; boundaries only where the precision is quantised.
+
+    Example:
+        >>> from hwsearch.backends import Roofline
+        >>> from hwsearch.testing import example_blocks
+        >>> all(Roofline().supports(block) for block in example_blocks("int8")), Roofline().supports(example_blocks("bf16")[0])
+        (True, False)
+    """
     blocks = [
         Block("conv", 3, 8, 8, (), 3, 1, 1, precision),
         Block("basic", 8, 8, 8, (12,), 3, 1, 1, precision),

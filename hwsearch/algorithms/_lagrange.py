@@ -167,8 +167,9 @@ def _order(parts: Sequence[Factor], sizes: Mapping[int, int], most: float) -> li
     """
     nodes = [_Planned(part.genes, len(part)) for part in parts]
     left, order, pairs = set(range(len(parts))), [], 0.0
+    found: dict[int, tuple[list[int], float]] = {}
     while genes := {gene for node in left for gene in nodes[node].genes}:
-        found = {gene: _joining(nodes, left, gene, sizes) for gene in genes}
+        found |= {gene: _joining(nodes, left, gene, sizes) for gene in genes - found.keys()}
         gene = min(genes, key=lambda gene: (found[gene][1], gene))
         where, cost = found[gene]
         order.append(gene)
@@ -178,6 +179,9 @@ def _order(parts: Sequence[Factor], sizes: Mapping[int, int], most: float) -> li
         left -= set(where)
         visible = {g for node in where for g in nodes[node].genes} & {g for node in left for g in nodes[node].genes}
         nodes.append(_Planned(tuple(sorted(visible)), int(min(cost, math.prod(sizes[g] for g in visible)))))
+        near = {g for node in left if visible & set(nodes[node].genes) for g in nodes[node].genes}  # what they join may be others now
+        for changed in near | {g for node in where for g in nodes[node].genes}:
+            found.pop(changed, None)
         left.add(len(nodes) - 1)
     return order
 

@@ -12,7 +12,7 @@ whole numbers only. Sums of costs are exact (:class:`hwsearch.spaces.TableSum`),
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -246,6 +246,9 @@ class Program:
 class _Model:
     """The constraints of a program: one option for each factor, and one value for each gene that factors share.
 
+    A gene that only one factor holds has its values as variables as well where these are fewer than the options that differ in it: then
+    they have to be whole, and the options are.
+
     Args:
         parts: the factors; their options are the first columns.
     """
@@ -253,29 +256,30 @@ class _Model:
     def __init__(self, parts: Sequence[Factor]) -> None:
         self.starts = np.cumsum([0, *map(len, parts)])[:-1]
         self.columns = sum(map(len, parts))
-        self._entries: list[tuple[npt.NDArray[np.intp], Values]] = []
+        self._entries: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Values]] = []
         self._lower: list[float] = []
         self._upper: list[float] = []
-        shared = _shared(parts)
-        values: dict[int, dict[int, int]] = {}
-        for gene in shared:
-            found = np.unique(np.concatenate([part.columns([gene]) for part in parts if gene in part.genes]))
-            values[gene] = {int(value): self.columns + index for index, value in enumerate(found)}
-            self.columns += len(found)
-            self._add([*values[gene].values()], 1.0, 1.0, 1.0)
+        shared = set(_shared(parts))
+        told = shared | {gene for part in parts for gene in _worth_telling(part, shared)}
+        values = {gene: np.unique(np.concatenate([part.columns([gene]) for part in parts if gene in part.genes])) for gene in sorted(told)}
+        places: dict[int, int] = {}
+        for gene, own in values.items():
+            places[gene] = self.columns
+            self.columns += len(own)
+            self._add(places[gene] + np.arange(len(own)), 1.0, 1.0, 1.0)
         self.whole = np.ones(self.columns, dtype=np.intp)
         for part, start in zip(parts, self.starts, strict=True):
-            visible = [gene for gene in part.genes if gene in shared]
+            options = start + np.arange(len(part))
+            visible = [gene for gene in part.genes if gene in told]
             for gene in visible:
-                own = part.columns([gene])[:, 0]
-                for value, column in values[gene].items():
-                    options = start + np.flatnonzero(own == value)
-                    self._add([*options, column], [1.0] * len(options) + [-1.0], 0.0, 0.0)
+                index = np.searchsorted(values[gene], part.columns([gene])[:, 0])
+                every = np.arange(len(values[gene]))
+                signs = np.repeat([1.0, -1.0], [len(options), len(every)])
+                self._extend(np.append(index, every), np.append(options, places[gene] + every), signs, np.zeros(len(every)))
             if not visible:
-                self._add(start + np.arange(len(part)), 1.0, 1.0, 1.0)
-            else:  # an option that is alone with the values of its shared genes is whole if they are
-                _, inverse, count = np.unique(part.columns(visible), axis=0, return_inverse=True, return_counts=True)
-                self.whole[start : start + len(part)] = count[inverse.reshape(-1)] > 1
+                self._add(options, 1.0, 1.0, 1.0)
+            else:
+                self.whole[options] = _unsettled(part, visible)
 
     def limit(self, costs: Sequence[Values], room: float) -> None:
         """At most ``room`` of the costs, which are at least zero: exactly if they are small whole numbers, else a little more.
@@ -302,16 +306,38 @@ class _Model:
         from scipy.optimize import Bounds, LinearConstraint
         from scipy.sparse import coo_array
 
-        rows = np.repeat(np.arange(len(self._entries)), [len(columns) for columns, _ in self._entries])
-        columns, entries = (np.concatenate(each) for each in zip(*self._entries, strict=True))
-        matrix = coo_array((entries, (rows, columns)), shape=(len(self._entries), self.columns)).tocsr()
+        rows, columns, entries = (np.concatenate(each) for each in zip(*self._entries, strict=True))
+        matrix = coo_array((entries, (rows, columns)), shape=(len(self._lower), self.columns)).tocsr()
         return {"integrality": self.whole, "bounds": Bounds(0, 1), "constraints": LinearConstraint(matrix, self._lower, self._upper)}
 
     def _add(self, columns: npt.ArrayLike, factor: npt.ArrayLike, low: float, high: float) -> None:
+        """A constraint."""
         index = np.asarray(columns, dtype=np.intp)
-        self._entries.append((index, np.broadcast_to(np.asarray(factor, dtype=np.float64), index.shape)))
+        entries = np.broadcast_to(np.asarray(factor, dtype=np.float64), index.shape)
+        self._entries.append((np.full(index.shape, len(self._lower)), index, entries))
         self._lower.append(low)
         self._upper.append(high)
+
+    def _extend(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], entries: Values, equal: Values) -> None:
+        """Several constraints, which are counted from 0: what each has to equal."""
+        self._entries.append((len(self._lower) + rows, columns, entries))
+        self._lower.extend(equal.tolist())
+        self._upper.extend(equal.tolist())
+
+
+def _unsettled(part: Factor, told: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """The options that are not alone with their values of some genes; those that are alone are whole if these values are."""
+    _, inverse, count = np.unique(part.columns(told), axis=0, return_inverse=True, return_counts=True)
+    return np.asarray(count[inverse.reshape(-1)] > 1)
+
+
+def _worth_telling(part: Factor, shared: Collection[int]) -> list[int]:
+    """The genes that a factor has for itself, if their values are fewer variables that have to be whole than its options are."""
+    own = [gene for gene in part.genes if gene not in shared]
+    if not own or len(own) == len(part.genes):
+        return []
+    values = sum(len(np.unique(part.columns([gene]))) for gene in own)
+    return own if values < _unsettled(part, [gene for gene in part.genes if gene in shared]).sum() else []
 
 
 def _doubtful(answer: Any, gap: float) -> bool:

@@ -37,6 +37,9 @@ def minimise(tables: Sequence[Table], op: np.ufunc = np.add) -> tuple[float, dic
     """
     genes = 1 + max((gene for axes, _ in tables for axis in axes for gene in genes_of(axis)), default=-1)
     (columns,), derived = numbered([tables], genes)
+    at_once = _least_together(columns, derived, genes)
+    if at_once is not None:
+        return float(op.reduce([array.min() for _, array in columns])), at_once
     buckets = _Buckets(columns, derived)
     steps: list[tuple[int, Column | Link]] = []
     while (cheapest := buckets.cheapest()) is not None:
@@ -60,6 +63,22 @@ def minimise(tables: Sequence[Table], op: np.ufunc = np.add) -> tuple[float, dic
             own, array = step
             chosen[column] = int(np.argmin(array[tuple(slice(None) if c == column else chosen[c] for c in own)]))
     return value, {column: index for column, index in chosen.items() if column < genes}
+
+
+def _least_together(tables: Sequence[Column], derived: Sequence[Link], genes: int) -> dict[int, int] | None:
+    """For each gene an index at which every table is at its least; ``None`` if the first such cells do not agree, or without tables.
+
+    They agree where costs grow with every gene, so that the smallest network has least of all.
+    """
+    row: dict[int, int] = {}
+    for own, array in tables:
+        row = dict(zip(own, map(int, np.unravel_index(array.argmin(), array.shape)), strict=True)) | row
+    row = {gene: row.get(gene, 0) for gene in range(genes)}
+    for link in derived:
+        row[link.column] = int(link.index[tuple(row[source] for source in link.sources)])
+    agree = bool(tables) and all(array[tuple(row[column] for column in own)] == array.min() for own, array in tables)
+    held = {column for own, _ in tables for column in own} | {source for link in derived for source in link.sources}
+    return {gene: row[gene] for gene in range(genes) if gene in held} if agree else None
 
 
 class _Buckets:

@@ -74,6 +74,30 @@ def test_programs_too_entangled_for_bounds_are_known_before_options_are_joined(m
     assert _lagrange.bounds(program.parts, program.sizes, np.array([made.limits["latency_ms"]])) is None
 
 
+def test_a_plan_of_an_elimination_looks_again_only_at_genes_whose_tables_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same random graph: all genes at every turn would be 1,900 of them."""
+    from exact_speed import instance
+
+    made, looked = instance(14), []
+    tables = zip(made.pairs, made.costs["latency_ms"], strict=True)
+    parts = [Factor(pair, np.indices(table.shape).reshape(2, -1).T, np.zeros((table.size, 2))) for pair, table in tables]
+    joining = _lagrange._joining
+    monkeypatch.setattr(_lagrange, "_joining", lambda *some: looked.append(some[2]) or joining(*some))
+    assert _lagrange._order(parts, dict(enumerate(made.sizes)), np.inf) is not None
+    assert len(looked) < 900
+
+
+def test_programs_left_to_the_solver_have_no_more_whole_variables_than_groups_have_widths() -> None:
+    """Widths at the ends of a random tree stand in one table only: there the widths are variables, not the pairs that they are in."""
+    from exact_speed import instance
+
+    made = instance(23)
+    space = made.space()
+    bounds = [Limit(metric(name, space), most) for name, most in made.limits.items()]
+    model = _milp._Model(_milp.Program.compile(space, metric("worth", space).tables, bounds).parts)
+    assert model.whole.sum() <= sum(made.sizes)
+
+
 def test_what_presolve_calls_impossible_is_tried_again_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """HiGHS' presolve has called small programs infeasible that were not; large ones are solved with it at first."""
     import scipy.optimize

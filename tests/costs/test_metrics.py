@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Callable
 
@@ -233,3 +234,13 @@ def test_a_cost_of_blocks_is_limited_in_every_search(toy: hwsearch.SearchSpace) 
     most = float(np.quantile(by_hand, 0.2))
     found = hwsearch.search(toy, "exact", predictor=hwsearch.metric("params", toy), metrics=[integers], limits={"int8_params": most})
     assert found.values["int8_params"] <= most
+
+
+def test_the_least_of_tables_that_all_grow_is_known_however_entangled_they_are() -> None:
+    """Every pair of 30 genes has a table, too many for one gene after the other to be decided; one that shrinks makes it unknown again."""
+    growing = np.add.outer(np.arange(8.0), np.arange(8.0) // 2) + 1.0
+    pairs = [((a, b), growing) for a, b in itertools.combinations(range(30), 2)]
+    assert TableSum(tuple(pairs)).minimum == (435.0, dict.fromkeys(range(30), 0))
+    least, row = TableSum((*pairs, ((0, 1), -9.0 * growing))).minimum
+    assert row is None
+    assert least == 435.0 - 9.0 * growing.max()

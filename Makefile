@@ -39,7 +39,7 @@ wheel: $(STAMP)
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
 	awk '/^```python/ {inside = 1; next} /^```/ && inside {exit} inside' README.md > build/wheel/first.py
-	cd build/wheel && venv/bin/python first.py && venv/bin/hwsearch list spaces > /dev/null
+	cd build/wheel && venv/bin/python first.py && venv/bin/hwsearch zoo
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/metrics.py

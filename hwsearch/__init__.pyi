@@ -41,6 +41,7 @@ from .searching._run import Run as Run
 from .searching._search import search as search
 from .searching._state import init as init
 from .searching._sweep import sweep as sweep
+from .searching._zoo import load_example as load_example
 from .searching.verify._verifier import Verify as Verify
 from .spaces._load import load_space as load_space
 from .spaces._space import Architecture as Architecture

@@ -313,6 +313,7 @@ PUBLIC = [
     "finish",
     "fit_predictor",
     "init",
+    "load_example",
     "load_predictor",
     "load_result",
     "load_space",

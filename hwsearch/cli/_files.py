@@ -1,4 +1,4 @@
-"""Commands about files and about what is here: import, show, list, devices."""
+"""Commands about files and about what is here: import, show, list, devices, zoo."""
 
 from __future__ import annotations
 
@@ -67,3 +67,9 @@ def devices(
 ) -> None:
     """List the backends that are installed here, and the devices that were profiled."""
     console.print(_terminal.backends(backends or []), _terminal.tables(tables))
+
+
+@app.command(epilog="Example: hwsearch zoo")
+def zoo() -> None:
+    """List the examples that come with hwsearch: searched in seconds, without training or measuring (hwsearch.load_example)."""
+    console.print(_terminal.zoo())

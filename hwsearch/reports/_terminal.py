@@ -25,6 +25,7 @@ from ..scores._report import Report
 from ..searching._compress import Compression
 from ..searching._finished import Finished
 from ..searching._result import SearchResult, score_text
+from ..searching._zoo import examples
 from ..spaces._space import Architecture
 from . import _facts
 from ._adopted_facts import AdoptedFacts
@@ -214,6 +215,14 @@ def tables(folder: Path) -> RenderableType:
     return Group(
         grid, Text(f"None of this machine is in {folder}. Make one with: hwsearch profile resnet_digits --out {folder / 'my-cpu.json'}")
     )
+
+
+def zoo() -> RenderableType:
+    """The examples that come with hwsearch, each with what there is to know of it."""
+    parts: list[RenderableType] = []
+    for name, card in examples().items():
+        parts += [*_heading(f"example {name!r}"), _grid(dict(card.facts))]
+    return Group(*parts)
 
 
 def _heading(text: str) -> tuple[Text, ...]:

@@ -25,6 +25,10 @@ from ._state import load_state as load_state
 from ._state import save_state as save_state
 from ._sweep import Sweep as Sweep
 from ._sweep import sweep as sweep
+from ._zoo import Card as Card
+from ._zoo import Example as Example
+from ._zoo import examples as examples
+from ._zoo import load_example as load_example
 from .verify._records import Checked as Checked
 from .verify._records import Round as Round
 from .verify._records import Verification as Verification

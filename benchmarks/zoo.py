@@ -42,12 +42,15 @@ class Entry:
         space: its search space, and to which values genes are restricted.
         sizes: the same.
         recipe: of the training; the number of epochs is among it.
+        networks, images: that the predictor is fitted to.
         about: what its images are.
     """
 
     space: str
     sizes: dict[str, list[int]]
     recipe: dict[str, object]
+    networks: int
+    images: int
     about: str
 
 
@@ -57,11 +60,13 @@ DIGITS = (
 )
 CIFAR = "CIFAR-10 (Krizhevsky 2009) at 24 px: 45,000 images to train, 5,000 to validate, 10,000 to test"
 ENTRIES = {
-    "digits": Entry("resnet_digits", {}, {"like": "digits", "epochs": 3, "random_networks": 1}, DIGITS),
+    "digits": Entry("resnet_digits", {}, {"like": "digits", "epochs": 3, "random_networks": 1}, 300, 3000, DIGITS),
     "cifar10": Entry(
         "resnet_cifar_wide",
         {"resolution": [16, 20, 24]},
         {"epochs": 12, "batch": 64, "learning_rate": 0.1, "random_networks": 1, "amp": None},
+        200,
+        2000,
         CIFAR,
     ),
 }
@@ -104,7 +109,7 @@ def main() -> None:
     assert isinstance(data, ArrayData)
     minutes = trained(space, data, out, entry.recipe)
     table = hwsearch.profile(space, backend="onnxruntime", out=measured)
-    sampling = Sampling(networks=60, images=1500, quantization=Quantization().on(table.device))
+    sampling = Sampling(networks=entry.networks, images=entry.images, quantization=Quantization().on(table.device))
     predictor = hwsearch.fit_predictor(space, weights=weights, data=data, out=fitted, sampling=sampling)
     device, versions = table.device, f"torch {torch.__version__}, Python {platform.python_version()}"
     card = {

@@ -30,9 +30,11 @@ from hwsearch.reports import Compared, front_figure, independent_images, paired_
 
 SPACES = {"digits": "resnet_digits", "cifar10": "resnet_cifar"}
 RECIPES: dict[str, dict[str, object]] = {"digits": {"like": "digits", "epochs": 3, "random_networks": 1}, "cifar10": {}}
-NAMES = ("dense", "uniform", "searched")
-SHARE = 1 / 3
-"""Uniform widths are chosen at this share of the latency that the dense network has at its fastest precision."""
+NAMES = ("dense", "uniform", "scaled", "searched")
+"""The largest network; uniform widths at full depth and resolution; uniform widths at whatever depth and resolution suit them best; and the
+one that the search found."""
+SHARE = 0.6
+"""The networks to compare with are chosen at this share of the latency that the dense network has at its fastest precision."""
 MARGIN = 0.98
 """The search keeps this share of what the uniform-width network was measured to take, since measurements differ by a per cent or two."""
 
@@ -74,7 +76,7 @@ class Found:
     """What a run found.
 
     Attributes:
-        networks, files: the dense, the best uniform-width and the searched network, and their exported files.
+        networks, files: as :data:`NAMES` says, and their exported files.
         limit: of the search, ms.
         result: of the search.
         measured: latencies of the files, measured in turns.
@@ -93,7 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", choices=sorted(SPACES), default="digits", help="the images (default: digits)")
     parser.add_argument("folder", nargs="?", type=Path, help="the folder that holds cifar-10-batches-py, for --data cifar10")
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: a good number for the data)")
-    parser.add_argument("--samples", type=int, default=150, help="sub-networks that the predictor learns from (default: 150)")
+    parser.add_argument("--samples", type=int, default=200, help="sub-networks that the predictor learns from (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random, the digits included (default: 0)")
     parser.add_argument("--out", type=Path, help="the folder of what is made (default: demo-output/DATA)")
     options = parser.parse_args()
@@ -123,9 +125,10 @@ def search(task: Task, table: hwsearch.LatencyTable, weights: Path, predictor: h
     console.rule("4  search: architecture, widths and bit-widths together")
     dense = hwsearch.searching.dense(task.space)
     fastest = min(table.predict(hwsearch.searching.dense(task.space, precision).blocks()) for precision in table.precisions)
-    uniform = hwsearch.searching.uniform(task.space, limits={"latency_ms": SHARE * fastest}, device=table, predictor=predictor)
+    posed = {"limits": {"latency_ms": SHARE * fastest}, "device": table, "predictor": predictor}
+    others = (dense, hwsearch.searching.uniform(task.space, **posed), hwsearch.searching.scaled(task.space, **posed))
     files = tuple(task.out / f"{name}.onnx" for name in NAMES)
-    for network, file in zip((dense, uniform), files, strict=False):
+    for network, file in zip(others, files, strict=False):
         hwsearch.export(network, weights=weights, out=file)
     limit = MARGIN * hwsearch.measure(files[:2], rounds=40, table=table)[1].latency_ms
     for _ in range(3):
@@ -136,16 +139,16 @@ def search(task: Task, table: hwsearch.LatencyTable, weights: Path, predictor: h
             predictor=predictor,
             limits={"latency_ms": limit},
             seed=task.seed,
-            verify=hwsearch.Verify(SupernetVerifier(weights, task.data), networks=8),
+            verify=hwsearch.Verify(SupernetVerifier(weights, task.data), networks=12),
             run=hwsearch.Run(state=task.out / "search", progress=True),
         )
-        hwsearch.export(result.best, weights=weights, out=files[2])
+        hwsearch.export(result.best, weights=weights, out=files[-1])
         measured = hwsearch.measure(files, rounds=40, table=table)
-        if measured[2].latency_ms <= measured[1].latency_ms:
+        if measured[-1].latency_ms <= measured[1].latency_ms:
             break
-        limit *= MARGIN * measured[1].latency_ms / measured[2].latency_ms
+        limit *= MARGIN * measured[1].latency_ms / measured[-1].latency_ms
     result.save(task.out / "result.json")
-    return Found((dense, uniform, result.best), files, limit, result, measured)
+    return Found((*others, result.best), files, limit, result, measured)
 
 
 def right(model: Path, network: hwsearch.Architecture, data: ArrayData) -> npt.NDArray[np.bool_]:
@@ -156,8 +159,8 @@ def right(model: Path, network: hwsearch.Architecture, data: ArrayData) -> npt.N
     return np.asarray(np.array(guesses) == data.test_y.numpy())
 
 
-def compare(task: Task, table: hwsearch.LatencyTable, found: Found) -> tuple[list[Compared], tuple[float, float]]:
-    """The three networks beside each other, and the searched one's gain over the uniform one on the same images with its standard error."""
+def compare(task: Task, table: hwsearch.LatencyTable, found: Found) -> tuple[list[Compared], list[tuple[float, float]]]:
+    """The networks beside each other, and the searched one's gain over each of the others on the same images with its standard error."""
     hits = [right(file, network, task.data) for file, network in zip(found.files, found.networks, strict=True)]
     rows = [
         Compared(
@@ -173,12 +176,12 @@ def compare(task: Task, table: hwsearch.LatencyTable, found: Found) -> tuple[lis
         )
         for name, hit, network, file, timed in zip(NAMES, hits, found.networks, found.files, found.measured, strict=True)
     ]
-    return rows, paired_gain(hits[2], hits[1], task.sources)
+    return rows, [paired_gain(hits[-1], other, task.sources) for other in hits[:-1]]
 
 
-def caveats(result: hwsearch.SearchResult, limit: float, rows: Sequence[Compared], gain: tuple[float, float]) -> list[str]:
-    """What is to be known of the figures: luck in what was chosen, a limit that was missed, and whether the gain is beyond its noise."""
-    uniform, searched = rows[1:]
+def caveats(result: hwsearch.SearchResult, limit: float, rows: Sequence[Compared], gains: Sequence[tuple[float, float]]) -> list[str]:
+    """What is to be known of the figures: luck in what was chosen, a limit that was missed, and whether a gain is beyond its noise."""
+    *others, searched = rows
     said = [
         f"The searched network was chosen for its accuracy on the validation images, {result.best_score:.2%}; on the test images, which "
         f"chose nothing, it has {searched.accuracy:.2%}. The best of many is partly lucky, so the second is the one to believe."
@@ -187,13 +190,14 @@ def caveats(result: hwsearch.SearchResult, limit: float, rows: Sequence[Compared
         over = searched.measured_ms / limit - 1
         noise = ", which its spread explains" if searched.measured_ms - searched.spread_ms <= limit else ""
         said.append(f"It misses the limit of {limit:.4f} ms by {over:.1%}{noise}.")
-    points, error = 100 * gain[0], 100 * 1.96 * gain[1]
-    verdict = "ahead" if points > error else "behind" if points < -error else "neither ahead nor behind beyond the noise"
-    time = searched.measured_ms / uniform.measured_ms
-    said.append(
-        f"Searched against uniform width on the same test images: {points:+.2f} points (95 % interval {points - error:+.2f} to "
-        f"{points + error:+.2f}), {verdict}, at {time:.1%} of its measured latency."
-    )
+    for other, gain in list(zip(others, gains, strict=True))[1:]:
+        points, error = 100 * gain[0], 100 * 1.96 * gain[1]
+        verdict = "ahead" if points > error else "behind" if points < -error else "neither ahead nor behind beyond the noise"
+        time = searched.measured_ms / other.measured_ms
+        said.append(
+            f"Searched against {other.name} on the same test images: {points:+.2f} points (95 % interval {points - error:+.2f} to "
+            f"{points + error:+.2f}), {verdict}, at {time:.1%} of its measured latency."
+        )
     return said
 
 
@@ -219,7 +223,7 @@ def main() -> None:
     console.print(str(found.result.best), highlight=False)
 
     console.rule("5  check: the exported files, run and measured in ONNX Runtime")
-    rows, gain = compare(task, table, found)
+    rows, gains = compare(task, table, found)
     images, digits = len(task.sources), len(np.unique(task.sources))
     made_of = "" if images == digits else f" made of {digits:,} digits"
     console.print(f"[bold]{task.data.name} on {table.device.name}[/bold], {images:,} test images{made_of}, accuracy with its 95 % interval")
@@ -229,7 +233,7 @@ def main() -> None:
     for one in rows:
         shown.add_row(*one.cells().values())
     console.print(shown)
-    for sentence in caveats(found.result, found.limit, rows, gain):
+    for sentence in caveats(found.result, found.limit, rows, gains):
         console.print(sentence, highlight=False)
     front_figure(found.result, rows).savefig(out / "front.png")
     console.print(f"The report, with pictures: {write_report(found.result, table, rows, out / 'report.html')}")

@@ -61,14 +61,16 @@ def test_the_demo_names_luck_and_a_limit_that_is_missed_and_says_who_is_ahead():
 
     demo = runpy.run_path(str(DEMO), run_name="demo")
     result = SimpleNamespace(best_score=0.9701)
-    dense, uniform = (Compared(name, 0.95, 0.0310, 0.0330, 0.0002, 1e6, 1e4, 100) for name in ("dense", "uniform"))
+    others = [Compared(name, 0.95, 0.0310, 0.0330, 0.0002, 1e6, 1e4, 100) for name in demo["NAMES"][:-1]]
     searched = Compared("searched", 0.9583, 0.0310, 0.0330, 0.0002, 1e6, 1e4, 100, images=360)
-    luck, missed, gain = demo["caveats"](result, 0.0323, [dense, uniform, searched], (0.0083, 0.002))
+    luck, missed, gain, tie = demo["caveats"](result, 0.0323, [*others, searched], [(0.1, 0.1), (0.0083, 0.002), (-0.002, 0.002)])
     assert "validation images, 97.01%; on the test images, which chose nothing, it has 95.83%" in luck
     assert missed == "It misses the limit of 0.0323 ms by 2.2%."
+    assert "against uniform" in gain
     assert "+0.83 points (95 % interval +0.44 to +1.22), ahead, at 100.0% of its measured latency" in gain
-    _, noise = demo["caveats"](result, 0.0331, [dense, uniform, searched], (-0.002, 0.002))
-    assert "neither ahead nor behind beyond the noise" in noise
+    assert "against scaled" in tie
+    assert "neither ahead nor behind beyond the noise" in tie
+    assert len(demo["caveats"](result, 0.0331, [*others, searched], [(0.1, 0.1), (0.1, 0.1), (0.1, 0.1)])) == 3
     low, high = searched.interval
     assert (round(low, 3), round(high, 3)) == (0.932, 0.975)
     assert searched.cells()["accuracy"] == "95.83% (93.2% to 97.5%)"

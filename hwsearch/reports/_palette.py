@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#5f6b7a"
-COMPARED = ((ORANGE, "s"), (GREEN, "^"), (BLUE, "*"), (PINK, "D"), (GREY, "X"))
-"""Of finished networks; the third one, usually the searched network, is the star."""
+SEARCHED = (BLUE, "*")
+"""Of a finished network that a search found."""
+COMPARED = ((ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "X"))
+"""Of the finished networks beside it."""
 SERIES = ((ORANGE, "s"), (BLUE, "o"), (GREEN, "^"), (PINK, "D"), (GREY, "X"))
 """Of several curves."""

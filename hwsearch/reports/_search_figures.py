@@ -6,6 +6,7 @@ Every figure is a plain :class:`matplotlib.figure.Figure`, made without pyplot, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from ..errors import InvalidInput
 from ..searching._result import SearchResult
 from ._compared import Compared
-from ._palette import BLUE, COMPARED, GREY, SERIES
+from ._palette import BLUE, COMPARED, GREY, SEARCHED, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
 
     Args:
         result: of a search.
-        comparison: finished networks, drawn at their measured latency and test accuracy.
+        comparison: finished networks, drawn at their measured latency and test accuracy; the one named ``"searched"`` as a star.
 
     Returns:
         A figure that notebooks show and that ``savefig`` writes.
@@ -56,7 +57,9 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
         axes.plot(*best, "o", markersize=11, fillstyle="none", linestyle="none", color=BLUE, label=f"the answer, {result.word}")
         if cost in result.limits:
             axes.axvline(result.limits[cost], color=GREY, linestyle="--", linewidth=1, label=f"limit: {result.limits[cost]:.4g}")
-        for (color, marker), network in zip(COMPARED, comparison if cost == "latency_ms" and scale != 1 else (), strict=False):
+        marks = cycle(COMPARED)
+        for network in comparison if cost == "latency_ms" and scale != 1 else ():
+            color, marker = SEARCHED if network.name == "searched" else next(marks)
             axes.errorbar(
                 network.measured_ms,
                 scale * network.accuracy,

@@ -1,4 +1,5 @@
 from ._baselines import dense as dense
+from ._baselines import scaled as scaled
 from ._baselines import uniform as uniform
 from ._cheapest import cheapest as cheapest
 from ._compress import Compressed as Compressed

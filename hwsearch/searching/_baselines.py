@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Unpack
 
 import numpy as np
@@ -52,13 +53,23 @@ def uniform(problem: Problem | str | SearchSpace, **posing: Unpack[Posing]) -> A
     Raises:
         Infeasible: no uniform-width network meets the limits.
     """
-    task = Problem.of(problem, **posing)
-    for rows in _ladder(task.space):
-        found = _widest(task, rows)
-        if len(found):
-            scores, _ = task.evaluate(found)
-            return task.space.architecture(found[int(np.argmax(scores))])
-    raise Infeasible(f"No uniform-width network of {task.space.name!r} meets {together(task.limits)}. Raise the limits.")
+    return next(_best_by_step(Problem.of(problem, **posing)))[0]
+
+
+def scaled(problem: Problem | str | SearchSpace, **posing: Unpack[Posing]) -> Architecture:
+    """The best network within limits of which everything is scaled alike: uniform widths at each step of depth and resolution.
+
+    A stronger comparison than :func:`uniform`, which gives up depth and resolution only where it has to: here all depths and the
+    resolution are full, or all one value down, and so on, and of the widest feasible network of each step and precision the one with
+    the best predicted score is returned (Tan and Le 2019, arXiv:1905.11946, scale all three together).
+
+    Args:
+        problem: as in :func:`hwsearch.search`.
+
+    Raises:
+        Infeasible: no network scaled so meets the limits.
+    """
+    return max(_best_by_step(Problem.of(problem, **posing)), key=itemgetter(1))[0]
 
 
 def widths(space: SearchSpace, fraction: float, *, precision: str, shrink: int = 0) -> Rows:
@@ -91,6 +102,20 @@ def _ladder(space: SearchSpace) -> Iterator[dict[str, Rows]]:
             rows = [widths(space, fraction, precision=precision, shrink=shrink) for fraction in np.linspace(1.0, 0.02, 99)]
             ladder[precision] = np.stack(list({row.tobytes(): row for row in rows}.values()))
         yield ladder
+
+
+def _best_by_step(task: Problem) -> Iterator[tuple[Architecture, float]]:
+    """Of each step of the ladder that has feasible networks: the best of the widest one of each precision, and its predicted score."""
+    nothing = True
+    for rows in _ladder(task.space):
+        found = _widest(task, rows)
+        if len(found):
+            nothing = False
+            scores, _ = task.evaluate(found)
+            best = int(np.argmax(scores))
+            yield task.space.architecture(found[best]), float(scores[best])
+    if nothing:
+        raise Infeasible(f"No uniform-width network of {task.space.name!r} meets {together(task.limits)}. Raise the limits.")
 
 
 def _widest(task: Problem, ladder: Mapping[str, Rows]) -> Rows:

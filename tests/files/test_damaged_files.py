@@ -10,7 +10,7 @@ from formats import WINGS, faults
 
 from hwsearch.interop import ForeignDataWarning
 
-MUTANTS = 300
+MUTANTS = 100
 """Of each format; benchmarks/damaged_files.py reads many more."""
 
 

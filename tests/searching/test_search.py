@@ -377,8 +377,22 @@ def test_the_uniform_baseline_has_equal_fractions_and_meets_the_limits(digits: S
         searched = hwsearch.search(digits, predictor=lambda X: X.sum(axis=1), device=roofline_table, limits=limits)
         assert searched.best_score >= network.genes.sum()
     assert hwsearch.searching.dense(digits).values()["stage3.out"] == 48
-    with pytest.raises(Infeasible):
-        hwsearch.searching.uniform(digits, limits={"latency_ms": 1e-6}, predictor=lambda X: X.sum(axis=1), device=roofline_table)
+    for baseline in (hwsearch.searching.uniform, hwsearch.searching.scaled):
+        with pytest.raises(Infeasible):
+            baseline(digits, limits={"latency_ms": 1e-6}, predictor=lambda X: X.sum(axis=1), device=roofline_table)
+
+
+def test_the_scaled_baseline_gives_up_depth_and_resolution_where_that_is_better(digits: SearchSpace, roofline_table: LatencyTable) -> None:
+    """Uniform widths keep them full as long as any width is within the limit."""
+    wide = [choice.name for choice in digits.choices].index("stage1.out")
+    widest = lambda X: X[:, wide].astype(float)  # noqa: E731
+    limits = {"latency_ms": 0.5 * roofline_table.predict(hwsearch.searching.dense(digits).blocks())}
+    posed = {"limits": limits, "predictor": widest, "device": roofline_table}
+    uniform, scaled = hwsearch.searching.uniform(digits, **posed), hwsearch.searching.scaled(digits, **posed)
+    assert uniform.values()["resolution"] == 16 > scaled.values()["resolution"]
+    assert uniform.values()["stage1.depth"] == 2 > scaled.values()["stage1.depth"]
+    assert uniform.values()["stage1.out"] < scaled.values()["stage1.out"]
+    assert roofline_table.predict(scaled.blocks()) <= limits["latency_ms"]
 
 
 def test_seeds_of_numpy_are_seeds(digits: SearchSpace, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from ._compared import paired_gain as paired_gain
 from ._report import write_report as write_report
 from ._search_figures import front_figure as front_figure
 from ._search_figures import history_figure as history_figure
+from ._search_figures import macs_figure as macs_figure
 from ._search_figures import verification_figure as verification_figure
 from ._table_figures import families as families
 from ._table_figures import prediction_figure as prediction_figure

@@ -13,7 +13,7 @@ from ..searching._result import SearchResult
 from . import _facts
 from ._compared import Compared
 from ._front import interactive_front
-from ._search_figures import front_figure, history_figure, verification_figure
+from ._search_figures import front_figure, history_figure, macs_figure, verification_figure
 from ._table_figures import families, prediction_figure, staircase_figure
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def _figures(result: SearchResult, table: LatencyTable | None, comparison: Seque
     """The figures that there are data for, with their captions."""
     beside = ", and the networks that were built and measured" if comparison else ""
     yield f"The Pareto front that the search found, as predicted{beside}.", front_figure(result, comparison)
+    if len(comparison) > 1:
+        yield "What the networks take, against their multiply-accumulates: off the line these would mislead.", macs_figure(comparison)
     if result.verification is not None:
         for name in result.verification.tolerance:
             caption = "What was predicted of the best networks of each round, and what was then measured."

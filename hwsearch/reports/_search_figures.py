@@ -5,9 +5,9 @@ Every figure is a plain :class:`matplotlib.figure.Figure`, made without pyplot, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from ._palette import BLUE, COMPARED, GREY, SEARCHED, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_Value = Callable[[Compared], float]
 
 
 def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> Figure:
@@ -57,23 +59,57 @@ def front_figure(result: SearchResult, comparison: Sequence[Compared] = ()) -> F
         axes.plot(*best, "o", markersize=11, fillstyle="none", linestyle="none", color=BLUE, label=f"the answer, {result.word}")
         if cost in result.limits:
             axes.axvline(result.limits[cost], color=GREY, linestyle="--", linewidth=1, label=f"limit: {result.limits[cost]:.4g}")
-        marks = cycle(COMPARED)
-        for network in comparison if cost == "latency_ms" and scale != 1 else ():
-            color, marker = SEARCHED if network.name == "searched" else next(marks)
-            axes.errorbar(
-                network.measured_ms,
-                scale * network.accuracy,
-                xerr=network.spread_ms,
-                color=color,
-                marker=marker,
-                markersize=12 if marker == "*" else 8,
-                linestyle="none",
-                label=f"{network.name}, measured",
-            )
+        shown = comparison if cost == "latency_ms" and scale != 1 else ()
+        _draw(axes, shown, lambda network: network.measured_ms, lambda network: scale * network.accuracy, spread="xerr")
         axes.set_xlabel(_label(cost))
         axes.set_ylabel(label)
         axes.set_title(f"{label.partition(' (')[0].capitalize()} against {_label(cost).partition(' (')[0]}, {result.best.space.name}")
     return figure
+
+
+def macs_figure(comparison: Sequence[Compared]) -> Figure:
+    """Measured latency of finished networks against their multiply-accumulates: what these would make one believe, and what is true.
+
+    On the line latency is proportional to the multiply-accumulates of the first network, usually the dense one; a network above it is
+    slower than they say.
+
+    Args:
+        comparison: finished networks; the one named ``"searched"`` is a star.
+
+    Raises:
+        InvalidInput: there are none.
+        MissingDependency: matplotlib is not installed.
+
+    Example:
+        >>> from hwsearch.reports import Compared, macs_figure
+        >>> whole = Compared("dense", 0.93, 0.17, 0.166, 0.001, macs=5.7e6, params=121e3, size_bytes=488e3)
+        >>> small = Compared("searched", 0.88, 0.06, 0.059, 0.001, macs=1.0e6, params=45e3, size_bytes=154e3)
+        >>> macs_figure([whole, small]).axes[0].get_xlabel()  # less than a fifth of the multiply-accumulates in a third of the time
+        'million multiply-accumulates'
+    """
+    from ._canvas import canvas
+
+    if not comparison:
+        raise InvalidInput("There is nothing to compare: give at least one finished network.")
+    first, most = comparison[0], max(network.macs for network in comparison)
+    with canvas() as (figure, axes):
+        told = [0.0, 1e-6 * most]
+        axes.plot(told, [0.0, first.measured_ms / first.macs * most], color=GREY, linewidth=1, label=f"as MACs tell from {first.name}")
+        _draw(axes, comparison, lambda network: 1e-6 * network.macs, lambda network: network.measured_ms, spread="yerr")
+        axes.set_xlabel("million multiply-accumulates")
+        axes.set_ylabel("measured latency (ms)")
+        axes.set_title("Measured latency against multiply-accumulates")
+    return figure
+
+
+def _draw(axes: Any, comparison: Sequence[Compared], x: _Value, y: _Value, spread: str) -> None:
+    """A mark for each network, with the spread of its latency along the axis where latency is."""
+    marks = cycle(COMPARED)
+    for network in comparison:
+        color, marker = SEARCHED if network.name == "searched" else next(marks)
+        size, label = 12 if marker == "*" else 8, f"{network.name}, measured"
+        error: dict[str, Any] = {spread: network.spread_ms}
+        axes.errorbar(x(network), y(network), **error, color=color, marker=marker, markersize=size, linestyle="none", label=label)
 
 
 def history_figure(result: SearchResult) -> Figure:

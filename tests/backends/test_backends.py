@@ -225,3 +225,10 @@ def test_waiting_for_a_processor_is_no_latency_where_one_thread_does_all_the_wor
     assert timed(lambda: time.sleep(2e-2), 3, clock_of(1)).max() < 1e-2
     assert timed(lambda: time.sleep(2e-2), 3, clock_of(2)).min() >= 2e-2
     assert timed(lambda: sum(range(200_000)), 3, clock_of(1)).min() > 1e-4
+
+
+def test_a_run_during_which_the_clock_stood_still_is_repeated():
+    """Clocks of virtual machines do that; a latency of nothing would be the lowest of all, and a share of nothing cannot be taken."""
+    readings = iter([0, 50, 50, 50, 60, 110, 200, 230])
+    assert timed(lambda: None, 3, lambda: next(readings)).tolist() == pytest.approx([50e-9, 30e-9, 50e-9])
+    assert timed(lambda: None, 2, lambda: 7).tolist() == pytest.approx([1e-9, 1e-9])

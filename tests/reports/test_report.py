@@ -16,7 +16,16 @@ from hwsearch.backends import Roofline
 from hwsearch.devices import Check, Protocol, Row
 from hwsearch.errors import FileError, InvalidInput
 from hwsearch.networks import Block
-from hwsearch.reports import Compared, families, front_figure, history_figure, prediction_figure, staircase_figure, write_report
+from hwsearch.reports import (
+    Compared,
+    families,
+    front_figure,
+    history_figure,
+    macs_figure,
+    prediction_figure,
+    staircase_figure,
+    write_report,
+)
 from hwsearch.reports._canvas import svg
 from hwsearch.reports._formats import FORMATS, describe, find_architecture
 
@@ -149,12 +158,21 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_latency_is_drawn_against_multiply_accumulates_beside_what_these_would_tell() -> None:
+    curves = lines(macs_figure(COMPARISON))
+    dense = COMPARISON[0]
+    told = next(points for label, points in curves.items() if label.startswith("as MACs tell"))
+    assert told[-1][1] / told[-1][0] == pytest.approx(dense.measured_ms / (1e-6 * dense.macs))
+    with pytest.raises(InvalidInput, match="at least one finished network"):
+        macs_figure([])
+
+
 def test_report_is_one_whole_page(result: hwsearch.SearchResult, table: hwsearch.LatencyTable, tmp_path: Path) -> None:
     path = write_report(result, table, COMPARISON, tmp_path / "new" / "report.html")
     text = path.read_text()
     page = Page(text)
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(drawings) == 4
+    assert len(drawings) == 5
     assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
     assert "searched &lt;joint&gt;" in text
     assert "98.00%" in text

@@ -65,7 +65,7 @@ ENTRIES = {
         "resnet_cifar_wide",
         {"resolution": [16, 20, 24]},
         {"epochs": 12, "batch": 64, "learning_rate": 0.1, "random_networks": 1, "amp": None},
-        200,
+        150,
         2000,
         CIFAR,
     ),

@@ -65,8 +65,8 @@ ENTRIES = {
         "resnet_cifar_wide",
         {"resolution": [16, 20, 24]},
         {"epochs": 12, "batch": 64, "learning_rate": 0.1, "random_networks": 1, "amp": None},
-        150,
-        2000,
+        60,
+        1500,
         CIFAR,
     ),
 }

@@ -63,6 +63,17 @@ def scaled(problem: Problem | str | SearchSpace, **posing: Unpack[Posing]) -> Ar
     resolution are full, or all one value down, and so on, and of the widest feasible network of each step and precision the one with
     the best predicted score is returned (Tan and Le 2019, arXiv:1905.11946, scale all three together).
 
+    Example:
+        >>> import hwsearch
+        >>> widest = lambda X: X[:, 4].astype(float)  # a score that likes nothing but a wide first stage
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=widest, limits={"macs": 2e6})
+        >>> problem.space.choices[4].name
+        'stage1.out'
+        >>> [hwsearch.searching.uniform(problem).values()[name] for name in ("resolution", "stage1.out")]
+        [16, 8]
+        >>> [hwsearch.searching.scaled(problem).values()[name] for name in ("resolution", "stage1.out")]
+        [12, 16]
+
     Args:
         problem: as in :func:`hwsearch.search`.
 

@@ -49,7 +49,16 @@ def test_the_weights_are_those_of_the_space(name: str, data: str) -> None:
 def test_it_is_listed_with_its_command_data_and_accuracy() -> None:
     done = CliRunner().invoke(app, ["zoo"], env={"COLUMNS": "250"})
     assert done.exit_code == 0
-    for words in ("cifar10", "digits", "benchmarks/zoo.py cifar10 --folder CIFAR", "python benchmarks/zoo.py digits", "scikit-learn", "largest network", "CPU-minutes", "ONNX Runtime"):
+    for words in (
+        "cifar10",
+        "digits",
+        "benchmarks/zoo.py cifar10 --folder CIFAR",
+        "python benchmarks/zoo.py digits",
+        "scikit-learn",
+        "largest network",
+        "CPU-minutes",
+        "ONNX Runtime",
+    ):
         assert words in done.output
     assert (ROOT / "benchmarks" / "zoo.py").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import runpy
 import subprocess
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_docstrings import FACES
+from test_docstrings import FACES, described
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -28,6 +29,28 @@ def test_every_public_name_is_in_the_reference() -> None:
         public = {name for name in module.__all__ if type(getattr(module, name)).__name__ != "module"}
         assert sorted(PAGES["names"](face)) == sorted(public), face
     assert "\n::: hwsearch.nn.Watch\n" in PAGES["pages"]()["reference/nn.md"]
+
+
+SKIPPED = {
+    "hwsearch.bench": "takes seconds by a load generator that has no wheels everywhere",
+    "hwsearch.profiling.bench": "the same",
+    "hwsearch.interop.ofa_supernet": "reads weights that others publish",
+}
+"""Public names whose examples are shown and not run, and why."""
+
+
+def test_every_public_name_has_an_example() -> None:
+    """In its own docstring, or in the text below a constant or a type; all but a few are run (``test_docstrings.py``)."""
+    shown = re.findall(r"^::: (\S+)$", "\n".join(PAGES["pages"]().values()), re.MULTILINE)
+    assert len(shown) > 250
+    texts = {}
+    for name in shown:
+        face, _, own = name.rpartition(".")
+        thing = getattr(importlib.import_module(face), own)
+        described_alone = inspect.isclass(thing) or inspect.isfunction(thing)
+        texts[name] = (thing.__doc__ or "") if described_alone else described(face, own)[1]
+    assert not [name for name, text in texts.items() if not re.search(r"^ *Example:\n +>>> ", text, re.MULTILINE)]
+    assert {name for name, text in texts.items() if "+SKIP" in text} == set(SKIPPED)
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -63,6 +63,14 @@ class GraphLayer(nn.Module):
 class GraphBlock(nn.Module):
     """One block of any kind.
 
+    Example:
+        >>> import torch
+        >>> from hwsearch.backends import GraphBlock
+        >>> from hwsearch.networks import Block
+        >>> module = GraphBlock(Block("basic", 16, 32, 28, mids=(24,), kernel=3, stride=2))
+        >>> module(torch.randn(2, 16, 28, 28)).shape
+        torch.Size([2, 32, 14, 14])
+
     Args:
         block: what it computes.
     """

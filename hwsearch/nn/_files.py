@@ -33,6 +33,16 @@ def evaluate_file(
 ) -> float:
     """Accuracy of an exported model file, computed by its runtime on this machine.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import evaluate_file, make_data
+        >>> images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(100) % 10))
+        >>> supernet = hwsearch.train("resnet_digits", data=data, out="file.safetensors", recipe={"epochs": 1}, progress=False)
+        >>> path = hwsearch.export(supernet.space.architecture(supernet.smallest), weights=supernet, out="small.onnx")
+        >>> 0 <= evaluate_file(path, data=data) <= 1
+        True
+
     Args:
         model: the file, written by :func:`hwsearch.export`, whose metadata says how images are prepared. Files of modules that were
             exported without images say nothing of mean and deviation; then those of ``data`` are taken.

@@ -41,6 +41,15 @@ from .training._watch import Progress
 class Deployment:
     """For which runtime a network is finished, and how it is quantised for it.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.nn import Deployment
+        >>> network = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "*.depth": [1]})
+        >>> rough = Deployment(tuning=0)  # calibrated at its precisions, and not fine-tuned
+        >>> how = {"recipe": {"epochs": 1}, "deployment": rough, "progress": False}
+        >>> hwsearch.finish(hwsearch.searching.dense(network, "int8"), data="digits", out="rough", **how).tuned
+        False
+
     Attributes:
         backend: a backend that writes model files, or its name.
         quantization: how the network is quantised; the backend decides about zero points, and about the most bits of weights.

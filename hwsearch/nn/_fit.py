@@ -36,6 +36,11 @@ _POOL = 2000
 class Sampling:
     """Which networks of a supernet a predictor is fitted to, and how they are evaluated.
 
+    Example:
+        >>> from hwsearch.nn import Sampling
+        >>> [Sampling(networks=300, rounds=3).upto(number) for number in (1, 2, 3)]
+        [100, 200, 300]
+
     Attributes:
         networks: how many networks to evaluate at their precisions; at least 10 a round.
         floating: how many to evaluate in floating point besides, for a predictor to which that of quantised networks is a correction. They

@@ -22,7 +22,16 @@ def precisions(space: SearchSpace) -> npt.NDArray[np.bool_]:
 
 
 def floats(space: SearchSpace, X: Rows) -> Rows:
-    """The rows with every precision at its finest value: equal rows for networks that are equal in floating point."""
+    """The rows with every precision at its finest value: equal rows for networks that are equal in floating point.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import floats
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> X = space.sample(100, np.random.default_rng(0))
+        >>> {block.precision for row in floats(space, X) for block in space.blocks(row)}
+        {'fp32'}
+    """
     finest = np.array([values[-1] for values in ordered(replace(space, allowed=()))], dtype=np.uint8)
     return space.canonical(np.where(precisions(space), finest, X))
 
@@ -31,6 +40,13 @@ def sample_networks(space: SearchSpace, networks: int, seed: int = 0, floating: 
     """Draw different networks: the smallest and the largest at both ends of their precisions, then random ones.
 
     A larger sample begins with the same networks.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.nn import sample_networks
+        >>> X = sample_networks(hwsearch.load_space("resnet_digits"), 50, seed=1)
+        >>> X.shape, X[:20].tolist() == sample_networks(hwsearch.load_space("resnet_digits"), 20, seed=1).tolist()
+        ((50, 21), True)
 
     Args:
         space: the space.

@@ -45,6 +45,16 @@ class SupernetScore:
     if a slow one; :func:`hwsearch.fit_predictor` fits a fast one to it. It can travel to the workers of an executor; give it files then,
     which a worker opens once, whereas a supernet or images in memory travel with every task.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import SupernetScore, make_data
+        >>> images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(100) % 10))
+        >>> supernet = hwsearch.train("resnet_digits", data=data, out="score.safetensors", recipe={"epochs": 1}, progress=False)
+        >>> score = SupernetScore(supernet.space, supernet, data)
+        >>> score(supernet.space.sample(2, np.random.default_rng(0))).shape
+        (2,)
+
     Attributes:
         space: of the networks; it may be given by its name.
         weights: the supernet or its file.
@@ -133,6 +143,17 @@ def score_networks(
     Networks that are in ``out`` already are not evaluated again; the others are added to it. Each result is appended to
     ``<out>.partial.jsonl``, and a call that was stopped is continued by the same call.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import SupernetScore, make_data, sample_networks, score_networks
+        >>> images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(100) % 10))
+        >>> supernet = hwsearch.train("resnet_digits", data=data, out="kept.safetensors", recipe={"epochs": 1}, progress=False)
+        >>> score, X = SupernetScore(supernet.space, supernet, data), sample_networks(supernet.space, 3)
+        >>> first, again = (score_networks(score, X, out="kept.npz", progress=False) for _ in range(2))  # once evaluated, once read
+        >>> bool((first == again).all())
+        True
+
     Args:
         score: what evaluates them. In floating point precisions make no difference, so :func:`hwsearch.nn.floats` of the rows are kept.
         X: the networks, shape ``(n, genes)``; :func:`hwsearch.nn.sample_networks` draws some.
@@ -150,10 +171,8 @@ def score_networks(
     """
     space, supernet, opened = score.space, load_supernet(score.weights, score.space), load_data(score.data)
     header, target = score.header(supernet, opened), Path(out)
-    if executor is None:
-        score = replace(score, weights=supernet, data=opened)
-    else:
-        score = replace(score, stamp=f"{header['weights']} {header['data_fingerprint']}")
+    stamp = f"{header['weights']} {header['data_fingerprint']}"
+    score = replace(score, weights=supernet, data=opened) if executor is None else replace(score, stamp=stamp)
     rows = space.canonical(space.check(X))
     keys = [bytes(row) for row in (floats(space, rows) if score.floating else rows)]
     with claim(target):

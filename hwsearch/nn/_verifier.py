@@ -30,6 +30,17 @@ class SupernetVerifier:
     Accuracy is that of the exported files, run in the runtime of the table if latencies are verified too and the runtime can run files;
     otherwise as evaluated in torch, in the int8 arithmetic of the problem's device if it names one.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import SupernetVerifier, make_data
+        >>> images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(100) % 10))
+        >>> supernet = hwsearch.train("resnet_digits", data=data, out="verified.safetensors", recipe={"epochs": 1}, progress=False)
+        >>> verify = hwsearch.Verify(SupernetVerifier(supernet, data), networks=2, rounds=1, tolerance={"score": 0.005})
+        >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: 2 + X.mean(axis=1), limits={"macs": 1e6})
+        >>> hwsearch.search(problem, verify=verify, run=hwsearch.Run(steps=2)).status.name  # no accuracy is above 1
+        'ROUNDS_SPENT'
+
     Attributes:
         supernet: the trained weights, or their file.
         data: the images (:func:`hwsearch.nn.load_data`).

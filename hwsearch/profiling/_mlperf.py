@@ -110,6 +110,8 @@ def bench(
     ResNet50. Every query runs the model on random numbers, on which the latency does not depend. The log files and a ``bench.json`` with
     the verdict go to ``<out>/<name of the model>/<scenario>/``; if files share a name, that of their folder is put before it.
 
+    It takes LoadGen, and two seconds or more for each model.
+
     Example:
         >>> import hwsearch
         >>> hwsearch.bench(["dense.onnx", "best.onnx"], scenario="Offline", short=True)  # doctest: +SKIP

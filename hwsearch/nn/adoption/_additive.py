@@ -80,6 +80,20 @@ def additive(
 def branch_importance(space: Adopted, images: torch.Tensor | tuple[torch.Tensor, ...]) -> dict[str, float]:
     """The mean squared change of the network's outputs when a branch is removed, summed over outputs, for each searchable branch.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import branch_importance
+        >>> class Residual(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.conv = torch.nn.Conv2d(8, 8, 3, padding=1)
+        ...     def forward(self, x):
+        ...         return x + self.conv(x)
+        >>> images = torch.randn(4, 8, 8, 8)
+        >>> space = hwsearch.adopt(torch.nn.Sequential(Residual(), Residual()), images[:1])
+        >>> {branch: lost > 0 for branch, lost in branch_importance(space, images).items()}
+        {'b0': True, 'b1': True}
+
     Args:
         space: the adopted network.
         images: example inputs.
@@ -99,6 +113,15 @@ def bits_importance(
     space: Adopted, images: torch.Tensor | tuple[torch.Tensor, ...], quantization: Quantization = STANDARD
 ) -> dict[str, float]:
     """The mean squared change of the network's outputs when a region is in int8, summed over outputs, by the gene of its precision.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import bits_importance
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> images = torch.randn(16, 3, 8, 8)
+        >>> space = hwsearch.adopt(torch.nn.Sequential(*layers), images[:1], precisions=("fp32", "int8"))
+        >>> {gene: lost > 0 for gene, lost in bits_importance(space, images).items()}
+        {'0.precision': True, '2.precision': True}
 
     Args:
         space: the adopted network.

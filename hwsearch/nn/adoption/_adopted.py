@@ -43,6 +43,14 @@ class Adopted(SearchSpace):
     a width keeps. A copy that was pickled, for the workers of a search, has genes and costs but no network: it is a plain
     :class:`~hwsearch.SearchSpace`.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> adopted = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> half = adopted.row({"g0": 16})  # of the units of the group g0 that are 32
+        >>> adopted.macs(), hwsearch.metric("macs", adopted)(half[None]).tolist()
+        (49536.0, [24768.0])
+
     Attributes:
         network: the whole network as a graph module; parameters have the names that they have in the module.
         inputs: example inputs of the graph.

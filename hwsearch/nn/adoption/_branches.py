@@ -15,6 +15,18 @@ from .rules.base import base_name, shape_of
 class Branch:
     """A residual branch.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> class Residual(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.conv = torch.nn.Conv2d(8, 8, 3, padding=1)
+        ...     def forward(self, x):
+        ...         return x + self.conv(x)
+        >>> space = hwsearch.adopt(torch.nn.Sequential(Residual(), Residual()), torch.randn(1, 8, 8, 8))
+        >>> [(branch.id, branch.weights, branch.searchable) for branch in space.branches]
+        [('b0', ('0.conv.bias', '0.conv.weight'), True), ('b1', ('1.conv.bias', '1.conv.weight'), True)]
+
     Attributes:
         id: its name, for example ``"b0"``.
         node: of the addition in the graph.

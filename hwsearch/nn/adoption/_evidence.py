@@ -48,6 +48,16 @@ def projected() -> Loss:
 class Evidence:
     """What an importance may look at.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import importance
+        >>> def largest(evidence):  # an importance of your own: the largest weight that makes a unit
+        ...     return evidence.score_weights(lambda weights: weights.abs().amax(dim=1))
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> adopted = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> {group: scores.shape for group, scores in importance(adopted, largest).items()}
+        {'g0': (32,)}
+
     Attributes:
         adopted: the network and its groups.
         images: one tensor for each input of the network; ``None`` for an importance that looks at weights alone.

@@ -38,6 +38,17 @@ _CLOSED = ("from_file",)
 def save_network(network: fx.GraphModule, path: PathLike) -> None:
     """Write a network that :meth:`~hwsearch.nn.adoption.Adopted.extract` gave, whole or not at all.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import load_network, save_network
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> adopted = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> small = hwsearch.extract(adopted.architecture([0]))
+        >>> save_network(small, "small.safetensors")
+        >>> images = torch.randn(2, 3, 8, 8)
+        >>> torch.equal(load_network("small.safetensors")(images), small(images))
+        True
+
     Args:
         network: the network; it may have been trained since.
         path: the file, usually ``*.safetensors``.
@@ -80,6 +91,15 @@ def load_network(path: PathLike) -> fx.GraphModule:
     """Read what :func:`save_network` wrote, in evaluation mode.
 
     ``network.meta["plan"]`` says what was kept, and ``network.meta["facts"]`` how it was trained, if it was.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import load_network, save_network
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> adopted = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> save_network(hwsearch.extract(adopted.architecture([0])), "cut.safetensors")
+        >>> load_network("cut.safetensors")(torch.randn(2, 3, 8, 8)).shape  # needs none of the code that made it
+        torch.Size([2, 4, 4, 4])
 
     Raises:
         FileError: the file cannot be read.

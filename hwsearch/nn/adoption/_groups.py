@@ -25,6 +25,13 @@ class Group:
 
     A unit may be one channel or several that go together, for example all of an attention head.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.BatchNorm2d(32), torch.nn.Conv2d(32, 4, 3)
+        >>> (group, *_) = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8)).groups
+        >>> group.width, group.opened, group.read
+        (32, (('0.weight', 1),), (('2.weight', 1),))
+
     Attributes:
         id: its name, for example ``"g3"``.
         width: how many units it has.
@@ -56,7 +63,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Extent:
-    """The size of an axis when groups have been cut: ``fixed + sum(channels a unit * units kept)``."""
+    """The size of an axis when groups have been cut: ``fixed + sum(channels a unit * units kept)``.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> first, last = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8)).kernels
+        >>> first.out({"g0": 16}), last.into({"g0": 16})  # channels where 16 units of the group are kept
+        (16, 16)
+    """
 
     fixed: int
     parts: tuple[tuple[str, int], ...] = ()
@@ -69,6 +84,13 @@ class Extent:
 @dataclass(frozen=True)
 class Kernel:
     """An operation that multiplies: a convolution, a linear layer, a product of activations.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> adopted = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> [(kernel.name, kernel.macs(adopted.widths), kernel.macs({**adopted.widths, "g0": 16})) for kernel in adopted.kernels]
+        [('0.weight', 31104.0, 15552.0), ('2.weight', 18432.0, 9216.0)]
 
     Attributes:
         name: of its weights; empty where there are none.

@@ -36,6 +36,15 @@ def importance(
 ) -> Scores:
     """The importance of each unit of each searchable group, shape ``(width,)``.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import importance
+        >>> first, last = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3)
+        >>> _ = torch.nn.init.zeros_(first.weight[0]), torch.nn.init.zeros_(first.bias)
+        >>> adopted = hwsearch.adopt(torch.nn.Sequential(first, torch.nn.ReLU(), last), torch.randn(1, 3, 8, 8))
+        >>> {group: int(scores.argmin()) for group, scores in importance(adopted, "l1").items()}  # the unit that matters least
+        {'g0': 0}
+
     Args:
         adopted: the network.
         name: of an importance, for example ``"l1"`` or ``"taylor"``, or a function of your own.
@@ -62,6 +71,15 @@ def allocate(adopted: Adopted, scores: Scores, macs: float, order: Scores | None
     """The units to keep so that few enough multiply-accumulates are left and little importance is lost.
 
     One unit after the other is removed, each time the one whose importance is the least for the multiply-accumulates that it saves.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import allocate, importance
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> adopted = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> kept = allocate(adopted, importance(adopted, "l1"), macs=0.5 * adopted.macs())
+        >>> {group: len(units) for group, units in kept.items()}
+        {'g0': 16}
 
     Args:
         adopted: the network.

@@ -35,6 +35,15 @@ Metric = Callable[[nn.Module], float]
 class Probing:
     """How cut networks are judged, and at which of them a predictor looks.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import Probing
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(32 * 36, 10)
+        >>> space = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> few = Probing(importance="l1", images=32, held_out=32, widths=1, networks=10)
+        >>> hwsearch.fit_predictor(space, data=torch.randn(64, 3, 8, 8), out="probed.npz", sampling=few, progress=False)
+        <Predictor ... for 'Sequential': ...>
+
     Attributes:
         importance: tells which units matter (a name or a function, as :func:`~hwsearch.nn.adoption.importance` takes).
         images: how many images to tell importances from and to repair networks on, at most.
@@ -191,6 +200,17 @@ class Right:
 @dataclass(frozen=True)
 class RepairVerifier:
     """Verifies a search in an adopted network: the best rows are extracted, repaired and judged for real, and measured if asked to.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import Probing, RepairVerifier, additive, importance
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(32 * 36, 10)
+        >>> space = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+        >>> problem = hwsearch.Problem.of(space, predictor=additive(space, importance(space, "l1")), limits={"params": 7000})
+        >>> judge = RepairVerifier(torch.randn(64, 3, 8, 8), Probing(importance="l1", images=32, held_out=32))
+        >>> verify = hwsearch.Verify(judge, networks=2, rounds=1, tolerance={"score": 0.01})
+        >>> 0 <= hwsearch.search(problem, "exact", verify=verify).best_score <= 1
+        True
 
     Attributes:
         data: as :func:`hwsearch.extract` takes it.

@@ -14,6 +14,13 @@ from ._groups import Analysis, Extent, Group, Kernel
 class Row:
     """One line of the report.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> report = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8)).report
+        >>> {row.layer: row.why for row in report.rows if not row.searchable}
+        {'2.weight': 'output of the network'}
+
     Attributes:
         layer: the weights of a kernel, or the place of a branch.
         op: what it is, for example ``"conv2d"``.
@@ -38,6 +45,15 @@ class Row:
 @dataclass(frozen=True)
 class Report:
     """Rows for all kernels with weights and all branches.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+        >>> print(hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8)).report)
+        layer     op      width  group              why
+        0.weight  conv2d  32     g0     searchable
+        2.weight  conv2d  4      g2     frozen      output of the network
+        100 % of 0.0 MMACs are in kernels whose widths are searchable.
 
     Attributes:
         rows: in the order of the network.

@@ -25,6 +25,14 @@ Split = tuple[npt.ArrayLike | torch.Tensor, npt.ArrayLike | torch.Tensor]
 class ArrayData(Data):
     """Images that are held in memory; :func:`make_data` makes them.
 
+    Example:
+        >>> import numpy as np
+        >>> from hwsearch.nn import make_data
+        >>> images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(40) % 4), flip=True)
+        >>> type(data).__name__, data.count("train"), data.count("val"), data.flip
+        ('ArrayData', 32, 4, True)
+
     Attributes:
         name: as users ask for it.
         train_x, val_x, test_x: ``uint8`` images, shape ``(n, channels, height, width)``.

@@ -38,7 +38,23 @@ _Item = tuple[_Place, int]
 
 
 class DamagedWarning(UserWarning):
-    """Images that cannot be read are skipped."""
+    """Images that cannot be read are skipped.
+
+    Example:
+        >>> import warnings
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from hwsearch.nn import folder_data
+        >>> for number in range(20):
+        ...     for name in ("cat", "dog"):
+        ...         Path("pets", name).mkdir(parents=True, exist_ok=True)
+        ...         Image.new("RGB", (16, 16), (number, 0, 0)).save(f"pets/{name}/{number}.png")
+        >>> size = Path("pets/cat/broken.png").write_bytes(b"no image")
+        >>> with warnings.catch_warnings(record=True, action="always") as told:
+        ...     data = folder_data("pets", size=16, workers=0, skip_damaged=True)
+        >>> str(told[0].message)
+        '1 damaged images are skipped: pets/cat/broken.png is not a whole image: ...'
+    """
 
 
 def folder_data(
@@ -175,6 +191,19 @@ def _damaged(paths: Sequence[_Place], workers: int, progress: bool) -> dict[_Pla
 
 class FolderData(PictureData):
     """Images on disk; :func:`folder_data` finds them.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from hwsearch.nn import folder_data
+        >>> for number in range(20):
+        ...     for name in ("left", "right"):
+        ...         Path("arrows", name).mkdir(parents=True, exist_ok=True)
+        ...         Image.new("L", (16, 12), number).save(f"arrows/{name}/{number}.png")
+        >>> data = folder_data("arrows", size=16, workers=0, channels=1)
+        >>> images, labels = next(iter(data.batches("val", batch=4)))
+        >>> tuple(images.shape), Path(data.items["val"][0][0]).suffix
+        ((4, 1, 16, 16), '.png')
 
     Args:
         items: by split, the files or the members of shards, and their labels.

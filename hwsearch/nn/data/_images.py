@@ -27,6 +27,13 @@ SPLITS = ("train", "val", "test")
 class Normalize:
     """Turns pixels into a network's input: ``(pixel / 255 - mean) / std``, channel by channel.
 
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn import Normalize
+        >>> white = torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)
+        >>> Normalize(mean=(0.5,), std=(0.25,))(white).unique().tolist()
+        [2.0]
+
     Attributes:
         mean, std: one number a channel, of pixels scaled to 0..1.
 
@@ -61,6 +68,13 @@ class Data(ABC):
     """A labelled set of images in three splits: as training and evaluation use it.
 
     The images are square, since networks resize them to a square: crop or pad others.
+
+    Example:
+        >>> from hwsearch.nn import load_data
+        >>> data = load_data("digits")
+        >>> images, labels = next(iter(data.batches("test", batch=50)))
+        >>> images.dtype, tuple(images.shape), labels.dtype
+        (torch.uint8, (50, 1, 8, 8), torch.int64)
 
     Attributes:
         name: as users ask for it.

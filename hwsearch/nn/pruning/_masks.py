@@ -12,7 +12,18 @@ from ...errors import InvalidInput, UnknownName
 UNITS = ("weight", "row", "column", "kernel", "filter", "2:4")
 """What is zero together: single weights; a row or a column of a kernel; a kernel, which is what one output channel has for one input
 channel; a filter, which is what makes an output channel. ``"N:M"``, such as ``"2:4"`` or ``"1:8"``, leaves N weights of every M neighbours
-along the input channels."""
+along the input channels.
+
+Example:
+    >>> import torch
+    >>> from hwsearch.nn.pruning import UNITS, Sparsity, prune
+    >>> UNITS
+    ('weight', 'row', 'column', 'kernel', 'filter', '2:4')
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(8, 8, 3))
+    >>> masks = prune(network, Sparsity(0.5, unit="filter"))
+    >>> [int((layer.weight.flatten(1) == 0).all(dim=1).sum()) for layer in network]  # the last one makes the outputs
+    [4, 0]
+"""
 _ALONG: dict[str, tuple[int, ...]] = {"weight": (), "row": (3,), "column": (2,), "kernel": (2, 3), "filter": (1, 2, 3)}
 """The axes of a convolution's weights that a unit covers."""
 

@@ -195,7 +195,16 @@ def prune(network: nn.Module, sparsity: Sparsity) -> dict[str, torch.Tensor]:
 
 
 def sparsity_of(network: nn.Module | Iterable[torch.Tensor]) -> float:
-    """The share of zeros among the weights of convolutions and linear layers: of a network, or of these weights."""
+    """The share of zeros among the weights of convolutions and linear layers: of a network, or of these weights.
+
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn.pruning import Sparsity, prune, sparsity_of
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Linear(8, 8))
+        >>> masks = prune(network, Sparsity(0.5))
+        >>> sparsity_of(network), {name: int(mask.sum()) for name, mask in masks.items()}
+        (0.5, {'0.weight': 144, '1.weight': 32})
+    """
     given = layers_of(network).values() if isinstance(network, nn.Module) else network
     weights = [each for each in given if each.ndim > 1]
     return sum(int((each == 0).sum()) for each in weights) / max(1, sum(each.numel() for each in weights))

@@ -11,7 +11,18 @@ SPREADS = ("layer", "global", "lamp", "erdos-renyi")
 """``"layer"``: the same share of every layer. ``"global"``: the least of all layers together. ``"lamp"``: the same by the square of the
 score of a unit over that of all units of its layer that are not below it (Lee et al., ICLR'21). ``"erdos-renyi"``: the share
 that stays of a layer is proportional to the sum of the sides of its weights over their product (Evci et al., ICML'20). With each of them at
-least one unit of every layer stays."""
+least one unit of every layer stays.
+
+Example:
+    >>> import torch
+    >>> from hwsearch.nn.pruning import SPREADS, Sparsity, prune, sparsity_of
+    >>> SPREADS
+    ('layer', 'global', 'lamp', 'erdos-renyi')
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 64, 3))
+    >>> masks = prune(network, Sparsity(0.8, spread="erdos-renyi"))
+    >>> [round(sparsity_of(layer), 2) for layer in network]  # small layers keep more
+    [0.2, 0.83]
+"""
 
 
 def counts(scores: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], share: float, spread: str) -> dict[str, int]:

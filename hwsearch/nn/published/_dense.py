@@ -49,10 +49,13 @@ def pretrained(space: str | SearchSpace, source: PathLike | nn.Module | State, *
         InvalidInput: a layer has another size than that of the largest network, or there are more or fewer of them.
 
     Example:
-        >>> import hwsearch
-        >>> from hwsearch.nn import pretrained
-        >>> supernet = pretrained("mobilenetv2", "torchvision:mobilenet_v2")  # doctest: +SKIP
-        >>> supernet = hwsearch.train("mobilenetv2", data=..., out="supernet.safetensors", weights=supernet)  # doctest: +SKIP
+        >>> import torch
+        >>> from hwsearch.nn import Supernet, pretrained
+        >>> images, untrained = torch.randn(16, 1, 16, 16), Supernet("resnet_digits", seed=1)
+        >>> dense = untrained.extract(untrained.largest, images)  # or any trained module with the layers of the largest network
+        >>> supernet = pretrained("resnet_digits", dense)  # or "torchvision:resnet50", for the space resnet50
+        >>> torch.allclose(supernet.extract(supernet.largest)(images), dense(images), atol=1e-4)
+        True
     """
     supernet = Supernet(load_space(space))
     state, name = _state(source)

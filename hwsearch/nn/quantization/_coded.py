@@ -42,6 +42,16 @@ class Coded:
 
     Feature maps are rounded where the architecture says so; weights are the values of the codebooks, in 32-bit floats.
 
+    Example:
+        >>> import hwsearch, numpy as np, torch
+        >>> from hwsearch.nn import make_data, save_coded
+        >>> images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(100) % 10))
+        >>> supernet = hwsearch.train("resnet_digits", data=data, out="coded.safetensors", recipe={"epochs": 1}, progress=False)
+        >>> coded = save_coded(supernet.space.architecture(supernet.smallest), weights=supernet, out="coded.npz")
+        >>> coded.network(torch.randn(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+
     Attributes:
         architecture: the network's genes, as :meth:`hwsearch.Architecture.document` tells them.
         blocks: in the order of execution.
@@ -119,6 +129,16 @@ def save_coded(
     scales of the channels and the codebooks are 32-bit floats. Quantisers of feature maps are chosen with the shared weights in place, and
     scales and biases are corrected so that the outputs of every layer keep their mean and spread on real images.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import make_data, save_coded
+        >>> images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(100) % 10))
+        >>> supernet = hwsearch.train("resnet_digits", data=data, out="save.safetensors", recipe={"epochs": 1}, progress=False)
+        >>> network = supernet.space.architecture(supernet.smallest)
+        >>> save_coded(network, weights=supernet, out="save.npz", bits=4).mean_bits <= 4
+        True
+
     Args:
         architecture: the network.
         weights: the supernet, or the network trained alone; or its file.
@@ -159,6 +179,16 @@ def save_coded(
 def load_coded(path: PathLike) -> Coded:
     """Read a network that :func:`save_coded` wrote; it needs neither its space nor its supernet.
 
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import load_coded, make_data, save_coded
+        >>> images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+        >>> data = make_data("mine", (images, np.arange(100) % 10))
+        >>> supernet = hwsearch.train("resnet_digits", data=data, out="load.safetensors", recipe={"epochs": 1}, progress=False)
+        >>> written = save_coded(supernet.space.architecture(supernet.smallest), weights=supernet, out="load.npz", bits=4)
+        >>> load_coded("load.npz").blocks == written.blocks
+        True
+
     Raises:
         FileError: the file cannot be read.
         CorruptFile, NewerVersion: it is not a coded network that this hwsearch can read.
@@ -190,6 +220,15 @@ def coded_size(weights: Supernet, bits: int | None = None) -> Metric:
     Layers of up to 16,384 weights are coded with the weights that they have in the supernet; larger ones are taken to need as many bits
     a weight as the largest layer in their place; networks that the weights are not of are impossible. Further training changes what a file
     needs a little.
+
+    Example:
+        >>> import hwsearch, numpy as np
+        >>> from hwsearch.nn import Supernet, coded_size
+        >>> supernet = Supernet("resnet_digits")
+        >>> size = coded_size(supernet, bits=4)
+        >>> small, large = size(np.stack([supernet.smallest, supernet.largest]))
+        >>> size.name, bool(small < large)
+        ('size_mb', True)
 
     Args:
         weights: the supernet.

@@ -19,6 +19,13 @@ _MOST_VALUES = 32768
 class Quantization:
     """How a network is quantised after training.
 
+    Example:
+        >>> from hwsearch.devices import Device
+        >>> from hwsearch.nn import Quantization
+        >>> old = Device("old-cpu", "cpu", "x86", "onnxruntime", "1.23", facts={"int8": "weights of 7 bits"})
+        >>> Quantization(ranges="percentile").on(old)  # as its arithmetic needs it
+        Quantization(ranges='percentile', correction='scale', symmetric=False, weight_bits=7)
+
     Attributes:
         ranges: how the range of a feature map is chosen: ``"mse"``, ``"minmax"``, ``"percentile"`` or ``"kl"``
             (:mod:`hwsearch.nn.quantization._clipping`).

@@ -80,6 +80,17 @@ class Agent:
     the first scores, and their moving average, which begins with the first batch, is taken off them; so scores may have any unit and any
     zero. A network beyond the limits, or whose score failed, has less reward than any other.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.nn.reinforcement import HAQ, Agent, Learning
+        >>> from hwsearch.testing import example_space
+        >>> agent: Agent = HAQ(warmup=8, learning=Learning(units=(24, 24), batch=16))
+        >>> space = example_space()
+        >>> problem = hwsearch.Problem.of(space, predictor=hwsearch.metric("worth", space), limits={"time": 9.0})
+        >>> state = hwsearch.step(hwsearch.init(problem, agent))
+        >>> state.memory.step, 0 < len(state.memory.X) <= 8, state.memory.updates  # networks at random: nothing is learned yet
+        (1, True, 0)
+
     Attributes:
         warmup: networks decided at random, all in the first step.
         steps: steps of a search.

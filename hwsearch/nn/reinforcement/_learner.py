@@ -30,6 +30,12 @@ Numbers = npt.NDArray[np.float32]
 class Learning:
     """How an agent learns; the settings that AMC and HAQ share.
 
+    Example:
+        >>> from hwsearch.nn.reinforcement import AMC, Learning
+        >>> quick = AMC(warmup=20, steps=100, learning=Learning(units=(32, 32), actor_rate=1e-3, batch=16))
+        >>> quick.learning.critic_rate
+        0.001
+
     Attributes:
         units: of each hidden layer of the actor and of the critic.
         actor_rate, critic_rate: learning rates of Adam.

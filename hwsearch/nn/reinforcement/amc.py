@@ -17,6 +17,16 @@ class AMC(Agent):
     the paper has for networks that lose no accuracy.
 
     The attributes are those of :class:`Agent`.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.nn.reinforcement import AMC, Learning
+        >>> from hwsearch.testing import example_space
+        >>> quick = AMC(warmup=8, steps=4, learning=Learning(units=(24, 24), batch=16))
+        >>> space = example_space()
+        >>> problem = hwsearch.Problem.of(space, predictor=hwsearch.metric("worth", space), limits={"time": 9.0})
+        >>> hwsearch.search(problem, quick, run=hwsearch.Run(polish=False)).values["time"] <= 9.0
+        True
     """
 
     name: ClassVar[str] = "amc"

@@ -17,6 +17,17 @@ class HAQ(Agent):
     meets the limits, which for bits is one bit less.
 
     The attributes are those of :class:`Agent`.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.nn.reinforcement import HAQ, Learning
+        >>> bits = {f"layer{number}.bits": (2, 4, 8) for number in range(1, 6)}
+        >>> sizes = {"size": [([name], [2.0, 4.0, 8.0]) for name in bits]}
+        >>> space = hwsearch.SearchSpace.from_tables(bits, sizes)
+        >>> quick = HAQ(warmup=8, steps=4, learning=Learning(units=(24, 24), batch=16))
+        >>> problem = hwsearch.Problem.of(space, predictor=lambda X: X.sum(axis=1), limits={"size": 20.0})
+        >>> hwsearch.search(problem, quick, run=hwsearch.Run(polish=False)).values["size"] <= 20.0
+        True
     """
 
     name: ClassVar[str] = "haq"

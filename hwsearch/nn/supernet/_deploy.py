@@ -27,6 +27,16 @@ class Deployed:
     boundary before has produced. The layers of a squeeze-and-excite, and a second linear layer, compute in floats. In blocks of 16-bit
     floats weights and the same outputs are rounded to these.
 
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn import Supernet, deploy
+        >>> supernet = Supernet("resnet_digits")
+        >>> network = supernet.space.architecture(supernet.smallest).at_precision("int8")
+        >>> images = torch.randn(64, 1, 16, 16)
+        >>> shipped = deploy(supernet.extract(network.genes, images), network.blocks(), images)
+        >>> shipped.resolution, sorted({quantizer.bits for quantizer in shipped.quantizers.values()})
+        (8, [8])
+
     Attributes:
         blocks: in the order of execution, precision boundaries included.
         quantizers: by place.
@@ -144,6 +154,16 @@ def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor
 
     Quantisers that the network has learned (:func:`hwsearch.nn.tune`) are taken as they are if they have zero points, or none, as
     ``quantization`` says; then no layer is corrected.
+
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn import Supernet, deploy
+        >>> supernet = Supernet("resnet_digits")
+        >>> network = supernet.space.architecture(supernet.smallest).at_precision("int8")
+        >>> images = torch.randn(64, 1, 16, 16)
+        >>> shipped = deploy(supernet.extract(network.genes, images), network.blocks(), images)
+        >>> shipped(images).shape
+        torch.Size([64, 10])
 
     Args:
         network: from :meth:`hwsearch.nn.Supernet.extract`, its batch norms calibrated; it stays as it is.

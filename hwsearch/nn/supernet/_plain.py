@@ -34,6 +34,12 @@ class Resize(nn.Module):
 def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     """Resize square images of shape ``(n, c, h, w)`` to ``(n, c, size, size)``, px (bilinear, antialiased).
 
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn import resize
+        >>> resize(torch.randn(4, 3, 32, 32), 24).shape
+        torch.Size([4, 3, 24, 24])
+
     Raises:
         InvalidInput: the images are not square; they would be squeezed.
     """
@@ -97,6 +103,14 @@ def calibrate_bn(network: nn.Module, images: torch.Tensor | Iterable[torch.Tenso
     """Set the running statistics of every batch norm to the averages over some images (Once-for-All, ICLR'20, appendix).
 
     Weights taken from a supernet need this before they are evaluated. The network is left in evaluation mode.
+
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn import calibrate_bn
+        >>> network = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+        >>> calibrate_bn(network, torch.full((64, 3, 8, 8), 5.0))
+        >>> network[0].running_mean.tolist(), network.training
+        ([5.0, 5.0, 5.0], False)
 
     Args:
         network: with :class:`torch.nn.BatchNorm2d` layers.

@@ -42,6 +42,14 @@ class Supernet(nn.Module):
     networks take the first channels, the middle of the kernels and the first blocks of a stage (Once-for-All, ICLR'20). Precisions play no
     part: weights are trained in floating point and quantised after extraction.
 
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn import Supernet
+        >>> supernet = Supernet("resnet_digits")
+        >>> supernet.activate(supernet.smallest)  # each network of the space is part of the same weights
+        >>> supernet(torch.randn(4, 1, 16, 16)).shape
+        torch.Size([4, 10])
+
     Args:
         space: the space, or its name.
         seed: of the initial weights.

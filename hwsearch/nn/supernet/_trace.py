@@ -27,6 +27,15 @@ def trace(network: nn.Sequential, images: torch.Tensor) -> tuple[Block, ...]:
     taken from a search space, so this checks what a space says about its networks; what cannot be seen, such as the context of a block,
     is left at its default.
 
+    Example:
+        >>> import torch
+        >>> from hwsearch.nn import Supernet, trace
+        >>> supernet = Supernet("resnet_digits")
+        >>> images = torch.randn(16, 1, 16, 16)
+        >>> network = supernet.extract(supernet.smallest, images)
+        >>> trace(network, images) == supernet.space.blocks(supernet.smallest)
+        True
+
     Args:
         network: from :meth:`hwsearch.nn.Supernet.extract`.
         images: normalised, shape ``(n, channels, h, w)``.

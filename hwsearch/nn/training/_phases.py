@@ -22,6 +22,14 @@ KINDS = ("resolution", "kernel", "depth", "width")
 class Phase:
     """A part of a training, and how small networks may be in it; by default all networks are trained.
 
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.nn import Phase, Recipe
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> Phase(width=0, depth=0).restrict(space).size < space.size  # the networks of full width and depth
+        True
+        >>> recipe = Recipe(epochs=20, phases=(Phase(0.4, width=0, depth=0), Phase(0.6)))  # these first, then all of them
+
     Attributes:
         share: of the training, relative to the other phases.
         resolution, kernel, depth, width: how far down genes of this kind go: 0 for the largest value alone, 1 for all values, a number
@@ -78,7 +86,15 @@ PHASES = {
         Phase(share=0.15, rate=0.3, random_networks=2),
     ),
 }
-"""Sequences of phases by name: everything at once, or resolution, kernel, depth and width one after the other."""
+"""Sequences of phases by name: everything at once, or resolution, kernel, depth and width one after the other.
+
+Example:
+    >>> from hwsearch.nn import PHASES
+    >>> {name: len(phases) for name, phases in PHASES.items()}
+    {'sandwich': 1, 'progressive': 6}
+    >>> [phase.share for phase in PHASES["progressive"]]
+    [0.3, 0.2, 0.1, 0.15, 0.1, 0.15]
+"""
 
 
 def phases_for(phases: tuple[Phase, ...], space: SearchSpace) -> tuple[Phase, ...]:

@@ -47,6 +47,15 @@ class Recipe:
     """How a network is trained: if not told otherwise by stochastic gradient descent with Nesterov momentum, a linear warm-up, then half a
     cosine to zero.
 
+    Example:
+        >>> from hwsearch.nn import Recipe
+        >>> Recipe(epochs=30, optimizer="adamw", learning_rate=0.002, label_smoothing=0.1).epochs
+        30
+        >>> Recipe(epochs=0)
+        Traceback (most recent call last):
+            ...
+        hwsearch.errors.InvalidInput: A recipe needs epochs >= 1, batch >= 2 and random_networks >= 0, not 0, 64 and 2.
+
     Attributes:
         epochs: passes over the training images.
         batch: images a step.

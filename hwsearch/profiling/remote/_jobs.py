@@ -187,8 +187,13 @@ def collect(space: str | SearchSpace, results: PathLike, *, out: PathLike) -> La
     """Make the latency table of what a board has measured; see :func:`emit`.
 
     Example:
-        >>> import hwsearch
-        >>> table = hwsearch.profiling.collect("resnet_cifar", "results", out="board.json")  # doctest: +SKIP
+        >>> import hwsearch, subprocess, sys
+        >>> from hwsearch.profiling import Effort, collect, emit
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> folder = emit(space, "carried", effort=Effort(blocks=space.unique_blocks[:2], max_rounds=1), progress=False)
+        >>> done = subprocess.run([sys.executable, "run.pyz"], cwd=folder, check=True, capture_output=True)  # on the board
+        >>> len(collect(space, folder, out="board.json").rows)
+        2
 
     Args:
         space: the space for which the jobs were emitted.

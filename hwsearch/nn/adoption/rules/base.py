@@ -68,7 +68,25 @@ Axing = TypeVar("Axing", bound="Callable[[Call], Result]")
 
 
 def rule(*names: str, **parts: Any) -> Callable[[Axing], Axing]:
-    """Register the decorated function as the rule for operations of these names, such as ``"conv2d"``; ``parts`` as in :class:`Rule`."""
+    """Register the decorated function as the rule for operations of these names, such as ``"conv2d"``; ``parts`` as in :class:`Rule`.
+
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn.adoption import rule
+        >>> @torch.library.custom_op("my_library::doubled", mutates_args=())
+        ... def doubled(x: torch.Tensor) -> torch.Tensor:
+        ...     return x * 2
+        >>> _ = doubled.register_fake(torch.empty_like)
+        >>> class Doubled(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return doubled(x)
+        >>> @rule("my_library.doubled")
+        ... def same_channels(call):
+        ...     return call.axes("x")
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), Doubled(), torch.nn.Conv2d(16, 4, 3))
+        >>> hwsearch.adopt(network, torch.randn(1, 3, 8, 8)).choices[0].values  # its channels would be frozen without the rule
+        (8, 16)
+    """
 
     def register(function: Axing) -> Axing:
         for name in names:

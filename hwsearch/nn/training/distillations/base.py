@@ -20,6 +20,18 @@ class Distillation(nn.Module):
 
     Parameters that it has are learned together with the student, and are no part of the result.
 
+    Example:
+        >>> import hwsearch, torch
+        >>> from hwsearch.nn import Distillation, Recipe
+        >>> class Means(Distillation):  # what is bright in the maps of the teacher shall be bright in those of the student
+        ...     def forward(self, own, wanted):
+        ...         return sum((a.mean(1) - b.mean(1)).square().mean() for a, b in zip(own, wanted))
+        >>> hwsearch.register("distillation", "means", Means)
+        >>> recipe = Recipe(epochs=20, hints={"means": 10.0})  # with a teacher
+        >>> own, wanted = [torch.zeros(2, 8, 4, 4)], [torch.ones(2, 8, 4, 4)]
+        >>> float(Means(own, wanted)(own, wanted))
+        1.0
+
     Args:
         own, wanted: feature maps of student and teacher for a few images, to see their shapes; the same number of both. Those that stand
             at the same place of the two sequences are compared.

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -61,7 +62,7 @@ def _reason(error: Exception) -> str:
         return "it claims to hold more than fits into memory"
     if isinstance(error, KeyError) and isinstance(error.args[0], str):
         return f"{error} is missing or unknown"
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", str(error)).strip().splitlines()  # which say nothing of the file
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 

@@ -17,7 +17,7 @@ from .._types import Score
 from ..costs._limits import Limit, check_limits
 from ..costs._metrics import METRICS, Metric, available, metric
 from ..devices._table import QUANTITIES, LatencyTable, load_table
-from ..errors import InvalidInput, SaturationWarning, WrongSpace
+from ..errors import InvalidInput, MissingBlocks, SaturationWarning, WrongSpace
 from ..scores._predictor import Predictor
 from ..scores._predictor_file import load_predictor
 from ..spaces._space import SearchSpace
@@ -72,10 +72,21 @@ def moved(entry: Metric, space: SearchSpace, place: int) -> Metric:
 
 
 def tables_of(device: Devices | None) -> list[LatencyTable]:
-    """The latency tables of one device or several."""
+    """The latency tables of one device or several.
+
+    Raises:
+        MissingBlocks: one of them holds no block.
+    """
     if device is None:
         return []
-    return [find_table(each) for each in (device if isinstance(device, Sequence) and not isinstance(device, str) else [device])]
+    found = [find_table(each) for each in (device if isinstance(device, Sequence) and not isinstance(device, str) else [device])]
+    for table in found:
+        if not table.rows:
+            raise MissingBlocks(
+                f"{table.source} holds no block, so it says nothing of any network. Profile its device with: hwsearch profile SPACE "
+                f"--backend {table.device.runtime} --out TABLE"
+            )
+    return found
 
 
 def limits_of(

@@ -207,6 +207,12 @@ def test_missing_blocks_are_counted_and_the_cure_is_named(table):
         table.lookup(wide)
 
 
+def test_an_empty_table_says_so(digits):
+    empty = LatencyTable(ROOFLINE.describe(), Protocol(), {}, source="new.json")
+    with pytest.raises(MissingBlocks, match=r"^new\.json holds no block.*hwsearch profile SPACE --backend roofline"):
+        hwsearch.Problem.of(digits, predictor=lambda X: X.sum(axis=1), device=empty, limits={"macs": 1e6})
+
+
 def test_energy_that_is_not_there_is_refused(table):
     bare = replace(table, rows={A.key: Row(1.0)}, energy="unavailable")
     with pytest.raises(InvalidInput, match="energy on 'roofline' is unavailable"):

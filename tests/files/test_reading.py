@@ -97,6 +97,11 @@ def test_paths_that_cannot_be_read_are_told(tmp_path: Path) -> None:
             read_bytes(path, "thing")
 
 
+def test_addresses_in_memory_are_left_out_of_what_is_said_of_a_file() -> None:
+    with pytest.raises(CorruptFile, match=r"^a\.png is not a whole image: cannot identify image file\.$"), guarded("a.png", "image"):
+        raise OSError(f"cannot identify image file {object()!r}")
+
+
 def test_whatever_fails_behind_the_guard_is_the_fault_of_the_file() -> None:
     for error in (KeyError("rows"), OverflowError("too large"), RecursionError(), MemoryError(), AttributeError("x"), RuntimeError()):
         with pytest.raises(CorruptFile, match=r"^a\.json is not a whole table: .+\.$"), guarded("a.json", "table"):

@@ -53,7 +53,7 @@ class DamagedWarning(UserWarning):
         >>> with warnings.catch_warnings(record=True, action="always") as told:
         ...     data = folder_data("pets", size=16, workers=0, skip_damaged=True)
         >>> str(told[0].message)
-        '1 damaged images are skipped: pets/cat/broken.png is not a whole image: ...'
+        '1 damaged images are skipped: pets/cat/broken.png is not a whole image: cannot identify image file.'
     """
 
 

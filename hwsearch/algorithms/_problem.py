@@ -144,6 +144,12 @@ class Problem:
     def within(self, limits: Mapping[str, float]) -> Problem:
         """The same problem with these limits in the place of those on the same metrics; the others stay.
 
+        Example:
+            >>> import hwsearch
+            >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+            >>> [str(limit) for limit in problem.within({"macs": 5e5, "size_mb": 0.05}).limits]
+            ['macs <= 500000', 'size_mb <= 0.05']
+
         Args:
             limits: metric name -> the most it may be.
 
@@ -160,6 +166,14 @@ class Problem:
 
     def having(self, score: Score, metrics: Sequence[Metric] = ()) -> Problem:
         """The same problem with another score, and with other metrics in the place of those of the same names.
+
+        Example:
+            >>> import hwsearch, numpy as np
+            >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+            >>> doubled = problem.having(lambda X: 2 * problem.score(X))
+            >>> X = problem.space.sample(3, np.random.default_rng(0))
+            >>> bool((doubled.score(X) == 2 * problem.score(X)).all()), len(doubled.limits)
+            (True, 1)
 
         Raises:
             Infeasible: limits that, provably, no architecture meets by the new metrics.

@@ -76,6 +76,15 @@ class FitReport:
     def safe(self, metric: Metric, probability: float) -> Metric:
         """The metric raised so far that a network's measured cost is at most that with a probability: for limits that shall hold.
 
+        Example:
+            >>> import hwsearch, numpy as np
+            >>> space, rng = hwsearch.load_space("resnet_digits"), np.random.default_rng(0)
+            >>> X = space.sample(200, rng)
+            >>> measured = (0.1 + 1e-6 * hwsearch.metric("macs", space)(X)) * rng.normal(1, 0.02, 200)
+            >>> latency, report = hwsearch.costs.fit_metric("latency_ms", space, X, measured)
+            >>> bool((report.safe(latency, 0.95)(X) > latency(X)).all())  # a limit on this holds for nineteen networks in twenty
+            True
+
         Args:
             metric: the one that this is the report of.
             probability: such as 0.95. With fewer than ``1 / (1 - probability)`` held-out networks the greatest ratio is taken.

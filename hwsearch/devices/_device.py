@@ -121,7 +121,15 @@ class Device(_FromFile):
         return self._fact("zero_points") != "none" and self.runtime not in _WITHOUT_ZERO_POINTS
 
     def same_as(self, other: Device) -> bool:
-        """Whether measurements on both can be put together: nothing tells them apart, and both tell the same facts of their identity."""
+        """Whether measurements on both can be put together: nothing tells them apart, and both tell the same facts of their identity.
+
+        Example:
+            >>> from dataclasses import replace
+            >>> from hwsearch.devices import Device
+            >>> board = Device("my-board", "cpu", "Cortex-A76", runtime="onnxruntime", runtime_version="1.23")
+            >>> board.same_as(replace(board, name="the other one")), board.same_as(replace(board, threads=4))
+            (True, False)
+        """
         return not self.difference(other) and not self.untold(other)
 
     def difference(self, other: Device) -> str:

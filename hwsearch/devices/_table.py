@@ -291,6 +291,15 @@ class LatencyTable:
         Latency climbs in stairs, so a width is dominated if a wider one is as fast. ``space.restrict(table)`` searches only the
         others.
 
+        Example:
+            >>> import hwsearch
+            >>> from hwsearch.devices import Protocol, Row
+            >>> blocks = [hwsearch.networks.Block("basic", 16, 16, 16, (width,), kernel=3) for width in range(8, 49, 8)]
+            >>> device = hwsearch.backends.Roofline()  # which computes 16 channels at a time
+            >>> rows = {block.key: Row(device.latency_ms(block)) for block in blocks}
+            >>> hwsearch.LatencyTable(device.describe(), Protocol(), rows).edges(blocks[0], "mid")
+            (16, 32, 48)
+
         Args:
             of: any block of a family that differs only in ``axis``; or a space, for the edges of each of its widths, by the mean cost over
                 networks of the space.

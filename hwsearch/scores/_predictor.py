@@ -158,6 +158,14 @@ class Predictor:
         One after the other, the network of the greatest product of standard deviation and distance to the nearest known or chosen one
         (a k-centre choice, Sener and Savarese, ICLR'18, weighed by the disagreement of the ensemble).
 
+        Example:
+            >>> import hwsearch, numpy as np
+            >>> space, rng = hwsearch.load_space("resnet_digits"), np.random.default_rng(0)
+            >>> known, pool = space.sample(60, rng), space.sample(500, rng)
+            >>> predictor = hwsearch.Predictor.fit(space, known, known.mean(axis=1), kind="gp")
+            >>> len(set(predictor.choose(pool, 10, known)))  # to be evaluated next, for a better predictor
+            10
+
         Args:
             X: the networks to choose from, shape ``(n, genes)``.
             count: how many.

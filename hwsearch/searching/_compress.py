@@ -105,7 +105,17 @@ class Compression:
         return min((self["two stages"], self["joint"]), key=lambda network: network.latency_ms)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a network: what it costs, its score, and against the dense one the MAC ratio, the speed-up and their ratio."""
+        """A row a network: what it costs, its score, and against the dense one the MAC ratio, the speed-up and their ratio.
+
+        Example:
+            >>> import hwsearch
+            >>> narrow = hwsearch.load_space("resnet_digits").restrict({"resolution": [8], "precision": ["int8"]})
+            >>> few = hwsearch.profiling.Effort(max_rounds=1, checks=12, fits=12)
+            >>> table = hwsearch.profile(narrow, backend="roofline", out="narrow.json", effort=few, progress=False)
+            >>> found = hwsearch.compress(narrow, {"macs": 0.5}, run=hwsearch.Run(steps=5), device=table, predictor=lambda X: X.sum(axis=1))
+            >>> {row["name"]: row["mac_ratio"] >= 2 for row in found.rows()}
+            {'dense': False, 'uniform': True, 'macs only': True, 'two stages': True, 'joint': True}
+        """
         whole = self["dense"]
         rows = []
         for network in self.networks:

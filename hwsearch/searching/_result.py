@@ -112,6 +112,13 @@ class Front:
     def to_frame(self) -> pd.DataFrame:
         """A pandas DataFrame: a row a network, with its score, its metrics and its genes (NaN where inactive).
 
+        Example:
+            >>> import hwsearch
+            >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+            >>> frame = hwsearch.search(problem, run=hwsearch.Run(steps=3)).front.to_frame()
+            >>> list(frame.columns[:3]), bool(frame["macs"].max() <= 1e6)
+            (['score', 'macs', 'bitops'], True)
+
         Raises:
             MissingDependency: pandas is not installed.
         """
@@ -235,6 +242,13 @@ class SearchResult:
 
     def to_study(self, *, storage: Any = None, name: str | None = None) -> Any:
         """The front as an Optuna study, for its storages, dashboard and visualisation: a trial a network, metrics as its attributes.
+
+        Example:
+            >>> import hwsearch
+            >>> problem = hwsearch.Problem.of("resnet_digits", predictor=lambda X: X.sum(axis=1), limits={"macs": 1e6})
+            >>> result = hwsearch.search(problem, run=hwsearch.Run(steps=3))
+            >>> result.to_study().best_value == result.best_score
+            True
 
         Args:
             storage: an Optuna storage or its address, such as ``"sqlite:///study.db"``; in memory if omitted.

@@ -61,6 +61,13 @@ class Sweep:
     def to_frame(self) -> pd.DataFrame:
         """A pandas DataFrame: a row a point, with its limits, its best score, the bound where there is one, and the metrics.
 
+        Example:
+            >>> import hwsearch
+            >>> limits = {"macs": [5e5, 1e6]}
+            >>> points = hwsearch.sweep("resnet_digits", limits, predictor=lambda X: X.sum(axis=1), run=hwsearch.Run(steps=3))
+            >>> points.to_frame()["macs <="].tolist()
+            [500000.0, 1000000.0]
+
         Raises:
             MissingDependency: pandas is not installed.
         """

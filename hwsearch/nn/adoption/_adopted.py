@@ -246,6 +246,14 @@ class Adopted(SearchSpace):
     ) -> fx.GraphModule:
         """The smaller network as a graph module, in evaluation mode, which shares nothing with the whole one.
 
+        Example:
+            >>> import hwsearch, torch
+            >>> layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 4, 3)
+            >>> adopted = hwsearch.adopt(torch.nn.Sequential(*layers), torch.randn(1, 3, 8, 8))
+            >>> small = adopted.extract({"g0": 8}, images=torch.randn(200, 3, 8, 8))
+            >>> sum(each.numel() for each in small.parameters()), sum(each.numel() for each in adopted.module.parameters())
+            (516, 2052)
+
         Args:
             keep: for some groups, how many units to keep, or which ones; all of the others.
             branches: those to remove.

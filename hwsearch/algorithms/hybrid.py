@@ -55,7 +55,7 @@ class Hybrid(Evolution):
         >>> from hwsearch.algorithms import Hybrid
         >>> space = hwsearch.load_space("resnet_digits")
         >>> score = hwsearch.metric("params", space)  # a sum of tables, so that its optimum is proven
-        >>> hwsearch.search(space, Hybrid(population=200, steps=10), predictor=score, limits={"macs": 1e6}).status.name
+        >>> hwsearch.search(space, Hybrid(steps=10, seconds=30.0), predictor=score, limits={"macs": 1e6}).status.name
         'OPTIMAL'
 
     Attributes:

@@ -28,7 +28,7 @@ class LeftOutWarning(UserWarning):
         >>> with warnings.catch_warnings(record=True, action="always") as told:
         ...     table = hwsearch.profile("resnet_digits", backend=Small(), out="small.json", effort=some, progress=False)
         >>> len(table.rows), str(told[0].message).partition(":")[0]
-        (2, '1 blocks could not be built and are not in the table')
+        (2, '1 block could not be built and is not in the table')
     """
 
 
@@ -70,4 +70,5 @@ def warn_of_failures(plan: Plan, readings: Readings) -> None:
     """Warn of the blocks that could not be built, with a :class:`LeftOutWarning`."""
     if lost := {block: why for block in plan.framed if (why := plan.why(block, readings.failed))}:
         lines = "".join(f"\n  {block.key}: {why}" for block, why in lost.items())
-        warnings.warn(f"{len(lost)} blocks could not be built and are not in the table:{lines}", LeftOutWarning, stacklevel=2)
+        told = "1 block could not be built and is" if len(lost) == 1 else f"{len(lost)} blocks could not be built and are"
+        warnings.warn(f"{told} not in the table:{lines}", LeftOutWarning, stacklevel=2)

@@ -116,7 +116,7 @@ def test_what_pytorch_cannot_make_ready_costs_one_block(monkeypatch, tmp_path):
     monkeypatch.setattr(f"{plain}._module", module)
     with pytest.raises(BuildFailed, match=rf"cannot make {broken.key} ready: RuntimeError: CUDA out of memory"):
         device.open((broken,))
-    with pytest.warns(UserWarning, match="1 blocks could not be built"):
+    with pytest.warns(UserWarning, match="1 block could not be built"):
         table = profile(
             SPACE, backend=device, out=tmp_path / "t.json", effort=Effort(max_rounds=2, precision=0.5, checks=12, fits=4), progress=False
         )

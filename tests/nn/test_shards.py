@@ -197,7 +197,7 @@ def test_damaged_pictures_in_shards_are_named_before_training_begins_or_skipped(
     space = Chain("tiny", (8,), (8,), (Stage((1,), (8,), (8,)),), 2, ("fp32",)).space()
     with pytest.raises(CorruptFile, match=r"1 of 21 images cannot be read: x.png in \S*train.tar is not a whole image"):
         train(space, data=folder_data(tmp_path, size=8, workers=0), out=tmp_path / "s.safetensors", recipe=Recipe(1, 8), progress=False)
-    with pytest.warns(DamagedWarning, match=r"1 damaged images are skipped: x.png in \S*train.tar"):
+    with pytest.warns(DamagedWarning, match=r"1 damaged image is skipped: x.png in \S*train.tar"):
         data = folder_data(tmp_path, size=8, workers=0, skip_damaged=True)
     assert sum(map(len, data.items.values())) == 20
 

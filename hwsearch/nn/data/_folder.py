@@ -53,7 +53,7 @@ class DamagedWarning(UserWarning):
         >>> with warnings.catch_warnings(record=True, action="always") as told:
         ...     data = folder_data("pets", size=16, workers=0, skip_damaged=True)
         >>> str(told[0].message)
-        '1 damaged images are skipped: pets/cat/broken.png is not a whole image: cannot identify image file.'
+        '1 damaged image is skipped: pets/cat/broken.png is not a whole image: cannot identify image file.'
     """
 
 
@@ -175,7 +175,8 @@ def _undamaged(found: dict[str, list[_Item]], workers: int) -> dict[str, list[_I
     """The files that can be read; the others are listed in a warning."""
     damaged = _damaged([path for items in found.values() for path, _ in items], workers, progress=False)
     if damaged:
-        warnings.warn(f"{len(damaged)} damaged images are skipped: {' '.join(damaged.values())}", DamagedWarning, stacklevel=3)
+        count = "1 damaged image is" if len(damaged) == 1 else f"{len(damaged)} damaged images are"
+        warnings.warn(f"{count} skipped: {' '.join(damaged.values())}", DamagedWarning, stacklevel=3)
     return {name: [item for item in items if item[0] not in damaged] for name, items in found.items()}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 import hwsearch
 from hwsearch.spaces import Chain, Stage
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from hwsearch.nn import Data, Supernet
 
 ROOT = Path(__file__).parent.parent
+settings.register_profile("busy machines", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machines")
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,6 @@ from ._trained import Check, Runner, TrainedModel
 Times = npt.NDArray[np.float64]
 """Seconds of runs, shape ``(runs,)``.
 
-
 Example:
     >>> from hwsearch.backends import Roofline, Times
     >>> with Roofline().open([]) as session:
@@ -38,7 +37,6 @@ Example:
 """
 Network = Sequence[Block]
 """Blocks in the order of execution.
-
 
 Example:
     >>> from hwsearch.backends import Network, Roofline

@@ -23,7 +23,6 @@ from ..errors import InvalidInput, UnknownName
 Value = int | float | str
 """What a gene may be: a number, or a word.
 
-
 Example:
     >>> from hwsearch.spaces import Choice
     >>> Choice("precision", ("fp32", "int8")).values, Choice("stage1.out", (16, 32)).values

@@ -21,6 +21,7 @@ from ..errors import FileError, InvalidInput, MissingDependency, SaturationWarni
 from ..networks._blocks import Block
 from ._energy import cpu_meter, metered, words_of
 from ._frames import framed
+from ._process import huge_pages, pin, without_huge_pages
 from ._trained import Runner, TrainedModel
 from .base import Backend, Network, Session
 
@@ -60,6 +61,9 @@ class CpuBackend(Backend):
         weight_bits: how many bits the weights of ``int8`` blocks have, to write files for another machine than this; if omitted, the
             number that this machine carries.
         core: keeps this process on one core, by its number, which is noted among the facts of the device; if omitted, the system chooses.
+        huge_pages: ``False`` has this process get no transparent huge pages from now on, wherever the system's policy gives them; memory
+            that it has already stays as it is. What holds is noted among the facts, and measurements under different policies are not
+            put together.
 
     Attributes:
         title: what people call the runtime.
@@ -67,7 +71,7 @@ class CpuBackend(Backend):
         probe: kernel of the convolution that stands behind a framed block.
 
     Raises:
-        InvalidInput: threads or batch below 1, or a core that this process may not use.
+        InvalidInput: threads or batch below 1, a core that this process may not use, or a system that cannot do without huge pages.
         MissingDependency: onnx or the runtime is not installed.
     """
 
@@ -78,12 +82,19 @@ class CpuBackend(Backend):
     suffix = ".onnx"
     takes_graphs = True
 
-    def __init__(self, threads: int = 1, batch: int = 1, weight_bits: int | None = None, core: int | None = None) -> None:
+    def __init__(
+        self, threads: int = 1, batch: int = 1, weight_bits: int | None = None, core: int | None = None, huge_pages: bool = True
+    ) -> None:
         threads, batch = check_count("threads", threads, least=1, most=4096), check_count("batch", batch, least=1)
         if weight_bits not in (None, 7, 8):
             raise InvalidInput(f"weight_bits must be 7 or 8, not {weight_bits}.")
         self.threads, self.batch, self._weight_bits = threads, batch, weight_bits
-        self.core = None if core is None else _pin(core, threads)
+        if not isinstance(huge_pages, bool):
+            raise InvalidInput(f"huge_pages must be true or false, not {huge_pages!r}.")
+        self.core = None if core is None else pin(core, threads)
+        self.huge_pages = huge_pages
+        if not huge_pages:
+            without_huge_pages()
         self._meter = cpu_meter()
         self.energy = "unavailable" if self._meter is None else "measured"
 
@@ -117,8 +128,9 @@ class CpuBackend(Backend):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Threads, batch, and the core if one is chosen."""
-        return {"threads": self.threads, "batch": self.batch, **({} if self.core is None else {"core": self.core})}
+        """Threads and batch, the core if one is chosen, and that there are to be no huge pages."""
+        chosen: dict[str, Any] = {} if self.core is None else {"core": self.core}
+        return {"threads": self.threads, "batch": self.batch, **chosen, **({} if self.huge_pages else {"huge_pages": False})}
 
     def _model(self, network: Network) -> bytes:
         return bytes(self._build(network).SerializeToString())
@@ -193,23 +205,6 @@ class CpuBackend(Backend):
         """A function that computes the output of a model, of the bytes of one, or of the file of one."""
 
 
-def _pin(core: int, threads: int) -> int:
-    """Keep this process, and what it starts, on a core.
-
-    Raises:
-        InvalidInput: there is no such core here, the system cannot do it, or there are several threads.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        raise InvalidInput("This system cannot keep a process on a core. Leave core out.")
-    if threads > 1:
-        raise InvalidInput(f"{threads} threads do not fit on one core. Leave out core, or threads.")
-    usable = sorted(os.sched_getaffinity(0))
-    if check_count("core", core, least=0) not in usable:
-        raise InvalidInput(f"core must be one that this process may use, of {', '.join(map(str, usable))}, not {core}.")
-    os.sched_setaffinity(0, {core})
-    return core
-
-
 @cache
 def _carried(kind: type[CpuBackend]) -> int:
     """The most bits that ``int8`` weights may have under a runtime on this machine, found by running :data:`PROBE`."""
@@ -261,6 +256,7 @@ def cpu_facts() -> tuple[str, frozenset[str], dict[str, str]]:
         "cpu": _generation(told),
         "caches": _caches(CPU),
         "flags": " ".join(flag for flag in _FLAGS if flag in flags),
+        "huge pages": huge_pages(),
         "python": platform.python_version(),
     }
     return name, flags, {key: value for key, value in facts.items() if value}

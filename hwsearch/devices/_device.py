@@ -21,9 +21,9 @@ QUARTILE_ERROR = 1.363 * 1.483
 sigma is 1.483 times half that range."""
 _IDENTITY = ("kind", "hardware", "runtime", "runtime_version", "threads", "batch")
 _NEEDED_FACTS = ("machine", "cpu", "flags", "caches")
-_IDENTITY_FACTS = (*_NEEDED_FACTS, "int8")
+_IDENTITY_FACTS = (*_NEEDED_FACTS, "int8", "huge pages")
 """Facts that belong to the identity too: two generations of processors often share a name. What int8 arithmetic does follows from the
-others and the runtime, so that it may be missing."""
+others and the runtime, so that it may be missing; so may the policy of huge pages, which not every system tells."""
 
 _WITHOUT_ZERO_POINTS = ("tensorrt",)
 """Runtimes whose tables say nothing of zero points if an earlier version wrote them, and whose files have none."""
@@ -77,8 +77,8 @@ class Device(_FromFile):
         threads: how many work on one network.
         batch: images at once.
         facts: whatever else explains a measurement. Of these ``machine`` (architecture), ``cpu`` (vendor, family and model), ``flags``
-            (instruction sets), ``caches`` and ``int8`` (what integer arithmetic does) belong to the identity; operating system, clocks and
-            the like do not.
+            (instruction sets), ``caches``, ``int8`` (what integer arithmetic does) and ``huge pages`` (when a process gets them) belong to
+            the identity; operating system, clocks and the like do not.
 
     Raises:
         InvalidInput: what tables could not be written with: a text that is of another type, be it a subclass of ``str`` such as

@@ -18,6 +18,7 @@ from ..data._images import Data
 from ..training._arguments import Facts
 from ..training._losses import Losses, of_labels
 from ..training._maps import Inputs
+from ..training._processes import Processes
 from ..training._recipe import Recipe, mixed
 from ..training._teacher import Teaching
 from ..training._train import Outcome
@@ -100,6 +101,10 @@ class Distilling(Losses):
         whole = self.spec is not None and self.spec.num_leaves == len(found)
         outputs: Any = tree_unflatten(found, self.spec) if whole and self.spec is not None else found
         return self.recipe.loss(outputs, y)
+
+    def share(self, team: Processes) -> None:
+        """Have the student's batch norms go by the images of these processes."""
+        self.student.team = team
 
     def judge(self, step: int) -> float:
         """How good the network is on validation images."""

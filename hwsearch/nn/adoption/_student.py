@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..training._maps import Inputs, Stages, noting
+from ..training._norms import normalised
+from ..training._processes import ALONE, Processes
 from ._folding import name_of
 from ._run import execute
 from ._state import get
@@ -25,9 +27,11 @@ class Student(ABC):
 
     Attributes:
         network: what has the parameters.
+        team: the processes whose images batch norms go by.
     """
 
     network: nn.Module
+    team: Processes = ALONE
 
     @abstractmethod
     def __call__(self, inputs: Inputs, stages: Stages | None = None) -> list[torch.Tensor]:
@@ -95,9 +99,10 @@ class Floating(Student):
         def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if node not in self.norms:
                 return NotImplemented
-            weight, bias, *statistics = self._tensors(node)
-            mean, variance = statistics if share is not None else (None, None)
-            return F.batch_norm(args[0], mean, variance, weight, bias, True, share or 0.0, self.norms[node]["eps"])
+            weight, bias, mean, variance = self._tensors(node)
+            if share is None:
+                return normalised(args[0], weight, bias, self.norms[node]["eps"], self.team)
+            return F.batch_norm(args[0], mean, variance, weight, bias, True, share, self.norms[node]["eps"])
 
         return compute
 

@@ -14,6 +14,8 @@ from ...backends._torch_blocks import Step, activate, flat, flow, pooling
 from ...errors import InvalidInput
 from ...networks._blocks import Block, Layer
 from ..quantization._sparse import best_order, thin
+from ..training._norms import normalised
+from ..training._processes import ALONE, Processes
 
 PARTS = ("body", "excite", "shortcut")
 """The parts of a block's graph that hold layers."""
@@ -24,7 +26,12 @@ class ElasticNorm(nn.BatchNorm2d):
 
     In training mode it normalises by the batch and, unless ``momentum`` is set (:func:`hwsearch.nn.calibrate_bn` does), keeps no
     running statistics: those of one sub-network are wrong for another (Slimmable Networks, ICLR'19, section 3.3).
+
+    Attributes:
+        team: the processes whose images are the batch.
     """
+
+    team: Processes = ALONE
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, momentum=0.0)
@@ -32,10 +39,11 @@ class ElasticNorm(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x`` of shape ``(n, c, h, w)``, ``c`` at most the number of channels."""
         c = x.shape[1]
+        if self.training and not self.momentum:
+            return normalised(x, self.weight[:c], self.bias[:c], self.eps, self.team)
         assert self.running_mean is not None
         assert self.running_var is not None
-        keep = not self.training or bool(self.momentum)
-        mean, var = (self.running_mean[:c], self.running_var[:c]) if keep else (None, None)
+        mean, var = self.running_mean[:c], self.running_var[:c]
         return F.batch_norm(x, mean, var, self.weight[:c], self.bias[:c], self.training, self.momentum or 0.0, self.eps)
 
 

@@ -77,10 +77,9 @@ def learn(training: Training, partial: Path, facts: Facts, *, title: str, progre
     team = training.team
     training.keep_in(partial, facts)
     team.wait()
-    with (
-        follow(training, progress, Path(f"{partial}.best")) as log,
-        show_progress(title, training.steps, bool(progress) and team.first) as advance,
-    ):
+    synced = training.losses.together(team, training.recipe.sync_bn)
+    shown = show_progress(title, training.steps, bool(progress) and team.first)
+    with synced, follow(training, progress, Path(f"{partial}.best")) as log, shown as advance:
         advance(training.step)
         for loss in training:
             if training.diverged:

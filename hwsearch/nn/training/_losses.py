@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from torch import nn
 from ...spaces._space import SearchSpace
 from ..supernet import _weights_file as weights_file
 from ..supernet._channels import rank_channels
+from ..supernet._elastic import ElasticNorm
 from ..supernet._supernet import Supernet
 from ._maps import Forward, Stages
 from ._phases import Phase, corner
+from ._processes import ALONE, Processes
 from ._recipe import Recipe
 from ._teacher import Teaching
 
@@ -44,6 +47,22 @@ class Losses(ABC):
             y: labels, shape ``(n,)``; or the share of each class, shape ``(n, classes)``.
             rng: draws the networks of the step.
         """
+
+    def share(self, team: Processes) -> None:
+        """Have batch norms go by the images of all these processes from now on."""
+        for module in self.network.modules():
+            if isinstance(module, ElasticNorm):
+                module.team = team
+
+    @contextmanager
+    def together(self, team: Processes, synced: bool) -> Iterator[None]:
+        """Within this block batch norms go by the images of all processes if ``synced``, and by those of this one again after it."""
+        if synced:
+            self.share(team)
+        try:
+            yield
+        finally:
+            self.share(ALONE)
 
     def begin(self, phase: Phase, before: Phase | None) -> None:  # noqa: B027
         """Enter a phase of the recipe; by default the losses are the same in all phases.

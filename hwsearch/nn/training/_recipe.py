@@ -104,6 +104,8 @@ class Recipe:
             smallest and two networks between. The result is then that of the best epoch, and the last weights are kept beside it; 0 for
             never.
         device: where to compute: ``"cuda"``, ``"mps"``, ``"xpu"`` or ``"cpu"``; if omitted, on a GPU that CUDA knows, if there is one.
+        sync_bn: on several processes, each of which runs one part, batch norms go by the whole batch and not by each part alone: worth its
+            messages where a part has few images. Augmentation aside, two processes then learn what one does with that batch in one part.
 
     Raises:
         InvalidInput: a number that makes no sense.
@@ -141,6 +143,7 @@ class Recipe:
     patience: int = 0
     metric: Callable[[nn.Module], float] | None = None
     device: str | None = None
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         self._check_kinds()

@@ -132,6 +132,11 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
     recipe = replace(recipe, batch=batch, parts=max(recipe.parts, count), phases=phases)
     if recipe.parts % count:
         raise InvalidInput(f"{count} processes cannot share out a batch in {recipe.parts} parts evenly: choose a multiple of {count}.")
+    if recipe.sync_bn and recipe.parts > count:
+        raise InvalidInput(
+            f"With sync_bn each process runs one part of a batch, and {count} process(es) are to run {recipe.parts}. Leave out parts, or "
+            f"start {recipe.parts} processes (torchrun --nproc-per-node {recipe.parts})."
+        )
     return replace(recipe, class_weights=_class_weights(recipe, data))
 
 

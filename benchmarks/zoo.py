@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import shutil
 import signal
 import sys
 import time
@@ -126,7 +125,7 @@ def main() -> None:
     }
     (ZOO / options.name).mkdir(parents=True, exist_ok=True)
     for file in (weights, fitted, measured):
-        shutil.copyfile(file, ZOO / options.name / file.name)
+        write_atomic(ZOO / options.name / file.name, file.read_bytes())
     write_atomic(ZOO / options.name / "card.json", (json.dumps(card, indent=1) + "\n").encode())
     print(json.dumps(card, indent=1))
 

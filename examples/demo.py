@@ -125,13 +125,14 @@ def search(task: Task, table: hwsearch.LatencyTable, weights: Path, predictor: h
     console.rule("4  search: architecture, widths and bit-widths together")
     dense = hwsearch.searching.dense(task.space)
     fastest = min(table.predict(hwsearch.searching.dense(task.space, precision).blocks()) for precision in table.precisions)
-    posed = {"limits": {"latency_ms": SHARE * fastest}, "device": table, "predictor": predictor}
-    others = (dense, hwsearch.searching.uniform(task.space, **posed), hwsearch.searching.scaled(task.space, **posed))
+    problem = hwsearch.Problem.of(task.space, limits={"latency_ms": SHARE * fastest}, device=table, predictor=predictor)
+    others = (dense, hwsearch.searching.uniform(problem), hwsearch.searching.scaled(problem))
     files = tuple(task.out / f"{name}.onnx" for name in NAMES)
     for network, file in zip(others, files, strict=False):
         hwsearch.export(network, weights=weights, out=file)
-    limit = MARGIN * hwsearch.measure(files[:2], rounds=40, table=table)[1].latency_ms
+    tighter = MARGIN * hwsearch.measure(files[:2], rounds=40, table=table)[1].latency_ms
     for _ in range(3):
+        limit = tighter
         console.print(f"the limit is {MARGIN:.0%} of what the best uniform-width network takes: {limit:.4f} ms", highlight=False)
         result = hwsearch.search(
             task.space,
@@ -146,7 +147,7 @@ def search(task: Task, table: hwsearch.LatencyTable, weights: Path, predictor: h
         measured = hwsearch.measure(files, rounds=40, table=table)
         if measured[-1].latency_ms <= measured[1].latency_ms:
             break
-        limit *= MARGIN * measured[1].latency_ms / measured[-1].latency_ms
+        tighter = limit * MARGIN * measured[1].latency_ms / measured[-1].latency_ms
     result.save(task.out / "result.json")
     return Found((*others, result.best), files, limit, result, measured)
 

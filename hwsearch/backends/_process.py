@@ -67,7 +67,7 @@ def _prctl(what: int, value: int, *, told: bool = False) -> int:
     if not sys.platform.startswith("linux"):
         return 0
     try:
-        answer = int(ctypes.CDLL(None).prctl(what, value, 0, 0, 0))
+        answer = int(ctypes.CDLL(None).prctl(what, *map(ctypes.c_ulong, (value, 0, 0, 0))))
     except (OSError, AttributeError):
         return 0
     return max(0, answer) if told else int(answer == 0)

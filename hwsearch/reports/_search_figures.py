@@ -71,7 +71,7 @@ def macs_figure(comparison: Sequence[Compared]) -> Figure:
     """Measured latency of finished networks against their multiply-accumulates: what these would make one believe, and what is true.
 
     On the line latency is proportional to the multiply-accumulates of the first network, usually the dense one; a network above it is
-    slower than they say.
+    slower than they say. Without the line if those of the first are not known.
 
     Args:
         comparison: finished networks; the one named ``"searched"`` is a star.
@@ -93,8 +93,9 @@ def macs_figure(comparison: Sequence[Compared]) -> Figure:
         raise InvalidInput("There is nothing to compare: give at least one finished network.")
     first, most = comparison[0], max(network.macs for network in comparison)
     with canvas() as (figure, axes):
-        told = [0.0, 1e-6 * most]
-        axes.plot(told, [0.0, first.measured_ms / first.macs * most], color=GREY, linewidth=1, label=f"as MACs tell from {first.name}")
+        if first.macs:
+            told = [0.0, first.measured_ms / first.macs * most]
+            axes.plot([0.0, 1e-6 * most], told, color=GREY, linewidth=1, label=f"as MACs tell from {first.name}")
         _draw(axes, comparison, lambda network: 1e-6 * network.macs, lambda network: network.measured_ms, spread="yerr")
         axes.set_xlabel("million multiply-accumulates")
         axes.set_ylabel("measured latency (ms)")

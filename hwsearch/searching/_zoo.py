@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from ..spaces._space import SearchSpace
 
 FORMAT = "hwsearch-example"
 VERSION = 1
-_ZOO = tuple(Path(__file__).parents[up] / "zoo" for up in (1, 2))
+_INSIDE = Path(__file__).parents[1] / "zoo"
+_ZOO = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "zoo"
 """Where the examples lie: inside the package, or beside it in a checkout."""
 
 
@@ -140,8 +141,7 @@ def examples() -> Mapping[str, Card]:
 
 
 def _folders() -> dict[str, Path]:
-    found: Sequence[Path] = [path.parent for zoo in _ZOO for path in sorted(zoo.glob("*/card.json"))]
-    return {folder.name: folder for folder in reversed(found)}
+    return {path.parent.name: path.parent for path in sorted(_ZOO.glob("*/card.json"))}
 
 
 def _card(folder: Path) -> Card:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hwsearch.errors import CorruptFile, FileError
+from hwsearch.errors import CorruptFile, FileError, InvalidInput
 from hwsearch.nn import DamagedWarning, Recipe, folder_data, load_data, train
 from hwsearch.nn.data import _shards
 from hwsearch.spaces import Chain, Stage
@@ -130,7 +130,9 @@ def test_labels_in_json_and_keys_in_folders_with_several_dots(tmp_path: Path) ->
 GOOD = [content for number in range(20) for content in sample(number)]
 WRONG: dict[str, tuple[list[Content], str]] = {
     "no label": ([*GOOD, ("x.png", b"")], r"'x.png' has no label; expected in them: KEY.jpg"),
-    "no picture": ([*GOOD, ("x.cls", b"1"), ("x.jp2", b"")], r"'x' has a label and no picture; expected"),
+    "no picture": ([*GOOD, ("x.cls", b"1"), ("x.jp2", b"")], r"'x' has cls, jp2 and no picture that can be read; expected"),
+    "a dot in the key": ([*GOOD, ("x.1.png", b""), ("x.1.cls", b"1")], r"'x' has 1.cls, 1.png and no picture.*A key ends at its first dot"),
+    "another kind of picture": ([*GOOD, ("x.avif", b""), ("x.json", b'{"label": 1}')], r"'x' has avif, json and no picture"),
     "twice": ([*GOOD, *GOOD], r"'000.png' is there twice"),
     "two pictures": ([*GOOD, ("000.jpg", b"")], r"'000' has several pictures, '000.png' and '000.jpg'"),
     "a word": ([*GOOD, ("x.png", b""), ("x.cls", b"cat")], r"'x.cls' must tell the number of a class, from 0, not 'cat'"),
@@ -190,6 +192,47 @@ def test_shards_of_other_classes_or_without_validation_are_refused(tmp_path: Pat
     (tmp_path / "val.tar").rename(tmp_path / "test.tar")
     with pytest.raises(FileError, match=r"none for validation: name some of them val\*.tar"):
         folder_data(tmp_path)
+
+
+def test_words_in_the_names_of_shards_say_the_split_and_nothing_that_begins_like_them(tmp_path: Path) -> None:
+    for name in ("valdemar-train-0.tar", "test0rig-training-1.TAR"):
+        pack(tmp_path / name, GOOD)
+    pack(tmp_path / "trainset.tar", GOOD)
+    with pytest.raises(FileError, match=r"test0rig-training-1.TAR is named for 'test' and for 'train'"):
+        folder_data(tmp_path)
+    (tmp_path / "test0rig-training-1.TAR").rename(tmp_path / "training-1.TAR")
+    data = folder_data(tmp_path, size=8, workers=0)
+    assert sum(data.count(split) for split in ("train", "val", "test")) == 40
+    with pytest.raises(InvalidInput, match="give the folder of the shards"):
+        load_data(tmp_path / "valdemar-train-0.tar")
+
+
+def test_archives_beside_folders_of_classes_are_passed_over(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            (tmp_path / name / f"{number}.png").write_bytes(picture(number, 60))
+    (tmp_path / "train.tar.gz").write_bytes(gzip.compress(b"as it was downloaded"))
+    pack(tmp_path / "train.tar", GOOD)
+    assert sum(folder_data(tmp_path, size=8, workers=0).count(split) for split in ("train", "val", "test")) == 24
+
+
+@pytest.mark.parametrize("labels", [(1, 2), (0, 99_999_999)])
+def test_classes_without_a_picture_are_refused(tmp_path: Path, labels: tuple[int, int]) -> None:
+    """A network with a hundred million outputs, or with one that is never right, is not what anybody means."""
+    contents = [
+        (f"{n:03}.{kind}", content) for n in range(30) for kind, content in (("png", picture(n, 60)), ("cls", b"%d" % labels[n % 2]))
+    ]
+    pack(tmp_path / "train.tar", contents)
+    with pytest.raises(CorruptFile, match=rf"of class {labels[1]} and none of class {1 - labels[0]}. Number the classes from 0"):
+        folder_data(tmp_path)
+
+
+def test_a_split_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> None:
+    pack(tmp_path / "train.tar", GOOD)
+    pack(tmp_path / "val.tar", [("x.png", picture(0, 60)[:300]), ("x.cls", b"0")])
+    with pytest.raises(FileError, match=r"No image of 'val' can be read: x.png in \S*val.tar is not a whole image"):
+        folder_data(tmp_path, size=8, workers=0, skip_damaged=True)
 
 
 def test_damaged_pictures_in_shards_are_named_before_training_begins_or_skipped(tmp_path: Path) -> None:

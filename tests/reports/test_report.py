@@ -165,6 +165,8 @@ def test_latency_is_drawn_against_multiply_accumulates_beside_what_these_would_t
     assert told[-1][1] / told[-1][0] == pytest.approx(dense.measured_ms / (1e-6 * dense.macs))
     with pytest.raises(InvalidInput, match="at least one finished network"):
         macs_figure([])
+    unknown = dataclasses.replace(dense, macs=0)
+    assert not any(label.startswith("as MACs tell") for label in lines(macs_figure([unknown, unknown])))
 
 
 def test_report_is_one_whole_page(result: hwsearch.SearchResult, table: hwsearch.LatencyTable, tmp_path: Path) -> None:

@@ -172,12 +172,19 @@ def _listed(folder: Path) -> tuple[list[str], list[_Item]]:
 
 
 def _undamaged(found: dict[str, list[_Item]], workers: int) -> dict[str, list[_Item]]:
-    """The files that can be read; the others are listed in a warning."""
+    """The files that can be read; the others are listed in a warning.
+
+    Raises:
+        FileError: none of a split can be.
+    """
     damaged = _damaged([path for items in found.values() for path, _ in items], workers, progress=False)
+    left = {name: [item for item in items if item[0] not in damaged] for name, items in found.items()}
+    if empty := next((name for name, items in left.items() if not items), None):
+        raise FileError(f"No image of {empty!r} can be read: {' '.join(list(damaged.values())[:_NAMED])}")
     if damaged:
         count = "1 damaged image is" if len(damaged) == 1 else f"{len(damaged)} damaged images are"
         warnings.warn(f"{count} skipped: {' '.join(damaged.values())}", DamagedWarning, stacklevel=3)
-    return {name: [item for item in items if item[0] not in damaged] for name, items in found.items()}
+    return left
 
 
 def _damaged(paths: Sequence[_Place], workers: int, progress: bool) -> dict[_Place, str]:

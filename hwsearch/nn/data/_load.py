@@ -56,6 +56,8 @@ def load_data(data: DataLike, folder: PathLike | None = None) -> Data:
     name = os.fspath(given)
     if name not in _LOADERS and folder is None and os.path.isdir(name):
         name, folder = ("cifar10" if os.path.isdir(Path(name) / "cifar-10-batches-py") else "imagefolder"), name
+    if name not in _LOADERS and name.lower().endswith(".tar"):
+        raise InvalidInput(f"Data {name!r}: give the folder of the shards, whose names say of which split they are: train*.tar, val*.tar.")
     if name not in _LOADERS and isinstance(given, os.PathLike):
         raise FileError(f"There is no folder {name}.")
     if folder is not None and name.startswith("imagefolder:"):

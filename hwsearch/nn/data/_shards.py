@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,10 +25,12 @@ from ...errors import CorruptFile, FileError
 from ._images import SPLITS
 from ._pixels import LABELS
 
-_PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "ppm", "pgm", "pbm", "pnm", "bmp", "tif", "tiff"})
+_PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "ppm", "pgm", "pbm", "pnm", "bmp", "tif", "tiff"})
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma)|tgz|tbz2?|txz)$")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 """How compressed files begin, and by which program they are unpacked."""
+_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test"}
+"""Which words in the name of a shard say of which split it is."""
 _BLOCK = 512
 """A tar file consists of blocks of this many bytes; blocks of zeros are its end."""
 _FORMAT, _VERSION = "hwsearch-shard-index", 1
@@ -63,12 +65,14 @@ class Member(NamedTuple):
 
 
 def shards_in(folder: Path) -> dict[str, list[Path]]:
-    """The tar files right in a folder, by the split whose name a word of theirs begins with, each in the order of their names.
+    """The tar files right in a folder, by the split that a word of their names says, each in the order of their names.
 
-    It holds no shards if there are none of ``"train"``, or if there is a folder ``train`` besides, into which they may have been unpacked.
+    It holds no shards if there are none of ``"train"``, or if there are folders of pictures besides, into which they may have been
+    unpacked.
 
     Raises:
-        FileError: some of them are compressed, so that their members cannot be read by their place; or those of ``"val"`` are missing.
+        FileError: some of them are compressed, so that their members cannot be read by their place; those of ``"val"`` are missing; or a
+            name says two splits.
     """
     try:
         inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -76,17 +80,24 @@ def shards_in(folder: Path) -> dict[str, list[Path]]:
         return {}
     found: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for path in inside:
-        words = re.findall("[a-z]+", path.name.lower())
-        split = next((split for word in words for split in SPLITS if word.startswith(split)), None)
-        if split is not None and (path.suffix == ".tar" or _COMPRESSED.search(path.name)):
-            found[split].append(path)
-    if not found["train"] or (folder / "train").is_dir():
+        if path.suffix.lower() == ".tar" or _COMPRESSED.search(path.name.lower()):
+            said = sorted({_WORDS[word] for word in re.findall("[a-z]+", path.name.lower()) if word in _WORDS})
+            if len(said) > 1:
+                raise FileError(f"{path} is named for {' and for '.join(map(repr, said))}: name each shard for one split.")
+            for split in said:
+                found[split].append(path)
+    if not found["train"] or any(_holds_pictures(path) for path in inside if path.is_dir()):
         return {}
-    if packed := [path for paths in found.values() for path in paths if path.suffix != ".tar"]:
-        raise FileError(_unpack(packed[0], "gunzip" if packed[0].name.endswith("gz") else "its program"))
+    if packed := [path for paths in found.values() for path in paths if path.suffix.lower() != ".tar"]:
+        raise FileError(_unpack(packed[0], "gunzip" if packed[0].name.lower().endswith("gz") else "its program"))
     if found["test"] and not found["val"]:
         raise FileError(f"{folder} holds shards train*.tar and test*.tar, and none for validation: name some of them val*.tar.")
     return {split: paths for split, paths in found.items() if paths}
+
+
+def _holds_pictures(folder: Path) -> bool:
+    """Whether there are files with the name of a picture anywhere in a folder."""
+    return any(name.lower().rpartition(".")[2] in _PICTURES for _, _, names in os.walk(folder) for name in names)
 
 
 def listed_shards(shards: Mapping[str, list[Path]]) -> tuple[int, dict[str, list[tuple[Member, int]]]]:
@@ -106,6 +117,11 @@ def listed_shards(shards: Mapping[str, list[Path]]) -> tuple[int, dict[str, list
                 f"{shards[split][0].parent}: the shards of {split!r} hold pictures of class {odd[0]}, of which those of 'train' have none. "
                 "Number the classes alike in all shards."
             )
+    if empty := sorted(set(range(min(max(labels["train"]), len(found["train"])) + 1)) - labels["train"]):
+        raise CorruptFile(
+            f"{shards['train'][0].parent}: the shards of 'train' hold pictures of class {max(labels['train'])} and none of class "
+            f"{empty[0]}. Number the classes from 0, without gaps."
+        )
     return max(labels["train"]) + 1, found
 
 
@@ -127,7 +143,7 @@ def _listed(path: Path) -> list[tuple[Member, int]]:
     except OSError as error:
         raise FileError(f"Cannot read shard {place}: {error.strerror or error}.") from error
     folder, digest = cache_folder(), hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
-    same = {"shard": digest, "bytes": facts.st_size, "time": facts.st_mtime_ns}
+    same = {"shard": digest, "bytes": facts.st_size, "time": facts.st_mtime_ns, "changed": facts.st_ctime_ns}
     kept = None if folder is None else folder / f"shard-{digest[:16]}.npz"
     found = None if kept is None else _kept(kept, same)
     if found is None:
@@ -174,27 +190,25 @@ def _looked_through(path: Path) -> list[_Row]:
             file.seek(0)
             with guarded(path, "tar file"), tarfile.open(fileobj=file, mode="r:") as shard:
                 members = shard.getmembers()
-                _check_end(file, members)
+                _check_end(file, shard.offset, members)
                 return _paired(path, file, members)
     except OSError as error:
         raise FileError(f"Cannot read shard {path}: {error.strerror or error}.") from error
 
 
-def _check_end(file: BinaryIO, members: list[tarfile.TarInfo]) -> None:
+def _check_end(file: BinaryIO, end: int, members: list[tarfile.TarInfo]) -> None:
     """Check that nothing but zeros follows the last member: whatever else does would be lost without a word.
 
     Raises:
         CorruptFile: something else does, or nothing.
     """
-    last = members[-1] if members else None
-    end = 0 if last is None else last.offset_data + -(-last.size // _BLOCK) * _BLOCK
     file.seek(end)
     rest = file.read(_BLOCK)
     if len(rest) < _BLOCK:
         raise CorruptFile("it is cut off: the end of the tar file is missing. Copy or make it again.")
     while rest:
         if rest.strip(b"\0"):
-            where = "its first member" if last is None else f"the member {last.name!r}"
+            where = f"the member {members[-1].name!r}" if members else "its first member"
             raise CorruptFile(f"it is damaged after {where}, or several tar files one after the other. Copy or make it again.")
         rest = file.read(1 << 20)
 
@@ -221,8 +235,9 @@ def _paired(path: Path, file: BinaryIO, members: list[tarfile.TarInfo]) -> list[
         told = sample.get("cls") or sample.get("json")
         if len(pictures) > 1:
             raise CorruptFile(f"{key!r} has several pictures, {' and '.join(repr(member.name) for member in pictures)}: leave one of them.")
-        if not pictures and "cls" in sample:
-            raise CorruptFile(f"{key!r} has a label and no picture; {_EXPECTED}.")
+        if not pictures and _meant(sample):
+            endings = ", ".join(sorted(sample)[:3])
+            raise CorruptFile(f"{key!r} has {endings} and no picture that can be read; {_EXPECTED}. A key ends at its first dot.")
         if not pictures:
             continue  # notes, or lists of what is in the shard
         if told is None:
@@ -233,6 +248,12 @@ def _paired(path: Path, file: BinaryIO, members: list[tarfile.TarInfo]) -> list[
         file.seek(told.offset_data)
         rows.append((pictures[0].name, pictures[0].offset_data, pictures[0].size, _label(path, told.name, file.read(told.size))))
     return rows
+
+
+def _meant(endings: Iterable[str]) -> bool:
+    """Whether members with these endings, none of which is of a picture, are meant as a picture with its label all the same."""
+    known = _PICTURES | {"cls"}
+    return "cls" in endings or (len({*endings}) > 1 and "json" in endings) or any(each.rpartition(".")[2] in known for each in endings)
 
 
 def _label(path: Path, name: str, content: bytes) -> int:

@@ -1,6 +1,6 @@
 """Which predictor orders networks best, ours or that of a library? And do intervals hold? Published accuracies, few networks.
 
-    OMP_NUM_THREADS=1 python benchmarks/predictors_against.py DATA [--seeds 5] [--only ours] [--out benchmark-output/predictors.jsonl]
+    OMP_NUM_THREADS=1 python benchmarks/predictors_against.py DATA [--seeds 5] [--only hwsearch] [--out benchmark-output/predictors.jsonl]
 
 Ours is ``hwsearch.Predictor.fit(space, X, y)`` without further arguments. The others read one-hot genes, their settings are in the code
 below. Each is fitted to 50, 100 or 300 random networks, and orders the pairs of 1,000 others. For ours the share of these 1,000 inside
@@ -78,11 +78,11 @@ def others(seed: int) -> dict[str, Any]:
     return found
 
 
-def rows(folder: Path, sizes: list[int], seeds: int, known: set[tuple[Any, ...]], only: list[str] | None) -> Iterator[dict[str, Any]]:
+def rows(
+    posed: dict[str, Data], sizes: list[int], seeds: int, known: set[tuple[Any, ...]], only: list[str] | None
+) -> Iterator[dict[str, Any]]:
     """Every row that is not known yet."""
-    for (problem, (space, X, y)), size, seed in (
-        (each, size, seed) for each in problems(folder).items() for size in sizes for seed in range(seeds)
-    ):
+    for (problem, (space, X, y)), seed, size in ((each, seed, size) for each in posed.items() for seed in range(seeds) for size in sizes):
         order = np.random.default_rng(seed).permutation(len(X))
         kept, held = order[:size], order[-HELD_OUT:]
         for name, model in ({"hwsearch": None} | others(seed)).items():
@@ -107,13 +107,15 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--networks", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--problem", action="append", help="such as 'NAS-Bench-201, CIFAR-100'; all of them if omitted")
     parser.add_argument("--only", action="append", help="such as hwsearch or CatBoost; all of them if omitted")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output/predictors.jsonl"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     known = {(row["problem"], row["networks"], row["predictor"], row["seed"]) for row in found}
-    for row in rows(options.data, options.networks, options.seeds, known, options.only):
+    posed = {name: data for name, data in problems(options.data).items() if options.problem is None or name in options.problem}
+    for row in rows(posed, options.networks, options.seeds, known, options.only):
         found.append(row)
         with open(options.out, "a") as file:
             file.write(json.dumps(row) + "\n")

@@ -62,7 +62,7 @@ class Belief:
     Attributes:
         space: of the networks.
         metrics: costs that are known of every network, which are inputs of the process as well.
-        middle: of their values, shape ``(metrics,)``.
+        middle: of their values that are not 0, shape ``(metrics,)``.
         shift, unit: make the logarithms of the metrics standard, shape ``(metrics,)``.
         process: from these to warped scores.
         warp: see :class:`Warp`.
@@ -84,7 +84,7 @@ class Belief:
         values = values_of(metrics, X) if metrics else np.empty((len(X), 0))
         told = np.isfinite(values).all(axis=0) & (np.ptp(values, axis=0) > 0)
         metrics = tuple(metric for metric, tells in zip(metrics, told, strict=True) if tells)
-        middle = np.abs(np.median(values[:, told], axis=0)) + 1e-12
+        middle = np.array([_usual(column) for column in values[:, told].T])
         logs = _logs(values[:, told], middle)
         shift, unit = logs.mean(axis=0), logs.std(axis=0) + 1e-9
         warp, target = Warp.of(y)
@@ -166,6 +166,11 @@ class Candidates:
         self.within, self.inputs, self.free = self.within[rows], self.inputs[rows], self.free[rows]
         self.mean, self.variance, self.known = self.mean[rows], self.variance[rows], self.known[:, rows]
         self.assumed = [part[rows] for part in self.assumed]
+
+
+def _usual(values: Values) -> float:
+    """The median of the values of a metric that are not 0, of which there are some, shape ``(n,)``."""
+    return float(np.median(np.abs(values[values != 0]))) + 1e-12
 
 
 def _logs(values: Values, middle: Values) -> Values:

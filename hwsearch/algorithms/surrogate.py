@@ -46,7 +46,8 @@ class SurrogateState:
 class Surrogate:
     """Bayesian optimisation (Jones et al., 1998) of costly scores, for the best network or for a front.
 
-    A Gaussian process over genes, sums of genes and the metrics of each network predicts the scores, made normal by their ranks. The next
+    A Gaussian process over genes, sums of genes and the metrics of each network, among them those that the problem was given for it (see
+    :func:`hwsearch.costs.path_metrics`), predicts the scores, made normal by their ranks. The next
     networks are those that are expected to raise the best score most; for a front, the best scores within many levels of the metrics, which
     is the volume that the front dominates. All networks of a small space are looked at; in a large one candidates are bred on the model.
     The networks of a batch differ: each is chosen as if those before it had been evaluated, and so are those whose answers are missing.

@@ -1,0 +1,68 @@
+"""What lies on the paths of a cell, and what a model of a costly score makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hwsearch
+from hwsearch import SearchSpace
+from hwsearch.algorithms._acquisition import Belief, Candidates, Goal
+from hwsearch.costs import Metric, path_metrics
+from hwsearch.errors import InvalidInput, UnknownName
+
+EDGES = {f"node{node}.from{source}": (source, node) for node in (1, 2, 3) for source in range(node)}
+
+
+def test_operations_are_counted_once_for_each_path_that_passes_something_on(rng: np.random.Generator) -> None:
+    """Against products of adjacency matrices: the paths to an edge times the paths from it."""
+    space = hwsearch.load_space("nasbench201")
+    X = space.sample(300, rng)
+    metrics = {metric.name: metric(X) for metric in path_metrics(space, EDGES)}
+    assert list(metrics) == ["paths", *(f"paths_{kind}" for kind in space.choices[0].values[1:])]
+    for number, values in enumerate(space.decode(row) for row in X):
+        linked = np.zeros((4, 4))
+        for name, ends in EDGES.items():
+            linked[ends] = values[name] != "none"
+        ways = np.eye(4) + linked + linked @ linked + linked @ linked @ linked
+        expected = {"paths": ways[0, 3]} | dict.fromkeys(list(metrics)[1:], 0.0)
+        for name, (source, target) in EDGES.items():
+            if values[name] != "none":
+                expected[f"paths_{values[name]}"] += ways[0, source] * ways[target, 3]
+        assert {name: column[number] for name, column in metrics.items()} == expected
+
+
+def test_a_model_that_reads_paths_orders_networks_better_than_one_of_genes_alone(rng: np.random.Generator) -> None:
+    """Forty networks whose score is what lies on their paths, on a scale of its own; pairs of 2,000 others."""
+    space = hwsearch.load_space("nasbench201")
+    paths = path_metrics(space, EDGES)
+    X = np.unique(space.sample(2500, rng), axis=0)[rng.permutation(2000)]
+    y = np.tanh(0.3 * paths[3](X) + 0.1 * paths[2](X))
+    right = []
+    for metrics in ((), paths):
+        belief = Belief.of(space, metrics, X[:40], y[:40], 0)
+        mean = Candidates(belief, Goal.of((), np.empty((1, 0)), X[:40], y[:40]), X[40:]).mean
+        first, second = rng.integers(len(mean), size=(2, 20_000))
+        apart = y[40:][first] != y[40:][second]
+        right.append(float(((mean[first] > mean[second]) == (y[40:][first] > y[40:][second]))[apart].mean()))
+    assert 1 - right[1] < 0.6 * (1 - right[0])
+
+
+def test_a_metric_that_most_networks_have_none_of_is_read_as_a_number() -> None:
+    """And not only as whether a network has some."""
+    space = SearchSpace.from_tables({"count": range(5)}, {})
+    metric = Metric.from_tables("count", space, [(["count"], [0.0, 0.0, 0.0, 1.0, 3.0])])
+    X = np.arange(5, dtype=np.uint8)[:, None]
+    belief = Belief.of(space, (metric,), X, np.array([0.0, 0.1, 0.2, 0.5, 0.9]), 0)
+    none, *_, one, three = belief.inputs(X)[:, -1]
+    assert three - one > 0.1 * (one - none) > 0
+
+
+def test_edges_that_make_no_cell_are_refused() -> None:
+    space = hwsearch.load_space("nasbench201")
+    with pytest.raises(UnknownName, match=r"node1\.from9"):
+        path_metrics(space, {"node1.from9": (0, 1)})
+    with pytest.raises(InvalidInput, match="one input and one output"):
+        path_metrics(space, {"node1.from0": (0, 1), "node2.from0": (0, 2)})
+    with pytest.raises(InvalidInput, match="circle"):
+        path_metrics(space, {"node1.from0": (0, 1), "node2.from1": (1, 2), "node3.from2": (2, 1), "node3.from0": (1, 3)})

@@ -17,7 +17,7 @@ from hwsearch.cli import app
 
 SPACE = "resnet_digits"
 COMMANDS = (
-    *("adopt", "profile", "train", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
+    *("adopt", "profile", "train", "proxyless", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
     *("import", "show", "list", "devices"),
 )
 

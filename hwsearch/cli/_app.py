@@ -21,7 +21,7 @@ complaints = Console(stderr=True)
 
 
 _ORDER = (
-    *("adopt", "profile", "train", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
+    *("adopt", "profile", "train", "proxyless", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
     *("import", "show", "list", "devices", "zoo"),
 )
 """The commands in the order in which they are used, which is the order of the help."""

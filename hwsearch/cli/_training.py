@@ -1,4 +1,4 @@
-"""Commands that train and deliver: train, fit-predictor, export, finish."""
+"""Commands that train and deliver: train, proxyless, fit-predictor, export, finish."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ._options import (
     Coded,
     DataDir,
     DataName,
+    Device,
     Epochs,
     Found,
     LogFile,
@@ -80,6 +81,46 @@ def train(
     start = _known(weights, space)
     run(space, data=images(data, data_dir), out=out, recipe=recipe, weights=start, seed=seed, progress=watched(log, quiet))
     console.print(describe(out))
+
+
+@app.command(epilog="Example: hwsearch proxyless resnet_cifar ~/data --data cifar10 --device table.json --architecture best.json")
+def proxyless(
+    space: Space,
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The weights to write, or to go on training.")] = Path("paths.safetensors"),
+    architecture: Annotated[Path, typer.Option("--architecture", help="Where the network that is found goes.")] = Path("best.json"),
+    data: DataName = "digits",
+    device: Device = None,
+    cost: Annotated[str, typer.Option(help="What counts beside the loss.", show_default="latency_ms with --device, or else macs")] = "",
+    factor: Annotated[float, typer.Option(min=0, help="The weight of the expected cost, relative to --target, in the loss.")] = 0.1,
+    target: Annotated[float | None, typer.Option(help="What the cost should be.", show_default="the middle of the space")] = None,
+    reward: Annotated[bool, typer.Option("--reward", help="A reward of accuracy and cost, by REINFORCE, instead.")] = False,
+    epochs: Epochs = None,
+    changes: Changes = None,
+    classes: Classes = None,
+    channels: Channels = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Search SPACE by training, as ProxylessNAS does: weights and architecture in turn. A stopped run continues."""
+    from ..costs._metrics import metric
+    from ..nn._proxyless import Tradeoff
+    from ..nn._proxyless import proxyless as run
+    from ..spaces._load import load_space
+
+    networks = load_space(named(space, classes, channels))
+    found = run(
+        networks,
+        data=images(data, data_dir),
+        out=out,
+        cost=metric(cost or ("macs" if device is None else "latency_ms"), networks, device),
+        recipe=settings(changes) | given(epochs=epochs),
+        tradeoff=Tradeoff(factor=factor, target=target, reward=reward),
+        seed=seed,
+        progress=not quiet,
+    )
+    found.best.to_json(architecture)
+    console.print(f"{found.best}\nWritten to {architecture}; its weights, which others share, to {out}.", markup=False, highlight=False)
 
 
 @app.command(epilog="Example: hwsearch fit-predictor resnet_cifar --weights supernet.safetensors --data cifar10 ~/data --out predictor.npz")

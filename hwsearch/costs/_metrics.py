@@ -6,6 +6,7 @@ only, so a cost compiles to one dense array a slot and the cost of a population 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import operator
 import os
@@ -207,6 +208,16 @@ class Metric:
     def sums(self) -> tuple[TableSum, ...]:
         """The sums of tables whose largest is the cost; most costs have one."""
         return (self.tables, *self.others)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all tables: what was found with them belongs to them."""
+        hashed = hashlib.sha256()
+        for total in self.sums:
+            for genes, array in total:
+                axes = [(gene.base, [(term.genes, term.adds) for term in gene.terms]) if isinstance(gene, Sum) else gene for gene in genes]
+                hashed.update(f"{total.peak} {axes} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return hashed.hexdigest()[:16]
 
     @cached_property
     def parts(self) -> tuple[Metric, ...]:

@@ -5,6 +5,9 @@ from ._finish import Deployment as Deployment
 from ._finish import finish as finish
 from ._fit import Sampling as Sampling
 from ._fit import fit_predictor as fit_predictor
+from ._proxyless import Searched as Searched
+from ._proxyless import Tradeoff as Tradeoff
+from ._proxyless import proxyless as proxyless
 from ._sampling import floats as floats
 from ._sampling import sample_networks as sample_networks
 from ._scores import SupernetScore as SupernetScore

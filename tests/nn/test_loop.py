@@ -19,6 +19,7 @@ from conftest import ROOT
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import Recipe, Supernet, load_data, make_data, train, tune
+from hwsearch.nn.training._blending import blended
 from hwsearch.nn.training._loop import Training
 from hwsearch.nn.training._losses import Sandwich
 from hwsearch.nn.training._maps import Forward
@@ -88,11 +89,8 @@ def test_moving_average_is_the_result_and_follows_the_weights(toy: hwsearch.Sear
 def test_mixed_images_have_mixed_labels_and_are_those_of_their_step(toy: hwsearch.SearchSpace) -> None:
     seen = []
     for recipe in (replace(RECIPE, mixup=0.4), replace(RECIPE, cutmix=1.0), replace(RECIPE, mixup=0.4, cutmix=1.0)):
-        training = Training(Sandwich(Supernet(toy), recipe), load_data("digits"), recipe, 0, Processes())
         x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
-        pairs = []
-        for training.step in (0, 1, 2, 3, 0):
-            pairs.append(training._mixed(x, y, 0))
+        pairs = [blended(recipe, 10, x, y, (0, step)) for step in (0, 1, 2, 3, 0)]
         assert all(torch.allclose(labels.sum(dim=1), torch.ones(8)) for _, labels in pairs)
         assert torch.equal(pairs[0][0], pairs[4][0])
         assert not torch.equal(pairs[0][0], pairs[1][0])

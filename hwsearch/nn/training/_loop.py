@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from ..._progress import progress as show_progress
 from ...errors import CorruptFile, InvalidInput
 from ..data._images import Data, Share
 from ..data._streamed import augmented
-from ..data._vision import import_transforms
 from ..supernet import _weights_file as weights_file
 from ._arguments import Facts, as_json, same_arguments
 from ._best import Best
+from ._blending import blended
 from ._losses import Losses
 from ._optimizers import make_optimizer
 from ._phases import Phase
@@ -42,7 +42,7 @@ _APART = 20
 _STATE = {"momentum_buffer": "momentum"}
 """What an optimiser keeps of a parameter -> what it is called in a file, if that is another name."""
 _BUFFERS = {name: buffer for buffer, name in _STATE.items()}
-_OWN = ("weight", "average", "best", "stays")
+_OWN = ("weight", "average", "best", "stays", "memory")
 """What else a file has of a parameter."""
 _FREE = ("learning_rate", "clip", "amp")
 """What may be changed of a recipe when a training goes on."""
@@ -159,6 +159,7 @@ class Training:
         self.judged = Best()
         self.partial: Path | None = None
         self.facts: Facts = {}
+        self._memory: weights_file.Tensors = {}
         self._written, self._cost, self._saved, self._kept = -math.inf, 0.0, 0, 0
 
     @property
@@ -210,13 +211,15 @@ class Training:
                 self._begin(phase, place)
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.rate(self.step, self.steps)
+            self._memory = {f"memory.{name}": each.clone() for name, each in self.losses.memory().items()}
             told = torch.zeros(1, device=device)
             gradients: dict[str, torch.Tensor] = {}
             for number in range(own):
                 self.optimizer.zero_grad(set_to_none=True)
                 images, labels = next(batches)
                 part = self.team.rank + number * self.team.count
-                x, y = self._mixed(self.data.normalize(moved(images, device)), labels.to(device), part)
+                drawn = [self.seed, self.step, part, 0x312]
+                x, y = blended(recipe, self.data.classes, self.data.normalize(moved(images, device)), labels.to(device), drawn)
                 # Each part runs the same networks: what the losses choose is drawn anew.
                 for index, loss in enumerate(self.losses(x, y, np.random.default_rng([self.seed, self.step, 0x10]))):
                     torch.autograd.backward(self.scaler.scale(loss / recipe.parts))
@@ -264,22 +267,6 @@ class Training:
                 gradient.mul_(self.recipe.clip / norm)
         self.thinning.before(self.step, self.steps)
         self.scaler.step(self.optimizer)
-
-    def _mixed(self, x: torch.Tensor, y: torch.Tensor, part: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixup or cutmix, if the recipe has them."""
-        recipe = self.recipe
-        ways = [(name, alpha) for name, alpha in (("MixUp", recipe.mixup), ("CutMix", recipe.cutmix)) if alpha]
-        if not ways:
-            return x, y
-        state = np.random.SeedSequence([self.seed, self.step, part, 0x312]).generate_state(2)
-        name, alpha = ways[int(state[0]) % len(ways)]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(state[1]))
-            mix: Callable[..., tuple[torch.Tensor, torch.Tensor]] = getattr(import_transforms(), name)(
-                alpha=alpha, num_classes=self.data.classes
-            )
-            mixed = mix(x, y)
-        return mixed
 
     @torch.no_grad()
     def _follow(self, age: int) -> None:
@@ -340,7 +327,7 @@ class Training:
             for what, value in self.optimizer.state[parameter].items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"{_STATE.get(what, what)}.{name}"] = value
-        tensors |= self.judged.named | self.thinning.named
+        tensors |= self.judged.named | self.thinning.named | self._memory
         document = {"training": self.facts, "step": self.step, "scaler": self.scaler.state_dict(), "curve": self.judged.document}
         document |= {"skipped": self.skipped, "changes": self.changes}
         weights_file.write(self.partial, weights_file.CHECKPOINT_FORMAT, self.losses.space, tensors, document, sync=False)
@@ -367,6 +354,7 @@ class Training:
             raise CorruptFile(f"{path}: its step is {step!r}, and this training has {self.steps}.")
         weights_file.fill(self.parameters, {k[7:]: v for k, v in tensors.items() if k.startswith("weight.")}, path)
         weights_file.fill(self.average, {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}, path)
+        weights_file.fill(self.losses.memory(), {k[7:]: v for k, v in tensors.items() if k.startswith("memory.")}, path)
         for name, parameter in self.parameters.items():
             for key in [key for key in tensors if key.endswith(f".{name}") and key not in {f"{own}.{name}" for own in _OWN}]:
                 what, value = key.removesuffix(f".{name}"), tensors[key]

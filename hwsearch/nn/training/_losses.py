@@ -72,6 +72,13 @@ class Losses(ABC):
             before: the phase that has just ended; ``None`` if training starts or is continued.
         """
 
+    def memory(self) -> dict[str, torch.Tensor]:
+        """What the losses change themselves from step to step, by name, on the CPU; by default nothing.
+
+        A training keeps these tensors with its state, as they were before the step that is being made, and fills them when it goes on.
+        """
+        return {}
+
     def judge(self, step: int) -> float:
         """How good the result is now, after a number of steps; larger is better. By default nothing is judged."""
         raise NotImplementedError

@@ -78,7 +78,7 @@ def train(
     seed, space, data = check_seed(seed), load_space(space), load_data(data)
     recipe = suited(recipe_for(data.recipe, recipe), data, space)
     supernet = Supernet(space, seed)
-    _check_fit(supernet, data)
+    check_fit(supernet, data)
     facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": recipe.document, "allowed": space.allowed}
     if weights is not None:
         weights = load_supernet(weights, space)
@@ -277,7 +277,7 @@ def varied(data: Data, batch: int, seed: int) -> Iterator[Any]:
         yield data.normalize(moved(images, accelerator()))
 
 
-def _check_fit(supernet: Supernet, data: Data) -> None:
+def check_fit(supernet: Supernet, data: Data) -> None:
     """The images must have the channels, and the labels the classes, of the space.
 
     Raises:

@@ -189,7 +189,7 @@ def test_errors_are_one_clear_message(folder: Path, tmp_path: Path) -> None:
 
 
 def test_negative_seeds_are_refused(tmp_path: Path) -> None:
-    for command in ("profile", "train", "fit-predictor", "search"):
+    for command in ("profile", "train", "proxyless", "fit-predictor", "search"):
         assert "--seed" in run(command, SPACE, "--seed", -1, "-o", tmp_path / "out", code=2).output
     assert not list(tmp_path.iterdir())
 

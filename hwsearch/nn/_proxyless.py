@@ -125,7 +125,7 @@ def proxyless(
     seed, data = check_seed(seed), load_data(data)
     recipe = suited(recipe_for(data.recipe, recipe), data, space)
     _check(recipe, cost, space)
-    supernet = Supernet(space, seed)
+    supernet = Supernet(space, seed, recipe.generated)
     check_fit(supernet, data)
     losses = _Alternating(supernet, recipe, tradeoff, cost, data)
     facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": recipe.document, "allowed": space.allowed}

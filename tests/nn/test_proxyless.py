@@ -215,5 +215,5 @@ def test_the_command_line_searches_by_training(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*command, "--epochs", "1", "--set", "batch=512", "--factor", "0.5", "--quiet"])
     assert done.exit_code == 0, done.output
     space = hwsearch.load_space("resnet_digits")
-    assert hwsearch.Architecture.from_json(tmp_path / "best.json").space.fingerprint == space.fingerprint
+    assert hwsearch.Architecture.from_json(tmp_path / "best.json", space).space.fingerprint == space.fingerprint
     assert Supernet.load(tmp_path / "paths.safetensors", space).facts["tradeoff"]["factor"] == 0.5

@@ -19,6 +19,8 @@ from ..training._processes import ALONE, Processes
 
 PARTS = ("body", "excite", "shortcut")
 """The parts of a block's graph that hold layers."""
+_UNITS = 32
+"""Hidden units of the networks that make weights, as in the code of MetaPruning."""
 
 
 class ElasticNorm(nn.BatchNorm2d):
@@ -54,11 +56,15 @@ class ElasticLayer(nn.Module):
     one goes through a matrix of its own, which is learned, shared by all channels, and the identity at first (Once-for-All, ICLR'20,
     section 3.3); these are the ``matrices``, called ``"7to5"`` and so on.
 
+    Its weights may also be made by a small network from the scales of the layer that it runs as: its input and output channels and its
+    kernel, as shares of the largest ones (MetaPruning, Liu et al., ICCV'19, section 3.1). Then no two widths share the values of weights.
+
     Args:
         layers: every layer that may stand here.
+        generated: whether the weights are made so.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], generated: bool = False) -> None:
         super().__init__()
         self.op = layers[0].op
         cout = max(layer.cout for layer in layers)
@@ -66,6 +72,7 @@ class ElasticLayer(nn.Module):
         kernels = [layer.kernel for layer in layers]
         self.kernel = max(kernels)
         self.norm: ElasticNorm | None = None
+        self.maker: nn.Sequential | None = None
         self.matrices = nn.ParameterDict()
         self.bias: nn.Parameter | None = None
         if layers[0].pooling:
@@ -74,7 +81,7 @@ class ElasticLayer(nn.Module):
             self.weight = nn.Parameter(torch.empty(cout, cin, self.kernel, self.kernel))
             self.norm = ElasticNorm(cout)
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-            if layers[0].groups > 1:
+            if layers[0].groups > 1 and not generated:
                 steps = range(self.kernel, min(kernels), -2)
                 self.matrices.update({f"{size}to{size - 2}": nn.Parameter(torch.eye((size - 2) ** 2)) for size in steps})
         else:
@@ -85,16 +92,21 @@ class ElasticLayer(nn.Module):
                 nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
             if layers[0].bias:
                 self.bias = nn.Parameter(torch.zeros(cout))
+        self.shape: tuple[int, ...] = () if layers[0].pooling else tuple(self.weight.shape)
+        if self.shape and generated:
+            self.maker = _maker(self.weight)
+            self.register_parameter("weight", None)
 
     def inherit(self, other: ElasticLayer) -> None:
         """Take over what a layer that is at least as large has for the largest layer that may stand here."""
         if self.op not in ("conv", "linear"):
             return
         with torch.no_grad():
-            cout, cin, *kernel = self.weight.shape
+            cout, cin, *kernel = self.shape
             self.weight.copy_(other._view(cout, cin, *kernel[:1]))
             for step, matrix in self.matrices.items():
-                matrix.copy_(other.matrices[step])
+                if step in other.matrices:
+                    matrix.copy_(other.matrices[step])
             if self.bias is not None and other.bias is not None:
                 self.bias.copy_(other.bias[:cout])
             if self.norm is not None and other.norm is not None:
@@ -106,7 +118,7 @@ class ElasticLayer(nn.Module):
         return self._view(layer.cout, layer.cin // layer.groups, layer.kernel), None if self.bias is None else self.bias[: layer.cout]
 
     def _view(self, cout: int, cin: int, kernel: int = 1) -> torch.Tensor:
-        weight = self.weight[:cout, :cin]
+        weight = (self.weight if self.maker is None else self._made(cout, cin, kernel))[:cout, :cin]
         if kernel == self.kernel:
             return weight
         for step in range(self.kernel, kernel, -2) if self.matrices else ():
@@ -114,6 +126,13 @@ class ElasticLayer(nn.Module):
             weight = F.linear(weight.flatten(2), self.matrices[f"{step}to{step - 2}"]).view_as(weight)
         edge = (weight.shape[-1] - kernel) // 2
         return weight[:, :, edge : edge + kernel, edge : edge + kernel]
+
+    def _made(self, cout: int, cin: int, kernel: int) -> torch.Tensor:
+        """The weights of the largest layer as they are made for a layer of these channels and this kernel."""
+        assert self.maker is not None
+        scales = [cin / self.shape[1], cout / self.shape[0], kernel / self.kernel]
+        made: torch.Tensor = self.maker(torch.tensor(scales, device=next(self.maker.parameters()).device))
+        return made.view(self.shape)
 
     def reorder(self, before: ElasticLayer) -> None:
         """Put the input channels, and the output channels of the layer before, into the order that 2:4 sparsity costs least."""
@@ -152,16 +171,17 @@ class ElasticBlock(nn.Module):
 
     Args:
         blocks: every block that may stand here.
+        generated: whether the weights of its layers are made from their widths.
 
     Raises:
         InvalidInput: they do not share one structure.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[Block], generated: bool = False) -> None:
         super().__init__()
         if len({block.kind for block in blocks}) != 1:
             raise InvalidInput(f"One slot of a supernet holds one kind of block, not {sorted({block.kind for block in blocks})}.")
-        self.body, self.excite, self.shortcut = (_modules([block.graph.parts[part] for block in blocks]) for part in PARTS)
+        self.body, self.excite, self.shortcut = (_modules([block.graph.parts[part] for block in blocks], generated) for part in PARTS)
         last = self.body[-1]
         if all(block.graph.shortcut is not None for block in blocks) and isinstance(last.norm, ElasticNorm):
             nn.init.zeros_(last.norm.weight)
@@ -195,5 +215,14 @@ class ElasticBlock(nn.Module):
                 elastic.reorder(before)
 
 
-def _modules(stacks: Sequence[Sequence[Layer]]) -> nn.ModuleList:
-    return nn.ModuleList(map(ElasticLayer, zip(*filter(None, stacks), strict=True)))
+def _modules(stacks: Sequence[Sequence[Layer]], generated: bool) -> nn.ModuleList:
+    return nn.ModuleList(ElasticLayer(layers, generated) for layers in zip(*filter(None, stacks), strict=True))
+
+
+def _maker(weight: torch.Tensor) -> nn.Sequential:
+    """Two linear layers from three scales to weights, which begin around the given ones and differ between scales as much as these do."""
+    last = nn.Linear(_UNITS, weight.numel())
+    with torch.no_grad():
+        last.weight.normal_(0.0, float(weight.std()) / _UNITS**0.5)
+        last.bias.copy_(weight.flatten())
+    return nn.Sequential(nn.Linear(3, _UNITS), nn.ReLU(), last)

@@ -53,9 +53,11 @@ class Supernet(nn.Module):
     Args:
         space: the space, or its name.
         seed: of the initial weights.
+        generated: make the weights of every layer from its widths by a small network, instead of sharing them (MetaPruning, ICCV'19).
 
     Attributes:
         space: the space.
+        generated: whether weights are made so.
         row: the network that :meth:`forward` runs, shape ``(genes,)``; the largest one until :meth:`activate` is called.
         normalize: what turns pixels into input; ``None`` before training.
         images: real training images for calibration, ``uint8``, shape ``(n, channels, height, width)``; empty before training.
@@ -69,9 +71,9 @@ class Supernet(nn.Module):
 
     images: torch.Tensor
 
-    def __init__(self, space: str | SearchSpace, seed: int = 0) -> None:
+    def __init__(self, space: str | SearchSpace, seed: int = 0, generated: bool = False) -> None:
         super().__init__()
-        self.space = load_space(space)
+        self.space, self.generated = load_space(space), generated
         self.normalize: Normalize | None = None
         self.images = torch.empty(0, dtype=torch.uint8)
         self.facts: dict[str, Any] = {}
@@ -79,7 +81,9 @@ class Supernet(nn.Module):
         self.learned: dict[str, torch.Tensor] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(check_seed(seed))
-            self.blocks = nn.ModuleDict({_module_name(name): ElasticBlock(blocks) for name, blocks, _ in self._places(self.space)})
+            self.blocks = nn.ModuleDict(
+                {_module_name(name): ElasticBlock(blocks, generated) for name, blocks, _ in self._places(self.space)}
+            )
         self.activate(self.largest)
 
     def __repr__(self) -> str:
@@ -257,8 +261,10 @@ class Supernet(nn.Module):
         """Take over the weights of a supernet that holds all networks of this one: the first channels, and the middle of the kernels.
 
         Raises:
-            InvalidInput: it belongs to another space, or lacks some of the networks.
+            InvalidInput: it belongs to another space, or lacks some of the networks; or the weights of this one are made from widths.
         """
+        if self.generated:
+            raise InvalidInput("A supernet whose weights are made from widths begins at random: leave weights out, or generated.")
         if other.space.fingerprint != self.space.fingerprint:
             raise InvalidInput(f"The supernet belongs to space {other.space.name!r}, not to {self.space.name!r}.")
         for row in (self.smallest, self.largest):
@@ -334,7 +340,7 @@ class Supernet(nn.Module):
                 genes = [choice.name for choice in where.choices] if same else header["genes"]
                 held = dict(zip(genes, facts["allowed"], strict=True))
                 where = _held_by(where, held if same else _shaping(held, where))
-            supernet = cls(where)
+            supernet = cls(where, generated=True) if any(".maker." in name for name in tensors) else cls(where)
             supernet.facts = facts
             supernet.images = tensors.pop("calibration.images")
             supernet.learned = {name.removeprefix(_LEARNED): tensors[name] for name in tensors if name.startswith(_LEARNED)}

@@ -92,7 +92,7 @@ class Sandwich(Losses):
     """The largest network learns from the labels and from the teacher, if there is one; the smallest and some random ones from the largest.
 
     This is the sandwich rule with in-place distillation (Universally Slimmable Networks, ICCV'19, section 3; BigNAS, ECCV'20, section 3.1).
-    In a space of one network only the loss of that network remains.
+    In a space of one network only the loss of that network remains. If the recipe has no sandwich, random networks learn from labels alone.
 
     A phase trains only the networks that it frees. Between two phases the channels are put into the order of their importance
     (:func:`hwsearch.nn.supernet._channels.rank_channels`), so that narrower networks begin with the channels that matter.
@@ -114,8 +114,13 @@ class Sandwich(Losses):
         self.begin(recipe.phases[0], None)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
-        """Yield the loss of the largest network first, then those of the smaller ones."""
+        """Yield the loss of the largest network first, then those of the smaller ones; or those of random networks alone."""
         supernet, recipe = self.supernet, self.recipe
+        if not recipe.sandwich:
+            for row in self.trained.sample(self.others, rng):
+                supernet.activate(row)
+                yield of_labels(recipe, self.run(supernet, x), y)
+            return
         supernet.activate(supernet.largest)
         stages = None if self.teaching is None else self.teaching.stages()
         logits = self.run(supernet, x, stages)

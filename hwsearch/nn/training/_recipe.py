@@ -66,6 +66,10 @@ class Recipe:
         clip: the greatest norm of all gradients together; longer ones are scaled down to it. 0 for not at all.
         label_smoothing: for the largest network, which learns from the labels; all others learn from its output.
         random_networks: how many random networks a step, besides the largest and the smallest; none if there is one network only.
+        sandwich: whether the largest and the smallest network learn in every step, and random ones from the largest; if not, random
+            networks learn alone, each from the labels.
+        generated: whether the weights of a supernet are made from the widths of each layer by a small network (MetaPruning), instead of
+            being the first channels of shared ones.
         amp: compute in ``"bf16"`` or ``"fp16"`` where torch deems it safe (fp16 with its losses scaled); faster if there is hardware for
             it. On a CPU that has no instructions for bf16 numbers stay float32.
         parts: the number of parts in which a step's images are run, each normalised by itself: one after the other, which takes less
@@ -120,6 +124,8 @@ class Recipe:
     clip: float = 0.0
     label_smoothing: float = 0.1
     random_networks: int = 2
+    sandwich: bool = True
+    generated: bool = False
     amp: str | None = None
     parts: int = 1
     ema: float = 0.0

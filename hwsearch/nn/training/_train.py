@@ -24,7 +24,7 @@ from ..supernet._supernet import Supernet, WeightsLike, load_supernet
 from ._arguments import HAPPENED, Facts, as_json, same_arguments
 from ._loop import Training, earlier, forget, learn, moved
 from ._losses import Losses, Sandwich
-from ._phases import phases_for
+from ._phases import PHASES, phases_for
 from ._processes import accelerator, computing_on, processes
 from ._recipe import Recipe, RecipeLike, recipe_for
 from ._teacher import Teacher, Teaching, load_teacher
@@ -77,7 +77,7 @@ def train(
     """
     seed, space, data = check_seed(seed), load_space(space), load_data(data)
     recipe = suited(recipe_for(data.recipe, recipe), data, space)
-    supernet = Supernet(space, seed)
+    supernet = Supernet(space, seed, recipe.generated)
     check_fit(supernet, data)
     facts = {**data.identity, "train_images": data.count("train"), "seed": seed, "recipe": recipe.document, "allowed": space.allowed}
     if weights is not None:
@@ -126,6 +126,7 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
             "The networks of a supernet share their weights, so these cannot be zero for one of them: train one network, "
             "space.alone(row), or finish it with this sparsity."
         )
+    _check_rule(recipe, space)
     count = processes().count
     batch = min(recipe.batch, data.count("train"))
     phases = recipe.phases[:1] if space is None else phases_for(recipe.phases, space)
@@ -138,6 +139,23 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
             f"start {recipe.parts} processes (torchrun --nproc-per-node {recipe.parts})."
         )
     return replace(recipe, class_weights=_class_weights(recipe, data))
+
+
+def _check_rule(recipe: Recipe, space: SearchSpace | None) -> None:
+    """What makes no sense together in a recipe without the sandwich, or with weights that are made.
+
+    Raises:
+        InvalidInput: it does not make sense.
+    """
+    if recipe.sandwich and not recipe.generated:
+        return
+    if space is None or space.size == 1:
+        raise InvalidInput("sandwich=False and generated=True are for supernets: a single network has neither; leave them out.")
+    if recipe.generated and recipe.phases != PHASES["sandwich"]:
+        raise InvalidInput("Weights that are made from widths have no channels to put in order between phases: leave the phases out.")
+    networks = [phase.random_networks for phase in recipe.phases]
+    if not recipe.sandwich and (recipe.teacher is not None or 0 in [recipe.random_networks if each is None else each for each in networks]):
+        raise InvalidInput("Without the sandwich random networks learn, at least one a step, from the labels alone: leave the teacher out.")
 
 
 def _class_weights(recipe: Recipe, data: Data) -> Sequence[float] | None:

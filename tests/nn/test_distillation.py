@@ -257,6 +257,23 @@ def test_tokens_of_a_transformer_are_maps_where_they_are_named() -> None:
     assert stages.maps["tokens"][1, 0].flatten().tolist() == [6.0, 8.0, 10.0]
 
 
+def test_of_a_module_that_is_called_twice_the_last_run_counts() -> None:
+    """Its map is that of the last run, and stands where that run stands."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.once, self.twice = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.twice(self.once(self.twice(x)))
+
+    network, x, stages = Twice(), torch.randn(2, 1, 4, 4), Stages(["twice", "once"])
+    (out,) = noted(network, (x,), stages)
+    assert list(stages.maps) == ["once", "twice"]
+    assert torch.equal(stages.maps["twice"], out)
+
+
 def test_a_supernet_of_another_space_teaches_from_its_file_with_images_as_it_wants_them(
     toy: hwsearch.SearchSpace, trained: Path, tmp_path: Path
 ) -> None:

@@ -24,7 +24,8 @@ class Stages:
     """Notes feature maps while a network runs: those of named places, or else the last one of each size.
 
     A map has the shape ``(n, channels, height, width)``. Without names, maps of a single point count for nothing. With names, tokens of
-    shape ``(n, tokens, channels)`` and vectors of shape ``(n, channels)`` are taken as maps, too.
+    shape ``(n, tokens, channels)`` and vectors of shape ``(n, channels)`` are taken as maps, too. Of a place that runs several times, the
+    last run counts, for the map as for its place in the order.
 
     Args:
         names: of the places.
@@ -40,9 +41,14 @@ class Stages:
             return
         if self._names:
             if name in self._names:
-                self._found[name] = value if value.ndim == 4 else value.reshape(len(value), -1, value.shape[-1]).transpose(1, 2)[..., None]
+                self._keep(name, value if value.ndim == 4 else value.reshape(len(value), -1, value.shape[-1]).transpose(1, 2)[..., None])
         elif value.ndim == 4 and value.shape[2] * value.shape[3] > 1:
-            self._found[value.shape[2:]] = value
+            self._keep(value.shape[2:], value)
+
+    def _keep(self, key: Any, found: torch.Tensor) -> None:
+        """Keep a map in the place of an earlier one, as the last of all."""
+        self._found.pop(key, None)
+        self._found[key] = found
 
     @property
     def missing(self) -> list[str]:
@@ -51,7 +57,7 @@ class Stages:
 
     @property
     def maps(self) -> dict[Any, torch.Tensor]:
-        """The maps by the name of their place, or by their size, in the order of execution."""
+        """The maps by the name of their place, or by their size, in the order in which they were run last."""
         return self._found
 
 

@@ -38,6 +38,11 @@ _IMAGES = 2048
 class Tradeoff:
     """How much a cost counts beside the loss.
 
+    Example:
+        >>> from hwsearch.nn import Tradeoff
+        >>> Tradeoff(factor=0.5, target=2.0).reward  # twice the target costs as much as a loss of 1
+        False
+
     Attributes:
         factor: the weight of the expected cost, relative to ``target``, in the loss; 0 for the loss alone.
         target: what the cost should be; the mean of those of the smallest and the largest network if omitted.
@@ -67,6 +72,15 @@ STANDARD = Tradeoff()
 @dataclass(frozen=True)
 class Searched:
     """What :func:`proxyless` found.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.nn import Searched, Supernet
+        >>> space = hwsearch.load_space("resnet_digits")
+        >>> row = Supernet(space).largest
+        >>> found = Searched(space.architecture(row), {"resolution": (0.2, 0.8)}, Supernet(space))
+        >>> max(found.probabilities["resolution"])
+        0.8
 
     Attributes:
         best: the network of the most probable values.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Union
@@ -28,6 +27,7 @@ from ..quantization._learned import learned, teach
 from ..training._phases import corner
 from . import _weights_file as weights_file
 from ._elastic import PARTS, ElasticBlock
+from ._held import held_by, shaping
 from ._plain import calibrate_bn, plain, resize, thin_out
 
 WeightsLike = Union[PathLike, "Supernet"]
@@ -339,7 +339,7 @@ class Supernet(nn.Module):
                 same = header["fingerprint"] == where.fingerprint
                 genes = [choice.name for choice in where.choices] if same else header["genes"]
                 held = dict(zip(genes, facts["allowed"], strict=True))
-                where = _held_by(where, held if same else _shaping(held, where))
+                where = held_by(where, held if same else shaping(held, where))
             supernet = cls(where, generated=True) if any(".maker." in name for name in tensors) else cls(where)
             supernet.facts = facts
             supernet.images = tensors.pop("calibration.images")
@@ -370,7 +370,7 @@ def load_supernet(weights: WeightsLike | nn.Module, space: SearchSpace) -> Super
         raise InvalidInput(f"The supernet belongs to space {weights.space.name!r}, not to {space.name!r}.")
     other = copy(weights)
     held = {choice.name: indices for choice, indices in zip(weights.space.choices, weights.space.allowed, strict=True)}
-    other.space = _held_by(space, _shaping(held, space))
+    other.space = held_by(space, shaping(held, space))
     other.activate(other.largest)
     return other
 
@@ -382,25 +382,3 @@ def _module_name(slot: str) -> str:
 def place_name(slot: Slot, number: int) -> str:
     """The name of a place: that of the slot; if it holds several blocks, they are numbered from the second on."""
     return slot.name if number == 1 else f"{slot.name}.{number}"
-
-
-def _held_by(space: SearchSpace, held: Mapping[str, Sequence[int]]) -> SearchSpace:
-    """The space restricted to the networks that weights are of.
-
-    Args:
-        space: to be restricted.
-        held: the indices that genes of the space may have; the others keep all.
-
-    Raises:
-        TypeError, ValueError: they do not fit the space.
-    """
-    every = {choice.name: tuple(range(size)) for choice, size in zip(space.choices, space.sizes, strict=True)}
-    kept = every | {name: tuple(map(int, indices)) for name, indices in held.items()}
-    if kept.keys() != every.keys() or not all(kept[name] and set(kept[name]) <= set(whole) for name, whole in every.items()):
-        raise ValueError("'allowed' does not fit the genes of the space")
-    return replace(space, allowed=tuple(kept.values()))
-
-
-def _shaping(held: Mapping[str, Sequence[int]], space: SearchSpace) -> dict[str, Sequence[int]]:
-    """Without the genes that are precisions in the space, of which weights of another space say nothing."""
-    return {choice.name: held[choice.name] for choice in space.choices if not choice.is_precision}

@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", choices=["macro", "apq", "bits", "resnet56"])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--cifar", type=Path, help="the folder of cifar-10-batches-py, for resnet56")
+    parser.add_argument("--cifar", type=Path, help="the folder that holds cifar-10-batches-py, for resnet56")
     parser.add_argument("--methods", nargs="+", choices=[*methods(100), *HAND], default=[*methods(100)])
     parser.add_argument("--scores", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -18,7 +18,7 @@ from hwsearch.cli import app
 SPACE = "resnet_digits"
 COMMANDS = (
     *("adopt", "profile", "train", "proxyless", "fit-predictor", "search", "extract", "compress", "export", "finish", "measure", "bench"),
-    *("import", "show", "list", "devices"),
+    *("import", "show", "list", "devices", "zoo"),
 )
 
 
@@ -58,7 +58,7 @@ def result(folder: Path) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(command: str) -> None:
     words = " ".join(run(command, "--help").output.split())
-    assert f"Example: hwsearch {command} " in words
+    assert f"Example: hwsearch {command} " in f"{words} "
 
 
 def test_help_lists_every_command_in_the_order_of_their_use() -> None:

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from hwsearch.errors import CorruptFile, FileError, InvalidInput
-from hwsearch.nn import DamagedWarning, Recipe, evaluate, folder_data, load_data, train
+from hwsearch.nn import DamagedWarning, FolderData, Recipe, evaluate, folder_data, load_data, train
 from hwsearch.nn.data._pictures import read_picture
+from hwsearch.nn.data._streamed import seeded
 from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
@@ -111,6 +112,35 @@ def test_sixteen_bits_are_scaled_to_eight_and_do_not_become_white(tmp_path: Path
     assert deep.shape == (8, 8, 3)
     assert np.abs(deep.astype(int) - EIGHT[..., None]).max() <= 1
     assert len(np.unique(deep)) == 64
+
+
+def test_seeding_a_picture_leaves_gpus_and_the_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random numbers of GPUs would be seeded for good, and it takes longer than the rest of the seeding."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("GPUs were seeded"))
+    before = torch.get_rng_state()
+    with seeded(1, 2, 3):
+        first = torch.rand(3), np.random.rand(3).tolist()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before)
+    with seeded(1, 2, 3):
+        again = torch.rand(3), np.random.rand(3).tolist()  # noqa: NPY002
+    assert torch.equal(first[0], again[0])
+    assert first[1] == again[1]
+
+
+def test_large_photographs_are_decoded_smaller_and_look_the_same(tmp_path: Path) -> None:
+    """JPEG files of which a network is given a sixth a side or less; others, and other formats, are decoded as they are."""
+    smooth = np.asarray(Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(30, 40, 3), dtype=np.uint8)).resize((800, 600)))
+    large, lossless = _saved(tmp_path / "0.jpg", smooth, quality=95), _saved(tmp_path / "0.png", smooth)
+    assert [read_picture(str(large), least).size for least in (None, 601, 192, 1)] == [(800, 600), (800, 600), (400, 300), (100, 75)]
+    assert read_picture(str(lossless), 1).size == (800, 600)
+    data, whole = (FolderData({split: [(str(path), 0)] for split in ("train", "val", "test")}, 1, 32, 0) for path in (large, lossless))
+    assert [part.size for part in (data.pictures("train")[0][0], whole.pictures("train")[0][0])] == [(400, 300), (800, 600)]
+    shown, full = (each.calibration_images(0).float() for each in (data, whole))
+    assert float((shown - full).abs().mean()) < 2
+    assert float(full.std()) > 20
+    large.write_bytes(large.read_bytes()[: len(large.read_bytes()) // 2])
+    with pytest.raises(CorruptFile, match=r"1 of 1 images cannot be read: \S*0.jpg"):
+        data.check()
 
 
 def test_sixteen_bits_in_the_other_order_and_with_white_as_zero_are_read_rightly(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_decoded_images_are_kept_once_and_mapped(folder: Path, tmp_path: Path, m
     monkeypatch.setenv("HWSEARCH_CACHE", str(tmp_path / "kept"))
     data = folder_data(folder, size=8, workers=0)
     first = [batch[0].clone() for batch in data.batches("val", 3)]
-    monkeypatch.setattr("hwsearch.nn.data._folder.read_picture", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr("hwsearch.nn.data._folder.read_picture", lambda *_: pytest.fail("decoded again"))
     again = folder_data(folder, size=8, workers=0)
     assert all(torch.equal(x, other) for x, (other, _) in zip(first, again.batches("val", 3), strict=True))
     assert [len(y) for _, y in again.batches("val", 2)] == [2, 2]

@@ -29,6 +29,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, as everybody normalises them."""
 _MANY = 50_000
 """From this many training images on, a folder is trained by the recipe of ImageNet."""
+_ENOUGH = 6
+"""A photograph is decoded with at least this many pixels a side for each that a network is given, so that the smallest random crop, a
+quarter of a side, still has half again as many as are shown of it."""
 _NAMED = 10
 """Of many damaged files this many are named."""
 _Place = str | Member
@@ -291,7 +294,7 @@ class FolderData(PictureData):
 
     def pictures(self, split: str) -> _Pictures:
         """The files of a split, each read when it is needed."""
-        return _Pictures(self.items[split], "RGB" if self.channels == 3 else "L")
+        return _Pictures(self.items[split], "RGB" if self.channels == 3 else "L", _ENOUGH * self.size)
 
 
 def _file(place: _Place) -> str:
@@ -305,14 +308,15 @@ class _Pictures:
     Args:
         items: where they are, and their labels.
         mode: of the pictures, as ``PIL`` calls it.
+        least: pixels a side, if they have as many.
     """
 
-    def __init__(self, items: Sequence[_Item], mode: str) -> None:
-        self.items, self.mode = items, mode
+    def __init__(self, items: Sequence[_Item], mode: str, least: int) -> None:
+        self.items, self.mode, self.least = items, mode, least
 
     def __getitem__(self, number: int) -> tuple[Any, int]:
         path, label = self.items[number]
-        return read_picture(path).convert(self.mode), label
+        return read_picture(path, self.least).convert(self.mode), label
 
 
 class _Readable(Dataset[Any]):
@@ -326,7 +330,7 @@ class _Readable(Dataset[Any]):
 
     def __getitem__(self, number: int) -> tuple[_Place, str]:
         try:
-            read_picture(self.paths[number])
+            read_picture(self.paths[number], 1)
         except FileError as error:
             return self.paths[number], str(error)
         return self.paths[number], ""

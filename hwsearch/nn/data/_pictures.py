@@ -16,7 +16,7 @@ _WIDE = {"PNG", "PPM"}
 """Formats whose grey images of more than 8 bits have 16, whatever numbers they are read into."""
 
 
-def read_picture(place: str | Member) -> Any:
+def read_picture(place: str | Member, least: int | None = None) -> Any:
     """The image in a file or in a shard, as a ``PIL.Image`` of mode RGB with 8 bits a channel.
 
     Sixteen bits a channel are scaled to eight, so that black and white stay what they are. Numbers whose black and white are not known
@@ -24,6 +24,8 @@ def read_picture(place: str | Member) -> Any:
 
     Args:
         place: the file, or the member of the shard.
+        least: a larger JPEG file is decoded at a half, a quarter or an eighth of its size, as far as both sides keep this many pixels: that
+            takes less than half of the time, and finds the same damage. If omitted, at its size.
 
     Raises:
         FileError: it cannot be read.
@@ -32,6 +34,8 @@ def read_picture(place: str | Member) -> Any:
     imaging = require("PIL.Image", feature="folders of images", extra="torch")
     data = place.read() if isinstance(place, Member) else read_bytes(place, "image")
     with guarded(str(place), "image"), imaging.open(io.BytesIO(data)) as image:
+        if least is not None:
+            image.draft(None, (least, least))
         image.load()
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _WIDE):
             return imaging.fromarray(_eight_bits(image)).convert("RGB")

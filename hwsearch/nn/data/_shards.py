@@ -89,7 +89,7 @@ def shards_in(folder: Path) -> dict[str, list[Path]]:
     if not found["train"] or any(_holds_pictures(path) for path in inside if path.is_dir()):
         return {}
     if packed := [path for paths in found.values() for path in paths if path.suffix.lower() != ".tar"]:
-        raise FileError(_unpack(packed[0], "gunzip" if packed[0].name.lower().endswith("gz") else "its program"))
+        raise FileError(_unpack(packed[0], "gunzip" if packed[0].name.lower().endswith("gz") else "what packed it"))
     if found["test"] and not found["val"]:
         raise FileError(f"{folder} holds shards train*.tar and test*.tar, and none for validation: name some of them val*.tar.")
     return {split: paths for split, paths in found.items() if paths}

@@ -89,16 +89,17 @@ def folder_data(
         MissingDependency: torchvision is not installed.
 
     Example:
-        >>> import io, tarfile
+        >>> import io, pathlib, tarfile
         >>> from PIL import Image
-        >>> with tarfile.open("train-0.tar", "w") as shard:
+        >>> pathlib.Path("shards").mkdir()
+        >>> with tarfile.open("shards/train-0.tar", "w") as shard:
         ...     for number in range(30):
         ...         Image.new("RGB", (20, 16), (number, 0, 0)).save(picture := io.BytesIO(), "PNG")
         ...         for ending, content in (("png", picture.getvalue()), ("cls", b"%d" % (number % 2))):
         ...             (member := tarfile.TarInfo(f"{number}.{ending}")).size = len(content)
         ...             shard.addfile(member, io.BytesIO(content))
         >>> from hwsearch.nn import folder_data
-        >>> data = folder_data(".", size=16)
+        >>> data = folder_data("shards", size=16)
         >>> data.classes, data.count("train"), data.count("test")
         (2, 26, 2)
     """

@@ -12,14 +12,17 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from harder_digits import harder_digits, sources
+from harder_digits import sources
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +49,7 @@ class Task:
     Attributes:
         space: where to search.
         data: the images.
+        source: where every process finds them.
         sources: what each test image was made of, shape ``(n,)``: images of one source are not independent.
         recipe: how to train.
         samples: sub-networks that the predictor learns from.
@@ -55,6 +59,7 @@ class Task:
 
     space: hwsearch.SearchSpace
     data: ArrayData
+    source: tuple[str, str]
     sources: npt.NDArray[np.int64]
     recipe: dict[str, object]
     samples: int
@@ -64,11 +69,12 @@ class Task:
     @classmethod
     def of(cls, name: str, folder: Path | None, *, epochs: int | None, samples: int, seed: int, out: Path) -> Task:
         """The task of a name: ``"digits"`` or ``"cifar10"``."""
-        data = harder_digits(seed) if name == "digits" else load_data(name, folder)
+        source = (f"{Path(__file__).with_name('harder_digits.py')}:harder_digits", str(seed)) if name == "digits" else (name, str(folder))
+        data = load_data(source)
         assert isinstance(data, ArrayData)
         made_of = sources("test") if name == "digits" else np.arange(len(data.test_y))
         recipe = {**RECIPES[name], **({} if epochs is None else {"epochs": epochs})}
-        return cls(hwsearch.load_space(SPACES[name]), data, made_of, recipe, samples, seed, out)
+        return cls(hwsearch.load_space(SPACES[name]), data, source, made_of, recipe, samples, seed, out)
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,15 @@ def train_and_fit(task: Task, device: hwsearch.devices.Device, console: Console)
     hwsearch.train(task.space, data=task.data, out=weights, recipe=task.recipe, seed=task.seed)
     console.rule("3  predict: accuracy of any sub-network, at its precisions")
     sampling = Sampling(networks=task.samples, images=3000, quantization=Quantization().on(device))
-    file = task.out / "predictor.npz"
-    predictor = hwsearch.fit_predictor(task.space, weights=weights, data=task.data, out=file, sampling=sampling, seed=task.seed)
+    predictor = hwsearch.fit_predictor(
+        task.space,
+        weights=weights,
+        data=task.source,
+        out=task.out / "predictor.npz",
+        sampling=sampling,
+        seed=task.seed,
+        executor=partial(ProcessPoolExecutor, 2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)),
+    )
     console.print(str(predictor.report), highlight=False)
     return weights, predictor
 

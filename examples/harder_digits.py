@@ -27,13 +27,14 @@ VARIANTS = {"train": 12, "val": 10, "test": 20}
 """How many images are made of each, one after the other."""
 
 
-def harder_digits(seed: int = 0) -> ArrayData:
+def harder_digits(seed: int | str = 0) -> ArrayData:
     """Images of 16x16 px: 10,764 to train, 3,000 to validate and 12,000 to test.
 
     Args:
-        seed: of the split and of all variations: each seed is a task of its own.
+        seed: of the split and of all variations: each seed is a task of its own. As text, too, as it comes from
+            ``data=("examples/harder_digits.py:harder_digits", "3")``.
     """
-    rng = np.random.default_rng([seed, 0xD161])
+    rng = np.random.default_rng([int(seed), 0xD161])
     scans, labels = load_digits(return_X_y=True)
     order = rng.permutation(len(labels))
     splits, start = {}, 0

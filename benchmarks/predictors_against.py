@@ -114,7 +114,10 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     known = {(row["problem"], row["networks"], row["predictor"], row["seed"]) for row in found}
-    posed = {name: data for name, data in problems(options.data).items() if options.problem is None or name in options.problem}
+    posed = problems(options.data)
+    if wrong := set(options.problem or ()) - set(posed):
+        parser.error(f"there is no problem {min(wrong)!r}, only {', '.join(map(repr, posed))}")
+    posed = {name: data for name, data in posed.items() if options.problem is None or name in options.problem}
     for row in rows(posed, options.networks, options.seeds, known, options.only):
         found.append(row)
         with open(options.out, "a") as file:

@@ -54,21 +54,26 @@ def scored(predictor: Predictor | PathLike | Score | None, space: SearchSpace) -
     return found, space
 
 
-def moved(entry: Metric, space: SearchSpace, place: int) -> Metric:
-    """A metric of the same space, however restricted, that stands at a place among those that were given.
+def moved(metrics: Sequence[Metric], space: SearchSpace) -> list[Metric]:
+    """Metrics of the same space, however restricted.
 
     Raises:
-        InvalidInput: it is no metric.
-        WrongSpace: it is of another space.
+        InvalidInput: one is no metric, or two have the same name.
+        WrongSpace: one is of another space.
     """
-    if not isinstance(entry, Metric):
-        raise InvalidInput(
-            f"metrics[{place}] is {entry!r}, not a hwsearch.costs.Metric. A search has to bound what it limits: make the cost with "
-            "Metric.of_blocks() or Metric.from_tables()."
-        )
-    if entry.space.fingerprint != space.fingerprint:
-        raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {space.name!r}.")
-    return replace(entry, space=space)
+    names: set[str] = set()
+    for place, entry in enumerate(metrics):
+        if not isinstance(entry, Metric):
+            raise InvalidInput(
+                f"metrics[{place}] is {entry!r}, not a hwsearch.costs.Metric. A search has to bound what it limits: make the cost with "
+                "Metric.of_blocks() or Metric.from_tables()."
+            )
+        if entry.space.fingerprint != space.fingerprint:
+            raise WrongSpace(f"The metric {entry.name!r} is of space {entry.space.name!r}, not of {space.name!r}.")
+        if entry.name in names:
+            raise InvalidInput(f"Two metrics are called {entry.name!r}; limits and results would mean either. Give each a name of its own.")
+        names.add(entry.name)
+    return [replace(entry, space=space) for entry in metrics]
 
 
 def tables_of(device: Devices | None) -> list[LatencyTable]:

@@ -128,7 +128,7 @@ class Problem:
             for table in tables:
                 where = where.restrict({"precision": table.precisions})
             compare_arithmetic(score, where, tables)
-        own = [moved(entry, where, place) for place, entry in enumerate(metrics)]
+        own = moved(metrics, where)
         others = [entry for entry in metrics_of(where, tables, weights) if entry.name not in {mine.name for mine in own}]
         posed = cls(
             where,

@@ -7,7 +7,8 @@ reads what lies on the paths (White et al., AAAI'21, "BANANAS") learns that from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,12 @@ from ..errors import InvalidInput, UnknownName
 from ..spaces._space import SearchSpace
 from ._metrics import Metric
 
-_MOST_CELLS = 1_000_000
-"""Cells of the tables of all paths; cells with longer or more paths are refused."""
+_MOST_CELLS, _MOST_PATHS, _LONGEST = 1_000_000, 10_000, 32
+"""Entries of the tables of all paths, paths, and edges on one of them; cells with more are refused."""
+_STOPS = ("none",)
 
 
-def path_metrics(space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, without: Sequence[str] = ("none",)) -> tuple[Metric, ...]:
+def path_metrics(space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, without: Sequence[object] = _STOPS) -> tuple[Metric, ...]:
     """How many paths lead through a cell, and how many operations of each kind lie on them, counted once for each path.
 
     Given as ``metrics=`` of a search, they may be limited like any other metric, and the algorithm ``surrogate`` reads them beside the
@@ -30,13 +32,13 @@ def path_metrics(space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, wi
         space: the space whose rows they take.
         edges: gene that chooses the operation of an edge -> the nodes that the edge leads from and to. The input of the cell is the node
             that no edge leads to, its output the one that none leads from.
-        without: operations that pass nothing on.
+        without: operations that pass nothing on, as the genes have them.
 
     Returns:
         ``paths``, and ``paths_OPERATION`` for each operation that passes something on.
 
     Raises:
-        UnknownName: an edge names a gene that does not exist.
+        UnknownName: an edge names a gene that does not exist, or an operation is of no edge.
         InvalidInput: there is no single input or output, edges lead in a circle, a gene depends on another one, or the paths are very
             many.
 
@@ -52,15 +54,13 @@ def path_metrics(space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, wi
         [1.0, 1.0, 0.0, 1.0, 0.0]
     """
     places = {choice.name: place for place, choice in enumerate(space.choices)}
-    for name in edges:
-        if name not in places:
-            raise UnknownName("gene of an edge", name, places)
-    ways = [sorted(way, key=places.__getitem__) for way in _ways(edges)]
+    _check_edges(edges, places)
     values = {name: [str(value) for value in space.choices[places[name]].values] for name in edges}
-    if sum(math.prod(len(values[name]) for name in way) for way in ways) > _MOST_CELLS:
-        raise InvalidInput(f"The edges make {len(ways)} paths, whose tables would have more than {_MOST_CELLS:,} cells; name fewer edges.")
-    kinds = [kind for kind in dict.fromkeys(value for own in values.values() for value in own) if kind not in without]
-    passing = [_product([np.isin(values[name], without, invert=True) for name in way]) for way in ways]
+    kinds = list(dict.fromkeys(value for own in values.values() for value in own))
+    blocked = _blocked(without, kinds)
+    ways = [sorted(way, key=places.__getitem__) for way in _listed(edges, values)]
+    kinds = [kind for kind in kinds if kind not in blocked]
+    passing = [_product([np.isin(values[name], blocked, invert=True) for name in way]) for way in ways]
     found = [Metric.from_tables("paths", space, list(zip(ways, passing, strict=True)))]
     for kind in kinds:
         counts = [_total([np.array(values[name]) == kind for name in way]) * passes for way, passes in zip(ways, passing, strict=True)]
@@ -68,7 +68,52 @@ def path_metrics(space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, wi
     return tuple(found)
 
 
-def _ways(edges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
+def _check_edges(edges: Mapping[str, tuple[int, int]], genes: Collection[str]) -> None:
+    """Raise UnknownName or InvalidInput if an edge names no gene, or leads nowhere."""
+    ends: Any
+    for name, ends in edges.items():
+        if name not in genes:
+            raise UnknownName("gene of an edge", name, genes)
+        if not isinstance(ends, tuple | list) or len(ends) != 2:
+            raise InvalidInput(f"Edge {name!r} must lead from one node to another, as in (0, 1), not {ends!r}.")
+
+
+def _blocked(without: Sequence[object], kinds: Sequence[str]) -> list[str]:
+    """The operations that pass nothing on, as words.
+
+    Raises:
+        UnknownName: one is of no edge, and not what is usual.
+        InvalidInput: it is no list.
+    """
+    if isinstance(without, str):
+        raise InvalidInput(f"without must be a list of operations, such as [{without!r}].")
+    found = [str(each) for each in without]
+    for operation in found:
+        if operation not in (*kinds, *_STOPS):
+            raise UnknownName("operation", operation, kinds)
+    return found
+
+
+def _listed(edges: Mapping[str, tuple[int, int]], values: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """The edges of every way from the input to the output, as long as their tables are not too large.
+
+    Raises:
+        InvalidInput: they are, or as :func:`_ways` says.
+    """
+    found: list[list[str]] = []
+    cells = 0
+    for way in _ways(edges):
+        cells += math.prod(len(values[name]) for name in way)
+        found.append(way)
+        if cells > _MOST_CELLS or len(found) > _MOST_PATHS or len(way) > _LONGEST:
+            raise InvalidInput(
+                f"The edges make too many or too long paths: at most {_MOST_PATHS:,} of {_LONGEST} edges, whose tables have "
+                f"{_MOST_CELLS:,} entries together. Name fewer edges."
+            )
+    return found
+
+
+def _ways(edges: Mapping[str, tuple[int, int]]) -> Iterator[list[str]]:
     """The edges of every way from the input to the output.
 
     Raises:
@@ -88,7 +133,7 @@ def _ways(edges: Mapping[str, tuple[int, int]]) -> list[list[str]]:
             if source == node:
                 yield from ([name, *rest] for rest in onward(target, (*met, node)))
 
-    return list(onward(first.pop(), ()))
+    return onward(first.pop(), ())
 
 
 def _product(parts: Sequence[np.ndarray]) -> Values:

@@ -66,3 +66,32 @@ def test_edges_that_make_no_cell_are_refused() -> None:
         path_metrics(space, {"node1.from0": (0, 1), "node2.from0": (0, 2)})
     with pytest.raises(InvalidInput, match="circle"):
         path_metrics(space, {"node1.from0": (0, 1), "node2.from1": (1, 2), "node3.from2": (2, 1), "node3.from0": (1, 3)})
+    with pytest.raises(InvalidInput, match=r"Edge 'node1.from0' must lead from one node to another"):
+        path_metrics(space, {"node1.from0": 3})  # type: ignore[dict-item]
+    with pytest.raises(InvalidInput, match=r"without must be a list of operations"):
+        path_metrics(space, EDGES, without="none")
+    with pytest.raises(UnknownName, match="zeroize"):
+        path_metrics(space, EDGES, without=("zeroize",))
+
+
+def test_operations_that_are_numbers_are_counted_like_words() -> None:
+    space = SearchSpace.from_tables({"edge": range(3)}, {})
+    paths, *kinds = path_metrics(space, {"edge": (0, 1)}, without=(0,))
+    assert [metric.name for metric in kinds] == ["paths_1", "paths_2"]
+    assert paths(np.arange(3, dtype=np.uint8)[:, None]).tolist() == [0.0, 1.0, 1.0]
+
+
+def test_cells_of_too_many_paths_are_refused_before_all_of_them_are_listed() -> None:
+    """Thirty nodes, each joined to all before: more than a hundred million paths."""
+    edges = {f"{source}to{node}": (source, node) for node in range(1, 30) for source in range(node)}
+    space = SearchSpace.from_tables(dict.fromkeys(edges, ("none", "conv")), {})
+    with pytest.raises(InvalidInput, match="too many or too long paths"):
+        path_metrics(space, edges)
+
+
+def test_two_metrics_of_one_name_are_refused() -> None:
+    """A limit by that name would mean either of them."""
+    space = hwsearch.load_space("nasbench201")
+    metrics = path_metrics(space, EDGES)
+    with pytest.raises(InvalidInput, match="Two metrics are called 'paths'"):
+        hwsearch.Problem.of(space, predictor=lambda X: X.sum(axis=1), metrics=(*metrics, metrics[0]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._files._writing import check_writable
 from ..errors import InvalidInput
 from ..reports._formats import describe, find_architecture, is_network
 from ._adopting import found_in
@@ -108,6 +109,9 @@ def proxyless(
     from ..nn._proxyless import proxyless as run
     from ..spaces._load import load_space
 
+    if architecture.resolve() == out.resolve():
+        raise InvalidInput(f"--architecture and --out both name {out}: the weights and the network need a file each.")
+    check_writable(architecture)
     networks = load_space(named(space, classes, channels))
     found = run(
         networks,

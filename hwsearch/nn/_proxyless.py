@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from .._files._writing import PathLike
 from .._types import Rows
 from ..costs._metrics import Metric
 from ..errors import InvalidInput, check_seed
+from ..spaces._load import load_space
 from ..spaces._space import Architecture, SearchSpace
 from .data._images import Data, DataLike
 from .data._load import load_data
@@ -61,8 +64,16 @@ class Tradeoff:
     warm_up: float = 0.25
 
     def __post_init__(self) -> None:
-        if not (self.factor >= 0 and self.rate > 0 and 0 <= self.warm_up < 1 and (self.target is None or self.target > 0)):
-            raise InvalidInput(f"A trade-off needs factor >= 0, rate > 0, a warm-up between 0 and 1 and a positive target, not {self}.")
+        target = 1.0 if self.target is None else self.target
+        given: tuple[Any, ...] = self.factor, self.rate, self.warm_up, target
+        known = all(isinstance(each, Real) and math.isfinite(each) for each in given)
+        if not (known and self.factor >= 0 and self.rate > 0 and 0 <= self.warm_up < 1 and target > 0):
+            raise InvalidInput(
+                f"A trade-off needs finite numbers: factor >= 0, rate > 0, a warm-up between 0 and 1 and a positive target, not {self}."
+            )
+        for name in ("factor", "target", "rate", "warm_up"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
 
 
 STANDARD = Tradeoff()
@@ -94,7 +105,7 @@ class Searched:
 
 
 def proxyless(
-    space: SearchSpace,
+    space: str | SearchSpace,
     *,
     data: DataLike,
     out: PathLike,
@@ -113,18 +124,19 @@ def proxyless(
     one network is in memory at a time. It can be stopped and called again like :func:`hwsearch.train`. Precisions play no part.
 
     Args:
-        space: whose networks; their weights are shared as in :class:`hwsearch.nn.Supernet`.
+        space: whose networks, or its name; their weights are shared as in :class:`hwsearch.nn.Supernet`.
         data: the images (:func:`hwsearch.nn.load_data`).
         out: the safetensors file of the weights; what was found is kept in it.
         cost: such as ``hwsearch.metric("latency_ms", space, table)``.
-        recipe: how the weights are trained, as for :func:`hwsearch.train`.
+        recipe: how the weights are trained, as for :func:`hwsearch.train`; its ``sandwich``, ``random_networks`` and ``sync_bn`` play no
+            part, since one sampled network learns in each step, on one process.
         tradeoff: how much the cost counts.
         seed: of all randomness.
         progress: show a bar with the time left.
 
     Raises:
         InvalidInput: what :func:`hwsearch.train` refuses; a recipe with several parts or processes, a teacher, phases or a patience; a
-            cost of another space, or one without an expected value.
+            cost of another space, one without an expected value, or one that may be negative.
 
     Example:
         >>> import hwsearch
@@ -136,8 +148,9 @@ def proxyless(
         >>> len(found.probabilities) == len(toy.choices)
         True
     """
-    seed, data = check_seed(seed), load_data(data)
-    recipe = suited(recipe_for(data.recipe, recipe), data, space)
+    seed, space, data = check_seed(seed), load_space(space), load_data(data)
+    _check_kinds(cost, tradeoff)
+    recipe = suited(replace(recipe_for(data.recipe, recipe), sandwich=True), data, space)
     _check(recipe, cost, space)
     supernet = Supernet(space, seed, recipe.generated)
     check_fit(supernet, data)
@@ -151,6 +164,18 @@ def proxyless(
     shares = losses.paths.probabilities()
     told = {choice.name: tuple(each.tolist()) for choice, each in zip(space.choices, shares, strict=True)}
     return Searched(space.architecture(losses.paths.best), told, done)
+
+
+def _check_kinds(cost: object, tradeoff: object) -> None:
+    """A metric and a trade-off, and not what they are made from.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    if not isinstance(cost, Metric):
+        raise InvalidInput(f'cost must be a metric, such as hwsearch.metric("macs", space), not {cost!r}.')
+    if not isinstance(tradeoff, Tradeoff):
+        raise InvalidInput(f"tradeoff must be a Tradeoff, such as hwsearch.nn.Tradeoff(factor=0.5), not {tradeoff!r}.")
 
 
 def _check(recipe: Recipe, cost: Metric, space: SearchSpace) -> None:
@@ -189,10 +214,34 @@ class _Alternating(Losses):
     def __init__(self, supernet: Supernet, recipe: Recipe, tradeoff: Tradeoff, cost: Metric, data: Data) -> None:
         self.space, self.network, self.supernet, self.recipe, self.tradeoff = supernet.space, supernet, supernet, recipe, tradeoff
         self.run, self.paths, self.data = Forward(recipe.amp, recipe.recompute), Paths(supernet.space), data
-        self.cost, self.expected = cost, None if tradeoff.reward else Expected(cost)
-        self.target = tradeoff.target or float(np.mean(cost(np.stack([supernet.smallest, supernet.largest]))))
+        self.cost, self.expected = cost, None if tradeoff.reward else Expected(cost, self.paths.held)
+        self.target = self._target()
         self.made = torch.zeros(())
         self.warm = tradeoff.warm_up * recipe.epochs * (data.count("train") // recipe.batch)
+
+    def _target(self) -> float:
+        """What the cost should be.
+
+        Raises:
+            InvalidInput: the cost is infinite throughout, may be negative, or 0 where the reward divides by it, or its mean is no target.
+        """
+        name, least = self.cost.name, max(total.within(self.paths.held).minimum[0] for total in self.cost.sums)
+        if least == math.inf:
+            raise InvalidInput(f"The cost {name!r} of every network of the space is infinite: none of them can run there.")
+        if least < 0 or (least == 0 and self.tradeoff.reward):
+            raise InvalidInput(
+                f"The cost {name!r} may be as low as {least:g}; ProxylessNAS takes costs that are not negative, and with reward=True "
+                "costs above 0 only: add a number to it."
+            )
+        if self.tradeoff.target is not None:
+            return self.tradeoff.target
+        mean = float(np.mean(self.cost(np.stack([self.supernet.smallest, self.supernet.largest]))))
+        if not 0 < mean < math.inf:
+            raise InvalidInput(
+                f"The cost {name!r} of the smallest and the largest network is {mean:g} on average, which is no target: name one, "
+                "Tradeoff(target=...)."
+            )
+        return mean
 
     def memory(self) -> dict[str, torch.Tensor]:
         """The architecture, and how many steps were made."""
@@ -209,8 +258,10 @@ class _Alternating(Losses):
 
     @cached_property
     def _batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Validation images, as ``uint8``, and their labels."""
-        return list(self.data.batches("val", self.recipe.batch, _IMAGES))
+        """Validation images, as ``uint8``, and their labels, in batches of equal size up to one image: batch norms go by each of them."""
+        images, labels = (torch.cat(each) for each in zip(*self.data.batches("val", self.recipe.batch, _IMAGES), strict=True))
+        count = math.ceil(len(images) / self.recipe.batch)
+        return list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
 
     def _choose(self, rng: np.random.Generator) -> None:
         """One step of the architecture."""
@@ -223,9 +274,10 @@ class _Alternating(Losses):
         """What a step of the architecture makes smaller, by the losses and accuracies of two networks."""
         factor = self.tradeoff.factor
         if self.expected is None:
-            costs = self.cost(np.stack(rows))
-            rewards = [right * float(cost / self.target) ** -factor for (_, right), cost in zip(judged, costs, strict=True)]
-            return reinforced(self.paths, rows, rewards, alphas)
+            costs = self.cost(np.stack(rows)) / self.target
+            with np.errstate(over="ignore", invalid="ignore"):
+                rewards = np.where(np.isfinite(costs), [right for _, right in judged] * costs**-factor, 0.0)
+            return reinforced(self.paths, rows, rewards.tolist(), alphas)
         added = factor / self.target * self.expected(self.paths.probabilities(alphas))
         return of_two(self.paths, rows, [loss for loss, _ in judged], alphas) + added
 

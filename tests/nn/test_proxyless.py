@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from typer.testing import CliRunner
 
 import hwsearch
 from hwsearch.cli import app
-from hwsearch.costs import metric
+from hwsearch.costs import Metric, metric
 from hwsearch.errors import InvalidInput
-from hwsearch.nn import Searched, Supernet, Tradeoff, Watch, evaluate, proxyless
+from hwsearch.nn import Recipe, Searched, Supernet, Tradeoff, Watch, evaluate, load_data, proxyless
+from hwsearch.nn._proxyless import _Alternating
 from hwsearch.nn.training._paths import Expected, Paths, of_two, reinforced
 from hwsearch.spaces import Chain, Stage, TableSum
 
@@ -53,7 +55,7 @@ def test_expected_latency_equals_the_sum_of_the_table_for_one_hot_probabilities(
     toy: hwsearch.SearchSpace, roofline_table: hwsearch.LatencyTable, rng: np.random.Generator
 ) -> None:
     latency = metric("latency_ms", toy, roofline_table)
-    expected = Expected(latency)
+    expected = Expected(latency, Paths(toy).held)
     for row in toy.sample(20, rng):
         sure = [torch.nn.functional.one_hot(torch.tensor(int(value)), size).float() for value, size in zip(row, toy.sizes, strict=True)]
         assert float(expected(sure)) == pytest.approx(float(latency(row[None])[0]), rel=1e-5)
@@ -63,7 +65,7 @@ def test_expected_latency_is_the_mean_over_sampled_networks(toy: hwsearch.Search
     paths, macs = drawn(toy, 1), metric("macs", toy)
     found = macs(np.stack([paths.sample(rng) for _ in range(400)]))
     error = 4 * found.std() / len(found) ** 0.5
-    assert float(Expected(macs)(paths.probabilities())) == pytest.approx(found.mean(), abs=error)
+    assert float(Expected(macs, paths.held)(paths.probabilities())) == pytest.approx(found.mean(), abs=error)
 
 
 def test_a_step_keeps_the_probabilities_of_all_values_that_were_not_sampled(rng: np.random.Generator) -> None:
@@ -111,8 +113,8 @@ def test_a_search_by_training_finds_small_networks_that_are_accurate_where_cost_
     arguments["recipe"] = {"epochs": 3, "batch": 16, "learning_rate": 0.2}
     result = proxyless(small, **arguments)
     assert all(sum(each) == pytest.approx(1.0, abs=1e-5) for each in result.probabilities.values())
-    before = float(Expected(macs)(Paths(small).probabilities()))
-    after = float(Expected(macs)([torch.tensor(each) for each in result.probabilities.values()]))
+    before = float(Expected(macs, Paths(small).held)(Paths(small).probabilities()))
+    after = float(Expected(macs, Paths(small).held)([torch.tensor(each) for each in result.probabilities.values()]))
     assert macs.lower_bound <= after < 0.5 * (macs.lower_bound + before)
     again = proxyless(small, **arguments)
     assert again.probabilities == result.probabilities
@@ -217,3 +219,134 @@ def test_the_command_line_searches_by_training(tmp_path: Path) -> None:
     space = hwsearch.load_space("resnet_digits")
     assert hwsearch.Architecture.from_json(tmp_path / "best.json", space).space.fingerprint == space.fingerprint
     assert Supernet.load(tmp_path / "paths.safetensors", space).facts["tradeoff"]["factor"] == 0.5
+
+
+@pytest.mark.parametrize("losses", [[np.nan, 1.0], [np.inf, 1.0], [1e39, 1.0]])
+def test_a_loss_that_is_not_finite_changes_nothing(toy: hwsearch.SearchSpace, rng: np.random.Generator, losses: list[float]) -> None:
+    paths = Paths(toy)
+    rows = paths.sample(rng), paths.sample(rng)
+    paths.step(rows, lambda alphas: of_two(paths, rows, losses, alphas), 0.1)
+    assert not any(each.any() for each in paths.memory().values())
+    paths.sample(rng)
+
+
+def test_a_training_that_diverges_says_so(toy: hwsearch.SearchSpace, tmp_path: Path) -> None:
+    recipe = {"epochs": 1, "batch": 32, "learning_rate": 1e30, "warm_up": 0.0}
+    with pytest.raises(InvalidInput, match="Training diverged"):
+        proxyless(
+            toy,
+            data="digits",
+            out=tmp_path / "never.safetensors",
+            cost=metric("macs", toy),
+            recipe=recipe,
+            tradeoff=Tradeoff(warm_up=0.0),
+            progress=False,
+        )
+
+
+def test_logits_move_on_after_a_huge_loss(rng: np.random.Generator) -> None:
+    """And what is kept of it is finite, as files of states have to be."""
+    space = hwsearch.load_space("resnet_digits")
+    paths = Paths(space)
+    first = Supernet(space).largest
+    other = first.copy()
+    other[0] = 0
+    rows = first, space.canonical(other[None])[0]
+    paths.step(rows, lambda alphas: of_two(paths, rows, [0.0, 1e25], alphas), 0.1)
+    assert all(bool(torch.isfinite(each).all()) for each in paths.memory().values())
+    before = paths.alphas[0].clone()
+    for _ in range(100):
+        paths.step(rows, lambda alphas: of_two(paths, rows, [1.0, 0.0], alphas), 0.1)
+    assert float((paths.alphas[0] - before).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize(
+    "change", [{"factor": np.inf}, {"rate": np.inf}, {"target": np.inf}, {"target": np.nan}, {"factor": None}, {"rate": "1"}]
+)
+def test_a_trade_off_takes_finite_numbers(change: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match="A trade-off needs finite numbers"):
+        Tradeoff(**change)  # type: ignore[arg-type]
+
+
+def test_a_trade_off_turns_numbers_of_numpy_into_those_of_files() -> None:
+    tradeoff = Tradeoff(factor=np.float32(0.5), target=np.float64(2.0), rate=np.float32(0.25), warm_up=np.int64(0))  # type: ignore[arg-type]
+    assert [type(each) for each in (tradeoff.factor, tradeoff.target, tradeoff.rate, tradeoff.warm_up)] == [float] * 4
+    assert tradeoff == Tradeoff(factor=0.5, target=2.0, rate=0.25, warm_up=0.0)
+
+
+def alternating(space: hwsearch.SearchSpace, cost: Metric, tradeoff: Tradeoff, batch: int = 64) -> _Alternating:
+    """The losses of a search by training, of digits."""
+    return _Alternating(Supernet(space), Recipe(epochs=1, batch=batch), tradeoff, cost, load_data("digits"))
+
+
+def over_resolutions(space: hwsearch.SearchSpace, *values: float) -> Metric:
+    """A cost by the resolution alone."""
+    return Metric.from_tables("own", space, [(["resolution"], values)])
+
+
+def test_costs_that_are_no_costs_are_refused(toy: hwsearch.SearchSpace) -> None:
+    for reward in (False, True):
+        with pytest.raises(InvalidInput, match="may be as low as -3"):
+            alternating(toy, over_resolutions(toy, -3.0, 5.0), Tradeoff(reward=reward))
+    with pytest.raises(InvalidInput, match="costs above 0 only"):
+        alternating(toy, over_resolutions(toy, 0.0, 5.0), Tradeoff(reward=True))
+    assert alternating(toy, over_resolutions(toy, 0.0, 5.0), Tradeoff()).target == 2.5
+    with pytest.raises(InvalidInput, match="is no target"):
+        alternating(toy, over_resolutions(toy, 0.0, 0.0), Tradeoff())
+    with pytest.raises(InvalidInput, match="is no target"):
+        alternating(toy, over_resolutions(toy, 1.0, np.inf), Tradeoff(reward=True))
+    with pytest.raises(InvalidInput, match="none of them can run"):
+        alternating(toy, over_resolutions(toy, np.inf, np.inf), Tradeoff(reward=True, target=1.0))
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_a_network_that_cannot_run_gets_no_reward(toy: hwsearch.SearchSpace, factor: float) -> None:
+    losses = alternating(toy, over_resolutions(toy, 1.0, np.inf), Tradeoff(reward=True, target=1.0, factor=factor))
+    rows = losses.supernet.smallest, losses.supernet.largest
+    for row, other in (rows, rows[::-1]):
+        found = losses._loss((row, other), [(1.0, 0.5), (1.0, 0.5)], losses.paths.alphas)
+        wanted = reinforced(losses.paths, rows, [0.5, 0.0], losses.paths.alphas)
+        assert float(found) == pytest.approx(float(wanted))
+
+
+def test_what_a_space_does_not_allow_may_cost_anything(toy: hwsearch.SearchSpace) -> None:
+    """The cost may be of the whole space, and the search of a part of it."""
+    cost = over_resolutions(toy, 2.0, np.inf)
+    part = replace(toy, allowed=((0,), *toy.allowed[1:]))
+    paths = Paths(part)
+    assert float(Expected(cost, paths.held)(paths.probabilities())) == 2.0
+    with pytest.raises(InvalidInput, match="no expected value"):
+        Expected(cost, Paths(toy).held)
+
+
+def test_validation_images_are_spread_evenly_over_batches(toy: hwsearch.SearchSpace) -> None:
+    """The last one would be a single image, by which no batch norm can go."""
+    count = load_data("digits").count("val")
+    batches = alternating(toy, metric("macs", toy), Tradeoff(), batch=count - 1)._batches
+    assert [len(labels) for _, labels in batches] == [len(images) for images, _ in batches] == [(count + 1) // 2, count // 2]
+    whole = load_data("digits").batches("val", count)
+    assert torch.equal(torch.cat([images for images, _ in batches]), next(iter(whole))[0])
+
+
+def test_a_space_is_taken_by_its_name_and_other_things_by_what_they_are(tmp_path: Path) -> None:
+    space = hwsearch.load_space("resnet_digits")
+    common = {"data": "digits", "out": tmp_path / "named.safetensors", "progress": False}
+    with pytest.raises(InvalidInput, match="cost must be a metric"):
+        proxyless("resnet_digits", cost="macs", **common)
+    with pytest.raises(InvalidInput, match="tradeoff must be a Tradeoff"):
+        proxyless("resnet_digits", cost=metric("macs", space), tradeoff={"factor": 0.5}, **common)
+    assert not list(tmp_path.iterdir())
+    recipe = {"epochs": 1, "batch": 512, "sandwich": False, "random_networks": 0}  # which play no part
+    found = proxyless("resnet_digits", cost=metric("macs", space), recipe=recipe, **common)
+    assert found.best.space.fingerprint == space.fingerprint
+
+
+def test_the_command_line_needs_two_files_that_can_be_written(tmp_path: Path) -> None:
+    out, folder = tmp_path / "one.safetensors", tmp_path / "folder"
+    folder.mkdir()
+    for architecture, words in ((tmp_path / "folder" / ".." / "one.safetensors", "need a file each"), (folder, "it is a folder")):
+        command = ["proxyless", "resnet_digits", "-o", str(out), "--architecture", str(architecture), "--epochs", "1", "--quiet"]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code != 0
+        assert words in " ".join(done.output.split())
+    assert list(tmp_path.iterdir()) == [folder]

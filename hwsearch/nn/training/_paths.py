@@ -19,6 +19,8 @@ from ._phases import corner
 Alphas = Sequence[torch.Tensor]
 """For each gene the logits of its values, shape ``(values,)``."""
 _BETA, _EPS = 0.999, 1e-8
+_MOST = 100.0
+"""The greatest slope of a logit; longer ones are scaled down with those of the same gene, so that one step cannot stop all later ones."""
 
 
 class Paths:
@@ -82,18 +84,24 @@ class Paths:
     def step(self, rows: tuple[Rows, Rows], loss: Callable[[Alphas], torch.Tensor], rate: float) -> None:
         """Change the logits of the values that two networks have where they differ; the probabilities of all other values stay.
 
+        Nothing changes if the loss or a slope is not finite.
+
         Args:
             rows: the two networks.
             loss: from logits to a number, which a step of Adam makes smaller.
             rate: of the step.
         """
         alphas = [alpha.clone().requires_grad_() for alpha in self.alphas]
-        slopes: Sequence[torch.Tensor | None] = torch.autograd.grad(loss(alphas), alphas, allow_unused=True)
+        value = loss(alphas)
+        slopes: Sequence[torch.Tensor | None] = torch.autograd.grad(value, alphas, allow_unused=True)
+        if not all(bool(torch.isfinite(each).all()) for each in (value, *slopes) if each is not None):
+            return
         active = np.logical_and(*self.space.active(np.stack(rows))).tolist()
         for gene, (alpha, square, slope) in enumerate(zip(self.alphas, self.squares, slopes, strict=True)):
             pair = sorted({self.held[gene].index(int(row[gene])) for row in rows}) if active[gene] else []
             if slope is None or len(pair) < 2:
                 continue
+            slope = slope / (slope.abs().max() / _MOST).clamp(min=1.0)
             self.steps[gene] += 1
             square.mul_(_BETA).add_((1 - _BETA) * slope.square())
             before = torch.logsumexp(alpha[pair], 0)
@@ -128,17 +136,22 @@ class Expected:
 
     Args:
         metric: the cost.
+        held: for each gene the values that it may take (:attr:`Paths.held`); what the cost is of others does not matter.
 
     Raises:
-        InvalidInput: a cost that is no sum of tables over genes, or is infinite somewhere.
+        InvalidInput: a cost that is no sum of tables over genes, or is infinite for values that may be taken.
     """
 
-    def __init__(self, metric: Metric) -> None:
+    def __init__(self, metric: Metric, held: Sequence[Sequence[int]]) -> None:
         plain = not any(isinstance(gene, Sum) for genes, _ in metric.tables for gene in genes)
-        if metric.tables.peak or metric.others or not plain or not all(np.isfinite(array).all() for _, array in metric.tables):
+        taken = metric.tables.within(held)
+        if metric.tables.peak or metric.others or not plain or not all(np.isfinite(array).all() for _, array in taken):
             raise InvalidInput(f"{metric.name} has no expected value here: it must be a sum of finite tables, each over genes.")
         self._tables = [
-            (tuple(gene for gene in genes if not isinstance(gene, Sum)), torch.from_numpy(np.asarray(array, dtype=np.float32)))
+            (
+                tuple(gene for gene in genes if not isinstance(gene, Sum)),
+                torch.from_numpy(np.where(np.isfinite(array), array, 0.0).astype(np.float32)),
+            )
             for genes, array in metric.tables
         ]
 

@@ -11,7 +11,8 @@ import torch
 import hwsearch
 from hwsearch.algorithms import Evolution
 from hwsearch.errors import InvalidInput
-from hwsearch.nn import Supernet, SupernetScore, evaluate
+from hwsearch.nn import Supernet, SupernetScore, coded_size, evaluate
+from hwsearch.nn.supernet._channels import rank_channels
 from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
@@ -103,5 +104,27 @@ def test_what_makes_no_sense_is_refused(space: hwsearch.SearchSpace, trained: Pa
     refused("leave the phases out", recipe={"phases": "progressive"})
     refused("leave the teacher out", recipe={"teacher": trained})
     refused("at least one a step", recipe={"random_networks": 0})
-    refused("begins at random", weights=trained)
+    refused("begin at random", weights=trained)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_coded_size_of_large_layers_whose_weights_are_made() -> None:
+    """Layers above 16,384 weights go by the largest one in their place, which is made like any other."""
+    stages = (Stage(depths=(1,), outs=(48, 64), mids=(48, 64)),)
+    large = Chain("big", (8,), (8,), stages, classes=10, channels=1).space()
+    supernet = Supernet(large, 0, generated=True)
+    sizes = coded_size(supernet, bits=4)(np.stack([supernet.smallest, supernet.largest]))
+    assert 0 < sizes[0] < sizes[1] < 1
+
+
+def test_what_changes_single_weights_is_refused_where_they_are_made(space: hwsearch.SearchSpace) -> None:
+    """They would be changed in copies, and lost."""
+    one = space.alone(Supernet(space).largest)
+    meta, network = Supernet(one, 0, generated=True), Supernet(one).extract(Supernet(one).largest, torch.randn(4, 1, 8, 8))
+    with pytest.raises(InvalidInput, match="cannot take over those of a network"):
+        meta.settle(network)
+    assert not meta.settled
+    with pytest.raises(InvalidInput, match="have no order of channels"):
+        meta.reorder()
+    with pytest.raises(InvalidInput, match="have no order of channels"):
+        rank_channels(meta, one)

@@ -280,7 +280,7 @@ class _Rates:
         key = (part, index, shape, bits)
         if key not in self.known:
             elastic = getattr(self.weights.block(self.place), part)[index]
-            weight = elastic.sliced(layer)[0] if shape else elastic.weight
+            weight = elastic.sliced(layer)[0] if shape else elastic.whole()
             found = share(weight.detach().numpy(), bits)
             self.known[key] = found.bits, len(found.values)
         return self.known[key]

@@ -16,6 +16,7 @@ from torch import nn
 from ...networks._blocks import Layer
 from ...spaces._space import SearchSpace
 from ._elastic import ElasticLayer
+from ._held import check_kept
 from ._supernet import Supernet
 
 
@@ -69,7 +70,11 @@ def rank_channels(supernet: Supernet, kept: SearchSpace) -> None:
     Args:
         supernet: its weights are re-ordered in place.
         kept: the space of the supernet, restricted to the networks that have been trained.
+
+    Raises:
+        InvalidInput: the weights are made from widths, so they have no order.
     """
+    check_kept(supernet.generated, "have no order of channels")
     axes, uses, fixed = _walk(supernet, kept)
     readers: dict[int, list[_Use]] = {}
     borders: dict[int, set[int]] = {}

@@ -117,6 +117,11 @@ class ElasticLayer(nn.Module):
         """Weight and bias of ``layer``: the first channels, and the kernel of its size."""
         return self._view(layer.cout, layer.cin // layer.groups, layer.kernel), None if self.bias is None else self.bias[: layer.cout]
 
+    def whole(self) -> torch.Tensor:
+        """The weight of the largest layer that may stand here, whether it is kept or made."""
+        cout, cin, *kernel = self.shape
+        return self._view(cout, cin, *kernel[:1])
+
     def _view(self, cout: int, cin: int, kernel: int = 1) -> torch.Tensor:
         weight = (self.weight if self.maker is None else self._made(cout, cin, kernel))[:cout, :cin]
         if kernel == self.kernel:
@@ -220,7 +225,11 @@ def _modules(stacks: Sequence[Sequence[Layer]], generated: bool) -> nn.ModuleLis
 
 
 def _maker(weight: torch.Tensor) -> nn.Sequential:
-    """Two linear layers from three scales to weights, which begin around the given ones and differ between scales as much as these do."""
+    """Two linear layers from three scales to weights.
+
+    The last bias is the given weights, so that all scales begin near them; how they differ between scales, by about a fifth of the spread
+    of the given ones at first, comes from the weights of the last layer.
+    """
     last = nn.Linear(_UNITS, weight.numel())
     with torch.no_grad():
         last.weight.normal_(0.0, float(weight.std()) / _UNITS**0.5)

@@ -1,10 +1,11 @@
-"""The part of a space whose networks weights are of."""
+"""The part of a space whose networks weights are of, and whether these weights are kept one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ...errors import InvalidInput
 from ...spaces._space import SearchSpace
 
 
@@ -28,3 +29,17 @@ def held_by(space: SearchSpace, held: Mapping[str, Sequence[int]]) -> SearchSpac
 def shaping(held: Mapping[str, Sequence[int]], space: SearchSpace) -> dict[str, Sequence[int]]:
     """Without the genes that are precisions in the space, of which weights of another space say nothing."""
     return {choice.name: held[choice.name] for choice in space.choices if not choice.is_precision}
+
+
+def check_kept(generated: bool, what: str) -> None:
+    """Check that weights are kept, and so can be changed one by one.
+
+    Args:
+        generated: whether they are made from widths.
+        what: is said of weights that are.
+
+    Raises:
+        InvalidInput: they are.
+    """
+    if generated:
+        raise InvalidInput(f"Weights that are made from widths {what}: leave out generated=True.")

@@ -27,7 +27,7 @@ from ..quantization._learned import learned, teach
 from ..training._phases import corner
 from . import _weights_file as weights_file
 from ._elastic import PARTS, ElasticBlock
-from ._held import held_by, shaping
+from ._held import check_kept, held_by, shaping
 from ._plain import calibrate_bn, plain, resize, thin_out
 
 WeightsLike = Union[PathLike, "Supernet"]
@@ -233,13 +233,23 @@ class Supernet(nn.Module):
         return network
 
     def reorder(self) -> None:
-        """If the only network is 2:4 sparse, put the channels inside its blocks into the order that costs least."""
+        """If the only network is 2:4 sparse, put the channels inside its blocks into the order that costs least.
+
+        Raises:
+            InvalidInput: weights are made from widths, so they have no order.
+        """
+        check_kept(self.generated, "have no order of channels")
         for name, block in self._path:
             if block.bits.sparse:
                 self.block(name).reorder(block)
 
     def settle(self, network: nn.Sequential) -> None:
-        """Take over weights and batch-norm statistics of a network that was extracted, the only one of this space, and trained further."""
+        """Take over weights and batch-norm statistics of a network that was extracted, the only one of this space, and trained further.
+
+        Raises:
+            InvalidInput: the weights of this one are made from widths.
+        """
+        check_kept(self.generated, "cannot take over those of a network")
         with torch.no_grad():
             for ours, theirs in self._pairs(self._placed(self.largest), network):
                 ours.copy_(theirs)
@@ -263,8 +273,7 @@ class Supernet(nn.Module):
         Raises:
             InvalidInput: it belongs to another space, or lacks some of the networks; or the weights of this one are made from widths.
         """
-        if self.generated:
-            raise InvalidInput("A supernet whose weights are made from widths begins at random: leave weights out, or generated.")
+        check_kept(self.generated, "begin at random and take over no others")
         if other.space.fingerprint != self.space.fingerprint:
             raise InvalidInput(f"The supernet belongs to space {other.space.name!r}, not to {self.space.name!r}.")
         for row in (self.smallest, self.largest):

@@ -69,7 +69,8 @@ class Recipe:
         sandwich: whether the largest and the smallest network learn in every step, and random ones from the largest; if not, random
             networks learn alone, each from the labels.
         generated: whether the weights of a supernet are made from the widths of each layer by a small network (MetaPruning), instead of
-            being the first channels of shared ones.
+            being the first channels of shared ones. The last bias of that network holds the weights that the layer begins with; like all
+            biases it is not decayed.
         amp: compute in ``"bf16"`` or ``"fp16"`` where torch deems it safe (fp16 with its losses scaled); faster if there is hardware for
             it. On a CPU that has no instructions for bf16 numbers stay float32.
         parts: the number of parts in which a step's images are run, each normalised by itself: one after the other, which takes less

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from .._files._writing import PathLike
 from ..errors import InvalidInput, require
 from ._clock import clock_of, input_shape, random_input, timed
 from ._cpu import CpuBackend
-from ._kernels import WARM, kernels_ms
+from ._kernels import WARM, kernels_ms, resolved_us
 from ._trained import Runner
 from .base import Session, Times
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 ort = require("onnxruntime", feature="The backend 'onnxruntime'", extra="onnxruntime")
 
+_TRACED_S = 0.02
+"""A network runs for about this long under the profiler, so that the whole microseconds that it counts in even out."""
 _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int32)": np.int32,
@@ -157,13 +160,16 @@ class ProfiledSession(Session):
         with tempfile.TemporaryDirectory() as folder:
             inside = self._backend.session(self._path, trace=os.path.join(folder, "trace"))
             session = OrtSession(inside, self.batch, self._backend.threads)
-            session.times(WARM + runs)
+            count = max(runs, math.ceil(_TRACED_S / float(found.min())))
+            session.times(WARM + count)
             events = read_json(inside.end_profiling(), "trace of ONNX Runtime")
             session.close()
         nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-        took = 1e-3 * np.array([event["dur"] for event in nodes], dtype=np.float64).reshape(WARM + runs, -1)[WARM:]
+        begin, took = (
+            np.array([event[key] for event in nodes], dtype=np.float64).reshape(WARM + count, -1)[WARM:] for key in ("ts", "dur")
+        )
         names = [event["name"].removesuffix("_kernel_time") for event in nodes[: took.shape[1]]]
-        self._kernels = kernels_ms(names, took.min(axis=0), 1e3 * float(found.min()))
+        self._kernels = kernels_ms(names, 1e-3 * resolved_us(begin, took), 1e3 * float(found.min()))
         return found
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ one an edge value and one a weight, and a network has a constant.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 
@@ -27,6 +28,8 @@ _NOISE = 0.01
 """A sum over blocks is not truer than this, relatively, however well a network was measured."""
 _RIDGE = {"scale": 0.1, "block": 0.01, "value": 0.02, "weight": 0.02}
 """How far, relative to a typical network, a term strays from its prior without much evidence."""
+_CORRECTED, _LEAST_MS = 0.1, 1e-3
+"""By how much, relatively, the cost of a block strays from what was measured without much evidence; faster blocks count as this slow."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,14 @@ class Calibration:
 
         names = sorted({block.calibrated_with for network, *_ in networks for block in network})
         A = np.zeros((len(networks), 1 + 4 * len(names)))
+        each_block: dict[Block, tuple[int, Costs]] = {}
         A[:, 0] = 1.0
         for i, (network, *_) in enumerate(networks):
             works = _works(network, np.array([rows[block] for block in network]))
             for block, work in zip(network, works, strict=True):
                 j = 1 + 4 * names.index(block.calibrated_with)
                 A[i, j : j + 4] += work
+                each_block[block] = j, work
         measured = np.array([ms for _, ms, _ in networks])
         prior = np.array([self.call_ms] + [1.0, 0.0, 0.0, 0.0] * len(names))
         typical = float(np.median(measured))
@@ -109,10 +114,14 @@ class Calibration:
         W = A / (measured * noise)[:, None]
         residual = (measured - A @ prior) / measured / noise
         ridge = np.diag(1 / np.array(loose))
+        apart = np.zeros((len(each_block), len(prior)))
+        counts = Counter(j for j, _ in each_block.values())
+        for row, (block, (j, work)) in enumerate(each_block.items()):
+            apart[row, j : j + 4] = work / (_CORRECTED * max(rows[block], _LEAST_MS) * np.sqrt(counts[j]))
         lowest = np.array([-self.call_ms] + [_SCALES[0] - 1, -np.inf, -np.inf, -np.inf] * len(names))
         highest = np.array([np.inf] + [_SCALES[1] - 1, np.inf, np.inf, np.inf] * len(names))
-        target = np.concatenate([residual, np.zeros(len(prior))])
-        solution = prior + lsq_linear(np.vstack([W, ridge]), target, (lowest, highest)).x
+        target = np.concatenate([residual, np.zeros(len(prior) + len(apart))])
+        solution = prior + lsq_linear(np.vstack([W, ridge, apart]), target, (lowest, highest)).x
         classes = {name: Terms(*map(float, solution[1 + 4 * k : 5 + 4 * k])) for k, name in enumerate(names)}
         return Calibration(self.call_ms, max(float(solution[0]), 0.0), classes)
 

@@ -296,8 +296,8 @@ def _scales(raw: Floats, left: Floats, noise: Floats) -> tuple[Floats, float, fl
     """Lengths of the coordinates, height and further noise of the process: those under which the data are most likely."""
     from scipy.optimize import minimize
 
-    widths = (raw.shape[1] - 5) // 2
-    groups = np.array([0] * widths + [1, 1, 1] + [2, 2] + [3] * widths)
+    widths = (raw.shape[1] - 7) // 2
+    groups = np.array([0] * widths + [1, 1, 1] + [2, 2, 2, 2] + [3] * widths)
     start = np.log([2.0, 1.0, 1.0, 0.5, max(float(left.std()), 0.01), 0.01])
     if len(left) < 12:
         return np.exp(start[groups]), float(np.exp(start[4])), 0.0

@@ -1,7 +1,8 @@
 """What kernels of a user's network have to do: the physics behind estimates of kernels that were not measured.
 
 All kernels of a precision share one set of rates. What multiplies has its own rates by its role; each other operation that a kernel takes
-in adds values to be read and written. Channels that are no multiple of 8 or of 16 cost more where a runtime works in blocks of that size.
+in adds values to be read and written. Channels that are no multiple of 4, 8 or 16 cost more where a runtime works in blocks of
+that size, and may cost ten times as much where it then takes another way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, Fused
 Floats = npt.NDArray[np.float64]
 _ROLES = ("pointwise", "spatial", "depthwise", "linear", "product", "other")
 _TILES = (8, 16, 32)
-_ALIGNED = (8, 16)
+_ALIGNED = (4, 8, 16)
 _KINDS: dict[str, tuple[str, ...]] = {
     "sum": ("add", "sub"),
     "scale": ("mul", "div"),
@@ -87,7 +88,12 @@ def kernel_coordinates(kernels: Sequence[Fused]) -> Floats:
     """Where a kernel stands among others: logarithms of channels, sizes, groups, what it is, and padding, shape ``(n, d)``."""
     widths = np.array([(k.cin, k.cout) for k in kernels], dtype=np.float64)
     shape = np.array([(prod(k.into), prod(k.taps), k.groups) for k in kernels], dtype=np.float64)
-    kind = np.array([(3.0 * _ROLES.index(k.role), float(prod(k.onto) < prod(k.into))) for k in kernels])
+    kind = np.array(
+        [
+            (3.0 * _ROLES.index(k.role), float(prod(k.onto) < prod(k.into)), 2.0 * float(k.cin % 4 > 0), 2.0 * float(k.cout % 4 > 0))
+            for k in kernels
+        ]
+    )
     return np.hstack([np.log2(widths), np.log2(shape), kind, np.log2(_padded(widths, 16) / widths)])
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from .._types import Rows
 from ..backends.base import Backend, Session
@@ -22,6 +23,7 @@ from ..devices._device import READINGS, Check, Protocol, Row
 from ..devices._table import LatencyTable
 from ..errors import BuildFailed
 from ..networks._blocks import Block
+from ..networks._fused import Fused
 from ..spaces._space import SearchSpace
 from ._effort import Effort, sentinel_of
 from ._networks import kinds_of, share_of
@@ -33,12 +35,18 @@ MOST_KERNELS = 600
 """A table holds at most about this many measured kernels."""
 _FEWEST, _MOST = 3, 16
 """Networks that are run under the profiler."""
+_CANDIDATES = 32
+"""They are chosen among this many random networks of each kind."""
+_FAR, _ODD = 3.0, 0.5
+"""How far a kernel is from the measured ones, in doublings of its widths: where none is like it, and where one width of two is odd."""
+_PRODUCTS_A_VALUE = 20
+"""A value that is moved takes about as long as this many products."""
+_Like = tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, str]
+Floats = npt.NDArray[np.float64]
 _POOL = 4
 """Of this many random networks one is taken, so that all sizes are among those taken."""
 _APART = 0.35
 """How far, in shares of its range, a width of a random network may be from what the network's size suggests."""
-_TRIED = 8
-"""Of this many mixed networks the one of most kernels tells how many networks are few enough."""
 _ABSENT = 0.2
 """The chance of a branch to be absent from a random network."""
 _LEAST_MS = 1e-3
@@ -111,21 +119,89 @@ def choose(space: SearchSpace, precisions: Sequence[str], table: LatencyTable, e
 
 
 def cover(kinds: Sequence[SearchSpace], rng: np.random.Generator) -> list[Rows]:
-    """The largest network of each precision, and random ones from small to large, all with every branch.
+    """The largest network of each precision, and those whose kernels are least like kernels that are measured already.
 
-    So each kernel is seen at many sizes, and in each precision. Of the random ones every other one is mixed.
+    Of random networks of all sizes and precisions the one comes next whose kernels tell most for each that has to be measured: a kernel
+    tells the more, the farther its widths are from those of its like, and the larger its share is of what the network does.
 
     Args:
         kinds: the space in each precision that all kernels may share, and last mixed; or the space alone.
         rng: the source of randomness.
+
+    Returns:
+        Networks of together at most :data:`MOST_KERNELS` different kernels, but three in any case.
     """
-    largest = [np.array([allowed[-1] for allowed in kind.allowed], dtype=np.uint8) for kind in kinds[: max(1, len(kinds) - 1)]]
-    mixed = [_sized(kinds[-1], 1.0, rng, absent=0.0) for _ in range(_TRIED)] if len(kinds) > 1 else []
-    most = max(len(kinds[-1].blocks(row)) for row in (*largest, *mixed))
-    count = int(np.clip(MOST_KERNELS // max(1, most), _FEWEST, _MOST)) - len(largest)
-    sizes = (np.arange(count) + rng.random(count)) / count
-    turns = [kind for pure in kinds[:-1] for kind in (kinds[-1], pure)] or kinds
-    return [*largest, *(_sized(turns[place % len(turns)], size, rng, absent=0.0) for place, size in enumerate(sizes))]
+    chosen = [np.array([allowed[-1] for allowed in kind.allowed], dtype=np.uint8) for kind in kinds[: max(1, len(kinds) - 1)]]
+    sizes = (np.arange(_CANDIDATES) + rng.random((len(kinds), _CANDIDATES))) / _CANDIDATES
+    pool = [_sized(kind, size, rng, absent=0.0) for kind, own in zip(kinds, sizes, strict=True) for size in own]
+    networks = [_kernels(kinds[-1], row) for row in pool]
+    apart = [_Apart(network) for network in networks]
+    held = set[Block]()
+    for row in chosen:
+        _measured(_kernels(kinds[-1], row), held, apart)
+    while len(chosen) < _MOST:
+        fresh = [len(set(network) - held) for network in networks]
+        fits = [count > 0 and (len(held) + count <= MOST_KERNELS or len(chosen) < _FEWEST) for count in fresh]
+        if not any(fits):
+            break
+        told = [each.told() / count if fit else 0.0 for each, count, fit in zip(apart, fresh, fits, strict=True)]
+        best = int(np.argmax(told))
+        if not told[best]:
+            break
+        chosen.append(pool[best])
+        _measured(networks[best], held, apart)
+    return chosen
+
+
+def _kernels(space: SearchSpace, row: Rows) -> list[Fused]:
+    """The kernels of a network of a space whose networks are made of kernels."""
+    return [block for block in space.blocks(row) if isinstance(block, Fused)]
+
+
+def _measured(network: Sequence[Fused], held: set[Block], apart: Sequence[_Apart]) -> None:
+    """Take the kernels of a network for measured."""
+    fresh = [kernel for kernel in dict.fromkeys(network) if kernel not in held]
+    held.update(fresh)
+    alike: dict[_Like, list[Fused]] = {}
+    for kernel in fresh:
+        alike.setdefault(_like(kernel), []).append(kernel)
+    places = {like: _widths(kernels) for like, kernels in alike.items()}
+    for each in apart:
+        each.come_closer(places)
+
+
+class _Apart:
+    """How far the kernels of a network are from those that were measured."""
+
+    def __init__(self, network: Sequence[Fused]) -> None:
+        work = np.array([kernel.macs + _PRODUCTS_A_VALUE * kernel.edge_values for kernel in network], dtype=np.float64)
+        self._shares = work / work.sum()
+        self._widths, self._far = _widths(network), np.full(len(network), _FAR)
+        self._alike: dict[_Like, list[int]] = {}
+        for place, kernel in enumerate(network):
+            self._alike.setdefault(_like(kernel), []).append(place)
+
+    def come_closer(self, measured: Mapping[_Like, Floats]) -> None:
+        """Kernels of these widths, by what they are, are measured as well."""
+        for like, others in measured.items():
+            if mine := self._alike.get(like):
+                far = np.abs(self._widths[mine][:, None] - others).sum(axis=2).min(axis=1)
+                self._far[mine] = np.minimum(self._far[mine], far)
+
+    def told(self) -> float:
+        """How much all kernels of the network would tell."""
+        return float(self._shares @ self._far)
+
+
+def _like(kernel: Fused) -> _Like:
+    """What kernels have in common that differ in their widths alone."""
+    return kernel.ops, kernel.into, kernel.onto, kernel.taps, kernel.groups > 1, kernel.precision
+
+
+def _widths(kernels: Sequence[Fused]) -> Floats:
+    """Logarithms of their channels, and whether these are odd for a runtime that takes them in fours, shape ``(n, 4)``."""
+    channels = np.array([(kernel.cin, kernel.cout) for kernel in kernels], dtype=np.float64).reshape(-1, 2)
+    return np.hstack([np.log2(channels), _ODD * (channels % 4 > 0)])
 
 
 def _sized(space: SearchSpace, size: float, rng: np.random.Generator, *, absent: float) -> Rows:

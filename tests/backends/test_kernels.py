@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwsearch.backends._kernels import kernels_ms
+from hwsearch.backends._kernels import kernels_ms, resolved_us
 from hwsearch.networks import kernel_of, labelled
 
 
@@ -36,3 +36,21 @@ def test_a_profile_that_is_faster_than_the_network_is_left_as_it_is() -> None:
     names = [f"/{labelled('conv', 'a')}/Conv", f"/{labelled('conv', 'b')}/Conv"]
     assert kernels_ms(names, np.array([0.01, 0.02]), 1.0) == pytest.approx({"a": 0.01, "b": 0.02})
     assert min(kernels_ms(names, np.array([0.01, 0.02]), 1e-9).values()) > 0
+
+
+def test_fractions_of_the_microseconds_that_a_profiler_counts_in_are_told_from_when_operations_begin() -> None:
+    """Operations of 2.1, 2.9, 40.5 and 1.2 microseconds, 3 more after each for the profiler, which says 2, 2, 40 and 1 each time."""
+    real, rng = np.array([2.1, 2.9, 40.5, 1.2]), np.random.default_rng(0)
+    begin = np.cumsum(np.tile(real + 3.0, 100)).reshape(100, 4) - (real + 3.0) + rng.random((100, 1))
+    found = resolved_us(np.floor(begin), np.tile(np.floor(real), (100, 1)))
+    assert np.ptp((found - real)[:3]) < 0.35, "what it takes itself is the same for all"
+    assert found[1] - found[0] == pytest.approx(0.8, abs=0.3)
+    assert resolved_us(np.zeros((3, 1)), np.full((3, 1), 7.0)) == pytest.approx([7.0])
+
+
+def test_an_operation_inside_another_takes_what_the_profiler_says() -> None:
+    """A loop of 50 microseconds tells of the 20 of its body as well, which begins before the loop ends."""
+    begin, took = np.tile([0.0, 10.0, 53.0], (4, 1)), np.tile([50.0, 20.0, 7.0], (4, 1))
+    found = resolved_us(begin, took)
+    assert np.all(found >= took[0])
+    assert found[1] < 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from hwsearch.devices import Device
 from hwsearch.errors import Unsupported, WrongSpace
 from hwsearch.networks import Block, Fused
 from hwsearch.profiling import Effort
+from hwsearch.profiling._in_context import cover
 from hwsearch.searching import DeviceVerifier
 from hwsearch.spaces import Choice, SearchSpace, Slot
 from hwsearch.spaces._kernels import Format, KernelHere, Size
@@ -147,6 +149,20 @@ def test_a_handful_of_networks_tells_all_kernels_of_a_space(profiled: tuple[Chai
     assert table.sampled
     largest = space.blocks(np.array([size - 1 for size in space.sizes], dtype=np.uint8))
     assert not table.missing(largest)
+
+
+def test_networks_for_the_profiler_show_each_kernel_at_widths_far_apart() -> None:
+    """The ends of both widths of each convolution are measured, and there is no gap between wider than two doublings of its channels."""
+    space = chain()
+    rows = cover([space], np.random.default_rng(0))
+    for place in range(len(space.slots)):
+        kernels = [kernels for row in rows for slot, kernels in space.placed(row) if slot.name == f"conv{place}"]
+        for side in ("cin", "cout"):
+            widths = sorted({getattr(kernel, side) for found in kernels for kernel in found})
+            if len(widths) > 1:
+                assert widths[0] <= 16
+                assert widths[-1] >= 112
+                assert max(b / a for a, b in itertools.pairwise(widths)) <= 4
 
 
 def test_kernels_are_measured_in_each_precision_and_at_the_borders_between(tmp_path: Path) -> None:

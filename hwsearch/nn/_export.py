@@ -66,7 +66,8 @@ def export(
     Raises:
         InvalidInput: a name that does not end as the backend's files do; neither of both, weights or example inputs that are missing, or
             a batch that is not positive or that the backend's files cannot take.
-        Unsupported: the backend writes no model files, or does not run a precision, or a module cannot be written as ONNX.
+        Unsupported: the backend writes no model files, or does not run a precision, or a module cannot be written as ONNX; or weights with
+            codebooks.
         FileError: the weights cannot be used; WrongSpace if they are of another space.
         BuildFailed: the file does not compute what was evaluated, or the runtime's builder failed.
 
@@ -77,6 +78,7 @@ def export(
         >>> supernet = hwsearch.train(toy, data="digits", out="toy-export.safetensors", recipe={"epochs": 1}, progress=False)
         >>> path = hwsearch.export(toy.architecture(supernet.largest), weights=supernet, out="best.onnx", batch="open")
     """
+    quantization.check_linear("Kernels for integers compute with")
     runtime = load_writer(backend, out)
     at_once = _batch(batch, runtime.batch)
     if isinstance(network, nn.Module):

@@ -58,6 +58,7 @@ class Deployment:
 
     Raises:
         InvalidInput: a negative number of epochs.
+        Unsupported: weights with codebooks.
     """
 
     backend: str | Backend = "onnxruntime"
@@ -68,6 +69,7 @@ class Deployment:
     def __post_init__(self) -> None:
         if self.tuning < 0:
             raise InvalidInput(f"tuning must be at least 0, not {self.tuning}.")
+        self.quantization.check_linear("Networks are finished with")
 
 
 ON_CPU = Deployment()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import hwsearch
-from hwsearch.errors import Unsupported
-from hwsearch.nn import Recipe, Supernet, deploy, evaluate, load_data, make_data, trace, train
+from hwsearch.errors import UnknownName, Unsupported
+from hwsearch.nn import Quantization, Recipe, Supernet, deploy, evaluate, load_data, make_data, save_coded, trace, train, tune
+from hwsearch.nn._evaluate import deployed
 from hwsearch.nn.quantization._quantize import fit_quantizer, quantize_weight
 from hwsearch.spaces import Chain, Stage
 
@@ -90,6 +91,39 @@ def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
     assert score["fp32"] - 0.1 < score["w4a8"]
     assert score["int2"] < score["int4"] - 0.02
     assert score["int4"] <= score["w4a8"] + 0.015
+
+
+def test_weights_that_share_codebooks_are_evaluated_as_the_coded_file_computes_and_refused_where_steps_are_needed(tmp_path: Path) -> None:
+    space = Chain("shared", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("w3a8",), channels=1).space()
+    data, shared = load_data("digits"), Quantization(weights="k-means")
+    supernet = train(space, data=data, out=tmp_path / "shared.safetensors", recipe=Recipe(epochs=4, batch=32), progress=False)
+    network = hwsearch.searching.dense(space, "w3a8")
+    codebooks, steps = (deployed(supernet, network.genes, quantization=how) for how in (shared, Quantization()))
+    floats = deployed(supernet, network.genes, floating=True)
+    for folded, even, plain in zip(codebooks.blocks, steps.blocks, floats.blocks, strict=True):
+        for layer, other, exact in zip(folded.body, even.body, plain.body, strict=True):
+            if layer.steps is not None and other.steps is not None:
+                values = layer.weight / layer.steps.view(-1, *[1] * (layer.weight.ndim - 1))
+                assert len(values.round(decimals=4).unique()) <= 8
+                assert (layer.weight - exact.weight).square().mean() < (other.weight - exact.weight).square().mean()
+    images = data.normalize(data.calibration_images(0)[:50])
+    coded = save_coded(network, weights=supernet, out=tmp_path / "shared.npz")
+    for folded, written in zip(codebooks.blocks, coded.network.blocks, strict=True):
+        for layer, same in zip(folded.body, written.body, strict=True):
+            if layer.steps is not None:  # what stays in floats here is coded there as well
+                torch.testing.assert_close(layer.weight, same.weight)
+    assert codebooks(images).shape == (50, 10)
+    with pytest.raises(Unsupported, match="save_coded"):
+        hwsearch.export(network, weights=supernet, out=tmp_path / "shared.onnx", quantization=shared)
+    with pytest.raises(Unsupported, match="Tuning"):
+        tune(supernet, data=data, out=tmp_path / "tuned.safetensors", recipe=Recipe(epochs=1), quantization=shared)
+    with pytest.raises(Unsupported, match="finished"):
+        hwsearch.nn.Deployment(quantization=shared)
+    module = hwsearch.adopt(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3)), images[:1]).extract({})
+    with pytest.raises(Unsupported, match="int8"):
+        hwsearch.nn.adoption.quantize(module, [images], "int8", shared)
+    with pytest.raises(UnknownName, match="k-means"):
+        Quantization(weights="kmeans")
 
 
 def test_sixteen_bit_floats_round_a_little_and_eight_bit_ones_are_refused() -> None:

@@ -51,7 +51,7 @@ def quantize(
 
     Raises:
         InvalidInput: a precision that is neither fp32 nor int8, or a name that stands for no kernel.
-        Unsupported: grids without zero points.
+        Unsupported: grids without zero points, or weights with codebooks.
 
     Example:
         >>> import hwsearch
@@ -77,6 +77,7 @@ def begun(
     """What will be rounded of a network, without grids yet; :func:`quantize` describes the arguments and errors."""
     if quantization.symmetric:
         raise Unsupported("Modules are quantised with zero points only, which engines do not take. Export for 'onnxruntime' or 'openvino'.")
+    quantization.check_linear("Kernels of a module compute in int8 with")
     plain = folded(network, tuple(each[:2] for each in images))
     return Grids(plain, _chosen(plain, precision or planned(network) or "int8"), quantization)
 

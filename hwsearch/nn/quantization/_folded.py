@@ -15,8 +15,9 @@ from ...errors import InvalidInput, Unsupported
 from ...networks._blocks import Block, Layer
 from ...networks._layers import POSITIVE
 from ..supernet._plain import Resize
+from ._codebook import share
 from ._learned import OUT, PRE, WEIGHT, Grid, grid
-from ._quantize import quantize_weight, weight_steps
+from ._quantize import STANDARD, Quantization, quantize_weight, weight_steps
 from ._sparse import mask
 
 Round = Callable[[torch.Tensor], torch.Tensor]
@@ -148,20 +149,22 @@ def _to_bf16(x: torch.Tensor) -> torch.Tensor:
 _HALVES: dict[str, Round] = {"fp16": _to_fp16, "bf16": _to_bf16}
 
 
-def fold(network: nn.Sequential, blocks: Sequence[Block], *, weight_bits: int = 8, straight: bool = False) -> tuple[FoldedBlock, ...]:
+def fold(
+    network: nn.Sequential, blocks: Sequence[Block], quantization: Quantization = STANDARD, *, straight: bool = False
+) -> tuple[FoldedBlock, ...]:
     """The blocks of a plain network with their batch norms folded in and their weights rounded.
 
     Args:
         network: its batch norms calibrated.
         blocks: what it is.
-        weight_bits: the most bits that quantised weights have.
+        quantization: the most bits that quantised weights have, and what they are rounded to.
         straight: let gradients pass rounded weights: by their grids where those are learned, else as if they were not rounded
             (straight-through estimation, Bengio et al., 2013).
 
     Raises:
         InvalidInput, Unsupported: as :func:`deploy` does.
     """
-    return tuple(_fold(module, block, weight_bits, straight) for module, block in _paired(network, blocks))
+    return tuple(_fold(module, block, quantization, straight) for module, block in _paired(network, blocks))
 
 
 def _paired(network: nn.Sequential, blocks: Sequence[Block]) -> list[tuple[nn.Module, Block]]:
@@ -188,19 +191,19 @@ def owners(network: nn.Sequential, blocks: Sequence[Block]) -> Owners:
     return found
 
 
-def _fold(module: nn.Module, block: Block, weight_bits: int, straight: bool) -> FoldedBlock:
+def _fold(module: nn.Module, block: Block, quantization: Quantization, straight: bool) -> FoldedBlock:
     if block.bits.name.startswith("fp8"):
         raise Unsupported(f"Block {block.key}: evaluation knows integers and floats of 16 and 32 bits, not {block.precision}.")
     if not isinstance(module, GraphBlock):
         return FoldedBlock(block)
     body, excite, shortcut = (
-        _fold_layers(getattr(module, part), layers, block, weight_bits, straight) for part, layers in block.graph.parts.items()
+        _fold_layers(getattr(module, part), layers, block, quantization, straight) for part, layers in block.graph.parts.items()
     )
     return FoldedBlock(block, body, shortcut if module.residual else None, excite)
 
 
 def _fold_layers(
-    modules: nn.ModuleList, layers: Sequence[Layer], block: Block, weight_bits: int, straight: bool
+    modules: nn.ModuleList, layers: Sequence[Layer], block: Block, quantization: Quantization, straight: bool
 ) -> tuple[FoldedLayer, ...]:
     """Weights and biases with the batch norms folded in: ``w g / s`` and ``b - m g / s``, ``s = sqrt(var + eps)``."""
     folded = []
@@ -217,7 +220,7 @@ def _fold_layers(
             factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
             weight = weight * factor.view(-1, 1, 1, 1)
             bias = norm.bias - norm.running_mean * factor
-        weight, steps = _round_weight(weight, module, layer, block, weight_bits, straight)
+        weight, steps = _round_weight(weight, module, layer, block, quantization, straight)
         if weight.ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
         folded.append(FoldedLayer(layer, weight, bias if straight else bias.detach().clone(), steps))
@@ -225,13 +228,19 @@ def _fold_layers(
 
 
 def _round_weight(
-    weight: torch.Tensor, module: nn.Module, layer: Layer, block: Block, weight_bits: int, straight: bool
+    weight: torch.Tensor, module: nn.Module, layer: Layer, block: Block, quantization: Quantization, straight: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A weight as its block stores it, and its steps; linear layers that read floats inside a quantised block stay in floats."""
-    bits, count = block.bits, min(block.bits.weight_bits, weight_bits)
+    """A weight as its block stores it, and its steps, or the scales of its codebook.
+
+    Linear layers that read floats inside a quantised block stay in floats.
+    """
+    bits, count = block.bits, min(block.bits.weight_bits, quantization.weight_bits)
     shown = weight * mask(weight) if bits.sparse and layer.sparsable else weight
     if bits.quantized and layer.op == "linear" and layer != block.graph.body[0]:
         return (weight if straight else weight.detach().clone()), None
+    if quantization.weights == "k-means" and bits.weight_bits <= 8:
+        shared = share(shown.detach().cpu().numpy(), count)
+        return torch.from_numpy(shared.weights).to(weight.device), torch.from_numpy(shared.scale).to(weight.device)
     learned = _learned_grid(module, bits.weight_bits)
     if learned is not None and straight:
         return learned(shown), None

@@ -1,4 +1,4 @@
-"""Uniform quantisers of 2 to 8 bits, and how their ranges are chosen."""
+"""How networks are quantised, and uniform quantisers of 2 to 8 bits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 
 from ...backends.base import Backend
 from ...devices._device import Device
-from ...errors import InvalidInput, UnknownName
+from ...errors import InvalidInput, UnknownName, Unsupported
 from ._clipping import RANGES, SHARES
 
 CORRECTIONS = ("none", "bias", "scale")
+WEIGHTS = ("linear", "k-means")
 _MOST_VALUES = 32768
 
 
@@ -24,7 +25,7 @@ class Quantization:
         >>> from hwsearch.nn import Quantization
         >>> old = Device("old-cpu", "cpu", "x86", "onnxruntime", "1.23", facts={"int8": "weights of 7 bits"})
         >>> Quantization(ranges="percentile").on(old)  # as its arithmetic needs it
-        Quantization(ranges='percentile', correction='scale', symmetric=False, weight_bits=7)
+        Quantization(ranges='percentile', correction='scale', symmetric=False, weight_bits=7, weights='linear')
 
     Attributes:
         ranges: how the range of a feature map is chosen: ``"mse"``, ``"minmax"``, ``"percentile"`` or ``"kl"``
@@ -35,6 +36,11 @@ class Quantization:
         symmetric: whether quantisers have no zero points, as of :class:`hwsearch.nn.Deployed`.
         weight_bits: the most bits that weights have, whatever their precision says. Runtimes on x86 without VNNI carry 7
             (:attr:`hwsearch.backends.Backend.weight_bits`).
+        weights: what quantised weights are rounded to: ``"linear"``, evenly spaced values, one step an output channel, which kernels for
+            integers compute with; or ``"k-means"``, the ``2**bits`` values of a codebook a layer times a scale an output channel (Deep
+            Compression, Han et al., ICLR'16, as searched by HAQ, Wang et al., CVPR'19). Codebooks make a file smaller and nothing faster:
+            :func:`hwsearch.nn.save_coded` writes such a network, its layers in floats coded as well, :func:`hwsearch.nn.coded_size` is
+            the size of the file with its codebooks, and what learns steps or writes model files for runtimes refuses them.
 
     Raises:
         UnknownName: there is no such way.
@@ -45,11 +51,13 @@ class Quantization:
     correction: str = "scale"
     symmetric: bool = False
     weight_bits: int = 8
+    weights: str = "linear"
 
     def __post_init__(self) -> None:
         if self.weight_bits not in range(2, 9):
             raise InvalidInput(f"weight_bits must be 2 to 8, not {self.weight_bits}.")
-        for what, name, known in (("ranges", self.ranges, RANGES), ("correction", self.correction, CORRECTIONS)):
+        chosen = (("ranges", self.ranges, RANGES), ("correction", self.correction, CORRECTIONS), ("weights", self.weights, WEIGHTS))
+        for what, name, known in chosen:
             if name not in known:
                 raise UnknownName(what, name, known)
 
@@ -60,6 +68,21 @@ class Quantization:
             device: a backend, or the device of a latency table (``table.device``).
         """
         return replace(self, symmetric=not device.zero_points, weight_bits=min(self.weight_bits, device.weight_bits))
+
+    def check_linear(self, what: str) -> None:
+        """Refuse codebooks.
+
+        Args:
+            what: needs evenly spaced weights, as the subject of a sentence.
+
+        Raises:
+            Unsupported: weights are to share the values of codebooks.
+        """
+        if self.weights != "linear":
+            raise Unsupported(
+                f"{what} evenly spaced weights, and Quantization(weights={self.weights!r}) has codebooks. Use weights='linear' for it; "
+                "hwsearch.nn.save_coded writes networks with codebooks."
+            )
 
 
 STANDARD = Quantization()

@@ -68,6 +68,7 @@ def tune(
     Raises:
         InvalidInput: the weights are of several networks, or have no statistics of their own; and as :func:`hwsearch.nn.train` does.
         UnknownName: there is no such way.
+        Unsupported: weights with codebooks.
 
     Example:
         >>> import hwsearch
@@ -109,9 +110,10 @@ class Tuning(Losses):
     def __init__(
         self, taken: Extracted, recipe: Recipe, teaching: Teaching | None = None, way: str = "lsq", quantization: Quantization = STANDARD
     ) -> None:
+        quantization.check_linear("Tuning learns the steps of")
         self.space, self.network, self.blocks = taken.space, taken.network, taken.blocks
         self.recipe, self.teaching = recipe, teaching
-        self.plain, self.way, self.weight_bits = taken.network, way, quantization.weight_bits
+        self.plain, self.way, self.quantization = taken.network, way, quantization
         self.shipped = deploy(self.plain, self.blocks, taken.images, replace(quantization, correction="none"))
         self.owners = owners(self.plain, self.blocks)
         forget(self.plain)
@@ -131,7 +133,7 @@ class Tuning(Losses):
             for part in ("body", "shortcut"):
                 for layer, shipped in zip(getattr(module, part, ()), getattr(folded, part) or (), strict=False):
                     if shipped.steps is not None:
-                        setattr(layer, WEIGHT, Grid(shipped.steps, 0, min(folded.block.bits.weight_bits, self.weight_bits)))
+                        setattr(layer, WEIGHT, Grid(shipped.steps, 0, min(folded.block.bits.weight_bits, self.quantization.weight_bits)))
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
         """Yield the only loss."""
@@ -144,7 +146,7 @@ class Tuning(Losses):
 
     def _run(self, x: torch.Tensor, stages: Stages | None) -> torch.Tensor:
         """The logits, everything rounded."""
-        network = replace(self.shipped, blocks=fold(self.plain, self.blocks, weight_bits=self.weight_bits, straight=True))
+        network = replace(self.shipped, blocks=fold(self.plain, self.blocks, self.quantization, straight=True))
         names = [name for name, module in self.plain.named_children() if not isinstance(module, Resize)]
         with mixed(x.device.type, self.recipe.amp):
             return network.run(x, _Learning(self.owners, names, stages)).float()

@@ -177,7 +177,7 @@ def deploy(network: nn.Sequential, blocks: Sequence[Block], images: torch.Tensor
     """
     with torch.inference_mode():
         symmetric = quantization.symmetric
-        deployed = Deployed(fold(network, blocks, weight_bits=quantization.weight_bits), _learned(network, blocks, symmetric), symmetric)
+        deployed = Deployed(fold(network, blocks, quantization), _learned(network, blocks, symmetric), symmetric)
         if any(block.bits.quantized for block in blocks) and not deployed.quantizers:
             fit(deployed, fold(network, [replace(block, precision="fp32") for block in blocks]), images, quantization)
     return deployed

@@ -66,8 +66,7 @@ def export(
     Raises:
         InvalidInput: a name that does not end as the backend's files do; neither of both, weights or example inputs that are missing, or
             a batch that is not positive or that the backend's files cannot take.
-        Unsupported: the backend writes no model files, or does not run a precision, or a module cannot be written as ONNX; or weights with
-            codebooks.
+        Unsupported: the backend writes no model files or does not run a precision, a module cannot be ONNX, or weights have codebooks.
         FileError: the weights cannot be used; WrongSpace if they are of another space.
         BuildFailed: the file does not compute what was evaluated, or the runtime's builder failed.
 
@@ -78,7 +77,6 @@ def export(
         >>> supernet = hwsearch.train(toy, data="digits", out="toy-export.safetensors", recipe={"epochs": 1}, progress=False)
         >>> path = hwsearch.export(toy.architecture(supernet.largest), weights=supernet, out="best.onnx", batch="open")
     """
-    quantization.check_linear("Kernels for integers compute with")
     runtime = load_writer(backend, out)
     at_once = _batch(batch, runtime.batch)
     if isinstance(network, nn.Module):
@@ -99,6 +97,7 @@ def _deployed(
     architecture: Architecture, precision: str | None, supernet: Supernet, images: torch.Tensor, quantization: Quantization
 ) -> Deployed:
     """The network as it is shipped, in one precision if that is asked for."""
+    quantization.check_linear("Kernels for integers compute with")
     modules = supernet.extract(architecture.genes, None if supernet.settled else images)
     if precision is None:
         return deploy(modules, architecture.blocks(), images, quantization)

@@ -48,8 +48,8 @@ class Surrogate:
 
     A Gaussian process over genes, sums of genes and the metrics of each network, among them those that the problem was given for it (see
     :func:`hwsearch.costs.path_metrics`), predicts the scores, made normal by their ranks. The next
-    networks are those that are expected to raise the best score most; for a front, the best scores within many levels of the metrics, which
-    is the volume that the front dominates. All networks of a small space are looked at; in a large one candidates are bred on the model.
+    networks are those that are expected to raise the best score most; for a front, the volume that it dominates (Emmerich et al., 2006).
+    All networks of a small space are looked at; in a large one candidates are bred on the model.
     The networks of a batch differ: each is chosen as if those before it had been evaluated, and so are those whose answers are missing.
 
     Example:
@@ -66,7 +66,7 @@ class Surrogate:
         metrics: names of what is traded against the score; if empty, only the best score within the limits counts.
         founders: random networks that are evaluated first.
         batch: networks a step, but at least a twenty-fifth of those that are known.
-        levels: of the metrics that are traded.
+        levels: at which fronts of several metrics are compared.
         whole: spaces of this size are looked at as a whole.
         generations: of candidates in larger spaces.
         steps: of a search without a budget of evaluations.
@@ -149,18 +149,15 @@ class Surrogate:
         return pool[chosen]
 
     def _goal(self, problem: Problem, X: Rows, y: Values, rng: np.random.Generator) -> Goal:
-        """Levels all over the metrics that are traded, from the least that each can be to its limit, or to the most that is known."""
+        """The best score, or the volume of a front up to the limits of the metrics that are traded, or the most that is known of them."""
         traded = self.traded(problem)
-        if not traded:
-            return Goal.of((), np.empty((1, 0)), X, y)
         limits = {limit.metric.name: limit.at_most for limit in problem.limits}
-        values = values_of(traded, X)
         least = np.array([metric.lower_bound for metric in traded])
+        values = values_of(traded, X) if traded else np.empty((len(X), 0))
         known = [column[np.isfinite(column)].max(initial=low) for column, low in zip(values.T, least, strict=True)]
         most = np.array([limits.get(metric.name, highest) for metric, highest in zip(traded, known, strict=True)])
-        even = (np.arange(self.levels) + 1.0)[:, None] / self.levels
-        share = even if len(traded) == 1 else rng.random((self.levels, len(traded))) ** (1 / len(traded))
-        return Goal.of(traded, least + (most - least) * share, X, y)
+        share = rng.random((self.levels if len(traded) > 1 else 0, len(traded))) ** (1 / max(1, len(traded)))
+        return Goal.of(traded, most, least + (most - least) * share, X, y)
 
     def _is_small(self, problem: Problem) -> bool:
         return problem.space.size <= self.whole

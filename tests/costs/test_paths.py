@@ -41,7 +41,7 @@ def test_a_model_that_reads_paths_orders_networks_better_than_one_of_genes_alone
     right = []
     for metrics in ((), paths):
         belief = Belief.of(space, metrics, X[:40], y[:40], 0)
-        mean = Candidates(belief, Goal.of((), np.empty((1, 0)), X[:40], y[:40]), X[40:]).mean
+        mean = Candidates(belief, Goal.of((), np.empty(0), np.empty((0, 0)), X[:40], y[:40]), X[40:]).mean
         first, second = rng.integers(len(mean), size=(2, 20_000))
         apart = y[40:][first] != y[40:][second]
         right.append(float(((mean[first] > mean[second]) == (y[40:][first] > y[40:][second]))[apart].mean()))

@@ -2,11 +2,11 @@
 
     python benchmarks/adopt_tables.py --out benchmark-output --networks resnet50 mobilenet_v3_large
 
-Weights are random (seed 0). Of each network of torchvision a table is profiled by ONNX Runtime with one thread, batch 1, fp32; 20 random
-networks, from small to large, with branches absent here and there, are held out and measured whole by plain ONNX Runtime. With
-``--precisions fp32 int8`` each region of kernels is in either; a third of the networks is in fp32, one in int8 and one mixed, and errors
-and rank correlations are given for each kind. Beside the error
-of the predictions stands the standard error of these measurements, and the load of the machine: on a busy one the former says little.
+Weights are random (seed 0). Of each network of torchvision a table is profiled by ONNX Runtime (or ``--backend openvino``) with one thread,
+batch 1, fp32; 20 random networks, from small to large, with branches absent here and there, are held out and measured whole by the plain
+runtime. With ``--precisions fp32 int8`` each region of kernels is in either; a third of the networks is in fp32, one in int8 and one
+mixed, and errors and rank correlations are given for each kind. Beside the error of the predictions stands the standard error of these
+measurements, and the load of the machine: on a busy one the former says little.
 It goes on where it was stopped; tables that are complete are not measured again.
 """
 
@@ -34,23 +34,17 @@ from hwsearch.profiling import Effort
 NETWORKS = ("resnet50", "mobilenet_v3_large", "densenet121", "shufflenet_v2_x1_0", "efficientnet_b0")
 
 
-def profile(name: str, pixels: int, effort: Effort, out: Path, precisions: tuple[str, ...] = ("fp32",)) -> dict[str, Any]:
+def profile(name: str, pixels: int, effort: Effort, path: Path, precisions: tuple[str, ...], backend: str) -> dict[str, Any]:
     """Profile one network; all that is written down of it."""
     torch.manual_seed(0)
     module = import_torchvision().models.get_model(name, weights=None)
     began, load = time.monotonic(), os.getloadavg()[0]
     space = hwsearch.adopt(module, torch.randn(1, 3, pixels, pixels), precisions=precisions)
     adopted = time.monotonic()
-    path = out / file_name(name, pixels, precisions)
-    table = hwsearch.profile(space, backend="onnxruntime", out=path, effort=effort, progress=False)
+    table = hwsearch.profile(space, backend=backend, out=path, effort=effort, progress=False)
     seconds = {"adopt": round(adopted - began, 1), "profile": round(time.monotonic() - adopted, 1)}
     given = {"network": name, "pixels": pixels, "precisions": list(precisions), "genes": len(space.choices)}
     return {**given, **facts(table), "seconds": seconds, "load": [round(load, 1), round(os.getloadavg()[0], 1)]}
-
-
-def file_name(name: str, pixels: int, precisions: tuple[str, ...]) -> str:
-    """The file of a table."""
-    return f"{name}-{pixels}{'-mixed' if len(precisions) > 1 else ''}.json"
 
 
 def kinds(checks: list[Check]) -> dict[str, dict[str, float]]:
@@ -83,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
     parser.add_argument("--precisions", nargs="+", default=["fp32"])
+    parser.add_argument("--backend", default="onnxruntime", help="or openvino")
     parser.add_argument("--pixels", type=int, default=224)
     parser.add_argument("--fits", type=int, default=24)
     parser.add_argument("--checks", type=int, default=20)
@@ -92,13 +87,14 @@ def main() -> None:
     torch.set_num_threads(1)
     effort = Effort(fits=options.fits, checks=options.checks, max_rounds=options.rounds)
     options.out.mkdir(parents=True, exist_ok=True)
+    kind = f"{options.backend}-{'-'.join(options.precisions)}"
     found = []
     for name in options.networks:
-        found.append(profile(name, options.pixels, effort, options.out, tuple(options.precisions)))
+        path = options.out / f"{name}-{options.pixels}-{kind}.json"
+        found.append(profile(name, options.pixels, effort, path, tuple(options.precisions), options.backend))
         print({key: value for key, value in found[-1].items() if key != "checks"}, flush=True)
-        table = hwsearch.load_table(options.out / file_name(name, options.pixels, tuple(options.precisions)))
-        text = json.dumps({"device": table.device.name, "rows": found}, indent=1)
-        write_atomic(options.out / f"adopt-tables{'-mixed' if len(options.precisions) > 1 else ''}.json", text.encode())
+        text = json.dumps({"device": hwsearch.load_table(path).device.name, "rows": found}, indent=1)
+        write_atomic(options.out / f"adopt-tables-{kind}.json", text.encode())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,8 @@ from .._files._writing import PathLike
 from ..errors import InvalidInput, require
 from ._clock import clock_of, input_shape, random_input, timed
 from ._cpu import CpuBackend
-from ._kernels import WARM, kernels_ms, resolved_us
+from ._kernels import WARM, resolved_us
+from ._profiled import ProfiledSession
 from ._trained import Runner
 from .base import Session, Times
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 ort = require("onnxruntime", feature="The backend 'onnxruntime'", extra="onnxruntime")
 
-_TRACED_S = 0.02
-"""A network runs for about this long under the profiler, so that the whole microseconds that it counts in even out."""
 _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(int32)": np.int32,
@@ -54,7 +51,20 @@ class OnnxRuntime(CpuBackend):
         Raises:
             FileError: there is no such file, or ONNX Runtime cannot run it.
         """
-        return ProfiledSession(self, os.fspath(path))
+        return ProfiledSession(self.load(path), partial(self._trace, os.fspath(path)))
+
+    def _trace(self, path: str, runs: int) -> tuple[list[str], Times]:
+        """What ONNX Runtime's profiler, which tells when its session ends, says of each operation; see :data:`Trace`."""
+        with tempfile.TemporaryDirectory() as folder:
+            inside = self.session(path, trace=os.path.join(folder, "trace"))
+            session = OrtSession(inside, self.batch, self.threads)
+            session.times(WARM + runs)
+            events = read_json(inside.end_profiling(), "trace of ONNX Runtime")
+            session.close()
+        nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+        begin, took = (np.array([event[key] for event in nodes], dtype=np.float64).reshape(WARM + runs, -1)[WARM:] for key in ("ts", "dur"))
+        names = [event["name"].removesuffix("_kernel_time") for event in nodes[: took.shape[1]]]
+        return names, 1e-3 * resolved_us(begin, took)
 
     def runner(self, model: ModelProto | str | bytes) -> Runner:
         """A function from input arrays to the output array, or to a list of them."""
@@ -128,50 +138,3 @@ class OrtSession(Session):
     def close(self) -> None:
         """Release the inference session."""
         self._session = self._binding = None
-
-
-class ProfiledSession(Session):
-    """A file that is run without the profiler and with it: the first tells what the network takes, the second how that is shared.
-
-    The session under the profiler is made anew for each series of runs, since ONNX Runtime tells what its operations took when it ends.
-
-    Args:
-        backend: whose settings it has.
-        path: of the model file.
-    """
-
-    def __init__(self, backend: OnnxRuntime, path: str) -> None:
-        self._backend, self._path = backend, path
-        self._plain = backend.load(path)
-        self.batch = self._plain.batch
-        self._kernels: dict[str, float] = {}
-
-    @property
-    def kernels_ms(self) -> Mapping[str, float]:
-        """What each kernel took in the last series of runs."""
-        return self._kernels
-
-    def times(self, runs: int) -> Times:
-        """Seconds of each run without the profiler, shape ``(runs,)``; a single run tells nothing of kernels."""
-        if runs == 1:
-            return self._plain.times(1)
-        self._plain.times(WARM)  # making a session has filled the caches with other things
-        found = self._plain.times(runs)
-        with tempfile.TemporaryDirectory() as folder:
-            inside = self._backend.session(self._path, trace=os.path.join(folder, "trace"))
-            session = OrtSession(inside, self.batch, self._backend.threads)
-            count = max(runs, math.ceil(_TRACED_S / float(found.min())))
-            session.times(WARM + count)
-            events = read_json(inside.end_profiling(), "trace of ONNX Runtime")
-            session.close()
-        nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-        begin, took = (
-            np.array([event[key] for event in nodes], dtype=np.float64).reshape(WARM + count, -1)[WARM:] for key in ("ts", "dur")
-        )
-        names = [event["name"].removesuffix("_kernel_time") for event in nodes[: took.shape[1]]]
-        self._kernels = kernels_ms(names, 1e-3 * resolved_us(begin, took), 1e3 * float(found.min()))
-        return found
-
-    def close(self) -> None:
-        """Release the inference session."""
-        self._plain.close()

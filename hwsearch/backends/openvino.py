@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._files._writing import PathLike
 from ..errors import require
 from ._clock import random_input, timed
 from ._cpu import CpuBackend
+from ._kernels import WARM
+from ._profiled import ProfiledSession
 from ._trained import Runner
 from .base import Session, Times
 
@@ -33,6 +37,25 @@ class OpenVino(CpuBackend):
     title = "OpenVINO"
     version = str(ov.__version__).partition("-")[0]
     probe = 3
+    tells_kernels = True
+
+    def profiled(self, path: PathLike) -> Session:
+        """A session whose runs also tell, by OpenVINO's own counters, what each kernel takes; see :meth:`Backend.profiled`.
+
+        Raises:
+            FileError: there is no such file, or OpenVINO cannot run it.
+        """
+        return ProfiledSession(self.load(path), partial(self._trace, os.fspath(path)))
+
+    def _trace(self, path: str, runs: int) -> tuple[list[str], Times]:
+        """What OpenVINO's counters, which tell the mean of all runs so far, say of each operation; see :data:`Trace`."""
+        session = OvSession(self.compile(path, PERF_COUNT=True))
+        session.times(WARM)
+        _, before = session.counted()
+        session.times(runs)
+        names, mean = session.counted()
+        session.close()
+        return names, ((WARM + runs) * mean - WARM * before) / runs
 
     def _run(self, model: ModelProto | str) -> Session:
         compiled = self.compile(model)
@@ -49,31 +72,32 @@ class OpenVino(CpuBackend):
 
         return run
 
-    def compile(self, model: ModelProto | str) -> Any:
+    def compile(self, model: ModelProto | str, **options: Any) -> Any:
         """An ``openvino.CompiledModel`` with the settings that are profiled; its runtime model shows what was fused.
 
         Args:
             model: the model, or the path of its file; open dimensions become the batch.
+            options: of OpenVINO, beside or in the place of those settings.
         """
         network = self._read(model)
         if network.is_dynamic():
             network.reshape(
                 {value: [size.get_length() if size.is_static else self.batch for size in value.partial_shape] for value in network.inputs}
             )
-        return self._compile(network)
+        return self._compile(network, **options)
 
     def _read(self, model: ModelProto | str | bytes) -> Any:
         return _core().read_model(model if isinstance(model, str | bytes) else model.SerializeToString())
 
-    def _compile(self, network: Any) -> Any:
-        options = {
+    def _compile(self, network: Any, **options: Any) -> Any:
+        settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": "f32",
             "ENABLE_CPU_PINNING": False,
         }
-        return _core().compile_model(network, "CPU", options)
+        return _core().compile_model(network, "CPU", {**settings, **options})
 
 
 @cache
@@ -95,6 +119,11 @@ class OvSession(Session):
     def times(self, runs: int) -> Times:
         """Seconds of each run, shape ``(runs,)``."""
         return timed(partial(self._request.infer, share_outputs=True), runs)
+
+    def counted(self) -> tuple[list[str], Times]:
+        """The operations of a model with counters, in their order, and what each takes on average, ms; 0 if it does not run."""
+        operations = self._request.profiling_info
+        return [each.node_name for each in operations], np.array([1e3 * each.real_time.total_seconds() for each in operations])
 
     def close(self) -> None:
         """Release the inference request."""

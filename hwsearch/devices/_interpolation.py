@@ -31,6 +31,8 @@ _LEARNT = 300
 _RIDGE = 1e-3
 _TRUTH = 0.05
 """Physics is no truer than this, relatively."""
+_SURPRISING = 4.0
+"""A block is an outlier if it is this many standard deviations from what is expected of it without itself."""
 _NOISE = 0.005
 """No measurement is taken to be truer than this, relatively."""
 
@@ -144,13 +146,27 @@ class Process:
         left = np.log(values / np.maximum(work @ rates, 1e-12))
         mean = float(left.mean())
         raw = coordinates(blocks)
-        lengths, height, extra = _scales(raw, left - mean, noise)
-        return cls(tuple(blocks), rates, raw / lengths, lengths, height, np.hypot(noise, extra), left, mean)
+        for _ in range(2):
+            lengths, height, extra = _scales(raw, left - mean, noise)
+            process = cls(tuple(blocks), rates, raw / lengths, lengths, height, np.hypot(noise, extra), left, mean)
+            outliers = process._outliers
+            if not outliers.any():
+                break
+            # What a runtime treats as no other block, for a reason that is not known here, tells nothing of its like.
+            noise = np.where(outliers, np.maximum(noise, np.abs(process._posterior.left_out)), noise)
+        return process
 
     @cached_property
     def _posterior(self) -> Posterior:
         """What is known of what physics leaves over."""
         return Posterior.of(self.height**2 * _similarity(self.places, self.places) + np.diag(self.noise**2), self.left - self.mean)
+
+    @property
+    def _outliers(self) -> npt.NDArray[np.bool_]:
+        """Which blocks cost what nobody expects of them who knows the others, shape ``(n,)``."""
+        surprise = self._posterior.weights * self._posterior.left_out
+        result: npt.NDArray[np.bool_] = surprise > _SURPRISING**2
+        return result
 
     @property
     def _scale(self) -> float:

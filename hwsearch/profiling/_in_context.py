@@ -8,7 +8,7 @@ profiler slows a network down, by little or by half; so other whole networks run
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -119,10 +119,10 @@ def choose(space: SearchSpace, precisions: Sequence[str], table: LatencyTable, e
 
 
 def cover(kinds: Sequence[SearchSpace], rng: np.random.Generator) -> list[Rows]:
-    """The largest network of each precision, and those whose kernels are least like kernels that are measured already.
+    """The largest network of each precision, and those that tell most of the kernels of all others.
 
-    Of random networks of all sizes and precisions the one comes next whose kernels tell most for each that has to be measured: a kernel
-    tells the more, the farther its widths are from those of its like, and the larger its share is of what the network does.
+    Of random networks of all sizes and precisions the one comes next that brings the kernels of all of them closest to measured ones, for
+    each kernel that has to be measured for it. A kernel counts by its share of what its network does.
 
     Args:
         kinds: the space in each precision that all kernels may share, and last mixed; or the space alone.
@@ -134,73 +134,75 @@ def cover(kinds: Sequence[SearchSpace], rng: np.random.Generator) -> list[Rows]:
     chosen = [np.array([allowed[-1] for allowed in kind.allowed], dtype=np.uint8) for kind in kinds[: max(1, len(kinds) - 1)]]
     sizes = (np.arange(_CANDIDATES) + rng.random((len(kinds), _CANDIDATES))) / _CANDIDATES
     pool = [_sized(kind, size, rng, absent=0.0) for kind, own in zip(kinds, sizes, strict=True) for size in own]
-    networks = [_kernels(kinds[-1], row) for row in pool]
-    apart = [_Apart(network) for network in networks]
-    held = set[Block]()
+    networks = [kernels_of(kinds[-1], row) for row in pool]
+    unknown, held = Unknown(networks), set[Fused]()
     for row in chosen:
-        _measured(_kernels(kinds[-1], row), held, apart)
+        unknown.measured(kernels := kernels_of(kinds[-1], row))
+        held.update(kernels)
     while len(chosen) < _MOST:
         fresh = [len(set(network) - held) for network in networks]
         fits = [count > 0 and (len(held) + count <= MOST_KERNELS or len(chosen) < _FEWEST) for count in fresh]
-        if not any(fits):
-            break
-        told = [each.told() / count if fit else 0.0 for each, count, fit in zip(apart, fresh, fits, strict=True)]
+        told = [unknown.told(network) / count if fit else 0.0 for network, count, fit in zip(networks, fresh, fits, strict=True)]
         best = int(np.argmax(told))
         if not told[best]:
             break
         chosen.append(pool[best])
-        _measured(networks[best], held, apart)
+        unknown.measured(networks[best])
+        held.update(networks[best])
     return chosen
 
 
-def _kernels(space: SearchSpace, row: Rows) -> list[Fused]:
+def kernels_of(space: SearchSpace, row: Rows) -> list[Fused]:
     """The kernels of a network of a space whose networks are made of kernels."""
     return [block for block in space.blocks(row) if isinstance(block, Fused)]
 
 
-def _measured(network: Sequence[Fused], held: set[Block], apart: Sequence[_Apart]) -> None:
-    """Take the kernels of a network for measured."""
-    fresh = [kernel for kernel in dict.fromkeys(network) if kernel not in held]
-    held.update(fresh)
-    alike: dict[_Like, list[Fused]] = {}
-    for kernel in fresh:
-        alike.setdefault(_like(kernel), []).append(kernel)
-    places = {like: _widths(kernels) for like, kernels in alike.items()}
-    for each in apart:
-        each.come_closer(places)
+class Unknown:
+    """How far the kernels of some networks are from those that are measured: at first from all of them.
+
+    Args:
+        networks: their kernels.
+    """
+
+    def __init__(self, networks: Sequence[Sequence[Fused]]) -> None:
+        counts = dict[Fused, float]()
+        for network in networks:
+            work = np.array([kernel.macs + _PRODUCTS_A_VALUE * kernel.edge_values for kernel in network], dtype=np.float64)
+            for kernel, share in zip(network, (work / work.sum()).tolist(), strict=True):
+                counts[kernel] = counts.get(kernel, 0.0) + share
+        alike = _alike(counts)
+        self._widths = {like: _widths(kernels) for like, kernels in alike.items()}
+        self._counts = {like: np.array([counts[kernel] for kernel in kernels]) for like, kernels in alike.items()}
+        self._far = {like: np.full(len(kernels), _FAR) for like, kernels in alike.items()}
+
+    def _closer(self, network: Iterable[Fused]) -> Iterator[tuple[_Like, Floats]]:
+        """By what kernels are, how far they are once those of this network are measured."""
+        for like, kernels in _alike(network).items():
+            if like in self._far:
+                apart = np.abs(self._widths[like][:, None] - _widths(kernels)).sum(axis=2).min(axis=1)
+                yield like, np.minimum(self._far[like], apart)
+
+    def told(self, network: Iterable[Fused]) -> float:
+        """How much closer all kernels come if those of this network are measured."""
+        return float(sum(self._counts[like] @ (self._far[like] - far) for like, far in self._closer(network)))
+
+    def measured(self, network: Iterable[Fused]) -> None:
+        """Take the kernels of this network for measured."""
+        self._far.update(self._closer(network))
 
 
-class _Apart:
-    """How far the kernels of a network are from those that were measured."""
-
-    def __init__(self, network: Sequence[Fused]) -> None:
-        work = np.array([kernel.macs + _PRODUCTS_A_VALUE * kernel.edge_values for kernel in network], dtype=np.float64)
-        self._shares = work / work.sum()
-        self._widths, self._far = _widths(network), np.full(len(network), _FAR)
-        self._alike: dict[_Like, list[int]] = {}
-        for place, kernel in enumerate(network):
-            self._alike.setdefault(_like(kernel), []).append(place)
-
-    def come_closer(self, measured: Mapping[_Like, Floats]) -> None:
-        """Kernels of these widths, by what they are, are measured as well."""
-        for like, others in measured.items():
-            if mine := self._alike.get(like):
-                far = np.abs(self._widths[mine][:, None] - others).sum(axis=2).min(axis=1)
-                self._far[mine] = np.minimum(self._far[mine], far)
-
-    def told(self) -> float:
-        """How much all kernels of the network would tell."""
-        return float(self._shares @ self._far)
-
-
-def _like(kernel: Fused) -> _Like:
-    """What kernels have in common that differ in their widths alone."""
-    return kernel.ops, kernel.into, kernel.onto, kernel.taps, kernel.groups > 1, kernel.precision
+def _alike(kernels: Iterable[Fused]) -> dict[_Like, list[Fused]]:
+    """Different kernels by what those have in common that differ in their widths alone."""
+    found: dict[_Like, list[Fused]] = {}
+    for kernel in dict.fromkeys(kernels):
+        like = kernel.ops, kernel.into, kernel.onto, kernel.taps, kernel.groups > 1, kernel.precision
+        found.setdefault(like, []).append(kernel)
+    return found
 
 
 def _widths(kernels: Sequence[Fused]) -> Floats:
     """Logarithms of their channels, and whether these are odd for a runtime that takes them in fours, shape ``(n, 4)``."""
-    channels = np.array([(kernel.cin, kernel.cout) for kernel in kernels], dtype=np.float64).reshape(-1, 2)
+    channels = np.array([(kernel.cin, kernel.cout) for kernel in kernels], dtype=np.float64)
     return np.hstack([np.log2(channels), _ODD * (channels % 4 > 0)])
 
 
@@ -274,7 +276,7 @@ def assemble_kernels(space: SearchSpace, chosen: Chosen, before: LatencyTable, r
                 if blocks:
                     measured = readings.row(part, reference) if part in readings.parts else Row(_LEAST_MS)
                     found.setdefault(blocks[0].key, []).append(measured)
-    rows = {key: _mean(each) for key, each in found.items()}
+    rows = {key: _middle(each) for key, each in found.items()}
     checks = list(before.checks)
     alongside = {name: (row, "fit") for name, row in chosen.profiled.items()}
     for name, (row, role) in (alongside | dict(chosen.roles)).items():
@@ -300,7 +302,7 @@ def _keys(network: Iterable[Block]) -> tuple[str, ...]:
     return tuple(block.key for block in network)
 
 
-def _mean(rows: list[Row]) -> Row:
-    """One row of several of the same kernel in different networks or places."""
-    latency, spread = (float(np.mean([getattr(row, name) for row in rows])) for name in ("latency_ms", "spread_ms"))
-    return Row(max(latency, _LEAST_MS), spread, sum(row.rounds for row in rows))
+def _middle(rows: list[Row]) -> Row:
+    """One row of several of the same kernel in different networks or places: the middle one, since few neighbours slow a kernel a lot."""
+    middle = sorted(rows, key=lambda row: row.latency_ms)[(len(rows) - 1) // 2]
+    return Row(max(middle.latency_ms, _LEAST_MS), middle.spread_ms, sum(row.rounds for row in rows))

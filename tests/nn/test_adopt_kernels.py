@@ -125,9 +125,11 @@ def test_what_is_done_value_by_value_belongs_to_the_kernel_before_and_what_is_do
     assert network[6].groups == 4
 
 
-def test_a_runtime_tells_the_kernels_of_a_file_apart(adopted: hwsearch.nn.adoption.Adopted, tmp_path: Path) -> None:
-    """The file computes what the network does, and each kernel that ONNX Runtime names is one of the row's slots."""
-    runtime = load_backend("onnxruntime")
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_runtime_tells_the_kernels_of_a_file_apart(adopted: hwsearch.nn.adoption.Adopted, tmp_path: Path, name: str) -> None:
+    """The file computes what the network does, and each kernel that the runtime names is one of the row's slots."""
+    pytest.importorskip(name)
+    runtime = load_backend(name)
     row = adopted.sample(1, np.random.default_rng(1))[0]
     path = tmp_path / "network.onnx"
     path.write_bytes(adopted.model_file(row))
@@ -137,7 +139,9 @@ def test_a_runtime_tells_the_kernels_of_a_file_apart(adopted: hwsearch.nn.adopti
     names = {slot.name for slot, _ in adopted.placed(row)}
     assert set(told) <= names
     multiplying = {slot.name for slot, blocks in adopted.placed(row) for block in blocks if block.macs}
-    assert multiplying <= set(told)
+    if name == "onnxruntime":  # OpenVINO does not tell of kernels that take less than a microsecond
+        assert multiplying <= set(told)
+    assert set(told) & multiplying
     assert min(told.values()) > 0
     images = torch.randn(1, *adopted.inputs[0].shape[1:])
     wanted = adopted.cut(*adopted.plan(row)).build()(images).detach().numpy()

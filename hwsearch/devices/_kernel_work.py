@@ -23,6 +23,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "sum": ("add", "sub"),
     "scale": ("mul", "div"),
     "join": ("cat", "stack", "concat", "concatenate"),
+    "late pool": (),  # of floats that are converted before it, see _places
     "pool": ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "mean", "upsample"),
     "move": ("index_select", "permute", "transpose", "split", "chunk", "slice", "roll", "pixel_shuffle", "pad", "select", "unbind"),
     "curve": ("hardswish", "silu", "gelu", "sigmoid", "hardsigmoid", "tanh", "softmax", "elu", "softplus", "mish"),
@@ -74,9 +75,15 @@ def _along(kernels: Sequence[Fused]) -> Floats:
 
 
 def _places(ops: tuple[str, ...]) -> list[tuple[int, bool, bool]]:
-    """Of each operation that does not multiply: its kind, and whether it works on the input and on the output of the kernel."""
+    """Of each operation that does not multiply: its kind, and whether it works on the input and on the output of the kernel.
+
+    A pooling whose result is converted is a kind of its own: runtimes convert before it, and may have no fast pooling for that.
+    """
     main = next((place for place, op in enumerate(ops) if op in (*CONVOLUTIONS, *LINEAR, *PRODUCTS)), None)
-    return [(_kind(op), main is None or place < main, main is None or place > main) for place, op in enumerate(ops) if place != main]
+    kinds = [_kind(op) for op in ops]
+    if main is None and ops[-1] == "quantize":
+        kinds = [_NAMES.index("late pool") if _NAMES[kind] == "pool" else kind for kind in kinds]
+    return [(kinds[place], main is None or place < main, main is None or place > main) for place in range(len(ops)) if place != main]
 
 
 def _kind(op: str) -> int:

@@ -58,6 +58,7 @@ class KernelHere:
         keeps_groups: whether a grouped convolution loses channels inside each group, and not whole groups.
         format: its precision.
         reads: the precisions of the tensors that it reads; those in another one than its own it converts first.
+        readers: the precisions of what reads it, if that matters: where it is in floats and all of them are not, the conversion is its own.
     """
 
     kernel: Fused
@@ -67,6 +68,7 @@ class KernelHere:
     keeps_groups: bool = True
     format: Format = _FLOATS
     reads: tuple[Format, ...] = ()
+    readers: tuple[Format, ...] = ()
 
     def __call__(self, *values: Any) -> tuple[Block, ...]:
         """The kernel where the genes of the slot have these values; none where its branch is gone."""
@@ -76,7 +78,8 @@ class KernelHere:
         groups = self.kernel.groups if self.keeps_groups else cin * self.kernel.groups // self.kernel.cin
         own = self.format(values)
         converted = ("dequantize" if own == "fp32" else "quantize",) * sum(each(values) != own for each in self.reads)
-        ops = (*converted, *self.kernel.ops)
+        given = ("quantize",) if own == "fp32" and self.readers and all(each(values) != own for each in self.readers) else ()
+        ops = (*converted, *self.kernel.ops, *given)
         return (replace(self.kernel, cin=cin, cout=cout, groups=groups, precision=own, ops=ops),)
 
 

@@ -209,6 +209,17 @@ def test_kernels_know_their_precision_and_what_they_convert(space: Adopted) -> N
     assert len(gone) == 3
 
 
+def test_a_pooling_of_floats_that_only_integers_read_is_a_kernel_of_its_own_kind() -> None:
+    """ONNX Runtime converts before it, which may take a hundred times as long; in all other cases it stays a pooling."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    pooled = hwsearch.adopt(net, torch.randn(1, 3, 20, 20), precisions=("fp32", "int8"))
+    first, *rest = list(pooled.places.regions)
+    for int8, late in (((), False), (rest, True), ((first,), False), ((first, *rest), False)):
+        kernels = [block for block in pooled.blocks(row(pooled, *int8)) if isinstance(block, Fused)]
+        assert (("max_pool2d", "quantize") in [kernel.ops for kernel in kernels]) == late
+
+
 def test_files_name_the_kernels_of_each_precision(space: Adopted, tmp_path: Path) -> None:
     """Whatever a runtime fuses and converts belongs to a slot of the row."""
     runtime = load_backend("onnxruntime")

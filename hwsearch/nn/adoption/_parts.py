@@ -12,7 +12,8 @@ from itertools import groupby
 
 from torch import fx
 
-from ._formats import able, origins, tensors_of
+from ._folding import name_of
+from ._formats import POOLS, able, origins, tensors_of
 from ._genes import Places
 from ._pieces import Piece, find_pieces, source_of
 
@@ -25,11 +26,14 @@ class Part:
         piece: with these operations alone.
         gene: of their precision; ``None`` where they are always in fp32.
         reads: the genes of the formats of the tensors that come from elsewhere.
+        readers: of a pooling the genes of the precisions of all that read it. Where it is in floats and all of them read integers, ONNX
+            Runtime converts before the pooling, which it then does in another way, and perhaps a hundred times as slowly.
     """
 
     piece: Piece
     gene: str | None
     reads: tuple[str | None, ...]
+    readers: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,20 @@ def find_parts(network: fx.GraphModule, places: Places) -> tuple[Parted, ...]:
     """
     kernels, bits = able(network), places.bits
     formats = {node: bits.get(kernels[kernel]) for node, kernel in origins(network, kernels).items()}
-    return tuple(_parted(piece, formats, bits.get(kernels.get(piece.main, ""))) for piece in find_pieces(network))  # type: ignore[arg-type]
+    precisions = formats | {kernel: bits.get(name) for kernel, name in kernels.items()}
+    return tuple(
+        _parted(piece, formats, precisions, bits.get(kernels.get(piece.main, "")))  # type: ignore[arg-type]
+        for piece in find_pieces(network)
+    )
 
 
-def _parted(piece: Piece, formats: Mapping[fx.Node, str | None], own: str | None) -> Parted:
+def _parted(piece: Piece, formats: Mapping[fx.Node, str | None], precisions: Mapping[fx.Node, str | None], own: str | None) -> Parted:
     """One kernel in parts.
 
     Args:
         piece: the kernel.
         formats: the gene that tells the format of each result that can be on a grid.
+        precisions: the gene that tells the precision of each operation that can compute with integers.
         own: the gene of the precision of the operation that multiplies.
     """
     after = False
@@ -84,7 +93,9 @@ def _parted(piece: Piece, formats: Mapping[fx.Node, str | None], own: str | None
     for gene, nodes in groupby(piece.nodes, key=genes.__getitem__):
         held = list(nodes)
         main = piece.main if piece.main in held else None
-        parts.append(Part(Piece(main.name if main else held[0].name, held, main), gene, _reads(held, formats, gene)))
+        pools = main is None and gene is not None and name_of(held[-1]) in POOLS
+        readers = tuple(dict.fromkeys(precisions.get(user) for user in held[-1].users)) if pools else ()
+        parts.append(Part(Piece(main.name if main else held[0].name, held, main), gene, _reads(held, formats, gene), readers))
     number = next((place for place, part in enumerate(parts) if part.piece.main is not None), 0)
     parts[number].piece.name = piece.name
     return Parted(piece, tuple(parts), number, _reads(piece.nodes, formats, parts[number].gene))

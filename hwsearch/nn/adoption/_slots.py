@@ -64,7 +64,8 @@ class _Sizes:
             piece = part.piece
             axes: list[Axis] = [*around]
             here = self._here(piece, axes, around)
-            alone = replace(here, format=self._format(part.gene, axes), reads=self._formats(part.reads, axes))
+            reads, readers = self._formats(part.reads, axes), self._formats(part.readers, axes)
+            alone = replace(here, format=self._format(part.gene, axes), reads=reads, readers=readers)
             if len(parted.parts) == 1:
                 yield Slot(piece.name, tuple(axes), alone)
                 continue

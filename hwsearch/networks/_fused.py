@@ -188,8 +188,9 @@ class Fused(Block, prefix="fused"):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image."""
-        return 0 if self.role == "other" else self.cout * (self.cin // self.groups) * prod(self.taps) * prod(self.onto)
+        """Multiply-accumulates of one image; a transposed convolution multiplies once a position of its input."""
+        places = self.into if any(op.startswith("conv_transpose") for op in self.ops) else self.onto
+        return 0 if self.role == "other" else self.cout * (self.cin // self.groups) * prod(self.taps) * prod(places)
 
     @property
     def params(self) -> int:

@@ -243,14 +243,14 @@ def test_proofs_run_no_more_of_the_network_than_they_have_to(monkeypatch: pytest
         computed: list[str] = []
         whole = _proof.execute
 
-        def watching(network: torch.fx.GraphModule, inputs: object, *, compute: object, after: object, tensors: object) -> object:
+        def watching(network: torch.fx.GraphModule, inputs: object, *, compute: object, **given: object) -> object:
             def look(node: torch.fx.Node, args: object, kwargs: object) -> object:
                 value = compute(node, args, kwargs)  # type: ignore[operator]
                 if value is NotImplemented and "conv2d" in str(node.target):
                     computed.append(node.name)
                 return value
 
-            return whole(network, inputs, compute=look, after=after, tensors=tensors)  # type: ignore[arg-type]
+            return whole(network, inputs, compute=look, **given)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
             patch.setattr(_proof, "execute", watching)

@@ -8,12 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from masking import assert_cuts
+from masking import assert_cuts, assert_equal, enliven
 from torch import nn
 from torch.nn import functional as F
+
+import hwsearch
+from hwsearch.nn.adoption import adopt
+from hwsearch.nn.adoption._masked import run_masked
 
 GRAPHS = int(os.environ.get("HWSEARCH_GRAPHS", "20"))
 Draw = Callable[[st.SearchStrategy[int]], int]
@@ -33,13 +38,15 @@ class ChannelNorm(nn.Module):
 class Drawn(nn.Module):
     """A network of steps: each takes some of the values so far, all maps of the same size, and appends one or several."""
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, *, chain: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
         self.steps: list[tuple[tuple[int, ...], Callable[..., object], str]] = []
         self.channels = [3]
-        for _ in range(draw(st.integers(3, 9))):
+        for number in range(draw(st.integers(3, 9))):
             self._append(draw)
+            if chain and number < 4:
+                self._chain(draw)
         used = {place for places, _, _ in self.steps for place in places}
         self.ends = [place for place in range(len(self.channels)) if place not in used and place]
         self.out = nn.Linear(sum(self.channels[place] for place in self.ends), 5)
@@ -75,6 +82,18 @@ class Drawn(nn.Module):
     def _conv(self, draw: Draw, a: int, n: int) -> None:
         made = draw(st.integers(2, 8))
         self._one(a, nn.Conv2d(n, made, 3, padding=1), "conv", made)
+
+    def _chain(self, draw: Draw) -> None:
+        """After the last value: layers that keep its shape, some behind an activation, or with a depthwise one or a residual sum inside."""
+        a, n = len(self.channels) - 1, self.channels[-1]
+        inside: list[nn.Module] = [nn.Conv2d(n, n, 1), nn.ReLU()]
+        ways = [inside, [nn.Conv2d(n, n, 3, padding=1, groups=n), nn.BatchNorm2d(n), *inside], [nn.ReLU(), *inside]]
+        layer = nn.Sequential(*ways[draw(st.integers(0, 2))])
+        if draw(st.integers(0, 3)):
+            self._one(a, layer, "chain", n)
+        else:
+            number = self._layer(layer)
+            self._step((a,), lambda m, x: x + m.layers[number](x), "residual", n)
 
     def _grouped(self, draw: Draw, a: int, n: int) -> None:
         made = 2 * draw(st.integers(1, 4))
@@ -168,3 +187,28 @@ def test_random_networks_are_cut_right(data: st.DataObject) -> None:
     adopted = assert_cuts(module, torch.randn((2, 3, 4, 6), generator=generator), plans=2)
     assert not adopted.report.unknown, module
     assert not [group.reason for group in adopted.groups if "does not run" in group.reason or "differs" in group.reason], module
+
+
+@settings(
+    max_examples=GRAPHS // 2,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(st.data())
+def test_random_networks_without_branches_and_blocks_compute_what_is_left(data: st.DataObject) -> None:
+    """Random rows of chains of layers between what the other networks are made of: bypassed, extracted, and counted again."""
+    module = enliven(Drawn(data.draw, chain=True))  # type: ignore[arg-type]
+    images = torch.randn((2, 3, 4, 6), generator=torch.Generator().manual_seed(0))
+    space = adopt(module, images, step=2)
+    assert not [branch.reason for branch in space.branches if "does not run" in branch.reason or "differs" in branch.reason], module
+    X = space.sample(4, np.random.default_rng(3))
+    for row, count in zip(X, hwsearch.metric("params", space)(X), strict=True):
+        cut = space.cut(*space.plan(row))
+        network = cut.build()
+        with torch.no_grad():
+            assert_equal(network(images), run_masked(cut, (images,), {})[0])
+        assert count == sum(each.numel() for each in network.parameters()), module
+        assert space.macs(*space.plan(row)) == sum(block.macs for block in space.blocks(row)), module

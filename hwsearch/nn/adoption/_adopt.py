@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from ..._files._writing import PathLike
 from ...errors import InvalidInput, check_count
 from ...spaces._space import SearchSpace
 from ._adopted import Adopted
-from ._branches import find_branches
+from ._blocks import find_blocks
+from ._branches import Branch, find_branches
 from ._capture import capture
 from ._counted import counted
 from ._formats import PRECISIONS
@@ -22,7 +24,7 @@ from ._groups import analyse, matching
 from ._part import target
 from ._proof import Prover
 from ._ranked import ranked
-from ._regions import find_regions
+from ._regions import find_regions, of_one_format
 from ._slots import kernel_slots
 
 
@@ -75,10 +77,14 @@ def adopt(
     if analysis.factors and offered != ("fp32",):
         raise InvalidInput("Layers whose ranks are searched are in fp32: leave out precisions=, or do not write layers as products.")
     prover = Prover(network, analysis, captured.inputs, rng or np.random.default_rng(0), captured.dynamic)
-    analysis, branches = prover.prove(find_branches(network))
-    places = find_genes(analysis, branches, step, find_regions(network, branches, frozen), offered)
-    found = {"network": network, "inputs": captured.inputs, "analysis": analysis, "branches": branches, "dynamic": captured.dynamic}
-    return _space(places, **found, module=module, part=part, frozen=frozenset(frozen), step=step, precisions=offered)
+    found = find_branches(network)
+    removable = [_held(branch, frozen) for branch in (*found, *find_blocks(network, analysis, found))]
+    analysis, branches = prover.prove(removable)
+    regions = find_regions(network, branches, frozen)
+    branches = of_one_format(network, branches, regions) if offered != ("fp32",) else branches
+    places = find_genes(analysis, branches, step, regions, offered)
+    facts = {"network": network, "inputs": captured.inputs, "analysis": analysis, "branches": branches, "dynamic": captured.dynamic}
+    return _space(places, **facts, module=module, part=part, frozen=frozenset(frozen), step=step, precisions=offered)
 
 
 def _checked(precisions: Sequence[str]) -> tuple[str, ...]:
@@ -91,6 +97,11 @@ def _checked(precisions: Sequence[str]) -> tuple[str, ...]:
     if not found or not set(found) <= set(PRECISIONS):
         raise InvalidInput(f"precisions={precisions!r}: kernels of a module may be in {' and '.join(PRECISIONS)}.")
     return found
+
+
+def _held(branch: Branch, frozen: Mapping[str, str]) -> Branch:
+    """A branch, which has to stay where it holds frozen parameters."""
+    return replace(branch, reason=next((frozen[name] for name in branch.weights if name in frozen), ""))
 
 
 def _frozen(network: fx.GraphModule, freeze: Sequence[str]) -> dict[str, str]:

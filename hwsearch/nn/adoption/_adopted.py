@@ -20,7 +20,7 @@ from ...spaces._genes import Choice
 from ...spaces._lowering import Slot
 from ...spaces._space import SearchSpace
 from ._axes import Labels
-from ._branches import Branch
+from ._branches import Branch, pass_on
 from ._cut import Cut
 from ._genes import Places
 from ._groups import Analysis, Group, Kernel, units
@@ -55,7 +55,7 @@ class Adopted(SearchSpace):
         network: the whole network as a graph module; parameters have the names that they have in the module.
         inputs: example inputs of the graph.
         analysis: groups, kernels and labels.
-        branches: residual branches.
+        branches: residual branches, and blocks that keep the shape of what they are given, in the order of the network.
         part: the submodule that was adopted; empty where it is all of the module.
         module: the module that it came from.
         dynamic: whether the network takes batches of any size.
@@ -183,6 +183,9 @@ class Adopted(SearchSpace):
         """
         gone = {node for branch in self.branches if branch.id in branches for node in branch.kernels}
         left = self.widths | dict(kept or {})
+        for branch in self.branches:
+            if branch.id in branches and branch.passing is not None:
+                left[branch.passing.made] = left[branch.passing.given]
         return sum(kernel.macs(left) for kernel in self.kernels if kernel.node not in gone)
 
     def choose(self, keep: Keep, scores: Scores | None = None) -> dict[str, Labels]:
@@ -231,8 +234,9 @@ class Adopted(SearchSpace):
                 raise UnknownName("branch", name, by)
             if not by[name].searchable:
                 raise InvalidInput(f"Branch {name} cannot be removed: {by[name].reason}.")
-        gone = units(self.groups, self.choose(keep, scores))
-        return Cut(self.network, self.analysis, gone, stays(by[name] for name in branches))
+        removed = [branch for branch in self.branches if branch.id in branches]
+        gone = units(self.groups, pass_on(removed, self.choose(keep, scores)))
+        return Cut(self.network, self.analysis, gone, stays(removed))
 
     def extract(
         self,

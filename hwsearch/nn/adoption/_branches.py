@@ -1,19 +1,36 @@
-"""Branches that a network can do without: ``f`` in ``x + f(x)``."""
+"""What a network can do without: branches, ``f`` in ``x + f(x)``, and blocks, ``f`` in ``f(x)`` where that has the shape of ``x``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import fx
 
+from ._axes import Labels
 from .rules.base import base_name, shape_of
 
 
 @dataclass(frozen=True)
+class Passing:
+    """Whose channels stand in the place of those that a block makes once it is removed.
+
+    Attributes:
+        made: the group of channels that the block makes.
+        given: the group of channels that it is given.
+        units: for each unit of the one, the unit of the other at the same place.
+    """
+
+    made: str
+    given: str
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Branch:
-    """A residual branch.
+    """Something that may be removed: a residual branch, or a block that keeps the shape of what it is given.
 
     Example:
         >>> import hwsearch, torch
@@ -29,11 +46,12 @@ class Branch:
 
     Attributes:
         id: its name, for example ``"b0"``.
-        node: of the addition in the graph.
+        node: of the addition in the graph, or the last one of the block.
         stays: the node whose value is left when the branch is removed.
-        module: the module that the addition is in.
+        module: the module that this node is in.
         weights: parameters that are used in the branch alone.
         kernels: nodes of operations that are gone with it.
+        passing: whose channels then stand in the place of those that a block makes; ``None`` for a residual branch.
         reason: why it is frozen; empty where it can be removed.
     """
 
@@ -43,6 +61,7 @@ class Branch:
     module: str
     weights: tuple[str, ...]
     kernels: tuple[str, ...]
+    passing: Passing | None = None
     reason: str = ""
 
     @property
@@ -61,17 +80,39 @@ def find_branches(network: fx.GraphModule) -> tuple[Branch, ...]:
         if len(sides) < 2 or sides[0] is sides[1] or shape_of(sides[0]) != shape_of(sides[1]) or len(shape_of(node)) < 2:
             continue
         for stays, other in (sides, sides[::-1]):
-            inside = _inside(node, stays, other)
-            if inside:
-                weights = tuple(str(each.target) for each in inside if each.op == "get_attr")
-                names = tuple(each.name for each in inside if each.op == "call_function")
-                found.append(Branch(f"b{len(found)}", node.name, stays.name, str(node.meta.get("module", "")), weights, names))
+            inside = between(stays, other, node)
+            if any("conv" in str(each.target) or "linear" in str(each.target) or "mm" in str(each.target) for each in inside):
+                found.append(made_of(f"b{len(found)}", node, stays, inside))
                 break
     return tuple(found)
 
 
-def _inside(end: fx.Node, stays: fx.Node, other: fx.Node) -> list[fx.Node]:
-    """The nodes between ``stays`` and ``other``; nothing where they do not make a branch."""
+def made_of(ident: str, node: fx.Node, stays: fx.Node, inside: Iterable[fx.Node], passing: Passing | None = None) -> Branch:
+    """A branch or block of some nodes."""
+    held = list(inside)
+    weights = tuple(str(each.target) for each in held if each.op == "get_attr")
+    names = tuple(each.name for each in held if each.op == "call_function")
+    return Branch(ident, node.name, stays.name, str(node.meta.get("module", "")), weights, names, passing)
+
+
+def pass_on(branches: Iterable[Branch], kept: Mapping[str, Labels]) -> dict[str, Labels]:
+    """The units that are kept of each group when some branches are removed: what a block made is what it would have been given.
+
+    Args:
+        branches: those that are removed, in the order of the network.
+        kept: the units kept of some groups; all of the others.
+    """
+    left = dict(kept)
+    for passing in (branch.passing for branch in branches):
+        if passing is not None:
+            left.pop(passing.made, None)
+            if passing.given in left:
+                left[passing.made] = np.flatnonzero(np.isin(passing.units, left[passing.given]))
+    return left
+
+
+def between(stays: fx.Node, other: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """The nodes between ``stays`` and ``other``, that one included; none where anything but ``end`` reads them from outside."""
     inside: list[fx.Node] = []
     reached = False
     for node in _before(other, stays):
@@ -82,9 +123,8 @@ def _inside(end: fx.Node, stays: fx.Node, other: fx.Node) -> list[fx.Node]:
         else:
             inside.append(node)
     within = {*inside, end}
-    closed = all(user in within for node in inside if node.op != "get_attr" for user in node.users)
-    heavy = any("conv" in str(node.target) or "linear" in str(node.target) or "mm" in str(node.target) for node in inside)
-    return inside if reached and closed and heavy else []
+    closed = all(user in within for node in inside if node is not end and node.op != "get_attr" for user in node.users)
+    return inside if reached and closed else []
 
 
 def _before(node: fx.Node, stop: fx.Node) -> Iterator[fx.Node]:

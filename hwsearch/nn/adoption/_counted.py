@@ -115,19 +115,32 @@ class _Sum:
     def add(self, place: str, count: float, extents: Sequence[Extent], *formats: Formats) -> None:
         """Add a product of sizes of a node or a parameter, which is gone with the branches that it lies in."""
         around = self._places.around.get(place, ())
-        given = [each for each in formats if each.gene is not None]
         for groups, factor in expanded(count, extents).items():
-            own = {*around, *(self._places.groups[group] for group in groups), *(str(each.gene) for each in given)}
-            genes = [self._space.choices[gene] for gene in self._space.with_needs(self._space.position[name] for name in own)]
-            names = tuple(choice.name for choice in genes)
-            values = dict(zip(names, np.meshgrid(*(choice.values for choice in genes), indexing="ij"), strict=True)) if genes else {}
-            there = prod((values[name] for name in around), start=np.float64(factor))
-            for each in given:
-                found = np.vectorize(lambda value, each=each: each.factors.get(value, 1.0), otypes=[np.float64])(values[str(each.gene)])
-                there = there * found
-            array = prod((values[self._places.groups[group]] for group in groups), start=there)
-            full = np.broadcast_to(array, [len(choice.values) for choice in genes])
-            self._arrays[names] = self._arrays.get(names, 0.0) + full
+            for ways in product(*(self._places.ways(group, around) for group in groups)):
+                gates = {gate for way in ways for gate in way.gates}
+                if len(dict(gates)) == len(gates):
+                    full = prod(self._width(group) for group, way in zip(groups, ways, strict=True) if way.gene is None)
+                    there = [Formats(gene, {1 - value: 0.0}) for gene, value in sorted(gates)]
+                    self._add(around, factor * full, [way.gene for way in ways if way.gene is not None], (*formats, *there))
+
+    def _width(self, group: str) -> int:
+        """All units of a group."""
+        return int(self._space.choices[self._space.position[self._places.groups[group]]].values[-1])
+
+    def _add(self, around: Sequence[str], factor: float, widths: Sequence[str], formats: Sequence[Formats]) -> None:
+        """Add a number times the values of some genes."""
+        given = [each for each in formats if each.gene is not None]
+        own = {*around, *widths, *(str(each.gene) for each in given)}
+        genes = [self._space.choices[gene] for gene in self._space.with_needs(self._space.position[name] for name in own)]
+        names = tuple(choice.name for choice in genes)
+        values = dict(zip(names, np.meshgrid(*(choice.values for choice in genes), indexing="ij"), strict=True)) if genes else {}
+        there = prod((values[name] for name in around), start=np.float64(factor))
+        for each in given:
+            found = np.vectorize(lambda value, each=each: each.factors.get(value, 1.0), otypes=[np.float64])(values[str(each.gene)])
+            there = there * found
+        array = prod((values[gene] for gene in widths), start=there)
+        full = np.broadcast_to(array, [len(choice.values) for choice in genes])
+        self._arrays[names] = self._arrays.get(names, 0.0) + full
 
     def tables(self, cost: str) -> tuple[Table, ...]:
         """The tables of a cost."""

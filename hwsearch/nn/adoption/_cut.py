@@ -25,7 +25,7 @@ class Cut:
         network: the whole network.
         analysis: what is known of it.
         gone: the numbers of units that are removed.
-        branches: names of additions whose branch is removed, each with the argument that stays.
+        branches: names of the last nodes of what is removed, each with the node whose value is left.
         tensors: parameters and statistics to use in place of the network's, by name.
     """
 
@@ -46,13 +46,13 @@ class Cut:
         self._indices: dict[tuple[Any, int], Labels | None] = {}
         self._new: dict[fx.Node, fx.Node] = {}
         self._graph = fx.Graph()
+        self._by = {node.name: node for node in network.graph.nodes}
         self._constants: dict[str, torch.Tensor] = {}
         self._joined: dict[str, tuple[fx.Node, nn.Parameter]] = {}
         self.ends = self._find_ends()
 
     def _find_ends(self) -> dict[fx.Node, tuple[Factors, int, int]]:
         """The factors of layers whose ranks are off, by the last operation of each layer that they are: which they are of its factors."""
-        by = {node.name: node for node in self.network.graph.nodes}
         units = {group.id: group.units for group in self.analysis.groups}
         found = {}
         for each in self.analysis.factors:
@@ -60,14 +60,14 @@ class Cut:
             for last, name in enumerate(each.nodes):
                 first = each.first(last, off)
                 if first is not None and first < last:
-                    found[by[name]] = (each, first, last)
+                    found[self._by[name]] = (each, first, last)
         return found
 
     def source(self, node: fx.Node) -> fx.Node:
         """What an operation reads: if it is the last factor of a layer, what the layer reads."""
         if node in self.ends:
             each, first, _ = self.ends[node]
-            node = next(before for before in self.network.graph.nodes if before.name == each.nodes[first])
+            node = self._by[each.nodes[first]]
         read = bound(node)["input"]
         assert isinstance(read, fx.Node)
         return read
@@ -180,7 +180,7 @@ class Cut:
 
     def _insert(self, node: fx.Node) -> fx.Node:
         if node.name in self.branches:
-            return self._new[next(each for each in node.all_input_nodes if each.name == self.branches[node.name])]
+            return self._new[self._by[self.branches[node.name]]]
         if node in self.ends:
             return self._join(node)
         rule = find_rule(node.target) if node.op == "call_function" else None
@@ -193,8 +193,7 @@ class Cut:
     def _join(self, node: fx.Node) -> fx.Node:
         """Insert the layer that some factors of a layer are, of which this is the last one."""
         each, first, last = self.ends[node]
-        by = {found.name: found for found in self.network.graph.nodes}
-        nodes = [by[name] for name in each.nodes[first : last + 1]]
+        nodes = [self._by[name] for name in each.nodes[first : last + 1]]
         held = [bound(found)["weight"] for found in nodes]
         call, name = bound(node), each.named(first, last)
         weight = self._held(f"{name}.weight".removeprefix("."), composed([self.tensor(found) for found in held]), held[-1])

@@ -21,15 +21,29 @@ _MOST = 16
 
 
 @dataclass(frozen=True)
+class Way:
+    """One of the numbers of units that a group may have.
+
+    Attributes:
+        gene: whose value it is; ``None`` for all units.
+        gates: genes of blocks, each with the value where it is this number.
+    """
+
+    gene: str | None
+    gates: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
 class Places:
     """Which gene stands for which group, branch or region.
 
     Attributes:
         choices: the genes, in the order of the network; the genes of what lies in a branch need that of the branch.
         groups: gene of each searchable group, by the group's id.
-        branches: gene of each searchable branch, by the branch's id.
+        branches: gene of each searchable branch or block, by its id.
         around: for each node or parameter, the genes of the branches that it lies in, the outermost first.
         regions: the region that each gene of a precision stands for, by the gene.
+        passed: for the channels that a block makes, by group, the gene of the block and the group that stands for them without it.
     """
 
     choices: tuple[Choice, ...]
@@ -37,6 +51,20 @@ class Places:
     branches: Mapping[str, str]
     around: Mapping[str, tuple[str, ...]] = field(repr=False)
     regions: Mapping[str, Region] = field(repr=False, default_factory=dict)
+    passed: Mapping[str, tuple[str, str]] = field(repr=False, default_factory=dict)
+
+    def ways(self, group: str, around: Sequence[str] = ()) -> tuple[Way, ...]:
+        """What the units kept of a group may be: its own, or those that stand for them where blocks are removed.
+
+        Args:
+            group: its id.
+            around: genes of branches and blocks that are known to be there.
+        """
+        own = self.groups.get(group)
+        if group not in self.passed or self.passed[group][0] in around:
+            return (Way(own, ()),)
+        gene, given = self.passed[group]
+        return Way(own, ((gene, 1),)), *(Way(way.gene, (*way.gates, (gene, 0))) for way in self.ways(given, around))
 
     @property
     def bits(self) -> dict[str, str]:
@@ -90,8 +118,7 @@ def find_genes(
     for kernel in analysis.kernels:
         for branch in removable:
             if branch.id not in names and kernel.node in branch.kernels:
-                inside = [each.name for each in analysis.kernels if each.node in branch.kernels and each.name]
-                add(branch.id, _shared(inside), "depth", (0, 1), next(iter(reversed(around(kernel.node))), None))
+                add(branch.id, _place(branch, analysis), "depth", (0, 1), next(iter(reversed(around(kernel.node))), None))
         if kernel.node in beginning:
             region = beginning[kernel.node]
             stem = names[region.branch].rpartition(".")[0] if region.branch else _stem(kernel.name)
@@ -108,6 +135,7 @@ def find_genes(
         {branch.id: names[branch.id] for branch in removable if branch.id in names},
         {place: tuple(around(place)) for place in places},
         placed,
+        {each.passing.made: (names[each.id], each.passing.given) for each in removable if each.passing is not None and each.id in names},
     )
 
 
@@ -141,6 +169,15 @@ def _stem(weight: str) -> str:
     return f".{weight.removesuffix('.weight')}".split(MARK)[0].removeprefix(".")
 
 
+def _place(branch: Branch, analysis: Analysis) -> str:
+    """What a branch or block is called: the innermost module that holds its layers; of a block in a longer one its first layer."""
+    inside = [each.name for each in analysis.kernels if each.node in branch.kernels and each.name]
+    shared = _shared(inside)
+    apart = (each.name for each in analysis.kernels if each.name and each.node not in branch.kernels)
+    within = any(not shared or name.startswith(f"{shared}.") for name in apart)
+    return _stem(inside[0]) if branch.passing is not None and within else shared
+
+
 def _shared(weights: Sequence[str]) -> str:
     """The innermost module that holds all layers of some weights."""
     same = takewhile(lambda parts: len(set(parts)) == 1, zip(*(_stem(weight).split(".") for weight in weights), strict=False))
@@ -155,7 +192,11 @@ def _parts(group: Group) -> tuple[tuple[str, int], ...]:
 def _inside(group: Group, branches: Sequence[Branch], names: Mapping[str, str]) -> str | None:
     """The gene of the innermost branch that holds all parameters of a group."""
     weights = {name for name, _ in (*group.opened, *group.read, *group.follow)}
-    holding = [branch for branch in branches if branch.id in names and weights <= set(branch.weights)]
+    holding = [
+        branch
+        for branch in branches
+        if branch.id in names and (weights <= set(branch.weights) or (branch.passing is not None and branch.passing.made == group.id))
+    ]
     return names[holding[-1].id] if holding else None
 
 

@@ -321,14 +321,18 @@ def _joined(kernels: Sequence[Kernel], factors: Iterable[Factors]) -> tuple[Kern
 
 
 def extent(flow: Flow, node: fx.Node, dim: int, groups: tuple[Group, ...], unit_group: Mapping[int, int]) -> Extent:
-    """The size of one axis as a function of the units kept."""
+    """The size of one axis as a function of the units kept.
+
+    A group of which only some units lie on the axis counts in full: which of them are kept would have to be known.
+    """
     size = shape_of(node)[dim]
     factor = on(flow.factors(node), dim)
     if factor is None or factor.varies(flow.atoms) not in ((dim,), ()):
         return Extent(size)
     labels = np.moveaxis(factor.labels, factor.dims.index(dim), 0).reshape(size, -1)[:, 0]
     counts: Counter[int] = Counter(unit_group.get(int(unit), -1) for unit in flow.atoms.find(labels))
-    free = [(groups[number], times) for number, times in counts.items() if number >= 0 and groups[number].searchable]
+    held = [(groups[number], times) for number, times in counts.items() if number >= 0 and groups[number].searchable]
+    free = [(group, times) for group, times in held if times % group.width == 0]
     return Extent(size - sum(times for _, times in free), tuple((group.id, times // group.width) for group, times in free))
 
 

@@ -43,8 +43,6 @@ def run_masked(cut: Cut, inputs: tuple[torch.Tensor, ...], tensors: Mapping[str,
         return value if hidden is None else torch.where(hidden, value, torch.zeros((), dtype=value.dtype))
 
     def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if node.name in cut.branches:
-            return staying(node, args, cut.branches)
         rule = find_rule(node.target)
         if rule is None or not (rule.reads or rule.masked):
             return NotImplemented
@@ -57,9 +55,4 @@ def run_masked(cut: Cut, inputs: tuple[torch.Tensor, ...], tensors: Mapping[str,
             return rule.masked(Call(cut.flow, node, named), values, lambda axes, rank=own: mask(axes, rank))
         return node.target(**{name: ignore(named[name], value) if name in rule.reads else value for name, value in values.items()})  # type: ignore[operator]
 
-    return execute(cut.network, inputs, compute=compute, tensors=tensors)
-
-
-def staying(node: fx.Node, args: tuple[Any, ...], branches: Mapping[str, str]) -> Any:
-    """The value of an addition whose branch is removed."""
-    return args[[getattr(each, "name", "") for each in node.args].index(branches[node.name])]
+    return execute(cut.network, inputs, compute=compute, tensors=tensors, instead=cut.branches)

@@ -15,11 +15,11 @@ import torch
 from torch import fx
 
 from ._axes import Labels
-from ._branches import Branch
+from ._branches import Branch, pass_on
 from ._cut import Cut
 from ._groups import Analysis, Group, units
 from ._lively import lively
-from ._masked import run_masked, staying
+from ._masked import run_masked
 from ._run import execute
 from ._state import get
 
@@ -69,7 +69,7 @@ class Prover:
                 self.nodes.setdefault(str(node.target), []).append(node)
 
     def cut(self, kept: Mapping[str, Labels], branches: Mapping[str, str] | None = None, *, double: bool = False) -> Cut:
-        """The cut that keeps these units of some groups, all of the others, and drops the branches of these additions."""
+        """The cut that keeps these units of some groups, all of the others, and drops the branches that end with these nodes."""
         tensors = self._doubled() if double else self.tensors
         return Cut(self.network, self.analysis, units(self.analysis.groups, kept), branches, tensors)
 
@@ -164,13 +164,19 @@ class Prover:
                 kept = {group.id: kept[group.id] for group in groups}
             unseen = self.vacuous([group for group in groups if group.id in unseen], kept)
         reasons |= {name: f"not proven: a wrong index changes the outputs by {seen:.1g} only" for name, seen in unseen.items()}
-        by = {branch.id: branch for branch in branches}
-        reasons |= halved(list(by), lambda names: self.fault(kept, stays(by[name] for name in names)))
+        reasons |= {branch.id: branch.reason for branch in branches if branch.reason}
+        reasons |= _stuck(branches, {group.id: group.reason for group in self.analysis.groups if not group.searchable} | reasons)
+        for level in _levels(branch for branch in branches if branch.id not in reasons):
+            reasons |= halved(list(level), lambda names, by=level: self._without([by[name] for name in names], kept))  # type: ignore[misc]
         reasons |= self.idle([branch for branch in branches if branch.id not in reasons])
         if self.analysis.factors and self.fault({}):  # factors of layers that are no layer together stay apart
             self.analysis = replace(self.analysis, factors=())
         self.analysis = self.analysis.freeze(reasons)
         return self.analysis, tuple(replace(branch, reason=reasons.get(branch.id, "")) for branch in branches)
+
+    def _without(self, branches: Sequence[Branch], kept: Kept) -> str:
+        """What is wrong with a network that is cut so and lacks some branches."""
+        return self.fault(pass_on(branches, kept), stays(branches))
 
     def idle(self, branches: Sequence[Branch]) -> dict[str, str]:
         """Branches whose removal makes no difference, so that nothing is proven by comparing, each with the reason.
@@ -205,8 +211,27 @@ def halved(names: Sequence[str], fault: Callable[[Sequence[str]], str]) -> dict[
     return parts or dict.fromkeys(names[half:], f"not proven: {said}")
 
 
+def _levels(branches: Iterable[Branch]) -> list[dict[str, Branch]]:
+    """Branches by how many others they lie in: one that is gone hides what is within it."""
+    held = list(branches)
+    found: dict[int, dict[str, Branch]] = {}
+    for branch in held:
+        depth = sum(set(branch.kernels) < set(other.kernels) for other in held)
+        found.setdefault(depth, {})[branch.id] = branch
+    return [found[depth] for depth in sorted(found)]
+
+
+def _stuck(branches: Iterable[Branch], frozen: Mapping[str, str]) -> dict[str, str]:
+    """Blocks whose channels have to stay while those that they are given may go, each with the reason."""
+    return {
+        branch.id: f"the channels that it makes have to stay: {frozen[branch.passing.made]}"
+        for branch in branches
+        if branch.passing is not None and branch.passing.made in frozen and branch.passing.given not in frozen
+    }
+
+
 def stays(branches: Iterable[Branch]) -> dict[str, str]:
-    """The additions of some branches, each with the argument that is left when the branch is gone."""
+    """The last nodes of some branches, each with the node whose value is left when the branch is gone."""
     return {branch.node: branch.stays for branch in branches}
 
 
@@ -232,22 +257,20 @@ class Replay:
         changed: set[fx.Node] = set()
 
         def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if branches and node.name in branches:
-                changed.add(node)
-                return staying(node, args, branches)
             if not changed.isdisjoint(node.all_input_nodes):
                 changed.add(node)
                 return NotImplemented
             return NotImplemented if self._whole else self._values.get(node, NotImplemented)
 
         def after(node: fx.Node, value: Any) -> Any:
-            if node.op == "get_attr" and node.target in tensors:
+            if (node.op == "get_attr" and node.target in tensors) or (branches and node.name in branches):
                 changed.add(node)
             elif node not in changed:
                 self._values[node] = value
             return value
 
-        return execute(self._network, self._inputs, compute=compute, after=after, tensors={**self._tensors, **tensors})
+        given = {**self._tensors, **tensors}
+        return execute(self._network, self._inputs, compute=compute, after=after, tensors=given, instead=branches)
 
 
 def _in_place(node: fx.Node) -> bool:

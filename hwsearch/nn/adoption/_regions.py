@@ -8,13 +8,13 @@ all those whose maps have one size, which add up to or are joined with each othe
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from torch import fx
 
 from ._branches import Branch
-from ._formats import able
+from ._formats import able, origins
 from .rules.base import shape_of
 
 
@@ -51,12 +51,25 @@ def find_regions(network: fx.GraphModule, branches: Sequence[Branch], frozen: Co
     within: dict[object, str] = {}
     for node, weight in able(network).items():
         if weight not in frozen:
-            holding = [branch for branch in branches if branch.searchable and node.name in branch.kernels]
+            holding = [each for each in branches if each.searchable and each.passing is None and node.name in each.kernels]
             inner = min(holding, key=lambda branch: len(branch.kernels)).id if holding else ""
             key = inner or sizes[node]
             found.setdefault(key, []).append((node.name, weight))
             within[key] = inner
     return tuple(Region(within[key], tuple(kernels)) for key, kernels in found.items())
+
+
+def of_one_format(network: fx.GraphModule, branches: Sequence[Branch], regions: Sequence[Region]) -> tuple[Branch, ...]:
+    """The same branches; blocks are frozen that may be given one precision and give another, which what reads them would have to know."""
+    kernels = able(network)
+    region = {node: number for number, each in enumerate(regions) for node, _ in each.kernels}
+    formats = {node.name: region.get(kernel.name, -1) for node, kernel in origins(network, kernels).items()}
+    return tuple(
+        replace(branch, reason="what it is given may be in another precision than what it makes")
+        if branch.searchable and branch.passing is not None and formats.get(branch.stays, -1) != formats.get(branch.node, -1)
+        else branch
+        for branch in branches
+    )
 
 
 def _sizes(network: fx.GraphModule) -> dict[fx.Node, tuple[int, ...]]:

@@ -22,7 +22,7 @@ class Row:
         {'2.weight': 'output of the network'}
 
     Attributes:
-        layer: the weights of a kernel, or the place of a branch.
+        layer: the weights of a kernel, or the place of a branch or block.
         op: what it is, for example ``"conv2d"``.
         width: channels that the kernel makes.
         group: the groups that these belong to.
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows for all kernels with weights and all branches.
+    """Rows for all kernels with weights, all branches and all blocks.
 
     Example:
         >>> import hwsearch, torch
@@ -96,7 +96,7 @@ def make_report(analysis: Analysis, branches: tuple[Branch, ...], bits: Mapping[
 
     Args:
         analysis: groups and kernels.
-        branches: residual branches.
+        branches: residual branches and blocks.
         bits: the gene of the precision of each kernel that has one, by the name of its weights.
     """
     by = {group.id: group for group in analysis.groups}
@@ -113,7 +113,9 @@ def make_report(analysis: Analysis, branches: tuple[Branch, ...], bits: Mapping[
             free = any(group.searchable for group in made)
             names = ", ".join(group.id for group in made)
             rows.append(Row(kernel.name, kernel.op, kernel.out(widths), names, kernel.macs(widths), free, why, bits.get(kernel.name, "")))
-    rows += [Row(branch.module or branch.node, "branch", 0, branch.id, 0.0, branch.searchable, branch.reason) for branch in branches]
+    for branch in branches:
+        kind = "branch" if branch.passing is None else "block"
+        rows.append(Row(branch.module or branch.node, kind, 0, branch.id, 0.0, branch.searchable, branch.reason))
     total = sum(kernel.macs(widths) for kernel in analysis.kernels)
     free_macs = sum(kernel.macs(widths) for kernel in analysis.kernels if _free(kernel, by))
     unknown = tuple(dict.fromkeys(analysis.flow.unknown.values()))

@@ -22,6 +22,7 @@ def execute(
     after: After | None = None,
     tensors: Mapping[str, torch.Tensor] | None = None,
     grad: bool = False,
+    instead: Mapping[str, str] | None = None,
 ) -> list[torch.Tensor]:
     """Run a graph module.
 
@@ -32,12 +33,15 @@ def execute(
         after: is shown each node with its result and returns the result to go on with.
         tensors: tensors to use in place of the network's, by name.
         grad: whether to record gradients.
+        instead: names of nodes whose value is that of another one before them, each with the name of that one.
 
     Returns:
         The tensors among the outputs.
     """
     env: dict[fx.Node, Any] = {}
-    last = {node: user for user in network.graph.nodes for node in user.all_input_nodes}
+    by = {node.name: node for node in network.graph.nodes} if instead else {}
+    taken = {by[name]: by[other] for name, other in (instead or {}).items()}
+    last = {node: user for user in network.graph.nodes for node in (*user.all_input_nodes, *filter(None, [taken.get(user)]))}
     ends: dict[fx.Node, list[fx.Node]] = {}
     for node, user in last.items():
         ends.setdefault(user, []).append(node)
@@ -49,6 +53,8 @@ def execute(
             elif node.op == "get_attr":
                 name = str(node.target)
                 value = tensors[name] if tensors is not None and name in tensors else get(network, name)
+            elif node in taken:
+                value = env[taken[node]]
             else:
                 args = fx.map_arg(node.args, env.__getitem__)
                 if node.op == "output":

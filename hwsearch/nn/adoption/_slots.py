@@ -17,7 +17,7 @@ from ...spaces._kernels import FactorHere, Format, KernelHere, PartHere, Size
 from ...spaces._lowering import Slot
 from ...spaces._sums import Sum
 from ._factors import Factors
-from ._genes import Places
+from ._genes import Places, Way
 from ._groups import Analysis, Extent, extent
 from ._parts import Parted, find_parts
 from ._pieces import Piece
@@ -183,14 +183,19 @@ class _Sizes:
         found = self._extent(node, dim)
         if not found.parts:
             return Size(found.fixed)
-        if len(found.parts) == 1:
+        ways = {group: self._places.ways(group, around) for group, _ in found.parts}
+        if len(ways) == 1 and len(next(iter(ways.values()))) == 1:
             ((group, each),) = found.parts
             gene = self._places.groups[group]
             for needed in self._needs(gene):
                 if needed not in axes:
                     axes.append(needed)
             return Size(found.fixed, each, axes.index(gene))
-        total = Sum.of(dict(self._term(group, each, around) for group, each in found.parts), found.fixed)
+        terms: dict[str | tuple[str, ...], Any] = {}
+        for group, each in found.parts:
+            names, adds = self._term(group, each, ways[group])
+            terms[names] = terms.get(names, 0) + adds
+        total = Sum.of(terms, found.fixed)
         if total not in axes:
             axes.append(total)
         return Size(0, 1, axes.index(total))
@@ -199,13 +204,17 @@ class _Sizes:
         """A gene after those that it needs."""
         return [self._genes.choices[number].name for number in self._genes.with_needs([self._genes.position[gene]])]
 
-    def _term(self, group: str, each: int, around: Sequence[str]) -> tuple[tuple[str, ...], Any]:
-        """What a group adds to a sum, over its gene and the genes that this needs."""
-        gene = self._places.groups[group]
-        names = self._needs(gene)
-        values = [self._genes.choices[self._genes.position[name]].values for name in names]
-        grid = np.meshgrid(*(np.asarray(each, dtype=np.int64) for each in values), indexing="ij")
-        return tuple(names), each * grid[names.index(gene)]
+    def _term(self, group: str, each: int, ways: Sequence[Way]) -> tuple[tuple[str, ...], Any]:
+        """What a group adds to a sum, over the genes that its units depend on and those that these need."""
+        own = {self._genes.position[gene] for way in ways for gene in (way.gene, *dict(way.gates)) if gene is not None}
+        choices = [self._genes.choices[number] for number in self._genes.with_needs(own)]
+        names = tuple(choice.name for choice in choices)
+        grid = dict(zip(names, np.meshgrid(*(np.asarray(choice.values, dtype=np.int64) for choice in choices), indexing="ij"), strict=True))
+        added: Any = 0
+        for way in ways:
+            there = prod((grid[gene] == value for gene, value in way.gates), start=np.int64(each))
+            added = added + there * (self._widths[group] if way.gene is None else grid[way.gene])
+        return names, added
 
 
 def _tensor(node: fx.Node) -> fx.Node:

@@ -29,7 +29,7 @@ _NOISE = 0.01
 _RIDGE = {"scale": 0.1, "block": 0.01, "value": 0.02, "weight": 0.02}
 """How far, relative to a typical network, a term strays from its prior without much evidence."""
 _CORRECTED, _LEAST_MS = 0.1, 1e-3
-"""By how much, relatively, the cost of a block strays from what was measured without much evidence; faster blocks count as this slow."""
+"""By how much, relatively, the cost of a block that was measured inside a network strays from that; faster ones count as this slow."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Calibration:
     def fit(self, networks: Sequence[tuple[Sequence[Block], float, float]], rows: Mapping[Block, float]) -> Calibration:
         """Fit on measured networks: least squares on relative errors, drawn towards scale 1 and constants 0.
 
+        What was measured inside a network is drawn towards that, so that no term makes many kernels cost nothing to make up for a few.
         A network counts the less the noisier its measurement is, so that those of a busy hour do not bend what the calm ones tell.
 
         Args:
@@ -91,14 +92,15 @@ class Calibration:
 
         names = sorted({block.calibrated_with for network, *_ in networks for block in network})
         A = np.zeros((len(networks), 1 + 4 * len(names)))
-        each_block: dict[Block, tuple[int, Costs]] = {}
+        inside: dict[Block, tuple[int, Costs]] = {}
         A[:, 0] = 1.0
         for i, (network, *_) in enumerate(networks):
             works = _works(network, np.array([rows[block] for block in network]))
             for block, work in zip(network, works, strict=True):
                 j = 1 + 4 * names.index(block.calibrated_with)
                 A[i, j : j + 4] += work
-                each_block[block] = j, work
+                if not block.alone:
+                    inside[block] = j, work
         measured = np.array([ms for _, ms, _ in networks])
         prior = np.array([self.call_ms] + [1.0, 0.0, 0.0, 0.0] * len(names))
         typical = float(np.median(measured))
@@ -114,9 +116,9 @@ class Calibration:
         W = A / (measured * noise)[:, None]
         residual = (measured - A @ prior) / measured / noise
         ridge = np.diag(1 / np.array(loose))
-        apart = np.zeros((len(each_block), len(prior)))
-        counts = Counter(j for j, _ in each_block.values())
-        for row, (block, (j, work)) in enumerate(each_block.items()):
+        apart = np.zeros((len(inside), len(prior)))
+        counts = Counter(j for j, _ in inside.values())
+        for row, (block, (j, work)) in enumerate(inside.items()):
             apart[row, j : j + 4] = work / (_CORRECTED * max(rows[block], _LEAST_MS) * np.sqrt(counts[j]))
         lowest = np.array([-self.call_ms] + [_SCALES[0] - 1, -np.inf, -np.inf, -np.inf] * len(names))
         highest = np.array([np.inf] + [_SCALES[1] - 1, np.inf, np.inf, np.inf] * len(names))

@@ -138,6 +138,40 @@ def test_several_limits_hold_by_measurement(world: World) -> None:
     assert world.true_score(row)[0] >= world.best(size_mb=most) - 0.01
 
 
+def mixing(space: SearchSpace, X: np.ndarray) -> np.ndarray:
+    """By how many precisions a network has blocks of, beyond one."""
+    found = [{value for name, value in one.values().items() if name.endswith("precision")} for one in map(space.architecture, X)]
+    return np.array([len(each) - 1 for each in found])
+
+
+@pytest.mark.parametrize("worth", [-0.1, 0.1])
+def test_mixed_bits_never_ship_below_uniform_ones_of_the_same_network(toy: SearchSpace, worth: float) -> None:
+    class Tested:
+        name = "a test bench"
+
+        def __init__(self) -> None:
+            self.seen: dict[bytes, float] = {}
+
+        def score(self, X: np.ndarray) -> np.ndarray:
+            found = 0.5 + 0.001 * X.sum(axis=1) + worth * mixing(toy, X)
+            self.seen |= dict(zip(map(bytes, X), found.tolist(), strict=True))
+            return found
+
+        def latency_ms(self, X: np.ndarray) -> np.ndarray:
+            raise AssertionError
+
+    bench = Tested()
+    verify = hwsearch.Verify(bench, networks=2, rounds=1, tolerance={"score": 0.005})
+    flattering = {"predictor": lambda X: 0.5 + 0.001 * X.sum(axis=1) + 0.1 * mixing(toy, X), "limits": {"params": 1e9}}
+    result = hwsearch.search(toy, "evolution", verify=verify, run=hwsearch.Run(progress=False), **flattering)  # type: ignore[arg-type]
+    kinds = {key: int(mixing(toy, np.frombuffer(key, dtype=np.uint8)[None])[0]) for key in bench.seen}
+    assert set(kinds.values()) == {0, 1}  # both were measured
+    assert result.best_score == max(bench.seen.values())
+    assert kinds[bytes(result.best.genes)] == (worth > 0)
+    assert bool(result.cautions) == (worth < 0)
+    assert all("throughout" in told for told in result.cautions)
+
+
 def test_scores_or_latencies_alone(world: World) -> None:
     scored = world.search(verify=hwsearch.Verify(world, 6, tolerance={"score": 0.005}))
     assert {name for name, _ in world.asked} == {"score"}

@@ -31,6 +31,7 @@ from .._run import ONCE, Run
 from .._state import SearchState
 from ._corrections import Corrected, corrected_latency, corrected_score
 from ._records import QUANTITIES, Checked, Round, Verification
+from ._uniform import caution, rival
 from ._verifier import Measured, Verifier, Verify, verifier_for
 
 FORMAT = "hwsearch-verification"
@@ -168,7 +169,7 @@ def what_to_check(problem: Problem, verify: Verify) -> Checks:
 def verified_search(
     problem: Problem, checks: Checks, algorithm: str | Algorithm | None = None, *, seed: int = 0, run: Run = ONCE
 ) -> SearchResult:
-    """Search, verify, correct, and search again.
+    """Search, verify, correct, and search again; the best network found is verified beside the same one in uniform bits.
 
     Args:
         problem: what is searched.
@@ -184,6 +185,7 @@ def verified_search(
     most = next((limit.at_most for limit in problem.limits if limit.metric.name == "latency_ms"), np.inf)
     turns: list[Round] = []
     checked: dict[bytes, Checked] = {}
+    uniform: dict[bytes, str] = {}
     once = replace(run, state=None)
     while len(turns) < checks.rounds:
         try:
@@ -194,16 +196,19 @@ def verified_search(
             if _best(checked.values(), most) is None:
                 raise
             break
-        X = promising(now, found, explored, set(checked), checks.networks)
-        with progress_bar(f"verifying, round {len(turns) + 1}", len(checks.tolerance) * len(X), run.progress) as advance:
-            for name in checks.tolerance:
-                memory.learn(name, X, advance)
-        networks = _compared(now, X, memory, checks.tolerance)
-        fresh = {bytes(row): one for row, one in zip(X, networks, strict=True) if bytes(row) not in checked}
-        checked |= fresh
-        best = _best(checked.values(), most)
+        before, title = len(checked), f"verifying, round {len(turns) + 1}"
+        networks = _verified(now, promising(now, found, explored, set(checked), checks.networks), memory, checks, title, run)
+        checked = {bytes(np.array(one.genes, dtype=np.uint8)): one for one in networks} | checked
+        while (best := _best(checked.values(), most)) is not None:
+            beside = rival(now, np.array(best.genes, dtype=np.uint8)) if "score" in checks.tolerance else {}
+            uniform |= beside
+            fresh = [np.frombuffer(row, dtype=np.uint8) for row in beside if row not in checked]
+            if not fresh:
+                break
+            networks += _verified(now, np.stack(fresh), memory, checks, f"{title}, uniform bits", run)
+            checked[bytes(fresh[0])] = networks[-1]
         turns.append(Round(networks, best is not None and _agrees(networks[0], best, checks.tolerance)))
-        if turns[-1].agreed or not fresh:
+        if turns[-1].agreed or len(checked) == before:
             break
     best = _best(checked.values(), most)
     if best is None:
@@ -212,7 +217,8 @@ def verified_search(
             f"None of the {len(checked)} measured networks meets latency_ms <= {most:g}; the nearest takes {nearest:.6g} ms. Raise "
             "the limit, verify more networks a round, or allow more rounds."
         )
-    return _answer(now, found, best, Verification(dict(checks.tolerance), tuple(turns)), checks.verifier.name)
+    told = caution(best, (one for row, one in checked.items() if row not in uniform), uniform)
+    return replace(_answer(now, found, best, Verification(dict(checks.tolerance), tuple(turns)), checks.verifier.name), cautions=told)
 
 
 def _answer(problem: Problem, found: SearchResult, best: Checked, verification: Verification, verifier: str) -> SearchResult:
@@ -249,6 +255,14 @@ def _corrected(problem: Problem, checked: Sequence[Checked], checks: Checks) -> 
         return problem.having(score)
     latency = next(entry for entry in problem.metrics if entry.name == "latency_ms")
     return problem.having(score, [corrected_latency(latency, checks.table, X, measured["latency_ms"])])
+
+
+def _verified(now: Problem, X: Rows, memory: _Memory, checks: Checks, title: str, run: Run) -> tuple[Checked, ...]:
+    """Networks, measured now if they were not before."""
+    with progress_bar(title, len(checks.tolerance) * len(X), run.progress) as advance:
+        for name in checks.tolerance:
+            memory.learn(name, X, advance)
+    return _compared(now, X, memory, checks.tolerance)
 
 
 def _compared(now: Problem, X: Rows, memory: _Memory, tolerance: Mapping[str, float]) -> tuple[Checked, ...]:

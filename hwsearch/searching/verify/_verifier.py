@@ -72,7 +72,8 @@ class Verify:
     Attributes:
         verifier: what evaluates and measures: :class:`hwsearch.nn.SupernetVerifier`, :class:`hwsearch.searching.DeviceVerifier` for
             latencies alone, or a :class:`Verifier` of your own.
-        networks: how many of the best networks are verified in each round.
+        networks: how many of the best networks are verified in each round. If the best of them has mixed precisions, the same network
+            in one precision throughout is verified as well: of those within the limits the best predicted. The answer is no worse.
         rounds: of searching and verifying, at most.
         tolerance: what is verified, and how far prediction and measurement of the answer may be apart: ``"score"`` by its value,
             ``"latency_ms"`` by a share of the prediction. If omitted, 0.005 and, on one device, 0.03. Latency is measured on this machine,

@@ -26,25 +26,21 @@ from search import Counted, optuna, pymoo, trial
 import hwsearch
 from hwsearch import interop
 from hwsearch.algorithms import NSGA2, Algorithm, Problem, RandomSearch, Surrogate, hypervolume
-from hwsearch.costs import path_metrics
 from hwsearch.searching import explore
 
 BUDGETS = {"1 %": 156, "2 %": 312, "10 %": 1562}
 POPULATION = {156: 20, 312: 20, 1562: 40}
 """Of evolution, ours and pymoo's, by the budget."""
-EDGES = {f"node{node}.from{source}": (source, node) for node in (1, 2, 3) for source in range(node)}
-"""Of a cell of NAS-Bench-201: the nodes that each gene's operation lies between."""
 CELLS = (("cifar10", "raspi4"), ("cifar10", "1080ti_1"), ("cifar100", "eyeriss"), ("cifar100", "gold_6226"))
 SHARES = {("cifar10", "raspi4"): 0.3, ("cifar10", "1080ti_1"): 0.8, ("cifar100", "eyeriss"): 0.7, ("cifar100", "gold_6226"): 0.4}
 """The share of networks within the latency limit of each question for the best."""
 
 
-def ours(algorithm: Algorithm, *, paths: bool = False) -> Any:
-    """A search of ours as a user runs it, within the budget; perhaps told what lies on the paths of a cell, as any metrics are."""
+def ours(algorithm: Algorithm) -> Any:
+    """A search of ours as a user runs it, within the budget."""
 
     def run(problem: Problem, counted: Counted, seed: int) -> None:
-        metrics = (*problem.metrics, *(path_metrics(problem.space, EDGES) if paths else ()))
-        posed = Problem(problem.space, counted, problem.limits, problem.seeds, metrics)
+        posed = Problem(problem.space, counted, problem.limits, problem.seeds, problem.metrics)
         explore(posed, algorithm, seed=seed, run=hwsearch.Run(evaluations=counted.most))
 
     return run
@@ -56,7 +52,6 @@ def fronts(budget: int) -> dict[str, tuple[Any, str]]:
     surrogate, evolution = Surrogate(metrics=("latency_ms",)), NSGA2(population=size, metrics=("latency_ms",))
     return {
         "hwsearch surrogate": (ours(surrogate), repr(surrogate)),
-        "hwsearch surrogate, paths": (ours(surrogate, paths=True), f"{surrogate!r}, metrics=path_metrics(space, edges)"),
         "hwsearch nsga2": (ours(evolution), repr(evolution)),
         "hwsearch random": (ours(RandomSearch()), repr(RandomSearch())),
         "pymoo NSGA-II": (pymoo("NSGA2", size, front=True), f"population {size}, integer SBX and PM, duplicates eliminated"),
@@ -68,7 +63,6 @@ def bests() -> dict[str, tuple[Any, str]]:
     """Methods for the best network within a limit, with their settings."""
     methods = (Surrogate(), NSGA2(population=20), RandomSearch())
     return {f"hwsearch {each.name}": (ours(each), repr(each)) for each in methods} | {
-        "hwsearch surrogate, paths": (ours(Surrogate(), paths=True), f"{Surrogate()!r}, metrics=path_metrics(space, edges)"),
         "pymoo GA": (pymoo("GA", 20), "population 20, integer SBX and PM, duplicates eliminated"),
     }
 

@@ -60,17 +60,18 @@ class SearchSpace(Genes):
         allowed: for each gene the indices that searches may use; all of them unless :meth:`restrict` was called. It is no part of
             the :attr:`fingerprint`: rows mean the same in a restricted space.
         costs: metrics that the space brings along as sums of tables, by name; see :meth:`from_tables`.
-        learned: arrays that were learned of its networks and that travel in files of predictors, such as which channels of an adopted
-            network matter.
+        learned: arrays that were learned of its networks and travel in files of predictors, such as which channels matter.
+        edges: of a cell, gene -> the nodes that its edge leads from and to; see :func:`hwsearch.costs.path_metrics`.
 
     Raises:
-        InvalidInput: two genes share a name, a gene or slot refers to one that does not exist (or comes later), or the numbers that a gene
-            of a network may take do not ascend.
+        InvalidInput: two genes share a name, a gene or slot refers to one that is missing (or comes later), or numbers do not ascend.
     """
 
     slots: tuple[Slot, ...]
     costs: Mapping[str, tuple[Table, ...]] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
     learned: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
+
+    edges: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     learns_alone: ClassVar[bool] = False
     """Whether its networks bring weights along, so that a predictor is fitted without a supernet."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...errors import check_count
 from ...networks._blocks import Block
 from .._builder import SpaceBuilder
@@ -39,7 +41,7 @@ def build(classes: int = 10) -> SearchSpace:
     for number, width in enumerate((32, 64), start=1):
         builder.fixed(f"reduction{number}", Block("basic", width // 2, width, 64 // 2**number, (width,), 3, 2))
     builder.fixed("head", Block("head", 64, classes, 8))
-    return builder.space("nasbench201")
+    return replace(builder.space("nasbench201"), edges={gene(node, source): (source, node) for node, source in EDGES})
 
 
 def _edge(operation: str) -> tuple[Block, ...]:

@@ -106,7 +106,8 @@ def search(data: Data, out: Path, shares: list[float]) -> None:
         score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits=bits)
         score.save(out / "lite0-score.npz")
     whole = space.row()
-    whole[space.with_role("precision")] = [space.choices[gene].index("int8") for gene in space.with_role("precision")]
+    for gene in space.with_role("precision"):
+        whole[gene] = space.choices[gene].index("int8")
     dense_ms = float(hwsearch.metric("latency_ms", space, table)(whole[None])[0])
     chosen = {"whole, int8": space.architecture(whole)}
     for share in shares:

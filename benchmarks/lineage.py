@@ -15,10 +15,16 @@ DATA is the folder of published data. BENCH is one of:
   before any training. Channels go by the L1 norm of their weights. The score is the accuracy of the network repaired quickly: layer after
   layer by least squares on REPAIRED training images, judged on JUDGED others. The best network of each strategy is then repaired as
   ``hwsearch.extract`` does, on FINAL training images, and has the accuracy of all 10,000 test images, which no choice looks at. Policies by
-  hand need no scores and are for this bench alone: ``uniform`` keeps the same share in every block, ``deep`` cuts late blocks more,
-  ``shallow`` early ones.
+  hand need no scores: ``uniform`` keeps the same share in every block, ``deep`` cuts late blocks more, ``shallow`` early ones.
+- resnet20-bitops-4, resnet20-bitops-3, resnet20-size-4, resnet20-size-3: the bits of ResNet-20 of CIFAR-10, 2 to 8 for the weights and 2 to
+  8 for the feature maps of each residual block, stem and classifier at 8; at most the BitOps of the network whose blocks have 4 or 3 bits
+  throughout, or its size, where all feature maps have 8 bits, which cost no size. The score is the accuracy of the network quantised after
+  training on TELLING of the 5,000 training images that hwsearch never trains on (the published network did), quantisers chosen on
+  CALIBRATED others. The answer of each strategy and ``uniform``, the network that the limit is taken from, have the accuracy of all 10,000
+  test images, which no choice looks at, with quantisers chosen on the same images.
 
-A strategy ends earlier when it proposes nothing new: ``surrogate`` when it is done by its own rule, agents after ten steps for each score.
+The strategies stand in ``lineage_ways.py``. One ends earlier when it proposes nothing new: ``surrogate`` when it is done by its own rule,
+agents after ten steps for each score.
 Every score is kept, so that a run that was stopped goes on where it was. Each line of DIR/lineage-BENCH-SCORES.jsonl says what was found,
 after how many scores and CPU-seconds the best score had risen, and what counts; DIR/lineage-BENCH-SCORES.json holds them all once the run
 has ended.
@@ -29,39 +35,31 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lineage_ways import ways
 
 import hwsearch
 from hwsearch import interop, metric
 from hwsearch._files._writing import Journal, write_atomic
-from hwsearch.algorithms import NSGA2, Algorithm, Evolution, Problem, RandomSearch, Surrogate
+from hwsearch.algorithms import Problem
 from hwsearch.costs import Metric
 from hwsearch.networks import Block
-from hwsearch.nn.reinforcement import AMC, HAQ
+from hwsearch.spaces import SpaceBuilder
 
 REPAIRED, JUDGED, FINAL = 48, 250, 600
 """Training images that a score repairs on and judges on, and that the answer is repaired on."""
+CALIBRATED, TELLING = 64, 500
+"""Training images that quantisers are chosen on, and that judge a choice of bits."""
 HAND = ("uniform", "deep", "shallow")
+RESNET20 = tuple(f"resnet20-{what}-{bits}" for what in ("bitops", "size") for bits in (4, 3))
 
 Score = Callable[[np.ndarray], Any]
-
-
-def methods(scores: int) -> dict[str, Algorithm]:
-    """The strategies, by the number of scores; agents begin with as large a share at random as their papers have."""
-    return {
-        "random": RandomSearch(population=max(1, scores // 10)),
-        "amc": AMC(warmup=max(1, scores // 8), steps=10 * scores, patience=10 * scores),
-        "haq": HAQ(warmup=max(1, scores // 30), steps=10 * scores, patience=10 * scores),
-        "evolution": Evolution(population=max(8, scores // 10), islands=1, parents=max(4, scores // 20), alone=1, steps=10**6),
-        "nsga2": NSGA2(population=max(8, scores // 10), metrics=(), steps=10**6),
-        "surrogate": Surrogate(),
-    }
 
 
 @dataclass
@@ -78,6 +76,7 @@ class Kept:
     journal: Journal
     most: int
     known: dict[bytes, tuple[float, float]] = field(default_factory=dict)
+    asked: set[bytes] = field(default_factory=set)
     course: list[tuple[float, float]] = field(default_factory=list)
     best: tuple[float, list[int]] = (-np.inf, [])
 
@@ -88,13 +87,15 @@ class Kept:
         """Scores, shape ``(n,)``."""
         found = []
         for row in X:
+            new = row.tobytes() not in self.asked
+            self.asked.add(row.tobytes())
             if row.tobytes() not in self.known:
                 start = time.process_time()
                 value = float(self.score(row[None])[0])
                 self.known[row.tobytes()] = value, time.process_time() - start
                 self.journal.append({"row": row.tobytes().hex(), "score": value, "seconds": round(self.known[row.tobytes()][1], 4)})
             value, seconds = self.known[row.tobytes()]
-            if len(self.course) < self.most:
+            if new and len(self.course) < self.most:
                 self.course.append((value, seconds))
                 self.best = max(self.best, (value, row.tolist()))
             found.append(value)
@@ -108,10 +109,12 @@ class Bench:
     Attributes:
         problem: space, score and limits.
         judged: the row that a strategy found -> what counts, for the report.
+        hand: policies by hand: the row of each.
     """
 
     problem: Problem
     judged: Callable[[np.ndarray], dict[str, Any]]
+    hand: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
 
 
 def macro(data: Path) -> Bench:
@@ -201,12 +204,69 @@ def resnet56(data: Path, cifar: Path) -> Bench:
         return {"test": right, "macs": float(metric("macs", space)(row[None])[0])}
 
     limit = 0.5 * float(whole.macs())
-    return Bench(Problem.of(space, predictor=score, limits={"macs": limit}), judged)
+    problem = Problem.of(space, predictor=score, limits={"macs": limit})
+    return Bench(problem, judged, {policy: partial(by_hand, problem, policy) for policy in HAND})
 
 
-def by_hand(bench: Bench, policy: str) -> np.ndarray:
+def resnet20(data: Path, cifar: Path, limited: str, same: int) -> Bench:
+    """The bits of ResNet-20 of CIFAR-10."""
+    import torch
+
+    from hwsearch.interop import cifar_resnet
+    from hwsearch.nn import load_data
+    from hwsearch.nn._evaluate import accuracy, deployed
+
+    torch.set_num_threads(1)
+    images, few = load_data(("cifar10", cifar)), tuple(range(2, 9))
+    pairs = tuple(f"w{weights}a{maps}" for weights in few for maps in few)
+    net = cifar_resnet(data / "cifar_resnets" / "resnet20.npz", data=images, precisions=pairs)
+    net.images = net.images[:CALIBRATED]
+    images = images.normalized(net.normalize)
+    places = [gene for gene, choice in enumerate(net.space.choices) if choice.values == pairs]
+    usual = {choice.name: choice.values[0] for choice in net.space.choices}
+    builder, at = SpaceBuilder(), 0
+    for block in net.space.blocks(net.space.encode(usual)):
+        if block.kind in ("quantize", "dequantize"):
+            continue  # they cost neither size nor BitOps
+        if block.precision == "int8":
+            builder.fixed(block.kind, block)
+            continue
+        name = net.space.choices[places[at]].name.removesuffix(".precision")
+        bits = {each: builder.knob(f"{name}.{each}", few) for each in ("weight_bits", "activation_bits")}
+        builder.slot(name, bits, partial(at_bits, block))
+        at += 1
+    space = builder.space("resnet20_bits")
+    if limited == "size_mb":
+        space = space.restrict({"*.activation_bits": [8]})
+    maps = 8 if limited == "size_mb" else same
+    uniform = space.encode({choice.name: same if choice.name.endswith(".weight_bits") else maps for choice in space.choices})
+
+    def network(row: np.ndarray) -> Any:
+        values = space.decode(row)
+        chosen = {}
+        for gene in places:
+            stem = net.space.choices[gene].name.removesuffix(".precision")
+            chosen[f"{stem}.precision"] = f"w{values[f'{stem}.weight_bits']}a{values[f'{stem}.activation_bits']}"
+        return deployed(net, net.space.encode(usual | chosen))
+
+    def score(X: np.ndarray) -> np.ndarray:
+        return np.array([100 * accuracy(network(row), images, "val", TELLING) for row in X])
+
+    def judged(row: np.ndarray) -> dict[str, Any]:
+        return {"test": round(100 * accuracy(network(row), images, "test"), 2), "limited": float(metric(limited, space)(row[None])[0])}
+
+    limits = {limited: float(metric(limited, space)(uniform[None])[0])}
+    return Bench(Problem.of(space, predictor=score, limits=limits), judged, {"uniform": lambda: uniform})
+
+
+def at_bits(block: Block, weight_bits: int, activation_bits: int) -> tuple[Block, ...]:
+    """A block at other bits."""
+    return (replace(block, precision=f"w{weight_bits}a{activation_bits}"),)
+
+
+def by_hand(problem: Problem, policy: str) -> np.ndarray:
     """The largest network of a policy within the limits."""
-    space = bench.problem.space
+    space = problem.space
     genes = [gene for gene, allowed in enumerate(space.allowed) if len(allowed) > 1]
     places = np.linspace(0.0, 1.0, len(genes))
     slope = {"uniform": np.ones(len(genes)), "deep": 2 * places, "shallow": 2 * (1 - places)}[policy]
@@ -215,7 +275,7 @@ def by_hand(bench: Bench, policy: str) -> np.ndarray:
         for gene, each in zip(genes, 1.0 - cut * slope, strict=True):
             values = np.array([float(space.choices[gene].values[index]) for index in space.allowed[gene]])
             row[gene] = space.allowed[gene][int(np.abs(values - each * values[-1]).argmin())]
-        if (bench.problem.costs(row[None]) <= 1.0).all():
+        if (problem.costs(row[None]) <= 1.0).all():
             return row
     raise SystemExit(f"The policy {policy!r} cannot meet the limits.")
 
@@ -224,12 +284,12 @@ def run(bench: Bench, method: str, scores: int, seed: int, out: Path, name: str)
     """One strategy with one seed."""
     start = time.process_time()
     if method in HAND:
-        row, told = by_hand(bench, method), {}
+        row = bench.hand[method]()
+        told: dict[str, Any] = {"best_score": float(np.asarray(bench.problem.score(row[None]))[0])}
     else:
         kept = Kept(bench.problem.score, Journal(out / f"lineage-{name}-{method}-{scores}-{seed}.jsonl"), scores)
-        problem = Problem(bench.problem.space, kept, bench.problem.limits, bench.problem.seeds, bench.problem.metrics)
         replayed = sum(seconds for _, seconds in kept.known.values())
-        hwsearch.search(problem, methods(scores)[method], seed=seed, run=hwsearch.Run(evaluations=scores, progress=False))
+        ways()[method](replace(bench.problem, score=kept), scores, seed)
         row = np.array(kept.best[1], dtype=np.uint8)
         values = [value for value, _ in kept.course]
         rises = [place for place, value in enumerate(values) if value > max(values[:place], default=-np.inf)]
@@ -248,27 +308,34 @@ def run(bench: Bench, method: str, scores: int, seed: int, out: Path, name: str)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", choices=["macro", "apq", "bits", "resnet56"])
+    parser.add_argument("bench", choices=["macro", "apq", "bits", "resnet56", *RESNET20])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--cifar", type=Path, help="the folder that holds cifar-10-batches-py, for resnet56")
-    parser.add_argument("--methods", nargs="+", choices=[*methods(100), *HAND], default=[*methods(100)])
+    parser.add_argument("--cifar", type=Path, help="the folder that holds cifar-10-batches-py, for resnet56 and resnet20")
+    parser.add_argument("--methods", nargs="+", choices=[*ways(), *HAND], help="all that the bench has, if omitted")
     parser.add_argument("--scores", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     options = parser.parse_args(arguments)
-    if options.bench != "resnet56" and (hand := [method for method in options.methods if method in HAND]):
-        parser.error(f"{', '.join(hand)}: policies by hand choose widths; only the bench resnet56 has nothing else to choose.")
-    ways: dict[str, Callable[[], Bench]] = {
+    benches: dict[str, Callable[[], Bench]] = {
         "macro": lambda: macro(options.data),
         "apq": lambda: apq(options.data),
         "bits": lambda: bits(options.data),
         "resnet56": lambda: resnet56(options.data, options.cifar),
+        **{
+            f"resnet20-{what}-{bits}": partial(resnet20, options.data, options.cifar, metric_of, bits)
+            for what, metric_of in (("bitops", "bitops"), ("size", "size_mb"))
+            for bits in (4, 3)
+        },
     }
     ended = Journal(options.out / f"lineage-{options.bench}-{options.scores}.jsonl")
     done = {(line["method"], line["seed"]) for line in ended}
-    bench = ways[options.bench]()
+    bench = benches[options.bench]()
+    known = [*ways(), *bench.hand] if options.bench == "apq" else [way for way in (*ways(), *bench.hand) if way != "staged"]
+    for method in options.methods or known:
+        if method not in known:
+            parser.error(f"{method} is not for {options.bench}, which has {', '.join(known)}.")
     for seed in options.seeds:
-        for method in options.methods:
+        for method in options.methods or known:
             if (method, seed) not in done and not (method in HAND and seed):
                 ended.append(run(bench, method, options.scores, seed, options.out, options.bench))
     rows = sorted(ended, key=lambda line: (line["method"], line["seed"]))

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 import hwsearch
+from hwsearch.cli._options import settings
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import Recipe, Supernet, coded_size, load_data, train
 from hwsearch.nn.adoption._capture import as_graph
@@ -20,6 +21,7 @@ from hwsearch.nn.quantization._tune import fine_of
 from hwsearch.nn.training._loop import Training
 from hwsearch.nn.training._losses import Sandwich
 from hwsearch.nn.training._processes import Processes
+from hwsearch.nn.training._recipe import recipe_for
 from hwsearch.nn.training._thinning import Thinning
 
 torch.set_num_threads(1)
@@ -293,6 +295,23 @@ def test_what_makes_no_sense_is_refused(toy: hwsearch.SearchSpace, tmp_path: Pat
         prune(nn.Linear(4, 4), Sparsity(unit="kernel"))
     with pytest.raises(InvalidInput, match="share their weights"):
         train(toy, data="digits", out=tmp_path / "all.safetensors", recipe=Recipe(epochs=1, sparsity=Sparsity(0.5)), progress=False)
+
+
+def test_the_shell_says_how_sparse_a_network_becomes() -> None:
+    def told(*texts: str) -> Sparsity | None:
+        return recipe_for("digits", settings([f"sparsity={text}" for text in texts])).sparsity
+
+    assert told("0.69") == Sparsity(0.69)
+    assert told("share:0.75,unit:filter,spread:lamp,begin:0.1,end:0.5,every:7") == Sparsity(
+        0.75, "filter", "lamp", begin=0.1, end=0.5, every=7
+    )
+    assert told("unit:2:4,dense:*linear*+stem*,by:movement") == Sparsity(unit="2:4", dense=("*linear*", "stem*"), by="movement")
+    assert told("hold:true") == Sparsity(hold=True)
+    for wrong in ("share:much", "hold:perhaps", "1.5", "every:0", "0.5,unit"):
+        with pytest.raises(InvalidInput):
+            told(wrong)
+    with pytest.raises(UnknownName, match="spread"):
+        told("spraed:lamp")
 
 
 def test_tuning_after_a_sparse_training_makes_no_new_zeros() -> None:

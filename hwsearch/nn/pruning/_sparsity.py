@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,6 +81,35 @@ class Sparsity:
         if self.by == "movement" and self.spread == "lamp":
             raise InvalidInput("LAMP compares squares of magnitudes, which movements do not have: take the spread 'global' or 'layer'.")
         check_count("every", self.every, least=1)
+
+    @classmethod
+    def parse(cls, text: str) -> Sparsity:
+        """Read a sparsity as the shell has it: ``"0.69"``, or ``"share:0.69,unit:filter,spread:lamp,begin:0,end:0.6"``.
+
+        Args:
+            text: the share, or fields with their values; names of ``dense`` stand with ``+`` between them.
+
+        Raises:
+            InvalidInput: a value that makes no sense.
+            UnknownName: there is no such field.
+
+        Example:
+            >>> from hwsearch.nn.pruning import Sparsity
+            >>> Sparsity.parse("unit:2:4,end:0.5").share
+            0.5
+        """
+        kinds: dict[str, Callable[[str], Any]] = {"share": float, "begin": float, "end": float, "every": int, "unit": str, "spread": str}
+        kinds |= {"by": str, "dense": lambda names: tuple(names.split("+")), "hold": lambda told: {"true": True, "false": False}[told]}
+        given = {}
+        for part in (text if ":" in text else f"share:{text}").split(","):
+            name, _, value = part.partition(":")
+            if name not in kinds:
+                raise UnknownName("field of a sparsity", name, kinds)
+            try:
+                given[name] = kinds[name](value)
+            except (ValueError, KeyError) as error:
+                raise InvalidInput(f"{name} of a sparsity cannot be {value!r}; such as share:0.69,unit:filter,end:0.6.") from error
+        return cls(**given)
 
     def at(self, step: int, steps: int) -> float:
         """The share that is zero after a number of steps out of ``steps``."""

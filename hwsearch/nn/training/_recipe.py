@@ -306,7 +306,8 @@ def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
     Args:
         data: the name of the data; if there is no recipe of that name, data begin with that of ``"cifar10"``.
         recipe: another recipe, or the fields to change in the good one; phases may be given by their name, hints and stages as in
-            ``"attention:1,features:0.5"``, and ``like`` names another recipe to begin with.
+            ``"attention:1,features:0.5"``, a sparsity as :meth:`hwsearch.nn.pruning.Sparsity.parse` reads it, and ``like`` names
+            another recipe to begin with.
 
     Raises:
         UnknownName: a field that recipes do not have, or phases or a recipe of no such name.
@@ -325,6 +326,8 @@ def recipe_for(data: str, recipe: RecipeLike) -> Recipe:
     for name, kind in (("hints", float), ("stages", str)):
         if isinstance(given.get(name), str):
             given[name] = _pairs(name, given[name], kind)
+    if isinstance(given.get("sparsity"), str | Real):
+        given["sparsity"] = Sparsity.parse(str(given["sparsity"]))
     try:
         return replace(recipe if isinstance(recipe, Recipe) else load_recipe(like), **given)
     except TypeError as error:

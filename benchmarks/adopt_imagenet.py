@@ -33,7 +33,6 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,8 +60,6 @@ CLASSES = {
 }
 """The place of each class among the thousand."""
 CALIBRATION = 128
-BISECTED, LEAST_SHARE = 10, 0.2
-"""Searches within multiply-accumulates, from this share of those of the whole network on, until one meets a latency."""
 WAYS = {"mse, scale": Quantization(), "mse, bias": Quantization(correction="bias"), "minmax, scale": Quantization(ranges="minmax")}
 
 
@@ -115,7 +112,9 @@ def search(data: Data, out: Path, shares: list[float]) -> None:
         found = hwsearch.search(problem, "exact")
         chosen[f"searched, {share:g}"] = found.best
         chosen[f"uniform, {share:g}"] = hwsearch.searching.uniform(problem)
-        chosen[f"by MACs, {share:g}"] = by_macs(score, table, share * dense_ms)
+        eight_bits = score.space.restrict({"precision": ["int8"]})
+        counted = hwsearch.Problem.of(eight_bits, predictor=score, device=table, limits={"latency_ms": share * dense_ms})
+        chosen[f"by MACs, {share:g}"] = hwsearch.searching.by_macs(counted, "exact")
         print(share, found.status.name, found.best, flush=True)
     rows: list[dict[str, object]] = []
     files = []
@@ -137,25 +136,6 @@ def search(data: Data, out: Path, shares: list[float]) -> None:
     facts = {"device": table.device.name, "table": table.error(), "rows": rows}
     (out / "adopt-imagenet-search.json").write_text(json.dumps(facts, indent=1))
     print(json.dumps(facts, indent=1))
-
-
-def by_macs(score: Any, table: hwsearch.LatencyTable, limit_ms: float) -> hwsearch.Architecture:
-    """The best network in int8 within the multiply-accumulates at which it meets a limit on its predicted latency."""
-    space = score.space.restrict({"precision": ["int8"]})
-    latency, macs = hwsearch.metric("latency_ms", space, table), hwsearch.metric("macs", space)
-    largest = np.array([allowed[-1] for allowed in space.allowed], dtype=np.uint8)
-    high, best = float(macs(largest[None])[0]), None
-    low = LEAST_SHARE * high
-    for _ in range(BISECTED):
-        middle = (low + high) / 2
-        found = hwsearch.search(hwsearch.Problem.of(space, predictor=score, limits={"macs": middle}), "exact").best
-        if float(latency(found.genes[None])[0]) <= limit_ms:
-            low, best = middle, found
-        else:
-            high = middle
-    if best is None:
-        raise SystemExit(f"No network by multiply-accumulates takes {limit_ms} ms.")
-    return best
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 from ._baselines import dense as dense
 from ._baselines import scaled as scaled
 from ._baselines import uniform as uniform
+from ._by_macs import by_macs as by_macs
 from ._cheapest import cheapest as cheapest
 from ._compress import Compressed as Compressed
 from ._compress import Compression as Compression

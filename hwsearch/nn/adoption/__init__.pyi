@@ -20,4 +20,6 @@ from ._repaired import Probing as Probing
 from ._repaired import RepairVerifier as RepairVerifier
 from ._report import Report as Report
 from ._report import Row as Row
+from ._siblings import count as count
+from ._siblings import siblings as siblings
 from .rules import rule as rule

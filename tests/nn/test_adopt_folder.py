@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 import hwsearch
 from hwsearch.cli import app
-from hwsearch.errors import CorruptFile, InvalidInput, WrongSpace
+from hwsearch.errors import CorruptFile, InvalidInput, Unsupported, WrongSpace
 from hwsearch.nn.adoption import load_network, save_adopted, save_network
 from hwsearch.reports._formats import describe
 
@@ -108,6 +110,42 @@ def test_a_folder_is_the_same_space_in_any_process(folder: Path, tmp_path: Path)
     keyed = hwsearch.adopt(module, [], keywords={"input": torch.randn(2, 3, 8, 8)})
     with pytest.raises(InvalidInput, match="by keyword"):
         save_adopted(keyed, tmp_path / "keyed")
+
+
+class Attending(nn.Module):
+    """Attention over a sequence, between a layer that reads it and one that tells classes apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention, self.last = nn.Linear(6, 32), nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.last((x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+
+
+def normed() -> nn.Module:
+    weight_norm, spectral_norm = nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm
+    return nn.Sequential(weight_norm(nn.Conv2d(3, 16, 3)), nn.ReLU(), spectral_norm(nn.Conv2d(16, 24, 3)), nn.ReLU(), nn.Conv2d(24, 5, 1))
+
+
+def traced() -> nn.Module:
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(plain.eval(), torch.randn(2, 3, 8, 8))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("make", "size"), [(normed, (2, 3, 8, 8)), (traced, (2, 3, 8, 8)), (Attending, (2, 7, 6))])
+def test_modules_of_any_make_come_back_out_of_a_folder(make: Callable[[], nn.Module], size: tuple[int, ...], tmp_path: Path) -> None:
+    space = hwsearch.adopt(make(), torch.randn(size))
+    again = hwsearch.load_space(save_adopted(space, tmp_path / "net"))
+    assert (again.fingerprint, again.choices) == (space.fingerprint, space.choices)
+
+
+def test_a_module_without_values_is_told_to_load_them() -> None:
+    with pytest.raises(Unsupported, match="to_empty"):
+        hwsearch.adopt(nn.Linear(3, 4, device="meta"), torch.randn(2, 3))
 
 
 def test_weights_of_the_user_are_taken(folder: Path, tmp_path: Path) -> None:

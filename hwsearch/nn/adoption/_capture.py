@@ -79,10 +79,25 @@ def capture(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             _register(_run(module, args, kwargs), type(module).__name__)
-            return _exported(module, tuple(args), ordered)
+            found = _exported(module, tuple(args), ordered)
     finally:
         for each, mode in modes.items():
             each.training = mode
+    if isinstance(module, fx.GraphModule):
+        _order(found.network.graph, module.graph)
+    return found
+
+
+def _order(graph: fx.Graph, before: fx.Graph) -> None:
+    """Read the tensors of a graph that was captured again where it read them before, since fingerprints go by the order."""
+    reading = {str(node.target): node for node in graph.find_nodes(op="get_attr")}
+    others = [node for node in graph.nodes if node.op != "get_attr"]
+    places = [str(node.target) if node.op == "get_attr" else None for node in before.nodes]
+    if {each for each in places if each} != set(reading) or len(places) != len(reading) + len(others):
+        return
+    waiting = iter(others)
+    for name in places[:-1]:
+        graph.output_node().prepend(next(waiting) if name is None else reading[name])
 
 
 def _signature(module: nn.Module) -> inspect.Signature:
@@ -131,6 +146,11 @@ def _check_tensors(module: nn.Module) -> None:
             )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)):
+            if tensor.device.type == "meta":
+                raise Unsupported(
+                    f"{name} is on the meta device, so it has a size and no values. Load the weights: module.to_empty(device='cpu'), then "
+                    f"module.load_state_dict(...)."
+                )
             raise Unsupported(
                 f"{name} is {tensor.dtype} on {tensor.device}, but a network is adopted in float32 or float64 on the CPU. "
                 f"Pass a copy: copy.deepcopy(module).cpu().float()."
@@ -245,14 +265,14 @@ def _by_tracing(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     flat = tuple(leaves[place] for place in places)
     outputs: list[Any] = []
 
-    def call(*tensors: torch.Tensor) -> list[Any]:
+    def call(*tensors: torch.Tensor) -> tuple[Any, ...]:
         filled = list(leaves)
         for place, tensor in zip(places, tensors, strict=True):
             filled[place] = tensor
         again, keywords = pytree.tree_unflatten(filled, spec)
         found, out_spec = pytree.tree_flatten(module(*again, **keywords))
         outputs.append(out_spec)
-        return found
+        return tuple(found)
 
     network = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True, pre_dispatch=True)(*flat)
     _restore_names(network, module)

@@ -155,6 +155,7 @@ class Cut:
         self._graph, self._new, self._constants, self._joined = fx.Graph(), {}, {}, {}
         for node in self.network.graph.nodes:
             self._new[node] = self._insert(node)
+        self._tell_apart()
         self._graph.eliminate_dead_code(_needed)
         root = nn.Module()
         used = {str(node.target) for node in self._graph.find_nodes(op="get_attr")}
@@ -171,6 +172,18 @@ class Cut:
         self._graph.set_codegen(self.network.graph._codegen)
         built = fx.GraphModule(root, self._graph, "Network")
         return built.eval()
+
+    def _tell_apart(self) -> None:
+        """Give operations that were inserted another name where they took that of one of the whole network's."""
+        own = {(fresh, node.name) for node, fresh in self._new.items()}
+        taken = {fresh.name for fresh in self._graph.nodes if (fresh, fresh.name) in own}
+        for fresh in self._graph.nodes:
+            if (fresh, fresh.name) not in own:
+                stem, number = fresh.name, 0
+                while fresh.name in taken:
+                    number += 1
+                    fresh.name = f"{stem}_{number}"
+                taken.add(fresh.name)
 
     @property
     def places(self) -> dict[fx.Node, fx.Node]:

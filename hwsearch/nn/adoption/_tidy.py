@@ -84,7 +84,12 @@ def _convolutions(network: fx.GraphModule) -> None:
         kind = f"conv_transpose{len(call['stride'])}d" if call["transposed"] else f"conv{len(call['stride'])}d"
         packet = getattr(aten, kind)
         node.target = getattr(packet, packet.overloads()[0])
-        node.args = tuple(call[name] for name in (*first, *(last if call["transposed"] else ("dilation", "groups"))))
+        given = [call[name] for name in (*first, *(last if call["transposed"] else ("dilation", "groups")))]
+        if not call["transposed"]:  # what is as usual is left out, as capturing again does
+            usual = (1, 0, 1, 1)  # stride, padding, dilation, groups
+            while len(given) > 3 and set(given[-1] if isinstance(given[-1], list | tuple) else [given[-1]]) == {usual[len(given) - 4]}:
+                given.pop()
+        node.args = tuple(given)
         node.kwargs = {}
 
 

@@ -120,13 +120,14 @@ class OrtSession(Session):
 
     def __init__(self, session: Any, batch: int = 1, threads: int = 1) -> None:
         binding = session.io_binding()
+        self.batch = batch
         for argument in session.get_inputs():
             shape = input_shape(argument.shape, batch)
             if argument.type not in _TYPES:
                 raise InvalidInput(f"Inputs of type {argument.type} cannot be made up; floats, whole numbers and bool can.")
             value = random_input(_TYPES[argument.type], shape)
             binding.bind_ortvalue_input(argument.name, ort.OrtValue.ortvalue_from_numpy(value))
-            self.batch = shape[0]
+            self.batch = shape[0] if shape else self.batch
         for argument in session.get_outputs():
             binding.bind_output(argument.name, "cpu")
         self._session, self._binding, self._clock = session, binding, clock_of(threads)

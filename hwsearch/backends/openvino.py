@@ -114,7 +114,7 @@ class OvSession(Session):
         for argument in compiled.inputs:
             shape = list(argument.shape)
             self._request.set_tensor(argument, ov.Tensor(random_input(argument.element_type.to_dtype(), shape)))
-            self.batch = shape[0]
+            self.batch = shape[0] if shape else self.batch
 
     def times(self, runs: int) -> Times:
         """Seconds of each run, shape ``(runs,)``."""

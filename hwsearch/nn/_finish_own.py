@@ -245,6 +245,9 @@ class Work:
             plain = begun(network, images, road.precision, road.quantization).network  # what is wrong is told before anything is trained
             if road.tuning:
                 _check_stages(recipe, network, plain)
+        if not any(each.requires_grad for each in network.parameters()):  # held still for inference; what a space holds still has its names
+            for each in network.parameters():
+                each.requires_grad_(each.is_floating_point())
         start = copied(network)
         student = Floating(network.to(accelerator()), still, batches())
         floating = learned(student, recipe, "float.safetensors", start)

@@ -165,3 +165,23 @@ def test_a_table_of_a_users_network_is_measured_and_searched(tmp_path: Path) -> 
     verified = verifier(problem, table)
     assert "sentinel" in verified.name  # it measures, as DeviceVerifier does
     assert 0 <= verified.score(found.best.genes[None])[0] <= 1
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 3)
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(x)) * scale).mean((2, 3))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_inputs_that_are_single_numbers_are_written_and_run(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(name)
+    space = hwsearch.adopt(Scaled(), (torch.randn(1, 3, 8, 8), torch.tensor(0.5)), step=4)
+    path = tmp_path / "network.onnx"
+    path.write_bytes(space.model_file(space.row()))
+    with load_backend(name).profiled(path) as session:
+        assert (session.times(3) > 0).all()
+        assert session.batch == 1

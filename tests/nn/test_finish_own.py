@@ -244,6 +244,13 @@ def test_any_module_learns_from_labels_alone(tmp_path: Path) -> None:
     assert not module[1].weight.equal(load_network(tmp_path / "float.safetensors").get_parameter("1.weight"))
 
 
+def test_a_module_that_was_held_still_for_inference_learns_and_is_left_as_it_was(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)
+    found = hwsearch.finish(module, data="digits", out=tmp_path, recipe={"epochs": 4, "batch": 32, "learning_rate": 0.1}, progress=False)
+    assert found.accuracy > 0.6
+    assert not any(each.requires_grad for each in module.parameters())
+
+
 def test_frozen_tensors_stay_equal_to_the_bit(space: Any, tmp_path: Path) -> None:
     module = space.module
     held = hwsearch.adopt(module, torch.randn(1, 1, 8, 8), step=4, freeze=["first", "norm", "head.bias"])

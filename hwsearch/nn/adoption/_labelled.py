@@ -45,5 +45,5 @@ def labelled_file(
     if bits:
         network = quantize(network, inputs, bits, _ROUGH)
     owner: dict[fx.Node, str] = {node: slots[node.name] for node in network.graph.nodes if node.name in slots}
-    model = written(scoped(network, owner), tuple(each[:1] for each in inputs))
+    model = written(scoped(network, owner), tuple(each[:1] if each.ndim else each for each in inputs))
     return name_conversions(model, integral) if bits else model

@@ -171,7 +171,6 @@ def test_killed_in_both_stages_it_ends_with_the_same_bytes(space: Any, narrow: h
             deadline = time.monotonic() + 120
             while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.002)
-            time.sleep(0.1)
             process.send_signal(signal.SIGKILL)
         assert partial.exists(), "the training ended before it was killed"
     finished(tmp_path / "killed")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from ..networks._fused import kernel_of
-
-Times = npt.NDArray[np.float64]
+from .base import Times
 
 WARM = 2
 """Runs that do not count, since making a session has filled the caches with other things."""

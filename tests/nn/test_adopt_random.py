@@ -172,7 +172,7 @@ class Drawn(nn.Module):
         return self.out(joined)  # type: ignore[no-any-return]
 
 
-@settings(
+EVERY = settings(
     max_examples=GRAPHS,
     deadline=None,
     derandomize=True,
@@ -180,6 +180,9 @@ class Drawn(nn.Module):
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
+
+
+@EVERY
 @given(st.data())
 def test_random_networks_are_cut_right(data: st.DataObject) -> None:
     module = Drawn(data.draw)  # type: ignore[arg-type]
@@ -189,14 +192,7 @@ def test_random_networks_are_cut_right(data: st.DataObject) -> None:
     assert not [group.reason for group in adopted.groups if "does not run" in group.reason or "differs" in group.reason], module
 
 
-@settings(
-    max_examples=GRAPHS // 2,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@settings(EVERY, max_examples=GRAPHS // 2)
 @given(st.data())
 def test_random_networks_without_branches_and_blocks_compute_what_is_left(data: st.DataObject) -> None:
     """Random rows of chains of layers between what the other networks are made of: bypassed, extracted, and counted again."""

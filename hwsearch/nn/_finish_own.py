@@ -285,7 +285,7 @@ class Work:
         with counter, torch.no_grad():
             floating(*(each[:1] for each in images))
         curve = (final.meta.get("facts") or {}).get(HAPPENED, {}).get("curve", [])
-        best = max(curve, key=lambda each: (each[1], each[0]))[0] if curve else 0
+        best = max(curve, key=lambda each: (self.recipe.keep == "last" or each[1], each[0]))[0] if curve else 0
         return {
             "model": model.name,
             "tuned": bool(best and self.road.tuning) and final is not floating,

@@ -295,10 +295,11 @@ class Training:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Leave the result in the network, on the CPU: the last weights, or the best ones where the losses judge them."""
+        """Leave the result in the network, on the CPU: the last weights, or the best ones where the losses judge them and these are asked."""
         self._judge()
         self._settle()
-        self.judged.put(self.losses.kept())
+        if self.recipe.keep == "best":
+            self.judged.put(self.losses.kept())
         self.losses.network.cpu()
 
     def keep_in(self, partial: Path, facts: Facts) -> None:

@@ -25,6 +25,7 @@ from ._optimizers import Loss, check_schedule, make_optimizer, rate_of
 from ._phases import PHASES, Phase
 
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+KEEP = ("best", "last")
 _CPU = Path("/proc/cpuinfo")
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """What CPUs call their instructions for bf16, which others take many times as long to imitate."""
@@ -84,6 +85,8 @@ class Recipe:
             alone, a network of your own from the whole network.
         metric: of a network of your own: a function from a module to a number that is larger for better ones. It tells after each epoch
             which weights to keep; the accuracy on validation images if omitted.
+        keep: of a network of your own: the ``"best"`` weights by that judgement, or the ``"last"`` ones. Say the last where a network has
+            learned the images that it is judged by before it was cut: what it still knows of them by heart looks better than what it learns.
         distill: with a teacher, the share of its output in the loss; the labels have the rest.
         temperature: at which the teacher's and the student's outputs are compared (Hinton et al., 2015, section 2).
         hints: with a teacher, what is learned of its feature maps, and the weight of each in the loss: of ``"features"``, ``"attention"``,
@@ -149,6 +152,7 @@ class Recipe:
     loss: Loss | None = None
     patience: int = 0
     metric: Callable[[nn.Module], float] | None = None
+    keep: str = "best"
     device: str | None = None
     sync_bn: bool = False
 
@@ -197,6 +201,8 @@ class Recipe:
             InvalidInput, UnknownName: they make no sense.
         """
         check_count("patience", self.patience, least=0)
+        if self.keep not in KEEP:
+            raise UnknownName("keep", self.keep, KEEP)
         check_schedule(self.schedule, self.schedule_options)
         make_optimizer(self.optimizer, [{"params": [torch.zeros(1)]}], self.learning_rate, self.momentum, self.optimizer_options)
         for name, weight in self.distillations.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -308,6 +309,7 @@ def test_quantised_training_begins_with_what_is_exported(space: Any, narrow: hws
     ("recipe", "message"),
     [
         ({"patience": 2, "teacher": nn.Identity()}, "for networks of a supernet"),
+        ({"keep": "first"}, "keep 'first'"),
         ({"distill": 1.5}, "distill must be between 0 and 1"),
         ({"epochz": 1}, "Did you mean 'epochs'"),
     ],
@@ -324,6 +326,8 @@ def test_other_mistakes_are_named(space: Any, narrow: hwsearch.Architecture, toy
         hwsearch.finish(toy.architecture(toy.sample(1, np.random.default_rng(0))[0]), data="digits", out=tmp_path, deployment=INT8)
     with pytest.raises(InvalidInput, match="metric is for networks of your own"):
         hwsearch.train(toy, data="digits", out=tmp_path / "a.safetensors", recipe={"metric": len, "epochs": 1})
+    with pytest.raises(InvalidInput, match="keep is for networks of your own"):
+        hwsearch.train(toy, data="digits", out=tmp_path / "a.safetensors", recipe={"keep": "last", "epochs": 1})
     with pytest.raises(InvalidInput, match="brings its weights along"):
         hwsearch.finish(space.network, data="digits", out=tmp_path, weights=space.network)
     with pytest.raises(InvalidInput, match="at least 10 are needed"):
@@ -337,6 +341,19 @@ def test_other_mistakes_are_named(space: Any, narrow: hwsearch.Architecture, toy
         with pytest.raises(InvalidInput, match=message):
             hwsearch.finish(narrow, data="digits", out=tmp_path, deployment=Deployment(precision=precision), progress=False)
     assert not list(tmp_path.glob("float*")), "told before anything is trained"
+
+
+def test_the_last_weights_are_kept_where_that_is_asked(narrow: hwsearch.Architecture, tmp_path: Path) -> None:
+    begun = hwsearch.extract(narrow)
+    for keep in ("best", "last"):
+        falling = itertools.count(0, -1)
+        recipe = {"epochs": 2, "learning_rate": 0.01, "metric": lambda _, falling=falling: next(falling), "keep": keep}
+        hwsearch.finish(narrow, data="digits", out=tmp_path / keep, weights=begun, recipe=recipe, progress=False)
+        network = load_network(tmp_path / keep / "float.safetensors")
+        assert len(network.meta["facts"]["happened"]["curve"]) == 3
+        pairs = zip(network.parameters(), begun.parameters(), strict=True)
+        same = all(torch.equal(one, other) for one, other in pairs if one.ndim > 1)  # scales of norms are written anew before the start
+        assert same == (keep == "best"), "each judgement is worse than the one before, so the start is the best"
 
 
 def test_quantised_training_makes_good_what_coarse_weights_lose(narrow: hwsearch.Architecture, tmp_path: Path) -> None:

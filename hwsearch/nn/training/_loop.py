@@ -295,7 +295,7 @@ class Training:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Leave the result in the network, on the CPU: the last weights, or the best ones where the losses judge them and these are asked."""
+        """Leave the result in the network, on the CPU: the last weights, or the best ones where the losses judge them."""
         self._judge()
         self._settle()
         if self.recipe.keep == "best":

@@ -86,7 +86,7 @@ class Recipe:
         metric: of a network of your own: a function from a module to a number that is larger for better ones. It tells after each epoch
             which weights to keep; the accuracy on validation images if omitted.
         keep: of a network of your own: the ``"best"`` weights by that judgement, or the ``"last"`` ones. Say the last where a network has
-            learned the images that it is judged by before it was cut: what it still knows of them by heart looks better than what it learns.
+            learned the images that it is judged by before it was cut: what it knows of them by heart looks better than what it learns.
         distill: with a teacher, the share of its output in the loss; the labels have the rest.
         temperature: at which the teacher's and the student's outputs are compared (Hinton et al., 2015, section 2).
         hints: with a teacher, what is learned of its feature maps, and the weight of each in the loss: of ``"features"``, ``"attention"``,

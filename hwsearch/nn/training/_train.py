@@ -120,7 +120,9 @@ def suited(recipe: Recipe, data: Data, space: SearchSpace | None) -> Recipe:
     if space is not None and recipe.metric is not None:
         raise InvalidInput("A metric is for networks of your own (hwsearch.adopt, then finish); leave it out of this recipe.")
     if space is not None and recipe.keep != "best":
-        raise InvalidInput("keep is for networks of your own (hwsearch.adopt, then finish); without patience the last weights are kept anyway.")
+        raise InvalidInput(
+            "keep is for networks of your own (hwsearch.adopt, then finish); without patience the last weights are kept anyway."
+        )
     if space is not None:
         recipe.check_teacher()
     if recipe.sparsity is not None and space is not None and space.size > 1:

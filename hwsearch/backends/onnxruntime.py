@@ -11,7 +11,7 @@ import numpy as np
 
 from .._files._reading import read_json
 from .._files._writing import PathLike
-from ..errors import InvalidInput, require
+from ..errors import InvalidInput, Unsupported, require
 from ._clock import clock_of, input_shape, random_input, timed
 from ._cpu import CpuBackend
 from ._kernels import WARM, resolved_us
@@ -88,6 +88,9 @@ class OnnxRuntime(CpuBackend):
             optimized: where to write the graph that ONNX Runtime made of it, to see what was fused.
             optimize: whether ONNX Runtime may change the graph, as it does for what is profiled.
             trace: how the name of the file begins into which ONNX Runtime writes what each operation took, when its profiling ends.
+
+        Raises:
+            Unsupported: it has no kernel for an operation of the model.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -102,7 +105,13 @@ class OnnxRuntime(CpuBackend):
         if optimized is not None:
             options.optimized_model_filepath = os.fspath(optimized)
         source = model if isinstance(model, str | bytes) else model.SerializeToString()
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        try:
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except ort.capi.onnxruntime_pybind11_state.NotImplemented as error:
+            raise Unsupported(
+                f"ONNX Runtime has no kernel for an operation of this network ({str(error).strip()[:300]}). It has few for double precision: "
+                "a network in float64 runs once it is converted, by module.float()."
+            ) from error
 
 
 def _runner(session: Any) -> Runner:

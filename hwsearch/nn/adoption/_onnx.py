@@ -83,11 +83,13 @@ class _Flat(nn.Module):
 
 
 def _open_sizes(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Sizes as the exporter follows them, and operations on these as methods of tensors; otherwise they would be numbers to it."""
+    """Sizes as the exporter follows them, and operations on these as functions of torch; otherwise they would be numbers to it."""
     target: Any = node.target
     if target is torch.ops.aten.sym_size.int:
         return args[0].size(args[1])
     if isinstance(target, torch._ops.OpOverload) and any(_open(each) for each in args):
+        if not isinstance(args[0], torch.Tensor):  # it makes a tensor of such sizes
+            return getattr(torch, base_name(target))(*args, **kwargs)
         return getattr(args[0], base_name(target))(*args[1:], **kwargs)
     return NotImplemented
 

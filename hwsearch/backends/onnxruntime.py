@@ -109,8 +109,8 @@ class OnnxRuntime(CpuBackend):
             return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except ort.capi.onnxruntime_pybind11_state.NotImplemented as error:
             raise Unsupported(
-                f"ONNX Runtime has no kernel for an operation of this network ({str(error).strip()[:300]}). It has few for double precision: "
-                "a network in float64 runs once it is converted, by module.float()."
+                f"ONNX Runtime has no kernel for an operation of this network ({str(error).strip()[:300]}). It has few for double "
+                "precision: a network in float64 runs once it is converted, by module.float()."
             ) from error
 
 

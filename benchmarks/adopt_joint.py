@@ -122,7 +122,7 @@ def main() -> None:
         "seconds": seconds,
         "rows": rows,
     }
-    write_atomic(options.out / f"adopt-joint-{options.depth}.json", json.dumps(facts, indent=1).encode())
+    write_atomic(options.out / f"adopt-joint-{options.depth}-{share:g}.json", json.dumps(facts, indent=1).encode())
     print(json.dumps(facts, indent=1))
 
 

@@ -195,9 +195,9 @@ def run(subject: Subject, out: Path, *, repairs: tuple[bool, ...]) -> None:
         ending = "-repaired" if repaired else ""
         for share in LIMITS:
             note(f"ours-{share:g}{ending}", "ours", partial(found, share), repaired=repaired)
-        for importance, way, share in product(("L2", "Taylor"), ("uniform", "global", "isomorphic"), RATIOS):
-            case = f"theirs-{importance}-{way}-{share:g}{ending}"
-            note(case, f"{importance}, {way}", partial(taken, importance, way, share), repaired=repaired)
+        for kind, way, share in product(("L2", "Taylor"), ("uniform", "global", "isomorphic"), RATIOS):
+            case = f"theirs-{kind}-{way}-{share:g}{ending}"
+            note(case, f"{kind}, {way}", partial(taken, kind, way, share), repaired=repaired)
     files = [out / f"{subject.name}-{case}.onnx" for case in done]
     for row, each in zip(done.values(), hwsearch.measure(files), strict=True):
         row |= {"latency_ms": each.latency_ms, "spread_ms": each.spread_ms}

@@ -25,6 +25,9 @@ for these shares of the latency of the whole network in int8:
   int8 within as many multiply-accumulates as bring it there, too, which is how pruning without a latency table chooses.
 - Both are repaired without training on ``--repair`` training photographs, written in their bits, judged from the file, and measured in
   turns beside the whole network in int8. What was done is kept in the folder; a stopped run goes on there.
+- ``--distill EPOCHS`` trains each of them after that, all alike, towards the outputs of the whole network on ``--taught`` training
+  photographs without labels: in floats at a rate of 0.005 falling to zero, then an epoch in their bits. The last weights are written. The
+  curve on the photographs of ``val`` is shown, and chooses nothing.
 """
 
 from __future__ import annotations
@@ -41,8 +44,8 @@ from PIL import Image
 from torch import nn
 
 import hwsearch
-from hwsearch.nn import Data, Normalize, Quantization, evaluate_file, make_data
-from hwsearch.nn.adoption import additive, bits_importance, branch_importance, importance
+from hwsearch.nn import Data, Deployment, Normalize, Quantization, evaluate_file, make_data
+from hwsearch.nn.adoption import additive, bits_importance, branch_importance, importance, load_network
 from hwsearch.nn.adoption._capture import as_graph
 from hwsearch.profiling import Effort
 
@@ -87,8 +90,8 @@ def lite0() -> nn.Module:
     return found.eval()
 
 
-def search(data: Data, out: Path, shares: list[float]) -> None:
-    """Search within shares of the latency of the whole network in int8, and judge what is found from files."""
+def search(data: Data, out: Path, shares: list[float], taught: Data | None, recipe: dict[str, object]) -> None:
+    """Search within shares of the latency of the whole network in int8, and judge what is found from files; ``taught`` trains it first."""
     images = data.normalize(data.calibration_images(0))
     space = hwsearch.adopt(lite0(), images[:1], precisions=("fp32", "int8"))
     effort = Effort(checks=12, fits=18, max_rounds=10)
@@ -118,19 +121,28 @@ def search(data: Data, out: Path, shares: list[float]) -> None:
         print(share, found.status.name, found.best, flush=True)
     rows: list[dict[str, object]] = []
     files = []
+
+    def note(name: str, architecture: hwsearch.Architecture, path: Path, **more: object) -> None:
+        kept = space.bits(architecture.genes)
+        predicted = float(hwsearch.metric("latency_ms", space, table)(architecture.genes[None])[0])
+        facts = {"file": name, "predicted_ms": predicted, "int8": len(kept), "kernels": len(space.places.bits)}
+        facts |= {"macs": float(hwsearch.metric("macs", space)(architecture.genes[None])[0]), "size_mb": path.stat().st_size / 1e6}
+        rows.append({**facts, "accuracy": evaluate_file(path, data=data), "repaired_on": len(images), **more})
+        files.append(path)
+        print(rows[-1], flush=True)
+
     for name, architecture in chosen.items():
         path = out / f"{name.replace(', ', '-')}.onnx"
         cut = score.space.architecture(architecture.genes)
         if not path.exists():
             small = hwsearch.extract(cut, data=None if name.startswith("whole") else images)
             hwsearch.export(small, out=path, data=data)
-        kept = space.bits(architecture.genes)
-        predicted = float(hwsearch.metric("latency_ms", space, table)(architecture.genes[None])[0])
-        facts = {"file": name, "predicted_ms": predicted, "int8": len(kept), "kernels": len(space.places.bits)}
-        facts |= {"macs": float(hwsearch.metric("macs", space)(architecture.genes[None])[0]), "size_mb": path.stat().st_size / 1e6}
-        rows.append({**facts, "accuracy": evaluate_file(path, data=data), "repaired_on": len(images)})
-        files.append(path)
-        print(rows[-1], flush=True)
+        note(name, cut, path)
+        if taught is not None and not name.startswith("whole"):
+            folder, start = out / path.stem, time.process_time()
+            hwsearch.finish(cut, data=taught, out=folder, recipe=recipe, deployment=Deployment(tuning=1))
+            curves = [load_network(folder / f"{stage}.safetensors").meta["facts"]["happened"]["curve"] for stage in ("float", "tuned")]
+            note(f"{name}, taught", cut, folder / "best.onnx", curves=curves, seconds=round(time.process_time() - start))
     for row, each in zip(rows, hwsearch.measure(files, rounds=10), strict=True):
         row |= {"latency_ms": each.latency_ms, "spread_ms": each.spread_ms}
     facts = {"device": table.device.name, "table": table.error(), "rows": rows}
@@ -146,11 +158,16 @@ def main() -> None:
     parser.add_argument("--ways", action="store_true")
     parser.add_argument("--search", nargs="*", type=float)
     parser.add_argument("--repair", type=int, default=200)
+    parser.add_argument("--distill", type=int, default=0, metavar="EPOCHS")
+    parser.add_argument("--taught", type=int, default=3000)
+    parser.add_argument("--amp", default=None, help="the number format of the training, such as bf16")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
     if chosen.search is not None:
-        search(photographs(chosen.data, chosen.repair), chosen.out, chosen.search or [0.75])
+        taught = photographs(chosen.data, chosen.taught) if chosen.distill else None
+        recipe = {"epochs": chosen.distill, "batch": 32, "learning_rate": 0.005, "distill": 1, "amp": chosen.amp, "keep": "last"}
+        search(photographs(chosen.data, chosen.repair), chosen.out, chosen.search or [0.75], taught, recipe)
         return
     data = photographs(chosen.data)
     network = as_graph(lite0(), [torch.randn(2, 3, 224, 224)])

@@ -10,8 +10,10 @@ Protocol, written down before its run. Both tools get the same training images: 
 
 - Torch-Pruning: group magnitude (L2) and group Taylor importance, each with uniform, global and isomorphic ratios, channels rounded to
   multiples of 8, at the ratios RATIOS; the classifier's last layer is ignored, and so are layers without which the tool fails.
-- Ours: a latency table of the network by ONNX Runtime, the expected squared change of the outputs for units and branches (without labels),
-  added up, and the exact search at LIMITS, shares of the latency of the dense network that the table predicts.
+- Ours: a latency table of the network by ONNX Runtime, a predictor fitted without training on half of the images and judged on the others
+  (one width a gene and eight networks), and the exact search at LIMITS, shares of the latency of the dense network that the table predicts.
+  For EfficientNet-Lite0 such a fit takes an hour: it has the expected squared change of the outputs for units and branches, told without
+  labels and added up, in its place. For ResNet-20 that was tried first, and beat 18 of 18 networks unrepaired, 12 of 18 repaired.
 - Each cut network twice: as it is cut, and repaired by our least squares, Torch-Pruning's too: the same channels are cut by our means,
   which have to give the same accuracy as its own network.
 - Accuracy is that of images that nothing was chosen on. Latency is measured by ONNX Runtime with one thread and batch 1, all files of a
@@ -44,7 +46,7 @@ from torch import nn
 import hwsearch
 from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.nn import ArrayData
-from hwsearch.nn.adoption import Adopted, additive, branch_importance, importance
+from hwsearch.nn.adoption import Adopted, Probing, additive, branch_importance, importance
 
 IMAGES, JUDGED = 1000, 5000
 RATIOS = (0.2, 0.35, 0.5)
@@ -54,7 +56,7 @@ Plan = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, training images with labels, images that judge, and layers that Torch-Pruning cannot cut here."""
+    """A trained network, training images with labels, images that judge, layers that Torch-Pruning cannot cut here, and our score."""
 
     name: str
     module: nn.Module
@@ -62,6 +64,7 @@ class Subject:
     labels: torch.Tensor
     judge: Callable[[nn.Module], float]
     ignored: tuple[str, ...]
+    fitted: bool
 
     @property
     def example(self) -> torch.Tensor:
@@ -79,7 +82,7 @@ def residual(weights: Path, folder: Path, depth: int) -> Subject:
     images, labels = cifar.normalized(data.train_x[order]), torch.as_tensor(data.train_y[order])
     judged = torch.as_tensor(data.test_x[:JUDGED]), torch.as_tensor(data.test_y[:JUDGED])
     ignored = ("linear", "conv1", *(name for name, _ in module.named_modules() if name.endswith(".conv2")))
-    return Subject(f"ResNet-{depth}", module, images, labels, lambda network: cifar.accuracy(network, *judged), ignored)
+    return Subject(f"ResNet-{depth}", module, images, labels, lambda network: cifar.accuracy(network, *judged), ignored, fitted=True)
 
 
 def photographed(folder: Path) -> Subject:
@@ -94,7 +97,7 @@ def photographed(folder: Path) -> Subject:
             right = [network(judged[k : k + 50]).argmax(1) == wanted[k : k + 50] for k in range(0, len(judged), 50)]
         return round(100 * float(torch.cat(right).double().mean()), 2)
 
-    return Subject("EfficientNet-Lite0", imagenet.lite0(), images, labels, judge, ("_fc",))
+    return Subject("EfficientNet-Lite0", imagenet.lite0(), images, labels, judge, ("_fc",), fitted=False)
 
 
 # -- the two tools -----------------------------------------------------------------------------------------------------
@@ -146,7 +149,11 @@ def ours(subject: Subject, out: Path) -> tuple[Adopted, Callable[[float], hwsear
     """What searches at a share of the dense network's latency."""
     space = hwsearch.adopt(subject.module, subject.example)
     table = hwsearch.profile(space, backend="onnxruntime", out=out / f"{subject.name}.table.json", progress=False)
-    score = additive(space, importance(space, "reconstruction", subject.images), branch_importance(space, subject.images))
+    if subject.fitted:
+        few, data = Probing(widths=1, networks=8, images=IMAGES // 2, held_out=IMAGES // 2), [(subject.images, subject.labels)]
+        score = hwsearch.fit_predictor(space, data=data, out=out / f"{subject.name}.score.npz", sampling=few, progress=False)
+    else:
+        score = additive(space, importance(space, "reconstruction", subject.images), branch_importance(space, subject.images))
     found = score.space
     assert isinstance(found, Adopted)
     dense = float(hwsearch.metric("latency_ms", found, table)(found.row()[None])[0])

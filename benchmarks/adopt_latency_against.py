@@ -167,7 +167,7 @@ def ours(subject: Subject, out: Path) -> tuple[Adopted, Callable[[float], hwsear
 # -- what is written down ----------------------------------------------------------------------------------------------
 
 
-def run(subject: Subject, out: Path, *, repairs: tuple[bool, ...]) -> None:
+def run(subject: Subject, out: Path, *, repairs: tuple[bool, ...], limits: tuple[float, ...], ratios: tuple[float, ...]) -> None:
     """All networks of one subject: cut, repaired, judged, written; then measured in turns."""
     journal = Journal(out / f"{subject.name}.partial.jsonl")
     done = {row["case"]: row for row in journal}
@@ -200,9 +200,9 @@ def run(subject: Subject, out: Path, *, repairs: tuple[bool, ...]) -> None:
     note("dense", "dense", lambda: ({}, ()), repaired=False)
     for repaired in repairs:
         ending = "-repaired" if repaired else ""
-        for share in LIMITS:
+        for share in limits:
             note(f"ours-{share:g}{ending}", "ours", partial(found, share), repaired=repaired)
-        for kind, way, share in product(("L2", "Taylor"), ("uniform", "global", "isomorphic"), RATIOS):
+        for kind, way, share in product(("L2", "Taylor"), ("uniform", "global", "isomorphic"), ratios):
             case = f"theirs-{kind}-{way}-{share:g}{ending}"
             note(case, f"{kind}, {way}", partial(taken, kind, way, share), repaired=repaired)
     files = [out / f"{subject.name}-{case}.onnx" for case in done]
@@ -251,17 +251,19 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="*", default=[20, 32, 44, 56])
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--repairs", nargs="+", choices=["no", "yes"], default=["no", "yes"])
+    parser.add_argument("--limits", type=float, nargs="+", default=LIMITS)
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.path.insert(0, str(Path(__file__).parent))
     options.out.mkdir(parents=True, exist_ok=True)
-    repairs = tuple(each == "yes" for each in options.repairs)
+    cases = {"repairs": tuple(each == "yes" for each in options.repairs), "limits": options.limits, "ratios": options.ratios}
     for depth in options.depths:
-        run(residual(options.weights, options.data, depth), options.out, repairs=repairs)
+        run(residual(options.weights, options.data, depth), options.out, **cases)
     if options.photographs:
-        run(photographed(options.photographs), options.out, repairs=repairs)
+        run(photographed(options.photographs), options.out, **cases)
 
 
 if __name__ == "__main__":

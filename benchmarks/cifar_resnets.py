@@ -16,6 +16,8 @@ cifar-10-batches-py. What is done, written down before its first run:
 - *mixed both*, written down after *mixed* had lost and before its own first run: the same with activations of 3 to 8 bits as well; size and
   BitOps may be those of int4.
 - *tuned*: quantisation-aware fine-tuning with learned steps on 45,000 training images, a cosine from a rate of 0.002 to zero.
+- *taught*, written down later and before its own first run: the same for ``--epochs`` from a rate of ``--rate``, with the network in
+  floating point as the teacher (share 0.9 at temperature 4), once for each of ``--seeds``. The last weights count.
 
 What is done already is in results.json and is not done again; a tuning that was stopped goes on.
 """
@@ -27,6 +29,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -159,6 +162,19 @@ class Bench:
 
         self.once(f"{name} tuned", measure)
 
+    def taught(self, depth: int, precision: str, epochs: int, rate: float, seed: int) -> None:
+        """A uniform precision after longer fine-tuning with the network in floating point as the teacher."""
+        name = f"resnet{depth} {precision} taught {epochs} {rate:g} {seed}"
+        net = self.network(depth, precision)
+        teacher = self.network(depth, "fp32")
+        recipe = replace(RECIPE, epochs=epochs, learning_rate=rate, teacher=teacher, distill=0.9, temperature=4.0)
+
+        def measure() -> dict[str, Any]:
+            out = self.out / f"{name.replace(' ', '-')}.safetensors"
+            return self.test(tune(net.alone(net.largest), data=self.data, out=out, recipe=recipe, seed=seed), net.largest)
+
+        self.once(name, measure)
+
 
 def at(space: hwsearch.SearchSpace, precision: str) -> dict[str, Any]:
     """The values of a network with its blocks at one precision."""
@@ -189,13 +205,21 @@ def main() -> None:
     parser.add_argument("--tune", type=int, nargs="*", default=[20])
     parser.add_argument("--parts", nargs="+", default=["after_training", "ways", "mixed", "tuned"])
     parser.add_argument("--precisions", nargs="+", default=["int4", "w4a8", *BITS])
+    parser.add_argument("--epochs", type=int, default=6, help="of taught")
+    parser.add_argument("--rate", type=float, default=0.01, help="the learning rate that taught begins with")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of taught")
     parser.add_argument("--out", default="benchmark-output/cifar_resnets")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     bench = Bench(arguments)
     for part in arguments.parts:
         if part == "tuned":
             for depth, precision in product(arguments.tune, arguments.precisions):
                 bench.tuned(depth, precision)
+            continue
+        if part == "taught":
+            for depth, precision, seed in product(arguments.tune, arguments.precisions, arguments.seeds):
+                bench.taught(depth, precision, arguments.epochs, arguments.rate, seed)
             continue
         for depth in arguments.networks[:1] if part == "ways" else arguments.networks:
             for way in BITS if part == "mixed" else ():

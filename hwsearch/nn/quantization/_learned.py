@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,12 +33,13 @@ class _Rounded(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
         (scaled,) = ctx.saved_tensors
         (gradient,) = gradients
-        inside = (scaled >= ctx.least) & (scaled <= ctx.most)
-        slope = scaled.round().clamp_(ctx.least, ctx.most)
-        slope = slope.sub_(scaled * inside) if ctx.inner else slope.mul_(~inside)
-        slope.mul_(gradient)
-        passed = slope.sum() if not ctx.shape else slope.flatten(1).sum(dim=1).view(ctx.shape)
-        return gradient * inside, passed, None, None, None
+        low, high = (float(np.nextafter(np.float32(end), np.float32(beyond))) for end, beyond in ((ctx.least, -np.inf), (ctx.most, np.inf)))
+        passed = torch.ops.aten.hardtanh_backward(gradient, scaled, low, high)  # which lets pass what is between two bounds, without them
+        kept = scaled.clamp(ctx.least, ctx.most)
+        slope = (gradient - passed).mul_(kept)
+        if ctx.inner:
+            slope.addcmul_(gradient, kept.round().sub_(kept))
+        return passed, slope.sum() if not ctx.shape else slope.flatten(1).sum(dim=1).view(ctx.shape), None, None, None
 
 
 class Grid(nn.Module):

@@ -14,6 +14,7 @@ import torch
 import hwsearch
 from hwsearch import SearchSpace
 from hwsearch.backends import load_backend
+from hwsearch.backends._torch_blocks import convolve
 from hwsearch.networks import Block
 from hwsearch.nn import (
     Quantization,
@@ -99,6 +100,38 @@ def test_extracted_network_computes_what_the_supernet_does(mobile: SearchSpace, 
             network = supernet.extract(row, images)
             supernet.calibrate_bn(images)
             torch.testing.assert_close(supernet(images[:16]), network(images[:16]), rtol=1e-4, atol=1e-5)
+
+
+def test_chains_with_identities_in_the_place_of_bottlenecks_are_trained_and_extracted() -> None:
+    """NAS-Bench-Macro, where an identity that halves the map is a convolution beside bottlenecks."""
+    space = hwsearch.load_space("nasbench_macro", size=8)
+    supernet, x = Supernet(space), torch.randn(8, 3, 8, 8)
+    for operation in range(3):
+        row = np.full(8, operation, dtype=np.uint8)
+        supernet.activate(row)
+        supernet.zero_grad()
+        supernet(x).square().mean().backward()
+        learned = {name for name, block in supernet.blocks.items() if any(each.grad is not None for each in block.parameters())}
+        some = {"stem", "head", "head_2"} | {f"layer{layer}_identity" for layer in (1, 3, 6)}
+        assert learned == some if not operation else len(learned) == 11, learned
+        network = supernet.extract(row, x)
+        supernet.calibrate_bn(x)
+        torch.testing.assert_close(network(x), supernet(x))
+        supernet.train()
+
+
+@pytest.mark.parametrize("groups", [1, 12])
+def test_depthwise_layers_learn_in_float32_where_others_learn_in_bf16(groups: int) -> None:
+    layer = next(each for each in Block("mbconv", 12, 12, 8, (12,), 5, 2).graph.body if each.groups > 1)
+    layer = replace(layer, groups=groups)
+    weight, x = torch.randn(12, 12 // groups, 5, 5, requires_grad=True), torch.randn(4, 12, 8, 8)
+    exact = torch.autograd.grad(convolve(x, weight, None, layer).square().sum(), weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = convolve(x, weight, None, layer)
+        slope = torch.autograd.grad(found.float().square().sum(), weight)[0]
+    assert found.dtype == (torch.bfloat16 if groups == 1 else torch.float32)
+    error = float((slope - exact).norm() / exact.norm())
+    assert error < (1e-5 if groups > 1 else 0.02), error
 
 
 def test_kernels_of_all_sizes_are_the_middle_at_first_and_learn_matrices_of_their_own() -> None:

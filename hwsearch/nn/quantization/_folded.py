@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...backends._torch_blocks import GraphBlock, GraphLayer, activate, excited, flat, pooling
+from ...backends._torch_blocks import GraphBlock, GraphLayer, activate, convolve, excited, flat, pooling
 from ...errors import InvalidInput, Unsupported
 from ...networks._blocks import Block, Layer
 from ...networks._layers import POSITIVE
@@ -56,7 +56,7 @@ class FoldedLayer:
         if layer.op == "linear":
             x = flat(x)
             return F.linear(grid(x) if grid else x, self.weight, self.bias)
-        return F.conv2d(x, self.weight, self.bias, layer.stride, layer.kernel // 2, 1, layer.groups)
+        return convolve(x, self.weight, self.bias, layer)
 
 
 class Visit(ABC):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...backends._torch_blocks import Step, activate, flat, flow, pooling
+from ...backends._torch_blocks import Step, activate, convolve, flat, flow, pooling
 from ...errors import InvalidInput
 from ...networks._blocks import Block, Layer
 from ..quantization._sparse import best_order, thin
@@ -164,10 +164,7 @@ class ElasticLayer(nn.Module):
             return pooling(layer)(x)  # type: ignore[no-any-return]
         weight, bias = self.sliced(layer)
         weight = thin(weight) if sparse and layer.sparsable else weight
-        if self.norm is None:
-            x = F.linear(flat(x), weight, bias)
-        else:
-            x = self.norm(F.conv2d(x, weight, None, layer.stride, layer.kernel // 2, 1, layer.groups))
+        x = F.linear(flat(x), weight, bias) if self.norm is None else self.norm(convolve(x, weight, None, layer))
         return activate(x, layer.activation, inplace=True)
 
 

@@ -73,6 +73,7 @@ class Memetic:
         climbers: rows that climb at the same time.
         parents: local optima that are kept, and bred from.
         founders: random rows scored at the start.
+        brood: children scored for each that climbs, the best ones.
         tries: changes scored for each row and step.
         mutations: genes that are redrawn in a child, on average, after crossing.
         steps: the most steps of a search.
@@ -86,9 +87,10 @@ class Memetic:
     climbers: int = 320
     parents: int = 320
     founders: int = 4096
+    brood: int = 8
     tries: int = 4
-    mutations: float = 3.0
-    steps: int = 160
+    mutations: float = 1.0
+    steps: int = 130
     patience: int = 60
 
     def init(self, problem: Problem) -> MemeticState:
@@ -133,8 +135,8 @@ class Memetic:
         kept = np.argsort(-values, kind="stable")
         kept = kept[np.sort(np.unique(row_keys(pool[kept]), return_index=True)[1])][: self.parents]
         climbing, climbed = row[better], score[better]
-        if len(climbed) > self.climbers:
-            top = np.argsort(-climbed, kind="stable")[: self.climbers]
+        if len(climbed) > self.climbers:  # those that climb go on, and the best of the others begin
+            top = np.lexsort((-climbed, np.isnan(state.climbed[climber[better]])))[: self.climbers]
             climbing, climbed = climbing[top], climbed[top]
         best = max(state.best, float(np.max(climbed, initial=-np.inf)))
         return replace(
@@ -153,15 +155,15 @@ class Memetic:
         return state.stale >= self.patience
 
     def _children(self, state: MemeticState, problem: Problem, rng: np.random.Generator) -> Rows:
-        """Feasible children of local optima, at most as many as there is room for; none before there are enough to choose parents from."""
-        room = self.climbers - len(state.climbing)
+        """Feasible children of local optima, at most ``brood`` for each that there is room for; none before there are parents to choose."""
+        room = self.brood * (self.climbers - len(state.climbing))
         if room <= 0 or len(state.X) < 2:
             return state.X[:0]
         found = [state.X[:0]]
         for _ in range(_LITTERS):
             n = 2 * room
             first = np.minimum(rng.integers(len(state.X), size=n), rng.integers(len(state.X), size=n))
-            children = problem.space.cross(state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
+            children = problem.space.splice(state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
             children = problem.space.mutate(children, rng, self.mutations / len(problem.space.sizes))
             met = np.flatnonzero((problem.costs(children) <= 1.0).all(axis=1))[:room]
             found.append(children[met])

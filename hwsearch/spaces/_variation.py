@@ -57,6 +57,14 @@ def cross(genes: Genes, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
     return genes.canonical(B + (A - B) * from_first)  # modulo 256, and much faster than a choice of bytes
 
 
+def splice(genes: Genes, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
+    """Two-point crossover: a run of neighbouring genes from the second parent, the others from the first; shape ``(n, genes)``."""
+    ends = np.sort(rng.integers(A.shape[1], size=(len(A), 2)), axis=1)
+    place = np.arange(A.shape[1])
+    of_second = (ends[:, :1] <= place) & (place <= ends[:, 1:])
+    return genes.canonical(np.where(of_second, genes.awake(B), genes.awake(A)))
+
+
 def neighbours(genes: Genes, row: Rows) -> Rows:
     """All different canonical rows that change one active gene of ``row`` (shape ``(genes,)``), shape ``(m, genes)``."""
     active, awake = genes.active(row[None])[0], genes.awake(row[None])

@@ -13,8 +13,10 @@ from conftest import ROOT
 import hwsearch
 from hwsearch import SearchSpace, metric
 from hwsearch.algorithms import NSGA2, Algorithm, Evolution, Exact, Hybrid, Local, Memetic, RandomSearch, Surrogate, hypervolume
+from hwsearch.algorithms.memetic import MemeticState
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName
 from hwsearch.searching import Status, load_result
+from hwsearch.spaces import row_keys
 from hwsearch.testing import best_of, check_algorithm, example_space, rugged
 
 SMALL: dict[str, Callable[[], Algorithm]] = {
@@ -253,6 +255,21 @@ def test_climbing_along_slopes_finds_the_best_network(seed: int) -> None:
     assert "Evolution" in plain.provenance["algorithm"]
     with pytest.raises(InvalidInput, match="gradient"):
         hwsearch.search(space, predictor=lambda X: score(X), limits=limits, algorithm="memetic")
+
+
+def test_only_the_best_children_climb_and_what_climbs_goes_on() -> None:
+    """Children take the places that are free, the best of the brood first; rows that still rise keep theirs, however low they are."""
+    space = example_space()
+    algorithm = Memetic(climbers=4, parents=8, founders=8, brood=3)
+    X = np.concatenate(list(space.enumerate()))[:10]
+    none, keys = np.full(8, np.nan), row_keys(X)
+    order = np.argsort(keys)
+    by = np.concatenate([[0, 1], np.arange(2, 10)])
+    state = MemeticState(X[:0], none[:0], X, np.concatenate([[0.0, 0.1], none]), keys[order], by[order])
+    scores = np.array([0.05, 0.15, 0.9, 0.2, 0.8, 0.3, np.nan, 0.4, 0.5, 0.6])
+    told = algorithm.tell(state, X, scores, np.zeros((10, 1)))
+    assert sorted(told.climbed) == [0.05, 0.15, 0.8, 0.9]
+    assert not len(told.X)
 
 
 @pytest.mark.parametrize(("old", "new"), [("slopes", "gradient"), ("doubt", "std"), ("outside", "extrapolates")])

@@ -72,12 +72,27 @@ def test_networks_are_connected(name: str, rng: np.random.Generator) -> None:
 def test_variation_stays_canonical_and_mutants_differ(seed: int, rate: float) -> None:
     space, rng = hwsearch.load_space("resnet_digits"), np.random.default_rng(seed)
     A, B = space.sample(40, rng), space.sample(40, rng)
-    mutants, children = space.mutate(A, rng, rate), space.cross(A, B, rng)
-    for X in (A, mutants, children):
+    mutants, children, spliced = space.mutate(A, rng, rate), space.cross(A, B, rng), space.splice(A, B, rng)
+    for X in (A, mutants, children, spliced):
         assert np.array_equal(X, space.canonical(X))
     assert (mutants != A).any(axis=1).all()
     open_genes = space.active(children)
     assert ((children == A) | (children == B) | ~open_genes | ~space.active(A) | ~space.active(B)).all()
+
+
+def test_what_stands_together_is_inherited_together(rng: np.random.Generator) -> None:
+    """A spliced row has one run of genes, of at least one, of its second parent, and the others of its first, woken up where they slept."""
+    space = hwsearch.load_space("resnet_digits")
+    A, B = space.sample(300, rng), space.sample(300, rng)
+    children = space.splice(A, B, rng)
+    a, b, active = space.awake(A), space.awake(B), space.active(children)
+    of_second, of_first = active & (children != a), active & (children != b)
+    assert ((children == a) | (children == b) | ~active).all()
+    for second, first in zip(of_second, of_first, strict=True):
+        run = np.flatnonzero(second)
+        assert not len(run) or not first[run[0] : run[-1] + 1].any()
+    assert of_second.any(axis=1).mean() > 0.5
+    assert of_first.any(axis=1).mean() > 0.5
 
 
 def test_neighbours_differ_in_one_choice_and_are_all_there(toy: SearchSpace, rng: np.random.Generator) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .._types import Rows, Values
 from ..errors import InvalidInput
 from ..spaces._keys import row_keys
+from ..spaces._variation import splice
 from ._additive import additive
 from .evolution import founders
 
@@ -163,7 +164,7 @@ class Memetic:
         for _ in range(_LITTERS):
             n = 2 * room
             first = np.minimum(rng.integers(len(state.X), size=n), rng.integers(len(state.X), size=n))
-            children = problem.space.splice(state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
+            children = splice(problem.space, state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
             children = problem.space.mutate(children, rng, self.mutations / len(problem.space.sizes))
             met = np.flatnonzero((problem.costs(children) <= 1.0).all(axis=1))[:room]
             found.append(children[met])

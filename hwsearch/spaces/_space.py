@@ -177,14 +177,6 @@ class SearchSpace(Genes):
         """Uniform crossover: each gene from one parent or the other, or from the one where it is active; shape ``(n, genes)``."""
         return _variation.cross(self, A, B, rng)
 
-    def splice(self, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
-        """Two-point crossover: a run of neighbouring genes from ``B``, the others from ``A``; shape ``(n, genes)``.
-
-        Genes of the same stage stand together, so what works together is inherited together. A gene that was not active where it comes
-        from has its first value.
-        """
-        return _variation.splice(self, A, B, rng)
-
     def neighbours(self, row: Rows) -> Rows:
         """All different canonical rows that change one active gene of ``row`` (shape ``(genes,)``), shape ``(m, genes)``."""
         return _variation.neighbours(self, row)

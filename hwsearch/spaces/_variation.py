@@ -1,4 +1,4 @@
-"""Variation: new rows from nothing, from one row, and from two (:class:`SearchSpace` has these as methods, and explains them)."""
+"""Variation: new rows from nothing, from one row, and from two (:class:`SearchSpace` has most as methods, and explains them)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,11 @@ def cross(genes: Genes, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
 
 
 def splice(genes: Genes, A: Rows, B: Rows, rng: np.random.Generator) -> Rows:
-    """Two-point crossover: a run of neighbouring genes from the second parent, the others from the first; shape ``(n, genes)``."""
+    """Two-point crossover: a run of neighbouring genes from the second parent, the others from the first; shape ``(n, genes)``.
+
+    Genes of the same stage stand together, so what works together is inherited together. A gene that was not active where it comes from has
+    its first value.
+    """
     ends = np.sort(rng.integers(A.shape[1], size=(len(A), 2)), axis=1)
     place = np.arange(A.shape[1])
     of_second = (ends[:, :1] <= place) & (place <= ends[:, 1:])

@@ -15,6 +15,7 @@ from hwsearch._registry import names
 from hwsearch.errors import CorruptFile, InvalidInput, NewerVersion, UnknownName, WrongSpace
 from hwsearch.networks import Block
 from hwsearch.spaces import Architecture, Chain, Choice, SearchSpace, Slot, Stage
+from hwsearch.spaces._variation import splice
 
 SPACES = ["mobilenetv2_cifar", "mobilenetv3_cifar", "resnet_cifar", "resnet_digits"]
 
@@ -72,7 +73,7 @@ def test_networks_are_connected(name: str, rng: np.random.Generator) -> None:
 def test_variation_stays_canonical_and_mutants_differ(seed: int, rate: float) -> None:
     space, rng = hwsearch.load_space("resnet_digits"), np.random.default_rng(seed)
     A, B = space.sample(40, rng), space.sample(40, rng)
-    mutants, children, spliced = space.mutate(A, rng, rate), space.cross(A, B, rng), space.splice(A, B, rng)
+    mutants, children, spliced = space.mutate(A, rng, rate), space.cross(A, B, rng), splice(space, A, B, rng)
     for X in (A, mutants, children, spliced):
         assert np.array_equal(X, space.canonical(X))
     assert (mutants != A).any(axis=1).all()
@@ -84,7 +85,7 @@ def test_what_stands_together_is_inherited_together(rng: np.random.Generator) ->
     """A spliced row has one run of genes, of at least one, of its second parent, and the others of its first, woken up where they slept."""
     space = hwsearch.load_space("resnet_digits")
     A, B = space.sample(300, rng), space.sample(300, rng)
-    children = space.splice(A, B, rng)
+    children = splice(space, A, B, rng)
     a, b, active = space.awake(A), space.awake(B), space.active(children)
     of_second, of_first = active & (children != a), active & (children != b)
     assert ((children == a) | (children == b) | ~active).all()

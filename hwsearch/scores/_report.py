@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,8 @@ class Report:
     Attributes:
         held_out: number of those networks.
         fitted: number of networks it was fitted on for this report.
-        kendall_tau: rank correlation, 1 is perfect.
-        pairwise_accuracy: share of pairs of networks that it orders correctly.
+        kendall_tau: rank correlation, 1 is perfect; not a number where all networks score the same, or are predicted to.
+        pairwise_accuracy: share of pairs of networks that it orders correctly; not a number where all score the same.
         rmse: root mean square error, in units of the score (accuracy: 0.01 is one point).
         base: number of networks that its base was fitted on; 0 without one.
         choice: how its kind was chosen; empty if it was named.
@@ -45,10 +46,9 @@ class Report:
         base = f", upon a base of {self.base}" if self.base else ""
         inside = "" if self.coverage is None else f"; {self.coverage:.0%} of them inside the 90 % interval"
         choice = f"; {self.choice}" if self.choice else ""
-        return (
-            f"Kendall tau {self.kendall_tau:.3f}, pairwise accuracy {self.pairwise_accuracy:.1%}, RMSE {self.rmse:.4f} "
-            f"on {self.held_out} held-out networks (fitted on {self.fitted}{base}){inside}{choice}"
-        )
+        ranked = f"Kendall tau {self.kendall_tau:.3f}, pairwise accuracy {self.pairwise_accuracy:.1%}"
+        order = "No order to be told (scores or predictions are all equal)" if math.isnan(self.kendall_tau) else ranked
+        return f"{order}, RMSE {self.rmse:.4f} on {self.held_out} held-out networks (fitted on {self.fitted}{base}){inside}{choice}"
 
 
 def pairwise_accuracy(truth: Values, guess: Values) -> float:

@@ -47,6 +47,13 @@ def test_it_orders_networks_that_it_has_not_seen(digits: SearchSpace, fitted: Pr
     assert abs(report.kendall_tau - fresh.kendall_tau) < 0.1
 
 
+def test_networks_that_all_score_the_same_have_no_order_to_tell(digits: SearchSpace, fitted: Predictor) -> None:
+    report = fitted.score(digits.sample(20, np.random.default_rng(2)), np.full(20, 0.9))
+    assert np.isnan(report.kendall_tau) and np.isnan(report.pairwise_accuracy)
+    assert str(report).startswith("No order to be told") and "nan" not in str(report)
+    assert report.rmse > 0
+
+
 def test_it_learns_interactions_that_a_linear_model_cannot(digits: SearchSpace) -> None:
     rng = np.random.default_rng(3)
     X, Z = digits.sample(400, rng), digits.sample(400, rng)

@@ -40,6 +40,22 @@ class Residual(nn.Module):
         return self.head(self.last(x).relu().mean((2, 3)))
 
 
+class Recurring(nn.Module):
+    """The same residual block several times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times, self.stem = times, nn.Conv2d(3, 8, 3, padding=1)
+        self.block = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        for _ in range(self.times):
+            x = x + self.block(x)
+        return self.head(x.mean((2, 3)))
+
+
 @pytest.fixture(scope="module")
 def space() -> Adopted:
     torch.manual_seed(0)
@@ -87,6 +103,26 @@ def test_a_removed_branch_takes_its_parameters_with_it() -> None:
     row = space.row(branches=space.places.branches)
     network = space.extract(*space.plan(row))
     assert sum(each.numel() for each in network.parameters()) == hwsearch.metric("params", space)(row[None])[0] < 300
+
+
+def test_a_layer_that_several_branches_share_counts_as_long_as_one_of_them_is_left() -> None:
+    space = hwsearch.adopt(Recurring(3), torch.randn(IMAGE), step=4)
+    assert sum(choice.role == "depth" for choice in space.choices) == 3
+    X = np.concatenate(list(space.enumerate()))
+    params, size = (hwsearch.metric(name, space)(X) for name in ("params", "size_mb"))
+    for row, count, megabytes in zip(X, params, size, strict=True):
+        network = space.cut(*space.plan(row)).build()
+        assert count == sum(each.numel() for each in network.parameters()), row
+        assert megabytes == pytest.approx(4e-6 * count)
+
+
+def test_a_layer_that_many_branches_share_counts_as_if_it_stayed() -> None:
+    space = hwsearch.adopt(Recurring(9), torch.randn(IMAGE), step=8)
+    whole = space.row()
+    removed = space.row(branches=space.places.branches)
+    params = hwsearch.metric("params", space)
+    left = sum(each.numel() for each in space.cut(*space.plan(removed)).build().parameters())
+    assert left < params(removed[None])[0] <= params(whole[None])[0]
 
 
 def test_counted_costs_are_those_of_the_extracted_network(space: Adopted) -> None:

@@ -49,7 +49,7 @@ class Branch:
         node: of the addition in the graph, or the last one of the block.
         stays: the node whose value is left when the branch is removed.
         module: the module that this node is in.
-        weights: parameters that are used in the branch alone.
+        weights: parameters that are used in the branch, if not there alone.
         kernels: nodes of operations that are gone with it.
         passing: whose channels then stand in the place of those that a block makes; ``None`` for a residual branch.
         reason: why it is frozen; empty where it can be removed.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from math import prod
 from typing import Any
 
@@ -24,6 +24,8 @@ from ._groups import Analysis, Extent, extent
 from ._state import get
 from .rules.base import shape_of
 
+_APART = 8
+"""Branches that a parameter may be used in, each of which may go."""
 Terms = dict[tuple[str, ...], float]
 """A polynomial: groups (one several times for its powers) -> coefficient."""
 
@@ -37,11 +39,14 @@ def counted(space: SearchSpace, places: Places, analysis: Analysis, network: fx.
     for kernel in analysis.kernels:
         for off, gates in _gates(space, places, kernel.ranks):
             count, extents = kernel.merged.get(off, (kernel.count, kernel.extents))
-            macs.add(kernel.node, count, extents, *gates)
+            macs.add([kernel.node], count, extents, *gates)
     layers = {weight: (each, number) for each in analysis.factors for number, weight in enumerate(each.weights)}
     params, size = _Sum(space, places), _Sum(space, places)
     numbers = {int(unit): number for number, group in enumerate(analysis.groups) for unit in group.units}
     held = {str(node.target): node for node in network.graph.find_nodes(op="get_attr")}
+    users: dict[str, list[str]] = {name: [] for name in held}
+    for node in network.graph.find_nodes(op="get_attr"):
+        users[str(node.target)] += [user.name for user in node.users]
     sources = {name: extent(analysis.flow, held[name], 1, analysis.groups, numbers) for name in layers}
     for name, node in held.items():
         tensor = get(network, name)
@@ -54,13 +59,13 @@ def counted(space: SearchSpace, places: Places, analysis: Analysis, network: fx.
                     first = layer.first(last, off)
                     if first is not None:
                         taps, into = float(prod(layer.joint(first, last))), sources[layer.weights[first]]
-                        params.add(name, taps, [sizes[0], into], *gates)
-                        size.add(name, each * taps, [sizes[0], into], *gates)
+                        params.add(users[name], taps, [sizes[0], into], *gates)
+                        size.add(users[name], each * taps, [sizes[0], into], *gates)
                 continue
-            params.add(name, 1.0, sizes)
-            size.add(name, each, sizes, Formats(bits, {"int8": 1e-6 / each} if bits else {}))
+            params.add(users[name], 1.0, sizes)
+            size.add(users[name], each, sizes, Formats(bits, {"int8": 1e-6 / each} if bits else {}))
             if bits:
-                size.add(name, 4e-6, sizes[:1], Formats(bits, {"fp32": 0.0}))
+                size.add(users[name], 4e-6, sizes[:1], Formats(bits, {"fp32": 0.0}))
     return {"macs": macs.tables("macs"), "params": params.tables("params"), "size_mb": size.tables("size_mb")}
 
 
@@ -112,9 +117,21 @@ class _Sum:
         self._space, self._places = space, places
         self._arrays: dict[tuple[str, ...], npt.NDArray[np.float64]] = {}
 
-    def add(self, place: str, count: float, extents: Sequence[Extent], *formats: Formats) -> None:
-        """Add a product of sizes of a node or a parameter, which is gone with the branches that it lies in."""
-        around = self._places.around.get(place, ())
+    def add(self, users: Sequence[str], count: float, extents: Sequence[Extent], *formats: Formats) -> None:
+        """Add a product of sizes of an operation, or of a parameter that operations use: it is there as long as one of them is.
+
+        Several that may go each for itself are counted by inclusion and exclusion; where they are too many for that, as if none could.
+        """
+        lying = dict.fromkeys(frozenset(self._places.around.get(user, ())) for user in users)
+        ways = [each for each in lying if not any(other < each for other in lying)]  # what lies in fewer branches stays longer
+        if not 0 < len(ways) <= _APART:
+            ways = [frozenset()]
+        for number in range(1, len(ways) + 1):
+            for some in combinations(ways, number):
+                self._polynomial(tuple(sorted(frozenset().union(*some))), (-1) ** (number + 1) * count, extents, formats)
+
+    def _polynomial(self, around: Sequence[str], count: float, extents: Sequence[Extent], formats: Sequence[Formats]) -> None:
+        """Add a product of sizes of what is gone with any of these branches."""
         for groups, factor in expanded(count, extents).items():
             for ways in product(*(self._places.ways(group, around) for group in groups)):
                 gates = {gate for way in ways for gate in way.gates}

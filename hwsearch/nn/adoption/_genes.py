@@ -124,10 +124,10 @@ def find_genes(
             stem = names[region.branch].rpartition(".")[0] if region.branch else _stem(kernel.name)
             placed[add(f"precision of {kernel.node}", stem, "precision", finer, names.get(region.branch))] = region
         for group in by_weight.pop(kernel.name, []):
-            add(group.id, _stem(kernel.name), *_offered(group, analysis, step), _inside(group, removable, names))
+            add(group.id, _stem(kernel.name), *_offered(group, analysis, step), _inside(group, analysis, removable, names))
     for weight, groups in by_weight.items():
         for group in groups:
-            add(group.id, _stem(weight), *_offered(group, analysis, step), _inside(group, removable, names))
+            add(group.id, _stem(weight), *_offered(group, analysis, step), _inside(group, analysis, removable, names))
     places = {place for branch in removable for place in (*branch.kernels, *branch.weights)}
     return Places(
         tuple(choices),
@@ -189,13 +189,15 @@ def _parts(group: Group) -> tuple[tuple[str, int], ...]:
     return group.opened or group.read or group.follow
 
 
-def _inside(group: Group, branches: Sequence[Branch], names: Mapping[str, str]) -> str | None:
-    """The gene of the innermost branch that holds all parameters of a group."""
+def _inside(group: Group, analysis: Analysis, branches: Sequence[Branch], names: Mapping[str, str]) -> str | None:
+    """The gene of the innermost branch that holds all parameters of a group, and all that uses them."""
     weights = {name for name, _ in (*group.opened, *group.read, *group.follow)}
+    users = {kernel.node for kernel in analysis.kernels if kernel.name in weights}
     holding = [
         branch
         for branch in branches
-        if branch.id in names and (weights <= set(branch.weights) or (branch.passing is not None and branch.passing.made == group.id))
+        if branch.id in names
+        and ((weights <= set(branch.weights) and users <= set(branch.kernels)) or (branch.passing and branch.passing.made == group.id))
     ]
     return names[holding[-1].id] if holding else None
 

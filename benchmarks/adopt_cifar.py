@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hwsearch._files._writing import Journal, write_atomic
-from hwsearch.nn import ArrayData, load_data
+from hwsearch.nn import ArrayData, Normalize, load_data
 from hwsearch.nn.adoption import Adopted, adopt, allocate, importance
 from hwsearch.nn.adoption._repair import Repair
 
@@ -153,6 +153,13 @@ def subject(weights: Path, depth: int) -> tuple[Network, Adopted]:
     return module, adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
 
 
+def cifar(folder: Path) -> ArrayData:
+    """CIFAR-10, normalised as these networks take it."""
+    data = load_data(("cifar10", folder)).normalized(Normalize(tuple(MEAN.flatten().tolist()), tuple(DEVIATION.flatten().tolist())))
+    assert isinstance(data, ArrayData)
+    return data
+
+
 def drawn(data: ArrayData, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Training images and their labels in random order, as many as any step looks at."""
     order = np.random.default_rng(seed).permutation(len(data.train_x))[: max(SCORED, REPAIRED, MORE)]
@@ -172,8 +179,7 @@ def moved(images: torch.Tensor, seed: int) -> torch.Tensor:
 @cache
 def scores_of(weights: Path, folder: Path, depth: int, seed: int, name: str) -> dict[str, Any]:
     """An importance of the channels within blocks."""
-    data = load_data(("cifar10", folder))
-    assert isinstance(data, ArrayData)
+    data = cifar(folder)
     images, labels = drawn(data, seed)
     adopted = subject(weights, depth)[1]
     scores = importance(adopted, name, images[:SCORED], labels[:SCORED])
@@ -183,8 +189,7 @@ def scores_of(weights: Path, folder: Path, depth: int, seed: int, name: str) -> 
 def run(weights: Path, folder: Path, depth: int, share: float, seed: int, row: str) -> dict[str, Any]:
     """One row of one seed."""
     _, adopted = subject(weights, depth)
-    data = load_data(("cifar10", folder))
-    assert isinstance(data, ArrayData)
+    data = cifar(folder)
     start, limit = time.process_time(), share * adopted.macs()
     if row == "uniform":
         keep = adopted.choose(uniform(adopted, limit), importance(adopted, "l1"))

@@ -22,11 +22,11 @@ import time
 from pathlib import Path
 
 import torch
-from adopt_cifar import DEVIATION, MEAN, REPAIRED, drawn, moved, scores_of, subject
+from adopt_cifar import REPAIRED, cifar, drawn, moved, scores_of, subject
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import ArrayData, Deployment, Normalize, load_data
+from hwsearch.nn import Deployment
 from hwsearch.nn.adoption import allocate, load_network, save_network
 
 
@@ -47,9 +47,7 @@ def main() -> None:
     name = f"adopt-distill-{options.depth}-{options.share:g}-{options.epochs}-{options.precision}"
     folder, seconds = options.out / name, options.out / name / "seconds.json"
     before = json.loads(seconds.read_text()) if seconds.exists() else 0.0
-    data = load_data(("cifar10", options.data))
-    assert isinstance(data, ArrayData)
-    own = data.normalized(Normalize(tuple(MEAN.flatten().tolist()), tuple(DEVIATION.flatten().tolist())))
+    data = cifar(options.data)
     _, adopted = subject(options.weights, options.depth)
     cut = folder / "repaired.safetensors"
     if not cut.exists():
@@ -60,7 +58,7 @@ def main() -> None:
     recipe["teacher"] = adopted.network
     start = time.process_time()
     try:
-        done = hwsearch.finish(cut, data=own, out=folder, recipe=recipe, deployment=Deployment(precision=options.precision))
+        done = hwsearch.finish(cut, data=data, out=folder, recipe=recipe, deployment=Deployment(precision=options.precision))
     finally:
         write_atomic(seconds, json.dumps(before + time.process_time() - start).encode())
     facts = load_network(folder / "float.safetensors").meta["facts"]

@@ -6,12 +6,12 @@ WEIGHTS and DATA are as for ``adopt_cifar.py``.
 
 Protocol, written down before its run. The network is adopted with kernels in fp32 or int8; its table is measured on this machine, and its
 score is the expected squared change of the outputs, of units, branches and bits, told from SCORED training images without labels and
-added up. The limit is SHARE of the latency that the whole network in
-fp32 measures. The exact search chooses; what it finds is repaired by least squares on REPAIRED training images, mirrored and moved,
-written in its bits, and measured in turns with the whole network. Where it measures slower than SHARE, the limit is tightened by that
-ratio and it is searched again, at most three times. Beside it stand, at the same predicted latency: uniform widths in int8, and the best
-in int8 by multiply-accumulates (``hwsearch.searching.by_macs``). Accuracy is that of the files on all 10,000 test images, which no choice
-looks at. With --epochs the searched network is trained as in ``adopt_distill.py``, then two epochs rounded, and its last weights written.
+added up. The limit is SHARE of the latency that the whole network in fp32 measures. The exact search chooses; what it finds is repaired
+by least squares on REPAIRED training images, mirrored and moved, written in its bits, and measured in turns with the whole network. Where
+it measures slower than SHARE, the limit is tightened by that ratio and it is searched again, at most three times. Beside it stand, at the
+same predicted latency: uniform widths in the precision that scores best, and the best in int8 by multiply-accumulates
+(``hwsearch.searching.by_macs``). Accuracy is that of the files on all 10,000 test images, which no choice looks at. With --epochs the
+searched network is trained as in ``adopt_distill.py``, then two epochs rounded, and its last weights written.
 
 Tables, scores and files stay in the folder; a stopped run goes on there.
 """
@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adopt_cifar import DEVIATION, MEAN, REPAIRED, SCORED, drawn, load_network, moved
+from adopt_cifar import REPAIRED, SCORED, cifar, drawn, load_network, moved
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import ArrayData, Deployment, Normalize, Quantization, evaluate_file, load_data
+from hwsearch.nn import Deployment, Quantization, evaluate_file
 from hwsearch.nn.adoption import additive, bits_importance, branch_importance, importance
 from hwsearch.profiling import Effort
 
@@ -50,9 +50,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out, share = options.out / f"adopt-joint-{options.depth}", options.share
     out.mkdir(parents=True, exist_ok=True)
-    data = load_data(("cifar10", options.data))
-    assert isinstance(data, ArrayData)
-    own = data.normalized(Normalize(tuple(MEAN.flatten().tolist()), tuple(DEVIATION.flatten().tolist())))
+    data = cifar(options.data)
     network = load_network(options.weights / f"resnet{options.depth}.npz", options.depth)
     space = hwsearch.adopt(network, torch.zeros(2, 3, 32, 32), precisions=("fp32", "int8"))
     seconds: dict[str, float] = {}
@@ -78,7 +76,7 @@ def main() -> None:
         path: Path = out / f"{name}.onnx"
         if not path.exists():
             cut = network if architecture is None else hwsearch.extract(score.space.architecture(architecture.genes), data=images)
-            hwsearch.export(cut, out=path, data=own, precision=precision)
+            hwsearch.export(cut, out=path, data=data, precision=precision)
         return path
 
     whole = written("fp32", None, "fp32")
@@ -107,11 +105,11 @@ def main() -> None:
     if options.epochs:
         recipe = {"epochs": options.epochs, "batch": 128, "learning_rate": 0.05, "amp": options.amp, "keep": "last"}
         start = time.process_time()
-        hwsearch.finish(found, data=own, out=out / f"finished-{limit:.4f}", recipe=recipe, deployment=Deployment(tuning=2))
+        hwsearch.finish(found, data=data, out=out / f"finished-{limit:.4f}", recipe=recipe, deployment=Deployment(tuning=2))
         timed("finish", start)
         files["searched, trained"] = out / f"finished-{limit:.4f}" / "best.onnx"
     rows = [
-        {"file": name, "accuracy": round(100 * evaluate_file(each, data=own), 2), "latency_ms": run.latency_ms, "spread_ms": run.spread_ms}
+        {"file": name, "accuracy": round(100 * evaluate_file(each, data=data), 2), "latency_ms": run.latency_ms, "spread_ms": run.spread_ms}
         for (name, each), run in zip(files.items(), hwsearch.measure(list(files.values()), rounds=10), strict=True)
     ]
     facts = {

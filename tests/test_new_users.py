@@ -67,15 +67,18 @@ def test_a_value_that_a_recipe_cannot_have_is_told_in_words(field: str, value: o
 
 def test_bf16_is_computed_only_where_a_cpu_has_it(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from hwsearch.nn.training import _recipe
+    import torch
+
+    from hwsearch.nn.training import _amp
 
     for flags, has in (("flags : fpu avx2 fma", False), ("flags : avx512f avx512_bf16", True), ("Features : fp asimd bf16", True)):
         file = tmp_path / str(len(flags))
         file.write_text(flags)
-        assert _recipe._has_bf16(file) is has
-    assert _recipe._has_bf16(tmp_path / "nothing")
-    assert not _recipe.mixed("cpu", None)._enabled
-    assert _recipe.mixed("cpu", "bf16")._enabled is _recipe._has_bf16(_recipe._CPU)
+        assert _amp._has_bf16(file) is has
+    assert _amp._has_bf16(tmp_path / "nothing")
+    for amp, there in ((None, False), ("bf16", _amp._has_bf16(_amp._CPU))):
+        with _amp.mixed("cpu", amp):
+            assert torch.is_autocast_enabled("cpu") is there
 
 
 def test_show_says_what_it_can_show_of_files_of_other_kinds(tmp_path: Path) -> None:

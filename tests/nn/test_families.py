@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 import hwsearch
 from hwsearch import SearchSpace
 from hwsearch.backends import load_backend
-from hwsearch.backends._torch_blocks import convolve
 from hwsearch.networks import Block
 from hwsearch.nn import (
     Quantization,
@@ -30,7 +30,9 @@ from hwsearch.nn import (
     trace,
     train,
 )
+from hwsearch.nn.adoption._capture import as_graph
 from hwsearch.nn.supernet._elastic import ElasticBlock, ElasticLayer
+from hwsearch.nn.training import _amp
 from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
@@ -120,14 +122,18 @@ def test_chains_with_identities_in_the_place_of_bottlenecks_are_trained_and_extr
         supernet.train()
 
 
+@pytest.mark.parametrize("way", ["as a module", "captured"])
 @pytest.mark.parametrize("groups", [1, 12])
-def test_depthwise_layers_learn_in_float32_where_others_learn_in_bf16(groups: int) -> None:
-    layer = next(each for each in Block("mbconv", 12, 12, 8, (12,), 5, 2).graph.body if each.groups > 1)
-    layer = replace(layer, groups=groups)
-    weight, x = torch.randn(12, 12 // groups, 5, 5, requires_grad=True), torch.randn(4, 12, 8, 8)
-    exact = torch.autograd.grad(convolve(x, weight, None, layer).square().sum(), weight)[0]
-    with torch.autocast("cpu", torch.bfloat16):
-        found = convolve(x, weight, None, layer)
+def test_depthwise_layers_learn_in_float32_where_others_learn_in_bf16(groups: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In networks of one's own as in ours, and with the gradients of float32."""
+    layer: Any = nn.Conv2d(12, 12, 5, stride=2, padding=2, groups=groups, bias=False)
+    x = torch.randn(4, 12, 8, 8)
+    run = layer if way == "as a module" else as_graph(layer, (x,))
+    (weight,) = run.parameters()
+    monkeypatch.setattr(_amp, "_has_bf16", lambda cpu: True)
+    exact = torch.autograd.grad(run(x).square().sum(), weight)[0]
+    with _amp.mixed("cpu", "bf16"):
+        found = run(x)
         slope = torch.autograd.grad(found.float().square().sum(), weight)[0]
     assert found.dtype == (torch.bfloat16 if groups == 1 else torch.float32)
     error = float((slope - exact).norm() / exact.norm())

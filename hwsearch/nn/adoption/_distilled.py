@@ -15,11 +15,12 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.utils._pytree import tree_unflatten
 
 from ..data._images import Data
+from ..training._amp import mixed
 from ..training._arguments import Facts
 from ..training._losses import Losses, of_labels
 from ..training._maps import Inputs
 from ..training._processes import Processes
-from ..training._recipe import Recipe, mixed
+from ..training._recipe import Recipe
 from ..training._teacher import Teaching
 from ..training._train import Outcome
 from ._files import load_network, save_network

@@ -20,10 +20,11 @@ from ..pruning._sparsity import Sparsity
 from ..supernet._deploy import Deployed, deploy
 from ..supernet._plain import Resize
 from ..supernet._supernet import Supernet
+from ..training._amp import mixed
 from ..training._arguments import as_json
 from ..training._losses import Losses, taught
 from ..training._maps import Stages
-from ..training._recipe import Recipe, mixed, recipe_for
+from ..training._recipe import Recipe, recipe_for
 from ..training._teacher import Teaching, load_teacher
 from ..training._train import Weights, complete, suited, teaching_of
 from ..training._watch import Progress

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..adoption._run import execute
 from ..adoption._state import get
 from ..supernet._supernet import Supernet
-from ._recipe import mixed
+from ._amp import mixed
 
 Inputs = tuple[torch.Tensor, ...]
 """One tensor for each input of a network, shapes ``(n, ...)``."""

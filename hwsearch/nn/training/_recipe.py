@@ -7,9 +7,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
 from numbers import Integral, Real
-from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -21,14 +19,11 @@ from ...errors import InvalidInput, UnknownName, check_count
 from ..data._streamed import Augment
 from ..pruning._sparsity import Sparsity
 from ..supernet._supernet import WeightsLike
+from ._amp import AMP
 from ._optimizers import Loss, check_schedule, make_optimizer, rate_of
 from ._phases import PHASES, Phase
 
-AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 KEEP = ("best", "last")
-_CPU = Path("/proc/cpuinfo")
-_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""What CPUs call their instructions for bf16, which others take many times as long to imitate."""
 
 _KINDS: dict[str, tuple[str, Any]] = {
     "int": ("a whole number", Integral),
@@ -261,26 +256,6 @@ class Recipe:
         if step < warm:
             return highest * (step + 1) / warm
         return highest * rate_of(self.schedule, self.schedule_options, step - warm, max(1, steps - warm))
-
-
-def mixed(device: str, amp: str | None) -> torch.autocast:
-    """The context in which a network is trained in the number format of a recipe.
-
-    Args:
-        device: the type of the device, such as ``"cpu"``.
-        amp: of a recipe.
-    """
-    there = amp is not None and (device != "cpu" or amp != "bf16" or _has_bf16(_CPU))
-    return torch.autocast(device, dtype=AMP.get(amp or "bf16"), enabled=there)
-
-
-@cache
-def _has_bf16(cpu: Path) -> bool:
-    """Whether a CPU has instructions for bf16, as Linux tells in a file; taken to be so where there is no such file."""
-    try:
-        return not _BF16.isdisjoint(cpu.read_text().split())
-    except OSError:
-        return True
 
 
 RecipeLike = Recipe | Mapping[str, Any] | None

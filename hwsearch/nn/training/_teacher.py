@@ -25,9 +25,10 @@ from ..adoption._state import copied, weights_digest
 from ..data._images import Normalize
 from ..supernet import _weights_file as weights_file
 from ..supernet._supernet import Supernet, WeightsLike, load_supernet
+from ._amp import mixed
 from ._maps import Inputs, Stages, noted
 from ._processes import accelerator
-from ._recipe import Recipe, mixed
+from ._recipe import Recipe
 
 TeacherLike = WeightsLike | nn.Module
 """A supernet, whose largest network teaches; any other module; or the file of either, or the folder of an adopted network."""

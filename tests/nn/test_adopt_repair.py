@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from masking import draw, enliven
 from test_adopt import CASES, IMAGE, Net, conv, head
 from torch import nn
@@ -17,6 +19,7 @@ from hwsearch import _registry
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn.adoption import Adopted, Evidence, _repair, _together, _tuning, allocate, importance
 from hwsearch.nn.adoption._evidence import projected
+from hwsearch.nn.adoption._normal import Normal
 from hwsearch.nn.adoption._repair import Repair
 from hwsearch.nn.adoption._together import pieces
 from hwsearch.nn.adoption._tuning import RIDGES, Examples, affordable, derivatives, find_spots, move, solutions
@@ -56,6 +59,36 @@ def test_a_repaired_reader_is_the_least_squares_solution() -> None:
     solution = np.linalg.lstsq(design, wanted.numpy(), rcond=None)[0]
     assert np.allclose(cut.get_parameter("b.weight").detach().reshape(6, 45), solution[:-1].T, atol=2e-3)
     assert np.allclose(cut.get_parameter("b.bias").detach(), solution[-1], atol=2e-3)
+
+
+@given(st.integers(1, 3), st.integers(1, 300), st.integers(1, 4), st.sampled_from([0.0, 10.0, 1000.0]), st.booleans(), st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_least_squares_are_exact_however_far_inputs_lie_from_zero(
+    groups: int, inputs: int, outputs: int, offset: float, intercept: bool, seed: int
+) -> None:
+    """Against numpy in double precision, with the ridge as rows of their own; positions come in batches of any size."""
+    rng = np.random.default_rng(seed)
+    n = 2 * inputs + 5000
+    x = (rng.normal(size=(n, groups, inputs)) + offset).astype(np.float32)
+    true = rng.normal(size=(groups, inputs, outputs))
+    y = (np.einsum("ngd,gdo->ngo", x - offset, true) + offset + rng.normal(size=(n, groups, outputs))).astype(np.float32)
+    weight = rng.normal(size=(groups, outputs, inputs))
+    normal, start = Normal(), 0
+    for size in (1, n // 3, 0, n):
+        normal.add(torch.from_numpy(x[start : start + size]), torch.from_numpy(y[start : start + size]))
+        start += size
+    found, left = (each.numpy() for each in normal.solve(torch.from_numpy(weight), 1e-3, intercept))
+    normal.forget_wanted()
+    normal.add_wanted(torch.from_numpy(x), torch.from_numpy(y))
+    assert np.allclose(found, normal.solve(torch.from_numpy(weight), 1e-3, intercept)[0], atol=1e-3)
+    for group in range(groups):
+        a, b = x[:, group].astype(float), y[:, group].astype(float)
+        middle = (a.mean(0), b.mean(0)) if intercept else (0.0, 0.0)
+        a, b = a - middle[0], b - middle[1]
+        pull = np.sqrt(1e-3 * np.square(a).mean() * n) * np.eye(inputs)
+        wanted = np.linalg.lstsq(np.concatenate([a, pull]), np.concatenate([b, pull @ weight[group].T]), rcond=None)[0]
+        assert np.allclose(found[group].T, wanted, atol=1e-3 * (1 + np.abs(wanted).max()))
+        assert np.allclose(left[group], middle[1] - middle[0] @ found[group].T if intercept else 0.0, atol=1e-2)
 
 
 def test_batch_norms_take_the_statistics_of_what_they_see() -> None:

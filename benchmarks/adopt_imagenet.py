@@ -45,7 +45,7 @@ from torch import nn
 
 import hwsearch
 from hwsearch.nn import Data, Deployment, Normalize, Quantization, evaluate_file, make_data
-from hwsearch.nn.adoption import additive, bits_importance, branch_importance, importance, load_network
+from hwsearch.nn.adoption import additive, load_network
 from hwsearch.nn.adoption._capture import as_graph
 from hwsearch.profiling import Effort
 
@@ -100,10 +100,7 @@ def search(data: Data, out: Path, shares: list[float], taught: Data | None, reci
     if (out / "lite0-score.npz").exists():
         score = hwsearch.load_predictor(out / "lite0-score.npz", space)
     else:
-        few = images[:CALIBRATION]
-        bits = bits_importance(space, few, Quantization().on(table.device))
-        print({gene: round(lost, 4) for gene, lost in bits.items()}, flush=True)
-        score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits=bits)
+        score = additive(space, "reconstruction", images=images[:CALIBRATION])
         score.save(out / "lite0-score.npz")
     whole = space.row()
     for gene in space.with_role("precision"):

@@ -29,8 +29,8 @@ from adopt_cifar import REPAIRED, SCORED, cifar, drawn, load_network, moved
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
-from hwsearch.nn import Deployment, Quantization, evaluate_file
-from hwsearch.nn.adoption import additive, bits_importance, branch_importance, importance
+from hwsearch.nn import Deployment, evaluate_file
+from hwsearch.nn.adoption import additive
 from hwsearch.profiling import Effort
 
 TRIES = 3
@@ -67,8 +67,7 @@ def main() -> None:
         score = hwsearch.load_predictor(out / "score.npz", space)
     else:
         start, few = time.process_time(), images[:SCORED]
-        bits = bits_importance(space, few, Quantization().on(table.device))
-        score = additive(space, importance(space, "reconstruction", few), branch_importance(space, few), bits=bits)
+        score = additive(space, "reconstruction", images=few)
         score.save(out / "score.npz")
         timed("score", start)
 

@@ -46,7 +46,7 @@ from torch import nn
 import hwsearch
 from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.nn import ArrayData
-from hwsearch.nn.adoption import Adopted, Probing, additive, branch_importance, importance
+from hwsearch.nn.adoption import Adopted, Probing, additive
 
 IMAGES, JUDGED = 1000, 5000
 RATIOS = (0.2, 0.35, 0.5)
@@ -153,7 +153,7 @@ def ours(subject: Subject, out: Path) -> tuple[Adopted, Callable[[float], hwsear
         few, data = Probing(widths=1, networks=8, images=IMAGES // 2, held_out=IMAGES // 2), [(subject.images, subject.labels)]
         score = hwsearch.fit_predictor(space, data=data, out=out / f"{subject.name}.score.npz", sampling=few, progress=False)
     else:
-        score = additive(space, importance(space, "reconstruction", subject.images), branch_importance(space, subject.images))
+        score = additive(space, "reconstruction", images=subject.images)
     found = score.space
     assert isinstance(found, Adopted)
     dense = float(hwsearch.metric("latency_ms", found, table)(found.row()[None])[0])

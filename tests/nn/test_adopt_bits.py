@@ -27,6 +27,7 @@ from hwsearch.nn.adoption import (
     Probing,
     additive,
     bits_importance,
+    branch_importance,
     importance,
     load_network,
     quantize,
@@ -284,6 +285,19 @@ def test_what_a_region_loses_is_measured_on_its_outputs(space: Adopted, images: 
     score = additive(space, {group: np.ones(width) for group, width in space.widths.items()}, bits=coarse)
     lost = float((score(space.row()[None]) - score(row(space, *GENES)[None]))[0])
     assert lost == pytest.approx(sum(coarse.values()), rel=1e-5)
+
+
+def test_one_call_tells_units_branches_and_bits_from_images_without_labels(space: Adopted, images: torch.Tensor) -> None:
+    how = Quantization().on(load_backend("onnxruntime"))
+    bits = bits_importance(space, images, how)
+    by_hand = additive(space, importance(space, "reconstruction", images), branch_importance(space, images), bits=bits)
+    score = additive(space, "reconstruction", images=images)
+    X = space.sample(20, np.random.default_rng(0))
+    assert np.array_equal(score(X), by_hand(X))
+    assert score.weight_bits == how.weight_bits
+    assert np.array_equal(additive(space, "l1", images=images, bits={})(X), additive(space, "l1", branch_importance(space, images))(X))
+    with pytest.raises(InvalidInput, match="images"):
+        additive(space, "reconstruction")
 
 
 def test_a_predictor_in_other_bits_than_the_devices_is_fitted_anew_by_probing(space: Adopted) -> None:

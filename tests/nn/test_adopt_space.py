@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import hwsearch
 from hwsearch.errors import InvalidInput, UnknownName, WrongSpace
-from hwsearch.nn.adoption import Adopted, Probing, RepairVerifier, additive, branch_importance, importance
+from hwsearch.nn.adoption import Adopted, Probing, RepairVerifier, additive
 from hwsearch.nn.adoption._examples import examples
 
 IMAGE = (2, 3, 8, 8)
@@ -69,7 +69,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def score(space: Adopted, images: torch.Tensor) -> hwsearch.Predictor:
-    return additive(space, importance(space, "reconstruction", images), branch_importance(space, images))
+    return additive(space, "reconstruction", images=images)
 
 
 def test_genes_are_the_widths_of_groups_and_the_presence_of_branches(space: Adopted) -> None:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..._types import Values
+from ...backends._load import load_backend
 from ...errors import InvalidInput
 from ...scores._perceptrons import Perceptrons
 from ...scores._predictor import Predictor
 from ..quantization._quantize import STANDARD, Quantization
 from ._evidence import Scores
+from ._importance import importance
 from ._proof import Replay, stays
 from ._quantized import quantize
 from ._run import execute
@@ -23,10 +26,11 @@ if TYPE_CHECKING:
 
 def additive(
     space: Adopted,
-    scores: Scores,
+    scores: Scores | str,
     branches: Mapping[str, float] | None = None,
     order: Scores | None = None,
     bits: Mapping[str, float] | None = None,
+    images: torch.Tensor | tuple[torch.Tensor, ...] | None = None,
 ) -> Predictor:
     """A score that is minus the importance of all that a network lacks.
 
@@ -35,15 +39,19 @@ def additive(
 
     Args:
         space: the adopted network.
-        scores: importance of each unit of each group, as from :func:`~hwsearch.nn.adoption.importance`.
+        scores: importance of each unit of each group, as from :func:`~hwsearch.nn.adoption.importance`, or the name of one.
         branches: importance of each searchable branch as a whole, as from :func:`branch_importance`; those that are not there count as much
             as all units together.
         order: another importance, which says which units of a group go first, while ``scores`` says only how much the first, the second
             and so on cost, as in :func:`~hwsearch.nn.adoption.allocate`.
         bits: what is lost where a region of kernels is in int8, by its gene, as from :func:`bits_importance`; nothing if omitted.
+        images: example inputs, without labels, that everything is told from which is not given, bits as :func:`hwsearch.export` has them
+            for ONNX Runtime on this machine. With the name ``"reconstruction"`` all of
+            it is then a change of what the network computes, so units, branches and bits are weighed on one scale.
 
     Raises:
-        InvalidInput: a group that is searched at several widths is not among the scores, or does not have that number of units.
+        InvalidInput: a group that is searched at several widths is not among the scores, or does not have that number of units; or the
+            importance of a name needs images.
 
     Example:
         >>> import hwsearch
@@ -55,26 +63,42 @@ def additive(
         >>> best = hwsearch.search(space, "exact", predictor=score, limits={"params": 700}).best
         >>> best.values()
         {'0.width': 8}
+        >>> additive(space, "reconstruction", images=torch.randn(16, 3, 8, 8))
+        <Predictor ... for 'Sequential': ...>
     """
+    if isinstance(scores, str):
+        scores = importance(space, scores, images)
+    weight_bits = None
+    if images is not None:
+        branches = branch_importance(space, images) if branches is None else branches
+        if bits is None and space.places.regions:
+            quantization = STANDARD.on(load_backend("onnxruntime"))
+            bits, weight_bits = bits_importance(space, images, quantization), quantization.weight_bits
     known = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
     first = known if order is None else {name: np.asarray(values, dtype=np.float64) for name, values in order.items()}
     for group in space.places.groups:
         if group not in known or group not in first:
             raise InvalidInput(f"There is no importance of the units of group {group}.")
     learned = space.knowing({name: first[name] for name in space.places.groups})
+    lost = _lost(space, known, branches or {}, bits or {})
+    weights = np.concatenate([*(lost[choice.name] for choice in space.choices), [0.0]])
+    return Predictor(learned, Perceptrons(-weights.astype(np.float32)), 0.0, 1.0, weight_bits=weight_bits)
+
+
+def _lost(space: Adopted, known: Mapping[str, Values], branches: Mapping[str, float], bits: Mapping[str, float]) -> dict[str, Values]:
+    """What is lost at each value of each gene."""
     everything = sum(float(values.sum()) for values in known.values())
-    lost: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+    lost: dict[str, Values] = {}
     for group, gene in space.places.groups.items():
         removed = np.concatenate([[0.0], np.cumsum(np.sort(known[group]))])
         kept = np.array(space.choices[space.position[gene]].values, dtype=np.int64)
         lost[gene] = removed[len(known[group]) - kept]
     for branch, gene in space.places.branches.items():
-        lost[gene] = np.array([(branches or {}).get(branch, everything), 0.0])
+        lost[gene] = np.array([branches.get(branch, everything), 0.0])
     for gene in space.places.regions:
         values = space.choices[space.position[gene]].values
-        lost[gene] = np.array([0.0 if value == "fp32" else (bits or {}).get(gene, 0.0) for value in values])
-    weights = np.concatenate([*(lost[choice.name] for choice in space.choices), [0.0]])
-    return Predictor(learned, Perceptrons(-weights.astype(np.float32)), 0.0, 1.0)
+        lost[gene] = np.array([0.0 if value == "fp32" else bits.get(gene, 0.0) for value in values])
+    return lost
 
 
 def branch_importance(space: Adopted, images: torch.Tensor | tuple[torch.Tensor, ...]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import hwsearch
 from hwsearch.backends import load_backend
 from hwsearch.errors import InvalidInput, UnknownName
 from hwsearch.nn import ArrayData, Quantization, Recipe, Supernet, deploy, load_data, train, tune
-from hwsearch.nn._evaluate import deployed
+from hwsearch.nn._evaluate import Extracted, deployed
 from hwsearch.nn.quantization._learned import Grid
+from hwsearch.nn.quantization._tune import Tuning
 from hwsearch.nn.training._loop import Training
+from hwsearch.nn.training._processes import Processes
 from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
@@ -101,8 +104,71 @@ def test_tuning_learns_steps_that_are_shipped(three_bits: tuple[hwsearch.Archite
     assert {quantizer.bits for quantizer in deploy(read.extract(architecture.genes), blocks, images).quantizers.values()} == {8}
 
 
+def losses_of(floating: Supernet, recipe: Recipe, batches: int, way: str = "lsq") -> tuple[Tuning, Extracted, Training]:
+    """A training of a tuning under way: its batch norms go by the batch for so many steps."""
+    taken = Extracted.of(floating, floating.largest)
+    losses = Tuning(taken, recipe, way=way, batches=batches)
+    return losses, taken, Training(losses, load_data("digits"), recipe, 0, Processes())
+
+
+@pytest.mark.parametrize("way", ["lsq", "pact"])
+def test_the_network_that_is_trained_is_the_one_that_is_shipped(three_bits: tuple[hwsearch.Architecture, Supernet], way: str) -> None:
+    """To the last bit, even of a channel that its batch norm takes away."""
+    _, floating = three_bits
+    recipe = replace(FINE, epochs=1)
+    losses, taken, training = losses_of(floating, recipe, 25, way)
+    with torch.no_grad():
+        next(iter(losses.norms.values())).weight[3] = 0.0
+    assert all(math.isfinite(loss) for loss in training)
+    losses.network.eval()
+    data = load_data("digits")
+    assert isinstance(data, ArrayData)
+    x = data.normalize(data.test_x)
+    with torch.inference_mode():
+        trained = losses._run(x, None)
+    losses.settle()
+    assert torch.equal(deploy(losses.network, taken.blocks, taken.images)(x), trained)
+
+
+def test_batch_norms_go_by_the_batch_at_first_and_are_shipped_as_the_last_steps_have_them(
+    three_bits: tuple[hwsearch.Architecture, Supernet],
+) -> None:
+    _, floating = three_bits
+    losses, taken, training = losses_of(floating, FINE, 40)
+    x = taken.images[:32]
+    seen, apart = [], []
+    for _ in training:
+        seen.append(torch.cat([each.clone() for each in losses.statistics.values()]))
+        with torch.no_grad():
+            outputs = [losses._run(some, None) for some in (x, torch.cat([x, 3 * x]))]
+        apart.append(float((outputs[0] - outputs[1][:32]).abs().max()))
+        for own, each in zip(losses.statistics.values(), seen[-1].split([len(one) for one in losses.statistics.values()]), strict=True):
+            own.copy_(each)
+    moved = [not torch.equal(*pair) for pair in pairwise(seen)]
+    assert moved == [number < 39 for number in range(len(moved))]
+    assert min(apart[:40]) > 0.1, "what an image becomes depends on the others of its batch"
+    assert max(apart[40:]) < 1e-3
+
+
+def test_images_that_are_no_numbers_leave_the_statistics_as_they_were(three_bits: tuple[hwsearch.Architecture, Supernet]) -> None:
+    _, floating = three_bits
+    losses, taken, _ = losses_of(floating, FINE, 40)
+    before = [each.clone() for each in losses.statistics.values()]
+    list(losses(float("nan") * taken.images[:8], torch.zeros(8, dtype=torch.int64), np.random.default_rng(0)))
+    assert all(torch.equal(*pair) for pair in zip(before[:2], list(losses.statistics.values())[:2], strict=True))
+    assert all(bool(torch.isfinite(each).all()) for each in losses.statistics.values())
+
+
+def test_two_bits_are_learned_where_calibration_alone_fails(tmp_path: Path) -> None:
+    architecture, floating = network("int2", tmp_path)
+    calibrated = hwsearch.evaluate(architecture, weights=floating, data="digits")
+    tuned = tune(floating, data="digits", out=tmp_path / "tuned.safetensors", recipe=replace(FINE, epochs=6), progress=False)
+    assert hwsearch.evaluate(architecture, weights=tuned, data="digits") > calibrated + 0.1
+
+
+@pytest.mark.parametrize("step", [20, 60])  # while batch norms go by the batch, and after that
 def test_tuning_that_was_stopped_ends_with_the_same_steps(
-    three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three_bits: tuple[hwsearch.Architecture, Supernet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     _, floating = three_bits
     arguments = {"data": load_data("digits"), "recipe": FINE, "progress": False}
@@ -111,14 +177,16 @@ def test_tuning_that_was_stopped_ends_with_the_same_steps(
 
     def stop(self: Training, *told: object) -> None:
         save(self, *told)
-        if self.step == 20:
+        if self.step == step:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Training, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         tune(floating, out=tmp_path / "stopped.safetensors", **arguments)
     monkeypatch.undo()
-    assert tune(floating, out=tmp_path / "stopped.safetensors", **arguments).digest == whole.digest
+    again = tune(floating, out=tmp_path / "stopped.safetensors", **arguments)
+    assert again.digest == whole.digest
+    assert all(torch.equal(each, whole.state_dict()[name]) for name, each in again.state_dict().items())
 
 
 def test_tuned_int8_network_is_what_its_file_computes(tmp_path: Path) -> None:
@@ -184,6 +252,8 @@ def test_what_cannot_be_tuned_is_refused(three_bits: tuple[hwsearch.Architecture
     architecture, floating = three_bits
     with pytest.raises(UnknownName, match="Did you mean 'lsq'"):
         tune(floating, data=load_data("digits"), out=tmp_path / "no", recipe=FINE, way="lsk")
+    with pytest.raises(InvalidInput, match="sync_bn"):
+        tune(floating, data=load_data("digits"), out=tmp_path / "no", recipe=replace(FINE, sync_bn=True))
     one = floating.alone(architecture.genes)
     assert one.digest == floating.digest
     with pytest.raises(InvalidInput, match="trained alone"):

@@ -36,12 +36,14 @@ class FoldedLayer:
             empty for a pooling.
         bias: shape ``(cout,)``; empty for a pooling.
         steps: of the grid that the weight is on, shape ``(cout,)``; ``None`` where it is not rounded to integers.
+        norm: the batch norm in training, where it is not folded in yet.
     """
 
     layer: Layer
     weight: torch.Tensor
     bias: torch.Tensor
     steps: torch.Tensor | None = None
+    norm: nn.Module | None = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Run the layer and its activation."""
@@ -56,7 +58,8 @@ class FoldedLayer:
         if layer.op == "linear":
             x = flat(x)
             return F.linear(grid(x) if grid else x, self.weight, self.bias)
-        return convolve(x, self.weight, self.bias, layer)
+        y = convolve(x, self.weight, self.bias, layer)
+        return y if self.norm is None else self.norm(y)
 
 
 class Visit(ABC):
@@ -158,8 +161,9 @@ def fold(
         network: its batch norms calibrated.
         blocks: what it is.
         quantization: the most bits that quantised weights have, and what they are rounded to.
-        straight: let gradients pass rounded weights: by their grids where those are learned, else as if they were not rounded
-            (straight-through estimation, Bengio et al., 2013).
+        straight: for training: let gradients pass rounded weights, by their grids where those are learned, else as if they were not
+            rounded (straight-through estimation, Bengio et al., 2013). Grids are then those of weights without their batch norm, and a
+            norm in training mode is not folded in: it normalises what the rounded weights give.
 
     Raises:
         InvalidInput, Unsupported: as :func:`deploy` does.
@@ -214,23 +218,36 @@ def _fold_layers(
             folded.append(FoldedLayer(layer, torch.empty(0), torch.empty(0)))
             continue
         weight, bias = one.weight, one.weight.new_zeros(layer.cout) if one.bias is None else one.bias
-        if isinstance(norm, nn.BatchNorm2d):
+        live = norm if straight and norm is not None and norm.training else None
+        factor = None
+        if isinstance(norm, nn.BatchNorm2d) and live is None:
             assert norm.running_mean is not None
-            assert norm.running_var is not None
-            factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            factor = slope(norm)
             weight = weight * factor.view(-1, 1, 1, 1)
             bias = norm.bias - norm.running_mean * factor
-        weight, steps = _round_weight(weight, module, layer, block, quantization, straight)
+        weight, steps = _round_weight(weight, factor, module, layer, block, quantization, straight)
         if weight.ndim == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        folded.append(FoldedLayer(layer, weight, bias if straight else bias.detach().clone(), steps))
+        folded.append(FoldedLayer(layer, weight, bias if straight else bias.detach().clone(), steps, live))
     return tuple(folded)
 
 
+def slope(norm: nn.BatchNorm2d) -> torch.Tensor:
+    """What a batch norm multiplies channels by, with the statistics that it keeps, shape ``(c,)``."""
+    assert norm.running_var is not None
+    return norm.weight / torch.sqrt(norm.running_var + norm.eps)
+
+
 def _round_weight(
-    weight: torch.Tensor, module: nn.Module, layer: Layer, block: Block, quantization: Quantization, straight: bool
+    weight: torch.Tensor,
+    factor: torch.Tensor | None,
+    module: nn.Module,
+    layer: Layer,
+    block: Block,
+    quantization: Quantization,
+    straight: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A weight as its block stores it, and its steps, or the scales of its codebook.
+    """A weight as its block stores it, and its steps, or the scales of its codebook; ``factor`` is that of the norm folded into it.
 
     Linear layers that read floats inside a quantised block stay in floats.
     """
@@ -243,7 +260,7 @@ def _round_weight(
         return torch.from_numpy(shared.weights).to(weight.device), torch.from_numpy(shared.scale).to(weight.device)
     learned = _learned_grid(module, bits.weight_bits)
     if learned is not None and straight:
-        return learned(shown), None
+        return learned(shown, factor), None
     rounded, steps = shown.detach(), None
     if bits.weight_bits <= 8:
         if learned is not None:
@@ -253,7 +270,7 @@ def _round_weight(
             rounded = quantize_weight(rounded, count, steps)
     else:
         rounded = _HALVES[bits.dense](rounded) if bits.weight_bits == 16 else rounded.clone()
-    return (weight + (rounded - weight).detach() if straight else rounded), steps
+    return (rounded + (weight - weight.detach()) if straight else rounded), steps
 
 
 def _learned_grid(module: nn.Module, bits: int) -> Grid | None:

@@ -13,6 +13,8 @@ from ._quantize import Quantizer
 
 OUT, PRE, WEIGHT = "out_grid", "pre_grid", "weight_grid"
 """Under these names a layer or a block holds the grid of its output, and a layer those before its activation and of its weights."""
+LEAST = 1e-12
+"""Channels that are multiplied by less have a step all the same."""
 
 
 class _Rounded(torch.autograd.Function):
@@ -24,7 +26,8 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, least: int, most: int, inner: bool) -> torch.Tensor:
-        scaled = x / step
+        # Weights are divided and maps multiplied, as when they are shipped, so that not even the last bit differs.
+        scaled = x / step if step.ndim else x * (1.0 / step)
         ctx.save_for_backward(scaled)
         ctx.least, ctx.most, ctx.inner, ctx.shape = least, most, inner, step.shape
         return scaled.round().clamp_(least, most).mul_(step)
@@ -35,10 +38,8 @@ class _Rounded(torch.autograd.Function):
         (gradient,) = gradients
         low, high = (float(np.nextafter(np.float32(end), np.float32(beyond))) for end, beyond in ((ctx.least, -np.inf), (ctx.most, np.inf)))
         passed = torch.ops.aten.hardtanh_backward(gradient, scaled, low, high)  # which lets pass what is between two bounds, without them
-        kept = scaled.clamp(ctx.least, ctx.most)
-        slope = (gradient - passed).mul_(kept)
-        if ctx.inner:
-            slope.addcmul_(gradient, kept.round().sub_(kept))
+        slope = scaled.round().clamp_(ctx.least, ctx.most)
+        slope = slope.mul_(gradient).addcmul_(passed, scaled, value=-1) if ctx.inner else slope.mul_(gradient - passed)
         return passed, slope.sum() if not ctx.shape else slope.flatten(1).sum(dim=1).view(ctx.shape), None, None, None
 
 
@@ -86,16 +87,24 @@ class Grid(nn.Module):
     @staticmethod
     def _eased(step: torch.Tensor, scale: float) -> torch.Tensor:
         """The same step, with this share of its gradient."""
-        return step * scale + (step * (1 - scale)).detach()
+        return step.detach() + (step - step.detach()) * scale
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Round ``x``.
+    def folded(self, factor: torch.Tensor | None) -> torch.Tensor:
+        """The steps of weights once they are multiplied by a factor, such as that of the batch norm that is folded in.
+
+        Args:
+            factor: shape ``(cout,)``; ``None`` for 1.
+        """
+        return self.step.abs() if factor is None else self.step.abs() * factor.abs().clamp_min(LEAST)
+
+    def forward(self, x: torch.Tensor, factor: torch.Tensor | None = None) -> torch.Tensor:
+        """Round ``x``, which is ``factor`` times what the step is for.
 
         LSQ scales the step's gradient by ``1 / sqrt(values of an image, or of a filter, x integers)`` (section 2.2). PACT descends in the
         clipping level, ``integers x step``, and so the gradient is that divided by the square of the integers; that of :attr:`reach` too.
         """
         least, most = self.range
-        step = self.step.abs().view(-1, *[1] * (x.ndim - 1)) if self.step.ndim else self.step.abs()
+        step = self.folded(factor).view(-1, *[1] * (x.ndim - 1)) if self.step.ndim else self.step.abs()
         integers = max(most, -least)
         scale = (x[0].numel() * integers) ** -0.5 if self.inner else integers**-2
         out: torch.Tensor = _Rounded.apply(x.float(), self._eased(step, scale), least, most, self.inner)  # type: ignore[no-untyped-call]

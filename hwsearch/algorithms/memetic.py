@@ -177,7 +177,7 @@ class Memetic:
 def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[np.intp]]:
     """The changes of one gene or two that, to first order, raise the scores of feasible rows most within the limits.
 
-    Genes that others need stay as they are.
+    A gene that wakes others wakes them at their first values.
 
     Args:
         problem: whose score knows its gradient.
@@ -196,9 +196,10 @@ def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[n
     top = np.argsort(-gains, axis=1, kind="stable")[:, :most]
     possible = np.isfinite(np.take_along_axis(gains, top, axis=1))
     row, top = np.nonzero(possible)[0], top[possible]
-    changed = X[row]
+    changed = problem.space.awake(X[row])
     for change in (first[row, top], second[row, top]):
         changed[np.arange(len(changed)), gene[change]] = value[change]
+    changed = problem.space.canonical(changed)
     met = (problem.costs(changed) <= 1.0).all(axis=1)
     return changed[met], row[met]
 
@@ -210,24 +211,30 @@ def _gains(problem: Problem, X: Rows) -> Values:
     """
     space = problem.space
     gene, value = space.changes
+    active, awake = space.active(X), space.awake(X)
     slope = problem.gradient(X)
     if slope.shape[1]:
         starts = np.cumsum([0, *space.sizes[:-1]])
-        gain = slope[:, starts[gene] + value] - slope[np.arange(len(X))[:, None], starts + X][:, gene]
+        own = np.take_along_axis(slope, starts + awake, axis=1)
+        gain = slope[:, starts[gene] + value] - own[:, gene]
+        for change in np.flatnonzero(space.needed[gene]):
+            changed = awake.copy()
+            changed[:, gene[change]] = value[change]
+            gain[:, change] += np.where(space.active(changed), own, 0.0).sum(axis=1) - np.where(active, own, 0.0).sum(axis=1)
     else:
         tables = additive(problem.score, space)
         assert tables is not None  # checked by init
-        gain = tables.changed(X, gene, value) - tables(X)[:, None]
-    return np.where(space.active(X)[:, gene] & (X[:, gene] != value), gain, -np.inf)
+        gain = tables.changed(awake, gene, value) - tables(X)[:, None]
+    return np.where(active[:, gene] & (X[:, gene] != value), gain, -np.inf)
 
 
 def _prices(problem: Problem, X: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """What each change of one gene adds to each cost, shape ``(limits, n, changes)``, and what each may grow by, ``(limits, n)``."""
     gene, value = problem.space.changes
-    now = problem.costs(X)
+    awake, now = problem.space.awake(X), problem.costs(X)
     price = np.empty((now.shape[1], len(X), len(gene)), dtype=np.float32)
     for place, limit in enumerate(problem.limits):
-        price[place] = limit.ratio(limit.metric.tables.changed(X, gene, value)) - now[:, place, None]
+        price[place] = limit.ratio(limit.metric.tables.changed(awake, gene, value)) - now[:, place, None]
     return price, (1.0 - now.T).astype(np.float32)
 
 

@@ -370,7 +370,11 @@ class Genes:
 
     @cached_property
     def changes(self) -> tuple[npt.NDArray[np.intp], Rows]:
-        """Every gene that no other needs with every index that it may have: the genes and the indices, each of shape ``(changes,)``."""
-        needed = {need[0] for need in self.needs if need is not None}
-        pairs = [(gene, index) for gene, allowed in enumerate(self.allowed) if gene not in needed for index in allowed]
+        """Every gene with every index that it may have: the genes and the indices, each of shape ``(changes,)``."""
+        pairs = [(gene, index) for gene, allowed in enumerate(self.allowed) for index in allowed]
         return np.array([gene for gene, _ in pairs], dtype=np.intp), np.array([index for _, index in pairs], dtype=np.uint8)
+
+    @cached_property
+    def needed(self) -> npt.NDArray[np.bool_]:
+        """Which genes others need, shape ``(genes,)``."""
+        return np.isin(np.arange(len(self.choices)), [need[0] for need in self.needs if need is not None])

@@ -13,7 +13,7 @@ from conftest import ROOT
 import hwsearch
 from hwsearch import SearchSpace, metric
 from hwsearch.algorithms import NSGA2, Algorithm, Evolution, Exact, Hybrid, Local, Memetic, RandomSearch, Surrogate, hypervolume
-from hwsearch.algorithms.memetic import MemeticState
+from hwsearch.algorithms.memetic import MemeticState, promising
 from hwsearch.errors import Infeasible, InvalidInput, UnknownName
 from hwsearch.searching import Status, load_result
 from hwsearch.spaces import row_keys
@@ -255,6 +255,31 @@ def test_climbing_along_slopes_finds_the_best_network(seed: int) -> None:
     assert "Evolution" in plain.provenance["algorithm"]
     with pytest.raises(InvalidInput, match="gradient"):
         hwsearch.search(space, predictor=lambda X: score(X), limits=limits, algorithm="memetic")
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_climbing_knows_what_changes_of_all_genes_bring_and_what_they_wake(digits: SearchSpace, tables: bool) -> None:
+    """Of a linear score the best changes of one gene or two, depths among them, are known exactly before anything is scored."""
+    weights = np.random.default_rng(1).normal(size=sum(digits.sizes))
+
+    class Linear:
+        def __call__(self, X: np.ndarray) -> np.ndarray:
+            return digits.features(X) @ weights
+
+        def gradient(self, X: np.ndarray) -> np.ndarray:
+            return np.tile(weights, (len(X), 1))
+
+    problem = hwsearch.Problem.of(digits, predictor=metric("params", digits) if tables else Linear(), limits={"macs": 1e6})
+    X = digits.sample(200, np.random.default_rng(2))
+    X = X[(problem.costs(X) <= 1.0).all(axis=1)][:10]
+    needed = sorted({need[0] for need in digits.needs if need is not None})
+    found, of = promising(problem, X, 4)
+    assert (found[:, needed] != X[of][:, needed]).any()
+    assert (problem.costs(found) <= 1.0).all()
+    for row, own in enumerate(X):
+        single = digits.neighbours(own)
+        single = single[(problem.costs(single) <= 1.0).all(axis=1)]
+        assert problem.score(found[of == row]).max() >= problem.score(single).max() - 1e-5
 
 
 def test_only_the_best_children_climb_and_what_climbs_goes_on() -> None:

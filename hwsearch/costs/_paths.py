@@ -1,7 +1,8 @@
 """Paths: what a cell computes, whatever its edges are called: which operations lie on the ways from its input to its output.
 
 Two cells may differ in many genes and compute the same, and an operation counts for nothing where no way leads through it. A model that
-reads what lies on the paths (White et al., AAAI'21, "BANANAS") learns that from far fewer networks than one that reads genes alone.
+reads what lies on the paths (White et al., AAAI'21, "BANANAS") learns that from far fewer networks than one that reads genes alone, and
+so does one that knows how deep and how wide a cell is (Shu et al., ICLR'20, "Understanding architectures learnt by cell-based NAS").
 """
 
 from __future__ import annotations
@@ -19,23 +20,31 @@ from ._metrics import Metric
 
 _MOST_CELLS, _MOST_PATHS, _LONGEST = 1_000_000, 10_000, 32
 """Entries of the tables of all paths, paths, and edges on one of them; cells with more are refused."""
-_STOPS = ("none",)
+_STOPS, _SAME = ("none",), ("skip_connect",)
+_MANY = 3
+"""Paths of so many operations count together with those of more."""
 
 
-def path_metrics(space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, without: Sequence[object] = _STOPS) -> tuple[Metric, ...]:
-    """How many paths lead through a cell, and how many operations of each kind lie on them, counted once for each path.
+def path_metrics(
+    space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, without: Sequence[object] = _STOPS, same: Sequence[object] = _SAME
+) -> tuple[Metric, ...]:
+    """How many paths lead through a cell, how many operations of each kind lie on them, and how many paths are how long.
 
-    Given as ``metrics=`` of a search, they may be limited like any other metric, and the algorithm ``surrogate`` reads them beside the
-    genes, so that it needs fewer evaluations.
+    An operation counts once for each path. Sums over paths do not tell a cell that is deep and narrow from one that is flat and wide;
+    the numbers of short and long paths do. Given as ``metrics=`` of a search, they may be limited like any other metric, and the algorithm
+    ``surrogate`` reads them beside the genes, so that it needs fewer evaluations.
 
     Args:
         space: the space whose rows they take.
         edges: gene that chooses the operation of an edge -> the nodes that the edge leads from and to. The input of the cell is the node
             that no edge leads to, its output the one that none leads from.
         without: operations that pass nothing on, as the genes have them.
+        same: operations that pass on what they get, and make no path longer.
 
     Returns:
-        ``paths``, and ``paths_OPERATION`` for each operation that passes something on.
+        ``paths``, ``paths_OPERATION`` for each operation that passes something on, and as many of them as there can be of
+        ``paths_of_0`` to ``paths_of_3``, the paths of so many operations, or more, and ``paths_of_0_OPERATION`` to
+        ``paths_of_3_OPERATION``, the paths on which this one lies so often.
 
     Raises:
         UnknownName: an edge names a gene that does not exist, or an operation is of no edge.
@@ -47,24 +56,34 @@ def path_metrics(space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, wi
         >>> from hwsearch.costs import path_metrics
         >>> space = hwsearch.load_space("nasbench201")
         >>> edges = {f"node{node}.from{source}": (source, node) for node in (1, 2, 3) for source in range(node)}
-        >>> paths, skips, small, large, pools = path_metrics(space, edges)
+        >>> paths, skips, small, large, pools, *more = path_metrics(space, edges)
         >>> cell = dict.fromkeys(edges, "none") | {"node1.from0": "nor_conv_3x3", "node3.from1": "skip_connect"}
         >>> row = space.encode(cell)
         >>> [float(metric(row[None])[0]) for metric in (paths, skips, small, large, pools)]
         [1.0, 1.0, 0.0, 1.0, 0.0]
+        >>> {metric.name: float(metric(row[None])[0]) for metric in more[:4]}
+        {'paths_of_0': 0.0, 'paths_of_1': 1.0, 'paths_of_2': 0.0, 'paths_of_3': 0.0}
     """
     places = {choice.name: place for place, choice in enumerate(space.choices)}
     _check_edges(edges, places)
     values = {name: [str(value) for value in space.choices[places[name]].values] for name in edges}
     kinds = list(dict.fromkeys(value for own in values.values() for value in own))
-    blocked = _blocked(without, kinds)
+    blocked, idle = (_known(some, kinds, usual) for some, usual in ((without, _STOPS), (same, _SAME)))
     ways = [sorted(way, key=places.__getitem__) for way in _listed(edges, values)]
     kinds = [kind for kind in kinds if kind not in blocked]
     passing = [_product([np.isin(values[name], blocked, invert=True) for name in way]) for way in ways]
-    found = [Metric.from_tables("paths", space, list(zip(ways, passing, strict=True)))]
-    for kind in kinds:
-        counts = [_total([np.array(values[name]) == kind for name in way]) * passes for way, passes in zip(ways, passing, strict=True)]
-        found.append(Metric.from_tables(f"paths_{kind}", space, list(zip(ways, counts, strict=True))))
+
+    def metric(name: str, tables: Sequence[Values]) -> Metric:
+        return Metric.from_tables(name, space, [(way, table * passes) for way, table, passes in zip(ways, tables, passing, strict=True)])
+
+    counted = {f"_{kind}": [_total([np.array(values[name]) == kind for name in way]) for way in ways] for kind in kinds}
+    working = [kind for kind in kinds if kind not in idle]
+    lengths = {"": [_total([np.isin(values[name], working) for name in way]) for way in ways]} | counted
+    found = [metric("paths", [np.ones_like(passes) for passes in passing])]
+    found += [metric(f"paths{kind}", counts) for kind, counts in counted.items()]
+    for kind, counts in lengths.items():
+        for length in range(1 + min(_MANY, max(len(way) for way in ways))):
+            found.append(metric(f"paths_of_{length}{kind}", [np.minimum(count, _MANY) == length for count in counts]))
     return tuple(found)
 
 
@@ -78,18 +97,18 @@ def _check_edges(edges: Mapping[str, tuple[int, int]], genes: Collection[str]) -
             raise InvalidInput(f"Edge {name!r} must lead from one node to another, as in (0, 1), not {ends!r}.")
 
 
-def _blocked(without: Sequence[object], kinds: Sequence[str]) -> list[str]:
-    """The operations that pass nothing on, as words.
+def _known(operations: Sequence[object], kinds: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """Operations that are given by name, as words.
 
     Raises:
         UnknownName: one is of no edge, and not what is usual.
         InvalidInput: it is no list.
     """
-    if isinstance(without, str):
-        raise InvalidInput(f"without must be a list of operations, such as [{without!r}].")
-    found = [str(each) for each in without]
+    if isinstance(operations, str):
+        raise InvalidInput(f"Operations must be a list, such as [{operations!r}].")
+    found = [str(each) for each in operations]
     for operation in found:
-        if operation not in (*kinds, *_STOPS):
+        if operation not in (*kinds, *usual):
             raise UnknownName("operation", operation, kinds)
     return found
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ...errors import InvalidInput, Unsupported
 from ._lines import failing_line
-from ._run import execute
+from ._run import ARITHMETIC, execute
 from ._state import put
 from ._tidy import tidy
 
@@ -165,15 +166,14 @@ def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             continue
         flat = _tensors(both)
         try:
-            shapes = _any_batch(module, *both) if grown else None
-            with _open_lengths():
-                network = torch.export.export(module, both[0], both[1], dynamic_shapes=shapes, strict=False).module(check_guards=False)
-            assert isinstance(network, fx.GraphModule)
+            network = _export(module, both[0], both[1], axes=(0,) if grown else ())
             opened = grown and all(not isinstance(node.meta["val"].shape[0], int) for node in _placeholders(network))
             found = tidy(network, flat)
             dynamic = opened and _takes_more(found, flat)
             if grown and not dynamic and flat[0].shape[0] != _tensors((args, kwargs))[0].shape[0]:
                 continue
+            if dynamic:
+                found = _of_any_size(module, both[0], both[1], found)
             return Captured(found, flat, flat[0].shape[0] if dynamic else 1, dynamic)
         except Exception as error:
             # Export fails in as many ways as there are networks; what is said in the end names the first failure.
@@ -184,6 +184,80 @@ def _exported(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     except Exception as error:
         failures.append(error)
     raise _refusal(module, failures) from failures[0]
+
+
+def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], axes: Collection[int]) -> fx.GraphModule:
+    """A module as ``torch.export`` sees it, for any sizes of some axes of its inputs: the first one alone, or those of images as well."""
+    signature = _signature(module)
+    given = signature.bind(*args, **kwargs).arguments
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+
+    def shape(each: Any) -> dict[int, Any] | None:
+        if not isinstance(each, torch.Tensor) or not each.ndim:
+            return None
+        return dict.fromkeys((axis for axis in axes if axis == 0 or each.ndim == 4), torch.export.Dim.AUTO)
+
+    shapes = pytree.tree_map(shape, dict(given)) if axes else None
+    with _open_lengths():
+        network = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False).module(check_guards=False)
+    assert isinstance(network, fx.GraphModule)
+    return network
+
+
+def _of_any_size(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], found: fx.GraphModule) -> fx.GraphModule:
+    """A graph that follows images of other sizes, where the module does and a graph of the same operations can.
+
+    What is resized to the size of another map, as in a feature pyramid or before the output of a segmentation network, has that size as a
+    number in a graph of images of one size. Other graphs are left as they are: following sizes takes ``torch.export`` minutes where windows
+    are moved over a map.
+
+    Args:
+        module, args, kwargs: what was captured, with at least two images.
+        found: the graph for images of the size of these.
+    """
+    if not any("upsample" in str(each) for each in _operations(found)):
+        return found
+    larger = pytree.tree_map(_larger, (args, kwargs))
+    try:
+        wanted = _tensors(module(*larger[0], **larger[1]))
+        if _gives(found, _tensors(larger), wanted):
+            return found
+        network = tidy(_export(module, args, kwargs, axes=(0, 2, 3)), _tensors((args, kwargs)))
+        if _operations(network) == _operations(found) and _gives(network, _tensors(larger), wanted):
+            return network
+    except Exception:
+        # Whatever the module or the export raise: such images are not for this network.
+        return found
+    return found
+
+
+def _larger(each: Any) -> Any:
+    """Images with up to 32 more rows and 64 more columns, which are there already."""
+    if not isinstance(each, torch.Tensor) or each.ndim != 4:
+        return each
+    taller = torch.cat([each, each[:, :, :32]], 2)
+    return torch.cat([taller, taller[..., :64]], 3)
+
+
+def _gives(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> bool:
+    """Whether a graph computes something."""
+    try:
+        made = execute(network, inputs)
+    except RuntimeError:
+        return False
+    return [each.shape for each in made] == [each.shape for each in wanted] and all(
+        torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-4 * float(b.double().abs().amax()))
+        for a, b in zip(made, wanted, strict=True)
+        if b.numel()
+    )
+
+
+def _operations(network: fx.GraphModule) -> list[Any]:
+    """What is computed of tensors, in order: all but sizes."""
+    called = [node.target for node in network.graph.nodes if node.op == "call_function"]
+    return [each for each in called if each is not torch.ops.aten.sym_size.int and (each is operator.getitem or each not in ARITHMETIC)]
 
 
 def _takes_more(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> bool:
@@ -230,16 +304,6 @@ def _double(inputs: Any) -> Any:
     if sizes != {1}:
         return inputs
     return pytree.tree_map(lambda each: torch.cat([each, each.roll(1, -1)]) if isinstance(each, torch.Tensor) else each, inputs)
-
-
-def _any_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The dynamic shapes, as ``torch.export`` wants them, that leave the first axis of every tensor open."""
-    signature = _signature(module)
-    given = signature.bind(*args, **kwargs).arguments
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            given |= given.pop(name, {})
-    return pytree.tree_map(lambda each: {0: torch.export.Dim.AUTO} if isinstance(each, torch.Tensor) and each.ndim else None, dict(given))
 
 
 _DEPENDENT = ("data-dependent", "GuardOnDataDependent", "DataDependent", "Could not guard", "Dynamic control flow", "unbacked")

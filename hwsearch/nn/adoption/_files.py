@@ -7,7 +7,6 @@ the bit.
 from __future__ import annotations
 
 import math
-import operator
 import os
 from typing import Any
 
@@ -22,11 +21,12 @@ from ..._files._reading import check_header, guarded, parse_json, parse_tensor_h
 from ..._files._writing import PathLike, write_atomic
 from ...errors import CorruptFile, InvalidInput
 from ._rounding import integers, rounded
+from ._run import ARITHMETIC
 from ._state import get, put
 
 FORMAT = "hwsearch-adopted-network"
 VERSION = 1
-_PYTHON = {each.__name__: each for each in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv)}
+_PYTHON = {each.__name__: each for each in ARITHMETIC}
 _OWN = {each.__name__: each for each in (rounded, integers)}
 _OTHERS: dict[str, dict[str, Any]] = {"python": _PYTHON, "hwsearch": _OWN}
 """Operations that are not PyTorch's: sizes are computed by those of Python, integers by our own."""

@@ -83,10 +83,14 @@ class _Flat(nn.Module):
 
 
 def _open_sizes(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Sizes as the exporter follows them, and operations on these as functions of torch; otherwise they would be numbers to it."""
+    """Numbers of images as the exporter follows them, and operations on these as functions of torch; else they would be numbers to it.
+
+    All other sizes are numbers: a file is for images of one size.
+    """
     target: Any = node.target
     if target is torch.ops.aten.sym_size.int:
-        return args[0].size(args[1])
+        size = args[0].size(args[1])
+        return int(size) if args[1] else size
     if isinstance(target, torch._ops.OpOverload) and any(_open(each) for each in args):
         if not isinstance(args[0], torch.Tensor):  # it makes a tensor of such sizes
             return getattr(torch, base_name(target))(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import fx
 
 from ._state import get
 
+ARITHMETIC = (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv)
+"""What a graph calls besides operations of PyTorch: parts of results, and what is computed of sizes."""
 Before = Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 After = Callable[[fx.Node, Any], Any]
 

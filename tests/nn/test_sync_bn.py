@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import hwsearch
 from hwsearch.errors import InvalidInput
-from hwsearch.nn import Recipe, Supernet, make_data, train
+from hwsearch.nn import Recipe, Supernet, make_data, train, tune
 from hwsearch.nn.adoption._distilled import Distilling
 from hwsearch.nn.adoption._judge import Judge
 from hwsearch.nn.adoption._state import copied
@@ -29,6 +29,7 @@ from hwsearch.nn.training._loop import Training, learn
 from hwsearch.nn.training._norms import normalised
 from hwsearch.nn.training._processes import ALONE, Processes, processes
 from hwsearch.nn.training._train import suited
+from hwsearch.spaces import Chain, Stage
 
 torch.set_num_threads(1)
 SYNCED = Recipe(epochs=1, batch=32, learning_rate=0.02, random_networks=1, recompute=True, sync_bn=True)
@@ -55,15 +56,21 @@ def learned(folder: Path, sync_bn: bool) -> None:
     team.wait()
 
 
-def two_processes(folder: Path) -> None:
-    """The same in two processes that talk by gloo on the loopback interface, as ``torchrun`` starts them: synced, then apart."""
+def tuned(folder: Path) -> None:
+    """Tune a network at three bits, and write what each process ends with."""
+    space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("fp32", "int3"), channels=1).space()
+    alone, recipe = space.alone(hwsearch.searching.dense(space, "int3").genes), Recipe(epochs=1, batch=32, learning_rate=0.02)
+    floating = train(alone, data="digits", out=folder / "float.safetensors", recipe=recipe, progress=False)
+    done = tune(floating, data="digits", out=folder / "tuned.safetensors", recipe=recipe, progress=False)
+    done.save(folder / f"{processes().rank}.safetensors")
+
+
+def two_processes(code: str) -> None:
+    """Run code in two processes that talk by gloo on the loopback interface, as ``torchrun`` starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    code = (
-        "from pathlib import Path; from test_sync_bn import learned\n"
-        f"for name in ('synced', 'apart'): learned(Path({str(folder)!r}, name), sync_bn=name == 'synced')"
-    )
+    code = f"from pathlib import Path; from test_sync_bn import learned, tuned\n{code}"
     paths = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **shared, "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": ""}
@@ -85,13 +92,20 @@ def test_two_processes_learn_what_one_does_with_the_whole_batch(tmp_path: Path) 
     for name in ("one", "synced", "apart"):
         (tmp_path / name).mkdir()
     learned(tmp_path / "one", sync_bn=True)
-    two_processes(tmp_path)
+    two_processes(f"for name in ('synced', 'apart'): learned(Path({str(tmp_path)!r}, name), sync_bn=name == 'synced')")
     for file in ("toy.safetensors", "own.safetensors"):
         same, other = (apart(tmp_path / name / file, tmp_path / "one" / file) for name in ("synced", "apart"))
         assert same < 1e-3 < 5e-3 < other, file
     supernet = Supernet.load(tmp_path / "synced" / "toy.safetensors", make_toy())
     assert supernet.facts["recipe"]["sync_bn"] is True
     assert all(module.team is ALONE for module in supernet.modules() if isinstance(module, ElasticNorm))
+
+
+@pytest.mark.slow
+def test_two_processes_tune_one_network(tmp_path: Path) -> None:
+    """Each has seen other images, and both end with the same weights, steps and statistics."""
+    two_processes(f"tuned(Path({str(tmp_path)!r}))")
+    assert apart(tmp_path / "0.safetensors", tmp_path / "1.safetensors") == 0.0
 
 
 class Twins(Processes):

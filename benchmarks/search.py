@@ -267,7 +267,7 @@ def pruning() -> list[dict[str, Any]]:
     worth, latency = metric("importance", space), metric("latency_ms", space)
     full = float(latency(np.array([[size - 1 for size in space.sizes]], dtype=np.uint8))[0])
     rows = []
-    for share in (0.7, 0.55, 0.3):
+    for share in (0.7, 0.55, 0.4, 0.3):
         for name in ("exact", "hybrid", "evolution"):
             began = time.process_time()
             result = hwsearch.search(space, predictor=worth, limits={"latency_ms": share * full}, algorithm=name)

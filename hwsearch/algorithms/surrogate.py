@@ -9,7 +9,7 @@ import numpy as np
 
 from .._types import Flags, Rows, Values
 from ..costs._metrics import Metric, values_of
-from ..costs._paths import path_metrics
+from ..costs._paths import path_lengths, path_metrics
 from ..errors import UnknownName
 from ..spaces._keys import contains, row_keys
 from ._acquisition import Belief, Candidates, Goal
@@ -48,7 +48,8 @@ class Surrogate:
     """Bayesian optimisation (Jones et al., 1998) of costly scores, for the best network or for a front.
 
     A Gaussian process over genes, sums of genes and the metrics of each network, and what lies on the paths of a cell whose edges the space
-    declares (see :func:`hwsearch.costs.path_metrics`), predicts the scores, made normal by their ranks. The next
+    declares (see :func:`hwsearch.costs.path_metrics`, and for the best network :func:`hwsearch.costs.path_lengths`), predicts the scores,
+    made normal by their ranks. The next
     networks are those that are expected to raise the best score most; for a front, the volume that it dominates (Emmerich et al., 2006).
     All networks of a small space are looked at; in a large one candidates are bred on the model.
     The networks of a batch differ: each is chosen as if those before it had been evaluated, and so are those whose answers are missing.
@@ -139,7 +140,7 @@ class Surrogate:
             best = known[np.argsort(-state.scores[known], kind="stable")[: _FITTED // 2]]
             known = np.union1d(best, known[-_FITTED // 2 :])
         X, y = state.X[known], state.scores[known]
-        belief = Belief.of(problem.space, _read(problem), X, y, int(rng.integers(2**31)))
+        belief = Belief.of(problem.space, self._read(problem), X, y, int(rng.integers(2**31)))
         goal = self._goal(problem, X, y, rng)
         pool = self._everything(problem) if self._is_small(problem) else self._bred(problem, belief, goal, X, rng)
         pool = pool[_feasible(problem, pool)]
@@ -148,6 +149,19 @@ class Surrogate:
             found.assume(index)
         chosen = found.take(max(self.batch, len(known) // 25)) - len(state.asked)
         return pool[chosen]
+
+    def _read(self, problem: Problem) -> tuple[Metric, ...]:
+        """The metrics that the model reads: those of the problem, and what lies on the paths of a cell whose edges the space declares.
+
+        For the best score how long these paths are, too: it tells the best cells apart. A front is mostly of others.
+        """
+        space, known = problem.space, problem.shared
+        if "paths" not in known:
+            known["paths"] = path_metrics(space, space.edges) if space.edges else ()
+            known["lengths"] = path_lengths(space, space.edges) if space.edges else ()
+        names = {metric.name for metric in problem.metrics}
+        found = known["paths"] if self.metrics else (*known["paths"], *known["lengths"])
+        return (*problem.metrics, *(metric for metric in found if metric.name not in names))
 
     def _goal(self, problem: Problem, X: Rows, y: Values, rng: np.random.Generator) -> Goal:
         """The best score, or the volume of a front up to the limits of the metrics that are traded, or the most that is known of them."""
@@ -180,14 +194,6 @@ class Surrogate:
             near = space.mutate(parents, rng, 1.0 / len(space.sizes))
             pool = np.concatenate([parents, crossed, near, space.mutate(crossed, rng, 1.0 / len(space.sizes))])
         return _unseen(problem, pool)
-
-
-def _read(problem: Problem) -> tuple[Metric, ...]:
-    """The metrics that the model reads: those of the problem, and what lies on the paths of a cell whose edges the space declares."""
-    if "paths" not in problem.shared:
-        problem.shared["paths"] = path_metrics(problem.space, problem.space.edges) if problem.space.edges else ()
-    names = {metric.name for metric in problem.metrics}
-    return (*problem.metrics, *(metric for metric in problem.shared["paths"] if metric.name not in names))
 
 
 def _feasible(problem: Problem, X: Rows) -> Flags:

@@ -4,6 +4,7 @@ from ._metrics import Metric as Metric
 from ._metrics import available as available
 from ._metrics import metric as metric
 from ._metrics import values_of as values_of
+from ._paths import path_lengths as path_lengths
 from ._paths import path_metrics as path_metrics
 from ._whole_networks import FitReport as FitReport
 from ._whole_networks import fit_metric as fit_metric

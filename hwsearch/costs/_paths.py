@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,28 +24,23 @@ _MOST_CELLS, _MOST_PATHS, _LONGEST = 1_000_000, 10_000, 32
 _STOPS, _SAME = ("none",), ("skip_connect",)
 _MANY = 3
 """Paths of so many operations count together with those of more."""
+Edges = Mapping[str, tuple[int, int]]
 
 
-def path_metrics(
-    space: SearchSpace, edges: Mapping[str, tuple[int, int]], *, without: Sequence[object] = _STOPS, same: Sequence[object] = _SAME
-) -> tuple[Metric, ...]:
-    """How many paths lead through a cell, how many operations of each kind lie on them, and how many paths are how long.
+def path_metrics(space: SearchSpace, edges: Edges, *, without: Sequence[object] = _STOPS) -> tuple[Metric, ...]:
+    """How many paths lead through a cell, and how many operations of each kind lie on them, counted once for each path.
 
-    An operation counts once for each path. Sums over paths do not tell a cell that is deep and narrow from one that is flat and wide;
-    the numbers of short and long paths do. Given as ``metrics=`` of a search, they may be limited like any other metric, and the algorithm
-    ``surrogate`` reads them beside the genes, so that it needs fewer evaluations.
+    Given as ``metrics=`` of a search, they may be limited like any other metric, and the algorithm ``surrogate`` reads them beside the
+    genes, so that it needs fewer evaluations.
 
     Args:
         space: the space whose rows they take.
         edges: gene that chooses the operation of an edge -> the nodes that the edge leads from and to. The input of the cell is the node
             that no edge leads to, its output the one that none leads from.
         without: operations that pass nothing on, as the genes have them.
-        same: operations that pass on what they get, and make no path longer.
 
     Returns:
-        ``paths``, ``paths_OPERATION`` for each operation that passes something on, and as many of them as there can be of
-        ``paths_of_0`` to ``paths_of_3``, the paths of so many operations, or more, and ``paths_of_0_OPERATION`` to
-        ``paths_of_3_OPERATION``, the paths on which this one lies so often.
+        ``paths``, and ``paths_OPERATION`` for each operation that passes something on.
 
     Raises:
         UnknownName: an edge names a gene that does not exist, or an operation is of no edge.
@@ -56,38 +52,99 @@ def path_metrics(
         >>> from hwsearch.costs import path_metrics
         >>> space = hwsearch.load_space("nasbench201")
         >>> edges = {f"node{node}.from{source}": (source, node) for node in (1, 2, 3) for source in range(node)}
-        >>> paths, skips, small, large, pools, *more = path_metrics(space, edges)
+        >>> paths, skips, small, large, pools = path_metrics(space, edges)
         >>> cell = dict.fromkeys(edges, "none") | {"node1.from0": "nor_conv_3x3", "node3.from1": "skip_connect"}
         >>> row = space.encode(cell)
         >>> [float(metric(row[None])[0]) for metric in (paths, skips, small, large, pools)]
         [1.0, 1.0, 0.0, 1.0, 0.0]
-        >>> {metric.name: float(metric(row[None])[0]) for metric in more[:4]}
+    """
+    paths = _Paths.of(space, edges, without)
+    own = {f"paths_{kind}": paths.counted([kind]) for kind in paths.kinds}
+    return tuple(paths.metric(name, counts) for name, counts in ({"paths": [1.0] * len(paths.ways)} | own).items())
+
+
+def path_lengths(
+    space: SearchSpace, edges: Edges, *, without: Sequence[object] = _STOPS, same: Sequence[object] = _SAME
+) -> tuple[Metric, ...]:
+    """How many paths through a cell are how long, and on how many of them an operation lies how often.
+
+    Sums over paths (:func:`path_metrics`) do not tell a cell that is deep and narrow from one that is flat and wide; these do.
+
+    Args:
+        space, edges, without: as of :func:`path_metrics`.
+        same: operations that pass on what they get, and make no path longer.
+
+    Returns:
+        As many as there can be of ``paths_of_0`` to ``paths_of_3``, the paths of so many operations, or more, and of
+        ``paths_of_0_OPERATION`` to ``paths_of_3_OPERATION``, the paths on which this one lies so often, or more.
+
+    Raises:
+        HwsearchError: as :func:`path_metrics`.
+
+    Example:
+        >>> import hwsearch
+        >>> from hwsearch.costs import path_lengths
+        >>> space = hwsearch.load_space("nasbench201")
+        >>> cell = dict.fromkeys(space.edges, "none") | {"node1.from0": "nor_conv_3x3", "node3.from1": "skip_connect"}
+        >>> row = space.encode(cell)
+        >>> {metric.name: float(metric(row[None])[0]) for metric in path_lengths(space, space.edges)[:4]}
         {'paths_of_0': 0.0, 'paths_of_1': 1.0, 'paths_of_2': 0.0, 'paths_of_3': 0.0}
     """
-    places = {choice.name: place for place, choice in enumerate(space.choices)}
-    _check_edges(edges, places)
-    values = {name: [str(value) for value in space.choices[places[name]].values] for name in edges}
-    kinds = list(dict.fromkeys(value for own in values.values() for value in own))
-    blocked, idle = (_known(some, kinds, usual) for some, usual in ((without, _STOPS), (same, _SAME)))
-    ways = [sorted(way, key=places.__getitem__) for way in _listed(edges, values)]
-    kinds = [kind for kind in kinds if kind not in blocked]
-    passing = [_product([np.isin(values[name], blocked, invert=True) for name in way]) for way in ways]
-
-    def metric(name: str, tables: Sequence[Values]) -> Metric:
-        return Metric.from_tables(name, space, [(way, table * passes) for way, table, passes in zip(ways, tables, passing, strict=True)])
-
-    counted = {f"_{kind}": [_total([np.array(values[name]) == kind for name in way]) for way in ways] for kind in kinds}
-    working = [kind for kind in kinds if kind not in idle]
-    lengths = {"": [_total([np.isin(values[name], working) for name in way]) for way in ways]} | counted
-    found = [metric("paths", [np.ones_like(passes) for passes in passing])]
-    found += [metric(f"paths{kind}", counts) for kind, counts in counted.items()]
-    for kind, counts in lengths.items():
-        for length in range(1 + min(_MANY, max(len(way) for way in ways))):
-            found.append(metric(f"paths_of_{length}{kind}", [np.minimum(count, _MANY) == length for count in counts]))
+    paths = _Paths.of(space, edges, without)
+    idle = _known(same, paths.kinds, _SAME)
+    some = {"": [kind for kind in paths.kinds if kind not in idle]} | {f"_{kind}": [kind] for kind in paths.kinds}
+    found = []
+    for suffix, kinds in some.items():
+        counts = [np.minimum(count, _MANY) for count in paths.counted(kinds)]
+        for length in range(1 + min(_MANY, max(len(way) for way in paths.ways))):
+            found.append(paths.metric(f"paths_of_{length}{suffix}", [count == length for count in counts]))
     return tuple(found)
 
 
-def _check_edges(edges: Mapping[str, tuple[int, int]], genes: Collection[str]) -> None:
+@dataclass(frozen=True)
+class _Paths:
+    """The paths of a cell.
+
+    Attributes:
+        space: whose cell it is.
+        ways: the genes of the edges of each path, in their order in the space.
+        values: gene -> its operations, as words.
+        kinds: operations that pass something on.
+        passing: for each path where it does, an axis for each of its edges.
+    """
+
+    space: SearchSpace
+    ways: list[list[str]]
+    values: dict[str, list[str]]
+    kinds: list[str]
+    passing: list[Values]
+
+    @classmethod
+    def of(cls, space: SearchSpace, edges: Edges, without: Sequence[object]) -> _Paths:
+        """List them.
+
+        Raises:
+            UnknownName, InvalidInput: as :func:`path_metrics`.
+        """
+        places = {choice.name: place for place, choice in enumerate(space.choices)}
+        _check_edges(edges, places)
+        values = {name: [str(value) for value in space.choices[places[name]].values] for name in edges}
+        kinds = list(dict.fromkeys(value for own in values.values() for value in own))
+        blocked = _known(without, kinds, _STOPS)
+        ways = [sorted(way, key=places.__getitem__) for way in _listed(edges, values)]
+        passing = [_product([np.isin(values[name], blocked, invert=True) for name in way]) for way in ways]
+        return cls(space, ways, values, [kind for kind in kinds if kind not in blocked], passing)
+
+    def counted(self, kinds: Sequence[str]) -> list[Values]:
+        """How many operations of some kinds lie on each path, an axis for each of its edges."""
+        return [_total([np.isin(self.values[name], kinds) for name in way]) for way in self.ways]
+
+    def metric(self, name: str, counts: Sequence[Any]) -> Metric:
+        """The sum over paths of what counts for each."""
+        return Metric.from_tables(name, self.space, [(way, n * on) for way, n, on in zip(self.ways, counts, self.passing, strict=True)])
+
+
+def _check_edges(edges: Edges, genes: Collection[str]) -> None:
     """Raise UnknownName or InvalidInput if an edge names no gene, or leads nowhere."""
     ends: Any
     for name, ends in edges.items():

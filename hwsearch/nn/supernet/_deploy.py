@@ -60,7 +60,7 @@ class Deployed:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, shape ``(n, classes)``, of normalised images of any size, shape ``(n, channels, h, w)``."""
-        return self.run(x, _Shipped(self))
+        return self.run(x, Shipped(self))
 
     def skipped(self, place: Place) -> bool:
         """Whether the map there goes into a sum or an activation as it is."""
@@ -87,7 +87,7 @@ class Deployed:
 
 
 @dataclass
-class _Shipped(Visit):
+class Shipped(Visit):
     """Maps are rounded as they are in the network that is shipped."""
 
     network: Deployed

@@ -153,6 +153,7 @@ def subject(weights: Path, depth: int) -> tuple[Network, Adopted]:
     return module, adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
 
 
+@cache
 def cifar(folder: Path) -> ArrayData:
     """CIFAR-10, normalised as these networks take it."""
     data = load_data(("cifar10", folder)).normalized(Normalize(tuple(MEAN.flatten().tolist()), tuple(DEVIATION.flatten().tolist())))

@@ -112,10 +112,10 @@ def beside(path: Path, data: ArrayData, whole: npt.NDArray[np.floating[Any]]) ->
 def search(data: ArrayData, out: Path, shares: list[float], taught: ArrayData | None, recipe: dict[str, object]) -> None:
     """Search within shares of the latency of the whole network in int8, and judge what is found from files; ``taught`` trains it first."""
     images = data.normalize(data.calibration_images(0))
-    space = hwsearch.adopt(lite0(), images[:1], precisions=("fp32", "int8"))
+    network = lite0()
+    space = hwsearch.adopt(network, images[:1], precisions=("fp32", "int8"))
     with torch.no_grad():
-        judging = torch.as_tensor(data.normalize(data.test_x)).split(50)
-        dense = torch.cat([lite0()(each) for each in judging]).numpy()
+        dense = torch.cat([network(each) for each in torch.as_tensor(data.normalize(data.test_x)).split(50)]).numpy()
     effort = Effort(checks=12, fits=18, max_rounds=10)
     table = hwsearch.profile(space, out=out / "lite0-table.json", effort=effort, progress=False)
     print(table, table.error(), flush=True)

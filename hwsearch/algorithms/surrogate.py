@@ -156,12 +156,12 @@ class Surrogate:
         For the best score how long these paths are, too: it tells the best cells apart. A front is mostly of others.
         """
         space, known = problem.space, problem.shared
-        if "paths" not in known:
-            known["paths"] = path_metrics(space, space.edges) if space.edges else ()
-            known["lengths"] = path_lengths(space, space.edges) if space.edges else ()
+        read = (path_metrics,) if self.metrics else (path_metrics, path_lengths)
+        for each in read if space.edges else ():
+            if each not in known:
+                known[each] = each(space, space.edges)
         names = {metric.name for metric in problem.metrics}
-        found = known["paths"] if self.metrics else (*known["paths"], *known["lengths"])
-        return (*problem.metrics, *(metric for metric in found if metric.name not in names))
+        return (*problem.metrics, *(metric for each in read for metric in known.get(each, ()) if metric.name not in names))
 
     def _goal(self, problem: Problem, X: Rows, y: Values, rng: np.random.Generator) -> Goal:
         """The best score, or the volume of a front up to the limits of the metrics that are traded, or the most that is known of them."""

@@ -23,8 +23,6 @@ from .supernet._plain import resize
 
 EXAMPLES = 16
 """This many images are compared, or a batch if that is more."""
-
-
 NUDGE = 1e-6
 """The relative change of a result that stands for a runtime's other order of adding up."""
 _SLACK = 2.0
@@ -119,7 +117,7 @@ class Agreement:
             )
         return apart
 
-    @cached_property
+    @property
     def _own(self) -> float:
         """How far the logits of the evaluation move when all sums are changed by next to nothing."""
         return difference(self._evaluated(self.network, _Nudged(self.network)), self._evaluated(self.network))
@@ -128,7 +126,7 @@ class Agreement:
         """What the evaluation in torch computes for the images, of the whole network or of its first blocks."""
         with torch.inference_mode():
             x = torch.from_numpy(self._samples).to(self.network.device)
-            return np.asarray((network(x) if visit is None else network.run(x, visit)).cpu().numpy())
+            return np.asarray(network.run(x, visit or Shipped(network)).cpu().numpy())
 
     def _worst(self) -> str:
         """The block after which the file and the evaluation have come apart the most."""

@@ -46,8 +46,8 @@ def additive(
             and so on cost, as in :func:`~hwsearch.nn.adoption.allocate`.
         bits: what is lost where a region of kernels is in int8, by its gene, as from :func:`bits_importance`; nothing if omitted.
         images: example inputs, without labels, that everything is told from which is not given, bits as :func:`hwsearch.export` has them
-            for ONNX Runtime on this machine. With the name ``"reconstruction"`` all of
-            it is then a change of what the network computes, so units, branches and bits are weighed on one scale.
+            for ONNX Runtime on this machine. With the name ``"reconstruction"`` all of it is then a change of what the network computes, so
+            units, branches and bits are weighed on one scale.
 
     Raises:
         InvalidInput: a group that is searched at several widths is not among the scores, or does not have that number of units; or the

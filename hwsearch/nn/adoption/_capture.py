@@ -7,7 +7,7 @@ import inspect
 import operator
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -220,16 +220,13 @@ def _of_any_size(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     if not any("upsample" in str(each) for each in _operations(found)):
         return found
     larger = pytree.tree_map(_larger, (args, kwargs))
-    try:
+    with suppress(Exception):  # whatever the module or the export raise: such images are not for this network
         wanted = _tensors(module(*larger[0], **larger[1]))
         if _gives(found, _tensors(larger), wanted):
             return found
         network = tidy(_export(module, args, kwargs, axes=(0, 2, 3)), _tensors((args, kwargs)))
         if _operations(network) == _operations(found) and _gives(network, _tensors(larger), wanted):
             return network
-    except Exception:
-        # Whatever the module or the export raise: such images are not for this network.
-        return found
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ _COLUMNS = 144
 class Normal:
     """The normal equations of a layer of some groups: sums over positions.
 
-    Sums are kept in double precision, and products are made in that of the inputs, a few thousand positions at a time, which takes a third
-    of the time. Inputs and wanted outputs are counted from their means over the first positions, so that nothing is lost where these are
+    Sums are kept in double precision, and products are made in that of the inputs, a few thousand positions at a time, which is faster.
+    Inputs and wanted outputs are counted from their means over the first positions, so that nothing is lost where these are
     large beside what varies.
 
     Attributes:
@@ -40,8 +41,8 @@ class Normal:
             self._origin = x.mean(0), y.mean(0)
             self._xx = x.new_zeros((x.shape[1], x.shape[2], x.shape[2]), dtype=torch.float64)
         self.n += len(x)
-        for some in (x - self._origin[0]).split(_ROWS):
-            some = some.transpose(0, 1)
+        for each in self._centred(x, 0):
+            some = each.transpose(0, 1)
             for start in range(0, x.shape[2], _COLUMNS):
                 stop = start + _COLUMNS
                 self._xx[:, start:stop, :stop] += some[:, :, start:stop].transpose(1, 2) @ some[:, :, :stop]
@@ -56,9 +57,14 @@ class Normal:
         """Add wanted outputs of positions whose inputs are there already."""
         if self._origin is None:
             return
-        for some, wanted in zip((x - self._origin[0]).split(_ROWS), (y - self._origin[1]).split(_ROWS), strict=True):
+        for some, wanted in zip(self._centred(x, 0), self._centred(y, 1), strict=True):
             self._xy = self._xy + torch.einsum("ngd,ngo->gdo", some, wanted).double()
             self._y = self._y + wanted.double().sum(0)
+
+    def _centred(self, values: torch.Tensor, which: int) -> Iterator[torch.Tensor]:
+        """A few thousand positions at a time, counted from the origin of inputs (0) or of wanted outputs (1)."""
+        assert self._origin is not None
+        return (some - self._origin[which] for some in values.split(_ROWS))
 
     def solve(self, weight: torch.Tensor, ridge: float, intercept: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The weights, shape ``(groups, outputs, d)``, and the intercept, shape ``(groups, outputs)``.

@@ -95,12 +95,12 @@ def tune(
     teacher = load_teacher(recipe.teacher, weights.space)
     if recipe.patience or recipe.device or recipe.sync_bn:
         raise InvalidInput("Tuning has neither patience nor a device of its own nor sync_bn: leave them out of its recipe.")
-    losses = Tuning(Extracted.of(weights, weights.largest), recipe, teaching_of(teacher, recipe, data, seed), way, quantization)
-    losses.batches = round(LIVE * recipe.epochs * (data.count("train") // recipe.batch)) * (recipe.parts // processes().count)
+    batches = round(LIVE * recipe.epochs * (data.count("train") // recipe.batch)) * (recipe.parts // processes().count)
+    taken, teaching = Extracted.of(weights, weights.largest), teaching_of(teacher, recipe, data, seed)
+    losses = Tuning(taken, recipe, teaching, way, quantization, batches)
     facts = {**weights.facts, **data.identity, "train_images": data.count("train"), "tuned": weights.digest, "recipe": recipe.document}
     facts |= {"teacher": None if teacher is None else teacher.digest, "seed": seed, "way": way, "how": asdict(quantization)}
-    outcome = _Tuned(result, losses)
-    return complete(losses, outcome, data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
+    return complete(losses, _Tuned(result, losses), data, recipe, out=Path(out), facts=as_json(facts), seed=seed, progress=progress)
 
 
 class Tuning(Losses):

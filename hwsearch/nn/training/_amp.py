@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,8 @@ def mixed(device: str, amp: str | None) -> Iterator[None]:
     if amp is None or (device == "cpu" and amp == "bf16" and not _has_bf16(_CPU)):
         yield
         return
-    with torch.autocast(device, dtype=AMP[amp]):
-        if device == "cpu":
-            with _InGroups():
-                yield
-        else:
-            yield
+    with torch.autocast(device, dtype=AMP[amp]), _InGroups() if device == "cpu" else nullcontext():
+        yield
 
 
 class _InGroups(TorchFunctionMode):

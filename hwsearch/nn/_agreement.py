@@ -126,7 +126,7 @@ class Agreement:
         """What the evaluation in torch computes for the images, of the whole network or of its first blocks."""
         with torch.inference_mode():
             x = torch.from_numpy(self._samples).to(self.network.device)
-            return np.asarray(network.run(x, visit or Shipped(network)).cpu().numpy())
+            return np.asarray((network(x) if visit is None else network.run(x, visit)).cpu().numpy())
 
     def _worst(self) -> str:
         """The block after which the file and the evaluation have come apart the most."""

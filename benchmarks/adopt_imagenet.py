@@ -39,6 +39,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def search(data: ArrayData, out: Path, shares: list[float], taught: ArrayData | 
         print(rows[-1], flush=True)
 
     for name, architecture in chosen.items():
-        path = out / f"{name.replace(', ', '-')}.onnx"
         cut = score.space.architecture(architecture.genes)
+        path = out / f"{name.replace(', ', '-')}-{sha256(cut.genes.tobytes()).hexdigest()[:8]}.onnx"  # another network, another file
         if not path.exists():
             small = hwsearch.extract(cut, data=None if name.startswith("whole") else images)
             hwsearch.export(small, out=path, data=data)

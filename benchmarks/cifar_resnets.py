@@ -20,7 +20,8 @@ cifar-10-batches-py. What is done, written down before its first run:
   floating point as the teacher (share 0.9 at temperature 4), once for each of ``--seeds``. The last weights count. Written down again when
   batch norms had come to go by the batch while a network is tuned: 2 epochs of w4a4, 4 of w3a3 and 6 of w2a2, all from a rate of 0.01. It
   was the best of 0.002, 0.01 and 0.04 after 100 steps of w2a2 (68.0, 76.0 and 72.2 % of the first 2,500 of the last 5,000 training images).
-  Written down when the test accuracy of 4 epochs was known, and before its own run: 7 epochs of w3a3.
+  Written down when the test accuracy of 4 epochs was known, and before its own run: 7 epochs of w3a3. Written down when that of 6 epochs of
+  w2a2 was known, and before its own run: 16 epochs of w2a2 from a rate of 0.02 and from the weights that 7 epochs of w3a3 gave (``--start``).
 
 What is done already is in results.json and is not done again; a tuning that was stopped goes on.
 """
@@ -165,10 +166,17 @@ class Bench:
 
         self.once(f"{name} tuned", measure)
 
-    def taught(self, depth: int, precision: str, epochs: int, rate: float, seed: int) -> None:
+    def taught(self, depth: int, precision: str, seed: int, options: argparse.Namespace) -> None:
         """A uniform precision after longer fine-tuning with the network in floating point as the teacher."""
-        name = f"resnet{depth} {precision} taught {epochs} {rate:g} {seed}"
+        epochs, rate, start = options.epochs, options.rate, options.start
+        name = f"resnet{depth} {precision} taught {epochs} {rate:g} {seed}" + (f" from {Path(start).stem}" if start else "")
         net = self.network(depth, precision)
+        if start:
+            at_bits, file = start.split("=", 1)
+            other = self.network(depth, at_bits)
+            begun = Supernet.load(file, other.alone(other.largest).space)
+            net.settle(begun.extract(begun.largest))
+            net.learned = {}  # the steps of other bits
         teacher = self.network(depth, "fp32")
         recipe = replace(RECIPE, epochs=epochs, learning_rate=rate, teacher=teacher, distill=0.9, temperature=4.0)
 
@@ -211,6 +219,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="of taught")
     parser.add_argument("--rate", type=float, default=0.01, help="the learning rate that taught begins with")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of taught")
+    parser.add_argument("--start", metavar="PRECISION=FILE", help="the weights that taught begins with, of the same network at other bits")
     parser.add_argument("--out", default="benchmark-output/cifar_resnets")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -222,7 +231,7 @@ def main() -> None:
             continue
         if part == "taught":
             for depth, precision, seed in product(arguments.tune, arguments.precisions, arguments.seeds):
-                bench.taught(depth, precision, arguments.epochs, arguments.rate, seed)
+                bench.taught(depth, precision, seed, arguments)
             continue
         for depth in arguments.networks[:1] if part == "ways" else arguments.networks:
             for way in BITS if part == "mixed" else ():

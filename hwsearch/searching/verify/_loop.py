@@ -234,7 +234,6 @@ def _answer(problem: Problem, found: SearchResult, best: Checked, verification: 
         provenance={**found.provenance, "verifier": verifier},
         bound=None,
         surrogate_bound=None,
-        cautions=(),
         verification=verification,
     )
 

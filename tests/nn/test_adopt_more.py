@@ -204,6 +204,32 @@ def test_outputs_in_a_dataclass_come_back_in_one() -> None:
         hwsearch.adopt(Opaque(), image)
 
 
+class Turned(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.sum() > 0):
+            return self.inner(x)  # type: ignore[no-any-return]
+        return self.inner(-x)  # type: ignore[no-any-return]
+
+
+def test_scripted_modules_adopt_unless_they_decide_by_values() -> None:
+    """Where they do, the message names the line, which TorchScript keeps."""
+    image = torch.randn(IMAGE)
+    plain = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.Flatten(), nn.Linear(6 * 96, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted, turned = torch.jit.script(plain), torch.jit.script(Turned(plain))
+    adopted = hwsearch.adopt(scripted, image)
+    assert widths(adopted) == {"0": 8, "2": 6, "4": 0}
+    with torch.no_grad():
+        assert_equal(adopted.extract({})(image), plain(image))
+    with pytest.raises(Unsupported, match=r"test_adopt_more\.py:\d+ what is computed depends on the values.*part="):
+        hwsearch.adopt(turned, image)
+
+
 def test_compiled_modules_adopt_and_quantised_ones_are_refused_in_words() -> None:
     image = torch.randn(IMAGE)
     module = enliven(Chain())

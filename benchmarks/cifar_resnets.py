@@ -21,7 +21,7 @@ cifar-10-batches-py. What is done, written down before its first run:
   batch norms had come to go by the batch while a network is tuned: 2 epochs of w4a4, 4 of w3a3 and 6 of w2a2, all from a rate of 0.01. It
   was the best of 0.002, 0.01 and 0.04 after 100 steps of w2a2 (68.0, 76.0 and 72.2 % of the first 2,500 of the last 5,000 training images).
   Written down when the test accuracy of 4 epochs was known, and before its own run: 7 epochs of w3a3. Written down when that of 6 epochs of
-  w2a2 was known, and before its own run: 16 epochs of w2a2 from a rate of 0.02 and from the weights that 7 epochs of w3a3 gave (``--start``).
+  w2a2 was known, and before its own run: 16 epochs of w2a2 from a rate of 0.02, from the weights that 7 epochs of w3a3 gave (``--start``).
 
 What is done already is in results.json and is not done again; a tuning that was stopped goes on.
 """

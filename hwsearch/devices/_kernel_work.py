@@ -34,6 +34,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 """Operations that move alike much memory for each value."""
 _NAMES = tuple(_KINDS)
+_JOIN, _CONVERT, _POOL, _LATE_POOL = (_NAMES.index(name) for name in ("join", "convert", "pool", "late pool"))
 _OF_ROLE = len(_TILES) + 4 + 3 * len(_ALIGNED)
 
 
@@ -65,7 +66,7 @@ def kernel_work(kernels: Sequence[Fused]) -> Floats:
 def _along(kernels: Sequence[Fused]) -> Floats:
     """Values that the other operations read and write, and how many there are, by their kind, shape ``(n, columns)``."""
     found = np.zeros((len(kernels), len(_NAMES), 2))
-    signatures: dict[tuple[str, ...], list[tuple[int, bool, bool]]] = {}
+    signatures: dict[tuple[str, ...], list[tuple[int, float, float]]] = {}
     for row, kernel in enumerate(kernels):
         if kernel.ops not in signatures:
             signatures[kernel.ops] = _places(kernel.ops)
@@ -74,16 +75,25 @@ def _along(kernels: Sequence[Fused]) -> Floats:
     return found.reshape(len(kernels), -1)
 
 
-def _places(ops: tuple[str, ...]) -> list[tuple[int, bool, bool]]:
-    """Of each operation that does not multiply: its kind, and whether it works on the input and on the output of the kernel.
+def _places(ops: tuple[str, ...]) -> list[tuple[int, float, float]]:
+    """Of each operation that does not multiply: its kind, and how much of the input and of the output of the kernel it works on.
 
-    A pooling whose result is converted is a kind of its own: runtimes convert before it, and may have no fast pooling for that.
+    A pooling whose result is converted is a kind of its own: runtimes convert before it, and may have no fast pooling for that. Conversions
+    of what is joined are of one part each, so that all of them together work on the input once at most.
     """
     main = next((place for place, op in enumerate(ops) if op in (*CONVOLUTIONS, *LINEAR, *PRODUCTS)), None)
     kinds = [_kind(op) for op in ops]
     if main is None and ops[-1] == "quantize":
-        kinds = [_NAMES.index("late pool") if _NAMES[kind] == "pool" else kind for kind in kinds]
-    return [(kinds[place], main is None or place < main, main is None or place > main) for place in range(len(ops)) if place != main]
+        kinds = [_LATE_POOL if kind == _POOL else kind for kind in kinds]
+    first = next((place for place, kind in enumerate(kinds) if kind != _CONVERT), len(ops))
+    each = 1.0 / max(1, first) if _JOIN in kinds else 1.0
+    found = []
+    for place, kind in enumerate(kinds):
+        if kind == _CONVERT:
+            found.append((kind, each, 0.0) if place < first else (kind, 0.0, 1.0))
+        elif place != main:
+            found.append((kind, float(main is None or place < main), float(main is None or place > main)))
+    return found
 
 
 def _kind(op: str) -> int:

@@ -64,6 +64,24 @@ def test_a_table_of_kernels_estimates_those_that_it_does_not_hold(tmp_path: obje
     assert np.abs(wrong).mean() < 0.02
 
 
+def test_conversions_of_what_is_joined_take_as_long_as_its_parts() -> None:
+    """A table has joins with one and two converted parts; many parts of a join of the same size have no more values than it has."""
+    rng = np.random.default_rng(0)
+
+    def join(parts: int, channels: int) -> Fused:
+        return Fused.of(("quantize",) * parts + ("cat",), channels, channels, into=(14, 14), onto=(14, 14), precision="int8")
+
+    def truth(kernel: Fused) -> float:
+        return 0.001 * len(kernel.ops) + 4e-7 * kernel.edge_values + 8e-7 * kernel.inputs * (len(kernel.ops) > 1)
+
+    kernels = [join(int(parts), 8 * int(eighths)) for parts, eighths in zip(rng.integers(0, 3, 60), rng.integers(4, 80, 60), strict=True)]
+    rows = {kernel.key: Row(truth(kernel), 0.0, 12) for kernel in kernels}
+    table = LatencyTable(Device("d", "cpu", "h", "onnxruntime", "1"), Protocol(), rows, spent_s=1.0)
+    asked = [join(parts, channels) for parts in (6, 12, 20) for channels in (64, 256, 600)]
+    wrong = table.costs(asked) / np.array([truth(kernel) for kernel in asked]) - 1
+    assert np.abs(wrong).mean() < 0.05
+
+
 def test_kernels_are_refused_by_runtimes_that_cannot_run_them_alone() -> None:
     """A computed device costs them like any block, and in any order; a real one says what to do instead."""
     kernels = (conv(24, 48), conv(16, 16))

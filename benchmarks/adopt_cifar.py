@@ -16,6 +16,7 @@ The accuracy is that of all 10,000 test images, which no choice looks at. Rows:
 - refined: as searched, and after least squares the layers of each branch descend together towards what the whole network computes
   there, EPOCHS times through the same images, without labels and without the outputs of the network;
 - refined on more: refined, repaired on MORE images in the place of REPAIRED;
+- refined on most, written down when the rows above were known, and before its own run: refined, repaired on MOST images;
 - layers alone: searched without its last step;
 - at once: the same units, every layer repaired on its inputs in the whole network, as if all were repaired at once;
 - unrepaired: the same units, not repaired;
@@ -44,8 +45,9 @@ from hwsearch.nn.adoption import Adopted, adopt, allocate, importance
 from hwsearch.nn.adoption._repair import Repair
 
 MEAN, DEVIATION = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-SCORED, REPAIRED, MORE = 600, 1500, 3000
+SCORED, REPAIRED, MORE, MOST = 600, 1500, 3000, 6000
 """Training images for the scores and for the repair."""
+SEEN = {"refined on more": MORE, "refined on most": MOST}
 EPOCHS = 10
 
 
@@ -163,7 +165,7 @@ def cifar(folder: Path) -> ArrayData:
 
 def drawn(data: ArrayData, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Training images and their labels in random order, as many as any step looks at."""
-    order = np.random.default_rng(seed).permutation(len(data.train_x))[: max(SCORED, REPAIRED, MORE)]
+    order = np.random.default_rng(seed).permutation(len(data.train_x))[:MOST]
     return normalized(data.train_x[order]), torch.as_tensor(data.train_y[order])
 
 
@@ -197,7 +199,7 @@ def run(weights: Path, folder: Path, depth: int, share: float, seed: int, row: s
     else:
         taylor, reconstruction = (scores_of(weights, folder, depth, seed, name) for name in ("taylor", "reconstruction"))
         keep = allocate(adopted, taylor, limit, order=reconstruction)
-    images = moved(drawn(data, seed)[0][: MORE if row == "refined on more" else REPAIRED], seed)
+    images = moved(drawn(data, seed)[0][: SEEN.get(row, REPAIRED)], seed)
     if row == "at once":
         cut = Repair(adopted.cut(keep), (images,), correct=False, sequential=False, tuned=False).run()
     elif row == "layers alone":

@@ -160,7 +160,8 @@ def search(data: ArrayData, out: Path, shares: list[float], taught: ArrayData | 
         note(name, cut, path)
         if taught is not None and not name.startswith("whole"):
             folder, start = out / path.stem, time.process_time()
-            hwsearch.finish(cut, data=taught, out=folder, recipe=recipe, deployment=Deployment(tuning=1))
+            if not (folder / "finished.json").exists():
+                hwsearch.finish(cut, data=taught, out=folder, recipe=recipe, deployment=Deployment(tuning=1))
             curves = [load_network(folder / f"{stage}.safetensors").meta["facts"]["happened"]["curve"] for stage in ("float", "tuned")]
             note(f"{name}, taught", cut, folder / "best.onnx", curves=curves, seconds=round(time.process_time() - start))
     for row, each in zip(rows, hwsearch.measure(files, rounds=10), strict=True):

@@ -93,6 +93,26 @@ def test_fewer_bits_are_evaluated_by_the_same_code(tmp_path: Path) -> None:
     assert score["int4"] <= score["w4a8"] + 0.015
 
 
+@pytest.mark.parametrize(
+    ("precision", "rounded"),
+    [
+        ("int8", {"body0", "body1", "shortcut0", "out"}),
+        ("w4a8", {"body0", "body1", "shortcut0", "out"}),
+        ("int4", {"body0", "out"}),
+        ("w8a2", {"body0", "out"}),
+    ],
+)
+def test_sums_of_few_bits_are_formed_in_accumulators(precision: str, rounded: set[str]) -> None:
+    """Eight bits are rounded wherever a file for a runtime rounds them; fewer where they are stored, which is once behind a sum."""
+    space = Chain("bits", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, (precision,), channels=1).space()
+    supernet = Supernet(space)
+    blocks, images = space.blocks(supernet.largest), torch.randn(8, 1, 8, 8)
+    found = deploy(supernet.extract(supernet.largest, images), blocks, images)
+    number = next(number for number, folded in enumerate(found.blocks) if folded.shortcut is not None)
+    assert {name for place, name in found.quantizers if place == number} == rounded
+    assert found(images).isfinite().all()
+
+
 def test_weights_that_share_codebooks_are_evaluated_as_the_coded_file_computes_and_refused_where_steps_are_needed(tmp_path: Path) -> None:
     space = Chain("shared", (8,), (8,), (Stage((1,), (16,), (16,), 2),), 10, ("w3a8",), channels=1).space()
     data, shared = load_data("digits"), Quantization(weights="k-means")

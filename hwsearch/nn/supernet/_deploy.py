@@ -23,9 +23,11 @@ class Deployed:
     """A network as it is shipped.
 
     In quantised blocks the output of every convolution and of the residual sum is quantised: after a ReLU, and both before and after any
-    other activation of a convolution. Weights are symmetric with one scale an output channel, and the input is what the block or the
-    boundary before has produced. The layers of a squeeze-and-excite, and a second linear layer, compute in floats. In blocks of 16-bit
-    floats weights and the same outputs are rounded to these.
+    other activation of a convolution. Maps of fewer than 8 bits, which no runtime here takes from a file, are rounded where they are stored
+    alone: what accumulators hold goes into a sum or an activation as it is, as on integer hardware (HAWQ-V3, ICML'21). Weights are
+    symmetric with one scale an output channel, and the input is what the block or the boundary before has produced. The layers of a
+    squeeze-and-excite, and a second linear layer, compute in floats. In blocks of 16-bit floats weights and the same outputs are rounded to
+    these.
 
     Example:
         >>> import torch
@@ -65,9 +67,11 @@ class Deployed:
     def skipped(self, place: Place) -> bool:
         """Whether the map there goes into a sum or an activation as it is."""
         block = self.blocks[place[0]]
-        last = len(block.body) - 1
-        summed = block.shortcut is not None and place[1] == f"body{last}" and block.body[last].layer.activation == "none"
-        return self.symmetric and (summed or place[1].endswith(".pre"))
+        few, summed = block.block.bits.activation_bits < 8, []
+        if block.shortcut is not None:
+            summed = [f"body{len(block.body) - 1}"] if block.body[-1].layer.activation == "none" else []
+            summed += [f"shortcut{len(block.shortcut) - 1}"] if few else []
+        return (few or self.symmetric) and (place[1] in summed or place[1].endswith(".pre"))
 
     def run(self, x: torch.Tensor, visit: Visit) -> torch.Tensor:
         """Run the network with other quantisers than its own.

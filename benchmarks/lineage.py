@@ -26,8 +26,8 @@ DATA is the folder of published data. BENCH is one of:
 The strategies stand in ``lineage_ways.py``. One ends earlier when it proposes nothing new: ``surrogate`` when it is done by its own rule,
 agents after ten steps for each score.
 Every score is kept, so that a run that was stopped goes on where it was. Each line of DIR/lineage-BENCH-SCORES.jsonl says what was found,
-after how many scores and CPU-seconds the best score had risen, and what counts; DIR/lineage-BENCH-SCORES.json holds them all once the run
-has ended.
+after how many scores and CPU-seconds, of the search and of its scores, the best score had risen, and what counts;
+DIR/lineage-BENCH-SCORES.json holds them all once the run has ended.
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ class Kept:
         score: rows -> scores.
         journal: of rows and scores.
         most: scores after which the best no longer counts.
+        start: CPU-seconds of this process before the search.
+        course: each new score, and the CPU-seconds of search and scores until then.
+        replayed: CPU-seconds of those scores that were asked for and kept by an earlier run.
     """
 
     score: Score
@@ -77,6 +80,8 @@ class Kept:
     most: int
     known: dict[bytes, tuple[float, float]] = field(default_factory=dict)
     asked: set[bytes] = field(default_factory=set)
+    start: float = field(default_factory=time.process_time)
+    replayed: float = 0.0
     course: list[tuple[float, float]] = field(default_factory=list)
     best: tuple[float, list[int]] = (-np.inf, [])
 
@@ -87,19 +92,27 @@ class Kept:
         """Scores, shape ``(n,)``."""
         found = []
         for row in X:
-            new = row.tobytes() not in self.asked
-            self.asked.add(row.tobytes())
-            if row.tobytes() not in self.known:
+            key = row.tobytes()
+            new = key not in self.asked
+            self.asked.add(key)
+            if key not in self.known:
                 start = time.process_time()
                 value = float(self.score(row[None])[0])
-                self.known[row.tobytes()] = value, time.process_time() - start
-                self.journal.append({"row": row.tobytes().hex(), "score": value, "seconds": round(self.known[row.tobytes()][1], 4)})
-            value, seconds = self.known[row.tobytes()]
+                self.known[key] = value, time.process_time() - start
+                self.journal.append({"row": key.hex(), "score": value, "seconds": round(self.known[key][1], 4)})
+            elif new:
+                self.replayed += self.known[key][1]
+            value = self.known[key][0]
             if new and len(self.course) < self.most:
-                self.course.append((value, seconds))
+                self.course.append((value, self.seconds))
                 self.best = max(self.best, (value, row.tolist()))
             found.append(value)
         return np.array(found)
+
+    @property
+    def seconds(self) -> float:
+        """CPU-seconds of the search and its scores so far, those of an earlier run included."""
+        return time.process_time() - self.start + self.replayed
 
 
 @dataclass(frozen=True)
@@ -282,23 +295,20 @@ def by_hand(problem: Problem, policy: str) -> np.ndarray:
 
 def run(bench: Bench, method: str, scores: int, seed: int, out: Path, name: str) -> dict[str, Any]:
     """One strategy with one seed."""
-    start = time.process_time()
     if method in HAND:
         row = bench.hand[method]()
         told: dict[str, Any] = {"best_score": float(np.asarray(bench.problem.score(row[None]))[0])}
     else:
         kept = Kept(bench.problem.score, Journal(out / f"lineage-{name}-{method}-{scores}-{seed}.jsonl"), scores)
-        replayed = sum(seconds for _, seconds in kept.known.values())
         ways()[method](replace(bench.problem, score=kept), scores, seed)
         row = np.array(kept.best[1], dtype=np.uint8)
         values = [value for value, _ in kept.course]
         rises = [place for place, value in enumerate(values) if value > max(values[:place], default=-np.inf)]
-        spent = np.cumsum([seconds for _, seconds in kept.course])
         told = {
             "scores": len(values),
             "best_score": kept.best[0],
-            "course": [[place + 1, round(float(spent[place]), 1), values[place]] for place in rises],
-            "seconds": round(time.process_time() - start + replayed),
+            "course": [[place + 1, round(kept.course[place][1], 2), values[place]] for place in rises],
+            "seconds": round(kept.seconds, 1),
         }
     found = {"method": method, "seed": seed, "row": row.tolist(), **told, **bench.judged(row)}
     print({key: value for key, value in found.items() if key not in ("row", "course")}, flush=True)

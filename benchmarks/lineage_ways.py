@@ -33,8 +33,8 @@ def ways() -> dict[str, Way]:
     """The strategies, by name. Agents begin with as large a share at random as their papers have."""
     return {
         "random": asking(lambda scores: Surrogate(founders=scores)),
-        "amc": asking(lambda scores: AMC(warmup=max(1, scores // 8), steps=10 * scores, patience=10 * scores)),
-        "haq": asking(lambda scores: HAQ(warmup=max(1, scores // 30), steps=10 * scores, patience=10 * scores)),
+        "amc": asking(lambda scores: AMC(warmup=max(1, scores // 8), steps=10 * scores)),
+        "haq": asking(lambda scores: HAQ(warmup=max(1, scores // 30), steps=10 * scores)),
         "optuna": asking(lambda scores: OptunaSearch(population=max(1, scores // 10), steps=100)),
         "evolution": asking(lambda scores: Evolution(**_generations(scores))),
         "nsga2": asking(lambda scores: NSGA2(population=max(8, scores // 10), metrics=(), steps=10**6)),

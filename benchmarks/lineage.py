@@ -12,10 +12,17 @@ DATA is the folder of published data. BENCH is one of:
 - bits: HAWQ-V3's table of ResNet-50 on a T4: least sensitivity at the latency that is 40 % of the way from all 4 to all 8 bits; the optimum
   is proven too.
 - resnet56: ResNet-56 of CIFAR-10 (weights in DATA, images in DIR), the widths within its blocks, at most half of its multiply-accumulates,
-  before any training. Channels go by the L1 norm of their weights. The score is the accuracy of the network repaired quickly: layer after
-  layer by least squares on REPAIRED training images, judged on JUDGED others. The best network of each strategy is then repaired as
-  ``hwsearch.extract`` does, on FINAL training images, and has the accuracy of all 10,000 test images, which no choice looks at. Policies by
-  hand need no scores: ``uniform`` keeps the same share in every block, ``deep`` cuts late blocks more, ``shallow`` early ones.
+  before any training, with 60 scores, and AMC's agent with 150, too. Channels go by the L1 norm of their weights. The score is the accuracy
+  of the network repaired quickly: layer after layer by least squares on REPAIRED training images, judged on JUDGED others. The best
+  network of each strategy is then repaired as ``hwsearch.extract`` does, on FINAL training images, and has the accuracy of all 10,000 test
+  images, which no choice looks at. Policies by hand need no scores: ``uniform`` keeps the same share in every block, ``deep`` cuts late
+  blocks more, ``shallow`` early ones.
+- guaranteed, guaranteed-half (100 scores): the same network and widths with AMC's reward for networks that lose no accuracy,
+  -error x log(parameters), without a limit, as in the paper, and with at most half of the parameters. The network has learned the training images by heart, so that
+  an error on them is near 0 and its product says nothing of parameters: the error is that on UNSEEN of the test images, of the network
+  repaired on REPAIRED_MORE training images. The answer is repaired on FINAL, and has the accuracy of the other test images, which no choice
+  looks at. ``lineage_taught.py`` trains it. Known before the run, from three networks by hand: quickly repaired at half of the parameters
+  they lose 5 to 8 points, so that without a limit the reward is not expected to halve them.
 - resnet20-bitops-4, resnet20-bitops-3, resnet20-size-4, resnet20-size-3: the bits of ResNet-20 of CIFAR-10, 2 to 8 for the weights and 2 to
   8 for the feature maps of each residual block, stem and classifier at 8; at most the BitOps of the network whose blocks have 4 or 3 bits
   throughout, or its size, where all feature maps have 8 bits, which cost no size. The score is the accuracy of the network quantised after
@@ -49,13 +56,15 @@ from lineage_ways import ways
 import hwsearch
 from hwsearch import interop, metric
 from hwsearch._files._writing import Journal, write_atomic
-from hwsearch.algorithms import Problem
+from hwsearch.algorithms import Guaranteed, Problem
 from hwsearch.costs import Metric
 from hwsearch.networks import Block
 from hwsearch.spaces import SpaceBuilder
 
 REPAIRED, JUDGED, FINAL = 48, 250, 600
 """Training images that a score repairs on and judges on, and that the answer is repaired on."""
+REPAIRED_MORE, UNSEEN = 150, 500
+"""Training images that a score of ``guaranteed`` repairs on, and test images that it judges on."""
 CALIBRATED, TELLING = 64, 500
 """Training images that quantisers are chosen on, and that judge a choice of bits."""
 HAND = ("uniform", "deep", "shallow")
@@ -183,14 +192,13 @@ def proven(space: hwsearch.SearchSpace, score: Metric, limits: dict[str, float],
 
 
 @cache
-def resnet56(data: Path, cifar: Path) -> Bench:
-    """ResNet-56 of CIFAR-10."""
+def widths56(data: Path, cifar: Path) -> tuple[Any, Any, np.ndarray, Any]:
+    """ResNet-56 of CIFAR-10 with the widths within its blocks as genes; the images, an order of them, and those that repair."""
     import torch
-    from adopt_cifar import accuracy, load_network, moved, normalized
+    from adopt_cifar import load_network, moved, normalized
 
     from hwsearch.nn import ArrayData, load_data
     from hwsearch.nn.adoption import adopt, importance
-    from hwsearch.nn.adoption._repair import Repair
 
     torch.set_num_threads(1)
     module = load_network(data / "cifar_resnets" / "resnet56.npz", 56)
@@ -198,29 +206,70 @@ def resnet56(data: Path, cifar: Path) -> Bench:
     assert isinstance(images, ArrayData)
     whole = adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), step=2)
     order = np.random.default_rng(0).permutation(len(images.train_x))
-    mending = moved(normalized(images.train_x[order[:FINAL]]), 0)
-    held = order[-JUDGED:]
-    others, labels = torch.as_tensor(images.train_x[held]), torch.as_tensor(images.train_y[held])
     between = [choice.name for choice in whole.choices if choice.name == "conv1.width" or choice.name.endswith(".conv2.width")]
     largest = {choice.name: [choice.values[-1]] for choice in whole.choices if choice.name in between or choice.role == "depth"}
     scores = importance(whole, "l1")
     space = whole.restrict(largest).knowing({group: np.asarray(scores[group], dtype=np.float64) for group in whole.places.groups})
+    return space, images, order, moved(normalized(images.train_x[order[:FINAL]]), 0)
+
+
+def repaired(space: Any, row: np.ndarray, mending: Any) -> Any:
+    """A network repaired quickly."""
+    from hwsearch.nn.adoption._repair import Repair
+
+    return Repair(space.cut(*space.plan(row)), (mending,), samples=(2000, 6), rounds=0, tuned=False).run()
+
+
+def resnet56(data: Path, cifar: Path) -> Bench:
+    """ResNet-56 of CIFAR-10 within half of its multiply-accumulates."""
+    import torch
+    from adopt_cifar import accuracy
+
+    space, images, order, mending = widths56(data, cifar)
+    held = order[-JUDGED:]
+    others, labels = torch.as_tensor(images.train_x[held]), torch.as_tensor(images.train_y[held])
 
     def score(X: np.ndarray) -> np.ndarray:
-        found = []
-        for row in X:
-            cut = Repair(space.cut(*space.plan(row)), (mending[:REPAIRED],), samples=(2000, 6), rounds=0, tuned=False).run()
-            found.append(accuracy(cut, others, labels))
-        return np.array(found)
+        return np.array([accuracy(repaired(space, row, mending[:REPAIRED]), others, labels) for row in X])
 
     def judged(row: np.ndarray) -> dict[str, Any]:
         cut = space.extract(*space.plan(row), images=(mending,))
         right = accuracy(cut, torch.as_tensor(images.test_x), torch.as_tensor(images.test_y))
         return {"test": right, "macs": float(metric("macs", space)(row[None])[0])}
 
-    limit = 0.5 * float(whole.macs())
-    problem = Problem.of(space, predictor=score, limits={"macs": limit})
+    problem = Problem.of(space, predictor=score, limits={"macs": 0.5 * whole_cost(space, "macs")})
     return Bench(problem, judged, {policy: partial(by_hand, problem, policy) for policy in HAND})
+
+
+def guaranteed(data: Path, cifar: Path, share: float | None) -> Bench:
+    """ResNet-56 of CIFAR-10 with AMC's reward for networks that lose no accuracy."""
+    import torch
+    from adopt_cifar import accuracy
+
+    space, images, _, mending = widths56(data, cifar)
+    order = np.random.default_rng(1).permutation(len(images.test_x))
+    (shown, labels), (others, truth) = (
+        (torch.as_tensor(images.test_x[some]), torch.as_tensor(images.test_y[some])) for some in (order[:UNSEEN], order[UNSEEN:])
+    )
+    params = metric("params", space)
+
+    def right(X: np.ndarray) -> np.ndarray:
+        return np.array([accuracy(repaired(space, row, mending[:REPAIRED_MORE]), shown, labels) / 100 for row in X])
+
+    def judged(row: np.ndarray) -> dict[str, Any]:
+        cut = space.extract(*space.plan(row), images=(mending,))
+        cost = {name: float(metric(name, space)(row[None])[0]) / whole_cost(space, name) for name in ("params", "macs")}
+        return {"test": accuracy(cut, others, truth), **{f"{name} left": round(left, 4) for name, left in cost.items()}}
+
+    limits = {} if share is None else {"params": share * whole_cost(space, "params")}
+    problem = Problem.of(space, predictor=Guaranteed(right, params), metrics=(params,), limits=limits)
+    return Bench(problem, judged, {policy: partial(by_hand, problem, policy) for policy in HAND})
+
+
+def whole_cost(space: Any, name: str) -> float:
+    """What the largest network costs."""
+    largest = np.array([[allowed[-1] for allowed in space.allowed]], dtype=np.uint8)
+    return float(metric(name, space)(largest)[0])
 
 
 def resnet20(data: Path, cifar: Path, limited: str, same: int) -> Bench:
@@ -320,9 +369,9 @@ def run(bench: Bench, method: str, scores: int, seed: int, out: Path, name: str)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bench", choices=["macro", "apq", "bits", "resnet56", *RESNET20])
+    parser.add_argument("bench", choices=["macro", "apq", "bits", "resnet56", "guaranteed", "guaranteed-half", *RESNET20])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--cifar", type=Path, help="the folder that holds cifar-10-batches-py, for resnet56 and resnet20")
+    parser.add_argument("--cifar", type=Path, help="the folder that holds cifar-10-batches-py, for all but tables")
     parser.add_argument("--methods", nargs="+", choices=[*ways(), *HAND], help="all that the bench has, if omitted")
     parser.add_argument("--scores", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -333,6 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "apq": lambda: apq(options.data),
         "bits": lambda: bits(options.data),
         "resnet56": lambda: resnet56(options.data, options.cifar),
+        "guaranteed": lambda: guaranteed(options.data, options.cifar, None),
+        "guaranteed-half": lambda: guaranteed(options.data, options.cifar, 0.5),
         **{
             f"resnet20-{what}-{bits}": partial(resnet20, options.data, options.cifar, metric_of, bits)
             for what, metric_of in (("bitops", "bitops"), ("size", "size_mb"))

@@ -18,11 +18,11 @@ DATA is the folder of published data. BENCH is one of:
   images, which no choice looks at. Policies by hand need no scores: ``uniform`` keeps the same share in every block, ``deep`` cuts late
   blocks more, ``shallow`` early ones.
 - guaranteed, guaranteed-half (100 scores): the same network and widths with AMC's reward for networks that lose no accuracy,
-  -error x log(parameters), without a limit, as in the paper, and with at most half of the parameters. The network has learned the training images by heart, so that
-  an error on them is near 0 and its product says nothing of parameters: the error is that on UNSEEN of the test images, of the network
-  repaired on REPAIRED_MORE training images. The answer is repaired on FINAL, and has the accuracy of the other test images, which no choice
-  looks at. ``lineage_taught.py`` trains it. Known before the run, from three networks by hand: quickly repaired at half of the parameters
-  they lose 5 to 8 points, so that without a limit the reward is not expected to halve them.
+  -error x log(parameters), without a limit, as in the paper, and with at most half of the parameters. The network has learned the training
+  images by heart, so that an error on them is near 0 and its product says nothing of parameters: the error is that on UNSEEN of the test
+  images, of the network repaired on REPAIRED_MORE training images. The answer is repaired on FINAL, and has the accuracy of the other test
+  images, which no choice looks at. ``lineage_taught.py`` trains it. Known before the run, from three networks by hand: quickly repaired at
+  half of the parameters they lose 5 to 8 points, so that without a limit the reward is not expected to halve them.
 - resnet20-bitops-4, resnet20-bitops-3, resnet20-size-4, resnet20-size-3: the bits of ResNet-20 of CIFAR-10, 2 to 8 for the weights and 2 to
   8 for the feature maps of each residual block, stem and classifier at 8; at most the BitOps of the network whose blocks have 4 or 3 bits
   throughout, or its size, where all feature maps have 8 bits, which cost no size. The score is the accuracy of the network quantised after

@@ -102,7 +102,7 @@ class OptunaSearch:
             for _ in range(self.population):
                 trial = study.ask(distributions)
                 rows.append([space.allowed[gene][trial.params[choice.name]] for gene, choice in enumerate(space.choices)])
-                notes.append(_plain(study.trials[trial.number].system_attrs))
+                notes.append(_plain(study.get_trials(deepcopy=False)[trial.number].system_attrs))
         X = space.canonical(np.array(rows, dtype=np.uint8))
         if not state.step:
             X, notes = np.concatenate([problem.seeds, X]), [{}] * len(problem.seeds) + notes

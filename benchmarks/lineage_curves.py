@@ -82,7 +82,7 @@ def main() -> None:
         bench = file.stem.split("-")[1]
         axes[0].set_title(TITLES.get(bench, bench), fontsize=10, loc="left")
     lines = [Line2D([], [], color=colour, ls=line, label=method) for method, (colour, line) in STYLES.items() if method in shown]
-    figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), frameon=False, fontsize=9)
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(6, len(lines)), frameon=False, fontsize=9)
     figure.savefig(options.figure, metadata={"Date": None} if options.figure.suffix == ".svg" else None)
 
 

@@ -46,7 +46,7 @@ def lacking(rows: list[dict[str, Any]], column: int, places: np.ndarray) -> np.n
         at, score = (np.array([step[each] for step in row["course"]]) for each in (column, 2))
         last = np.searchsorted(at, places, side="right") - 1
         found.append(np.where(last < 0, np.nan, row["best"] - score[last]))
-    return np.maximum(np.mean(found, axis=0), 0.0)
+    return np.asarray(np.maximum(np.mean(found, axis=0), 0.0))
 
 
 def panel(axes: Axes, rows: list[dict[str, Any]], column: int) -> None:

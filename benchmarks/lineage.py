@@ -81,14 +81,16 @@ class Kept:
         score: rows -> scores.
         journal: of rows and scores.
         most: scores after which the best no longer counts.
+        problem: whose limits a network has to meet to be the best; those of a first stage are wider.
         start: CPU-seconds of this process before the search.
-        course: each new score, and the CPU-seconds of search and scores until then.
+        course: each new score, -inf of networks beyond the limits, and the CPU-seconds of search and scores until then.
         replayed: CPU-seconds of those scores that were asked for and kept by an earlier run.
     """
 
     score: Score
     journal: Journal
     most: int
+    problem: Problem
     known: dict[bytes, tuple[float, float]] = field(default_factory=dict)
     asked: set[bytes] = field(default_factory=set)
     start: float = field(default_factory=time.process_time)
@@ -115,8 +117,9 @@ class Kept:
                 self.replayed += self.known[key][1]
             value = self.known[key][0]
             if new and len(self.course) < self.most:
-                self.course.append((value, self.seconds))
-                self.best = max(self.best, (value, row.tolist()))
+                counts = value if (self.problem.costs(row[None]) <= 1.0).all() else -np.inf
+                self.course.append((counts, self.seconds))
+                self.best = max(self.best, (counts, row.tolist()))
             found.append(value)
         return np.array(found)
 
@@ -350,7 +353,7 @@ def run(bench: Bench, method: str, scores: int, seed: int, out: Path, name: str)
         row = bench.hand[method]()
         told: dict[str, Any] = {"best_score": float(np.asarray(bench.problem.score(row[None]))[0])}
     else:
-        kept = Kept(bench.problem.score, Journal(out / f"lineage-{name}-{method}-{scores}-{seed}.jsonl"), scores)
+        kept = Kept(bench.problem.score, Journal(out / f"lineage-{name}-{method}-{scores}-{seed}.jsonl"), scores, bench.problem)
         ways()[method](replace(bench.problem, score=kept), scores, seed)
         row = np.array(kept.best[1], dtype=np.uint8)
         values = [value for value, _ in kept.course]

@@ -22,6 +22,8 @@ cifar-10-batches-py. What is done, written down before its first run:
   was the best of 0.002, 0.01 and 0.04 after 100 steps of w2a2 (68.0, 76.0 and 72.2 % of the first 2,500 of the last 5,000 training images).
   Written down when the test accuracy of 4 epochs was known, and before its own run: 7 epochs of w3a3. Written down when that of 6 epochs of
   w2a2 was known, and before its own run: 16 epochs of w2a2 from a rate of 0.02, from the weights that 7 epochs of w3a3 gave (``--start``).
+  Written down when maps of few bits had come to be rounded once behind a sum, and before their own runs: 2 epochs of w4a4, 4 of w3a3 and 6
+  of w2a2 again, from 0.01 and floats; and when those of w2a2 were known (86.99 %), before its own run: 9 epochs.
 
 What is done already is in results.json and is not done again; a tuning that was stopped goes on.
 """

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _FIRSTS = 8
 """Changes of one gene that a pair of changes may begin with."""
-_LITTERS = 5
-"""How often as many children as may be needed are made, before the search goes on with fewer."""
 _PARTNERS = 2
 """Pairs that are looked at for each of these."""
 
@@ -34,9 +32,9 @@ class MemeticState:
         X: the best rows that could climb no further, best first, shape ``(p, genes)``.
         scores: theirs, shape ``(p,)``.
         climbing: the rows that still climb, shape ``(c, genes)``.
-        climbed: their scores, NaN of those that were not scored yet, shape ``(c,)``.
+        climbed: their scores, shape ``(c,)``.
         asked: keys of the rows that were just asked for, ascending, shape ``(k,)``.
-        asked_by: which of the climbing rows asked for each, shape ``(k,)``.
+        asked_by: the climbing row that each may follow, or from ``c`` on the brood that it belongs to, shape ``(k,)``.
         best: the best score so far.
         step: steps taken.
         stale: steps since the best score rose.
@@ -61,6 +59,9 @@ class Memetic:
     of tables tells it exactly, and the limits' tables tell what it would cost; so the best of all changes of one gene or two are known
     beforehand, and only a few of them are scored. A row stops climbing when none of these was better, or all were met before.
 
+    Children compete with those of the same parents only. If all competed with all, networks like the best so far (of its resolution, say)
+    would soon be the only ones, whatever others would become when they have climbed.
+
     Example:
         >>> import hwsearch
         >>> from hwsearch.algorithms import Memetic
@@ -74,7 +75,7 @@ class Memetic:
         climbers: rows that climb at the same time.
         parents: local optima that are kept, and bred from.
         founders: random rows scored at the start.
-        brood: children scored for each that climbs, the best ones.
+        brood: children of one pair of parents; those within the limits are scored, and only the best one climbs.
         tries: changes scored for each row and step.
         mutations: genes that are redrawn in a child, on average, after crossing.
         steps: the most steps of a search.
@@ -88,11 +89,11 @@ class Memetic:
     climbers: int = 320
     parents: int = 320
     founders: int = 4096
-    brood: int = 8
+    brood: int = 16
     tries: int = 4
     mutations: float = 1.0
     steps: int = 130
-    patience: int = 60
+    patience: int = 50
 
     def init(self, problem: Problem) -> MemeticState:
         """The state before the first step, without rows."""
@@ -105,40 +106,30 @@ class Memetic:
         return MemeticState(rows, none, rows, none, np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
 
     def ask(self, state: MemeticState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, MemeticState]:
-        """Founders at first; then the most promising changes of the rows that climb, and new children."""
+        """Founders at first; then the most promising changes of the rows that climb, and a brood of children for each free place."""
         if not len(state.climbing) and len(state.X) < 2:
             X = founders(problem, self.founders, rng)
-            return self._noted(state, X, np.arange(len(X)), X, np.full(len(X), np.nan))
-        children = self._children(state, problem, rng)
-        climbing = np.concatenate([state.climbing, children])
-        climbed = np.concatenate([state.climbed, np.full(len(children), np.nan)])
-        known = np.flatnonzero(~np.isnan(climbed))
-        X, of = promising(problem, climbing[known], self.tries)
-        fresh = np.flatnonzero(np.isnan(climbed))
-        return self._noted(state, np.concatenate([X, climbing[fresh]]), np.concatenate([known[of], fresh]), climbing, climbed)
-
-    def _noted(self, state: MemeticState, X: Rows, by: npt.NDArray[np.intp], climbing: Rows, climbed: Values) -> tuple[Rows, MemeticState]:
+            by = np.arange(len(X)) % self.climbers
+        else:
+            changed, of = promising(problem, state.climbing, self.tries)
+            children, brood = self._children(state, problem, rng)
+            X, by = np.concatenate([changed, children]), np.concatenate([of, len(state.climbing) + brood])
         keys, first = np.unique(row_keys(X), return_index=True)
-        return X, replace(state, climbing=climbing, climbed=climbed, asked=keys, asked_by=by[first].astype(np.int64))
+        return X, replace(state, asked=keys, asked_by=by[first].astype(np.int64))
 
     def tell(self, state: MemeticState, X: Rows, scores: Values, costs: Values) -> MemeticState:
-        """Let rows climb to better ones that they asked for; the others have arrived, and the best of these are kept."""
+        """Let rows climb to better ones that they asked for, and the best of each brood begin; the others have arrived: keep the best."""
         by = state.asked_by[np.searchsorted(state.asked, row_keys(X))] if len(X) else state.asked_by[:0]
         order = np.lexsort((np.where(np.isnan(scores), np.inf, -scores), by))
         order = order[np.flatnonzero(np.diff(by[order], prepend=-1))]  # the best that each asked for
-        climber, row, score = by[order], X[order], scores[order]
-        better = ~np.isnan(score) & ~(score <= state.climbed[climber])  # NaN, not scored before, is below everything
-        rises = np.zeros(len(state.climbing), dtype=np.bool_)
-        rises[climber[better]] = True
-        arrived = ~rises & ~np.isnan(state.climbed)
+        before = np.append(state.climbed, np.full(max(0, by.max(initial=-1) + 1 - len(state.climbed)), -np.inf))
+        order = order[scores[order] > before[by[order]]]
+        climbing, climbed = X[order], scores[order]
+        arrived = np.setdiff1d(np.arange(len(state.climbed)), by[order])
         pool = np.concatenate([state.X, state.climbing[arrived]])
         values = np.concatenate([state.scores, state.climbed[arrived]])
         kept = np.argsort(-values, kind="stable")
         kept = kept[np.sort(np.unique(row_keys(pool[kept]), return_index=True)[1])][: self.parents]
-        climbing, climbed = row[better], score[better]
-        if len(climbed) > self.climbers:  # those that climb go on, and the best of the others begin
-            top = np.lexsort((-climbed, np.isnan(state.climbed[climber[better]])))[: self.climbers]
-            climbing, climbed = climbing[top], climbed[top]
         best = max(state.best, float(np.max(climbed, initial=-np.inf)))
         return replace(
             state,
@@ -155,23 +146,16 @@ class Memetic:
         """Whether the best score has not risen for ``patience`` steps."""
         return state.stale >= self.patience
 
-    def _children(self, state: MemeticState, problem: Problem, rng: np.random.Generator) -> Rows:
-        """Feasible children of local optima, at most ``brood`` for each that there is room for; none before there are parents to choose."""
-        room = self.brood * (self.climbers - len(state.climbing))
-        if room <= 0 or len(state.X) < 2:
-            return state.X[:0]
-        found = [state.X[:0]]
-        for _ in range(_LITTERS):
-            n = 2 * room
-            first = np.minimum(rng.integers(len(state.X), size=n), rng.integers(len(state.X), size=n))
-            children = splice(problem.space, state.X[first], state.X[rng.integers(len(state.X), size=n)], rng)
-            children = problem.space.mutate(children, rng, self.mutations / len(problem.space.sizes))
-            met = np.flatnonzero((problem.costs(children) <= 1.0).all(axis=1))[:room]
-            found.append(children[met])
-            room -= len(met)
-            if not room:
-                break
-        return np.concatenate(found)
+    def _children(self, state: MemeticState, problem: Problem, rng: np.random.Generator) -> tuple[Rows, npt.NDArray[np.intp]]:
+        """Feasible children of local optima, and the brood of each; one pair of parents for each place that is free, once there are two."""
+        room = self.climbers - len(state.climbing) if len(state.X) > 1 else 0
+        first = np.minimum(rng.integers(len(state.X), size=room), rng.integers(len(state.X), size=room))
+        second = rng.integers(len(state.X), size=room)
+        brood = np.repeat(np.arange(room), self.brood)
+        children = splice(problem.space, state.X[first[brood]], state.X[second[brood]], rng)
+        children = problem.space.mutate(children, rng, self.mutations / len(problem.space.sizes))
+        met = (problem.costs(children) <= 1.0).all(axis=1)
+        return children[met], brood[met]
 
 
 def promising(problem: Problem, X: Rows, most: int) -> tuple[Rows, npt.NDArray[np.intp]]:

@@ -282,19 +282,20 @@ def test_climbing_knows_what_changes_of_all_genes_bring_and_what_they_wake(digit
         assert problem.score(found[of == row]).max() >= problem.score(single).max() - 1e-5
 
 
-def test_only_the_best_children_climb_and_what_climbs_goes_on() -> None:
-    """Children take the places that are free, the best of the brood first; rows that still rise keep theirs, however low they are."""
-    space = example_space()
-    algorithm = Memetic(climbers=4, parents=8, founders=8, brood=3)
-    X = np.concatenate(list(space.enumerate()))[:10]
-    none, keys = np.full(8, np.nan), row_keys(X)
+def test_the_best_of_each_brood_climbs_and_what_climbs_goes_on() -> None:
+    """A brood's best begins even if other broods are better altogether; rows that still rise keep their places, however low they are."""
+    X = np.concatenate(list(example_space().enumerate()))[:10]
+    keys = row_keys(X)
     order = np.argsort(keys)
-    by = np.concatenate([[0, 1], np.arange(2, 10)])
-    state = MemeticState(X[:0], none[:0], X, np.concatenate([[0.0, 0.1], none]), keys[order], by[order])
-    scores = np.array([0.05, 0.15, 0.9, 0.2, 0.8, 0.3, np.nan, 0.4, 0.5, 0.6])
-    told = algorithm.tell(state, X, scores, np.zeros((10, 1)))
-    assert sorted(told.climbed) == [0.05, 0.15, 0.8, 0.9]
-    assert not len(told.X)
+    by = np.array([0, 1, 2, 3, 3, 3, 4, 4, 4, 5])  # three rows climb; the others belong to three broods
+    state = MemeticState(X[7:8], np.array([0.7]), X[:3], np.array([0.0, 0.1, 0.25]), keys[order], by[order])
+    scores = np.array([0.05, 0.15, 0.2, 0.9, 0.8, np.nan, 0.3, np.nan, 0.4, np.nan])
+    told = Memetic(climbers=6, parents=8).tell(state, X, scores, np.zeros((10, 1)))
+    np.testing.assert_array_equal(told.climbing, X[[0, 1, 3, 8]])
+    np.testing.assert_array_equal(told.climbed, [0.05, 0.15, 0.9, 0.4])
+    np.testing.assert_array_equal(told.X, X[[7, 2]])
+    np.testing.assert_array_equal(told.scores, [0.7, 0.25])
+    assert (told.best, told.stale) == (0.9, 0)
 
 
 @pytest.mark.parametrize(("old", "new"), [("slopes", "gradient"), ("doubt", "std"), ("outside", "extrapolates")])

@@ -250,9 +250,8 @@ def guaranteed(data: Path, cifar: Path, share: float | None) -> Bench:
     from adopt_cifar import accuracy
 
     space, images, _, mending = widths56(data, cifar)
-    order = np.random.default_rng(1).permutation(len(images.test_x))
     (shown, labels), (others, truth) = (
-        (torch.as_tensor(images.test_x[some]), torch.as_tensor(images.test_y[some])) for some in (order[:UNSEEN], order[UNSEEN:])
+        (torch.as_tensor(images.test_x[some]), torch.as_tensor(images.test_y[some])) for some in unseen(len(images.test_x))
     )
     params = metric("params", space)
 
@@ -267,6 +266,12 @@ def guaranteed(data: Path, cifar: Path, share: float | None) -> Bench:
     limits = {} if share is None else {"params": share * whole_cost(space, "params")}
     problem = Problem.of(space, predictor=Guaranteed(right, params), metrics=(params,), limits=limits)
     return Bench(problem, judged, {policy: partial(by_hand, problem, policy) for policy in ("uniform", "deep") if limits})
+
+
+def unseen(images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which test images judge the search of ``guaranteed``, and which no choice looks at."""
+    order = np.random.default_rng(1).permutation(images)
+    return order[:UNSEEN], order[UNSEEN:]
 
 
 def whole_cost(space: Any, name: str) -> float:

@@ -9,7 +9,7 @@ Protocol, written down before its run. The network is repaired as ``lineage.py``
 half an hour. The last weights are kept. The accuracy is that of the ONNX file, run on the test images that no choice looked at
 (all but the UNSEEN ones that judged the search), and the whole network has its own on the same images.
 
-It goes on where it was stopped; seconds before a stop are counted.
+It goes on where it was stopped; seconds before a stop are counted, but not those of a process that was killed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from adopt_cifar import cifar
-from lineage import UNSEEN, whole_cost, widths56
+from lineage import unseen, whole_cost, widths56
 
 import hwsearch
 from hwsearch import metric
@@ -52,7 +52,7 @@ def main() -> None:
     if not cut.exists():
         save_network(space.extract(*space.plan(row), images=(mending,)), cut)
     data = cifar(options.cifar)
-    others = np.random.default_rng(1).permutation(len(data.test_x))[UNSEEN:]
+    _, others = unseen(len(data.test_x))
     data = replace(data, test_x=data.test_x[others], test_y=data.test_y[others])
     recipe = {"epochs": options.epochs, "batch": 128, "learning_rate": options.rate, "amp": options.amp, "keep": "last"}
     start = time.process_time()

@@ -2,7 +2,7 @@
 
     python benchmarks/agp.py WEIGHTS DATA --epochs 12 --amp bf16 --out benchmark-output
 
-WEIGHTS and DATA are as for ``adopt_cifar.py``. The network is ResNet-20 as published there, adopted like any other.
+WEIGHTS and DATA are as for ``adopt_cifar.py``. The network is ResNet-20 (or --depth) as published there, adopted like any other.
 
 Protocol, written down before its run. It is trained on 45,000 training images, mirrored and moved, by stochastic gradient descent, from a
 rate of RATE that falls to zero as a cosine, towards the outputs of the network as it was (share 0.9 at temperature 4) and the labels. The
@@ -14,6 +14,10 @@ share of zeros rises as a cubic for the first 60 % of the training. The last wei
   AFTER epochs more, from a tenth of the rate.
 - *weights*: SPARSE of all weights of convolutions and of the linear layer, the smallest of all layers together but for the first and the
   last one, which stay dense; the share of those others is so much higher.
+
+To prune or not to prune (large and sparse, or small and dense?), with ``--depth 56 --small 20 --parts weights small``: *weights* then
+leaves ResNet-56 as many weights that are not zero as ResNet-20 has, and *small* trains dense ResNet-20 as published for as long, at the
+same rate, with ResNet-56 as its teacher, too.
 
 The accuracy is that of all 10,000 test images, of the ONNX file that was run. It goes on where it was stopped.
 """
@@ -77,13 +81,28 @@ def filters(adopted: Adopted, whole: Path, folder: Path, options: argparse.Names
     }
 
 
+def sizes_of(adopted: Adopted) -> dict[str, int]:
+    """How many weights each layer has."""
+    return {name: each.numel() for name, each in adopted.network.named_parameters() if each.ndim > 1}
+
+
 def weights(adopted: Adopted, whole: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Single weights."""
-    sizes = {name: each.numel() for name, each in adopted.network.named_parameters() if each.ndim > 1}
-    share = SPARSE * sum(sizes.values()) / (sum(sizes.values()) - sizes[STEM] - sizes[LAST])
-    sparsity = Sparsity(share, spread="global", dense=(STEM, LAST))
+    sizes = sizes_of(adopted)
+    total, dense = sum(sizes.values()), sizes[STEM] + sizes[LAST]
+    zeros = SPARSE * total if options.small is None else total - sum(sizes_of(subject(options.weights, options.small)[1]).values())
+    sparsity = Sparsity(zeros / (total - dense), spread="global", dense=(STEM, LAST))
     done = trained(adopted, whole, folder, options, {"epochs": options.epochs, "sparsity": sparsity})
-    return {"accuracy": done.accuracy, "sparsity": sparsity_of(load_network(folder / "float.safetensors"))}
+    share = sparsity_of(load_network(folder / "float.safetensors"))
+    return {"accuracy": done.accuracy, "sparsity": share, "left": round((1 - share) * total)}
+
+
+def small(adopted: Adopted, whole: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """A small dense network that learns from the large one for as long."""
+    other = subject(options.weights, options.small)[1]
+    save_network(other.network, start := whole.with_name("small.safetensors"))
+    done = trained(adopted, start, folder, options, {"epochs": options.epochs})
+    return {"accuracy": done.accuracy, "left": sum(sizes_of(other).values())}
 
 
 def main() -> None:
@@ -91,18 +110,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--small", type=int, metavar="DEPTH", help="of a network, of as many weights as are to be left")
+    parser.add_argument("--parts", nargs="+", choices=["filters", "weights", "small"], default=["filters", "weights"])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--amp", default=None, help="the number format of the training, such as bf16")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     options = parser.parse_args()
+    if "small" in options.parts and options.small is None:
+        parser.error("--parts small needs --small")
     torch.set_num_threads(1)
-    module, adopted = subject(options.weights, 20)
-    folder = options.out / f"agp-{options.epochs}"
+    module, adopted = subject(options.weights, options.depth)
+    stem = f"agp-{options.epochs}" if options.depth == 20 else f"agp-{options.depth}-{options.epochs}"
+    folder = options.out / stem
     folder.mkdir(parents=True, exist_ok=True)
-    whole, file = folder / "whole.safetensors", options.out / f"agp-{options.epochs}.json"
+    whole, file = folder / "whole.safetensors", options.out / f"{stem}.json"
     save_network(adopted.network, whole)
     found = json.loads(file.read_text()) if file.exists() else {}
-    runs = {f"filters, {limit:g}": (filters, limit) for limit in LIMITS} | {"weights": (weights,)}
+    runs: dict[str, tuple[Any, ...]] = {f"filters, {limit:g}": (filters, limit) for limit in LIMITS if "filters" in options.parts}
+    runs |= {name: (part,) for name, part in (("weights", weights), ("small", small)) if name in options.parts}
     if "dense" not in found:
         data = cifar(options.data)
         found["dense"] = {"accuracy": accuracy(module, torch.as_tensor(data.test_x), torch.as_tensor(data.test_y))}

@@ -17,6 +17,9 @@ The accuracy is that of all 10,000 test images, which no choice looks at. Rows:
   there, EPOCHS times through the same images, without labels and without the outputs of the network;
 - refined on more: refined, repaired on MORE images in the place of REPAIRED;
 - refined on most, written down when the rows above were known, and before its own run: refined, repaired on MOST images;
+- ranks on more, written down when the rows above were known, and before its own run: channels all stay, and the convolutions of the blocks
+  become products of 1 x 3 and 3 x 1 ones (``low_rank``), whose ranks are searched (memetic, the sum of what each loses by
+  "reconstruction" on the same SCORED images, without labels) and which are repaired like "refined on more";
 - layers alone: searched without its last step;
 - at once: the same units, every layer repaired on its inputs in the whole network, as if all were repaired at once;
 - unrepaired: the same units, not repaired;
@@ -39,15 +42,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import hwsearch
 from hwsearch._files._writing import Journal, write_atomic
 from hwsearch.nn import ArrayData, Normalize, load_data
-from hwsearch.nn.adoption import Adopted, adopt, allocate, importance
+from hwsearch.nn.adoption import Adopted, additive, adopt, allocate, importance, low_rank
 from hwsearch.nn.adoption._repair import Repair
 
 MEAN, DEVIATION = (torch.tensor(each).view(1, 3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 SCORED, REPAIRED, MORE, MOST = 600, 1500, 3000, 6000
 """Training images for the scores and for the repair."""
-SEEN = {"refined on more": MORE, "refined on most": MOST}
+SEEN = {"refined on more": MORE, "refined on most": MOST, "ranks on more": MORE}
 EPOCHS = 10
 
 
@@ -194,6 +198,8 @@ def run(weights: Path, folder: Path, depth: int, share: float, seed: int, row: s
     _, adopted = subject(weights, depth)
     data = cifar(folder)
     start, limit = time.process_time(), share * adopted.macs()
+    if row == "ranks on more":
+        return ranked(weights, depth, limit, seed, data)
     if row == "uniform":
         keep = adopted.choose(uniform(adopted, limit), importance(adopted, "l1"))
     else:
@@ -209,6 +215,29 @@ def run(weights: Path, folder: Path, depth: int, share: float, seed: int, row: s
     seconds, widths = time.process_time() - start, {name: len(units) for name, units in keep.items()}
     right = accuracy(cut, torch.as_tensor(data.test_x), torch.as_tensor(data.test_y))
     return {"macs": adopted.macs(widths), "accuracy": right, "widths": list(widths.values()), "seconds": round(seconds)}
+
+
+@cache
+def products(weights: Path, depth: int) -> Adopted:
+    """The network with ranks of the layers of its blocks as genes, and no others."""
+    module = low_rank(subject(weights, depth)[0], "spatial", layers=["layer*"])
+    space = adopt(module, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    return space.restrict({choice.name: [choice.values[-1]] for choice in space.choices if choice.role != "rank"})
+
+
+def ranked(weights: Path, depth: int, limit: float, seed: int, data: ArrayData) -> dict[str, Any]:
+    """The row "ranks on more" of one seed."""
+    start, space = time.process_time(), products(weights, depth)
+    images = drawn(data, seed)[0]
+    scores = importance(space, "reconstruction", images[:SCORED])
+    best = hwsearch.search(space, "memetic", predictor=additive(space, scores), limits={"macs": limit}, seed=seed).best
+    plan = space.plan(best.genes)
+    cut = space.extract(*plan, scores, images=moved(images[:MORE], seed), epochs=EPOCHS)
+    seconds = time.process_time() - start
+    right = accuracy(cut, torch.as_tensor(data.test_x), torch.as_tensor(data.test_y))
+    chosen = best.values()
+    ranks = [chosen.get(choice.name, choice.values[-1]) for choice in space.choices if choice.role == "rank"]
+    return {"macs": space.macs(*plan), "accuracy": right, "ranks": ranks, "seconds": round(seconds)}
 
 
 if __name__ == "__main__":

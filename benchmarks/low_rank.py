@@ -160,11 +160,15 @@ def run(subject: Subject, way: str, options: argparse.Namespace) -> dict[str, An
         )
         for share in options.limits:
             file = options.out / f"{stem}-{part}-{share}.onnx"
-            files.append(file)
             if (part, share) in done:
                 continue
             start, limits = time.process_time(), {options.by: share * whole}
-            best = hwsearch.search(narrow, "memetic", predictor=score, device=table, limits=limits, seed=0).best
+            try:
+                best = hwsearch.search(narrow, "memetic", predictor=score, device=table, limits=limits, seed=0).best
+            except hwsearch.Infeasible as error:
+                done[part, share] = {"part": part, "limit": share, "infeasible": str(error)}
+                journal.append(done[part, share])
+                continue
             plan = space.plan(best.genes)
             network = space.extract(*plan, order, images=images[:REPAIRED])
             hwsearch.export(network, data=images[:2], out=file)
@@ -181,9 +185,11 @@ def run(subject: Subject, way: str, options: argparse.Namespace) -> dict[str, An
             done[part, share] = line
             journal.append(line)
             print(way, line, flush=True)
+    keys = [(part, share) for part in PARTS for share in options.limits if "infeasible" not in done[part, share]]
+    files += [options.out / f"{stem}-{part}-{share}.onnx" for part, share in keys]
     measured = [round(each.latency_ms, 4) for each in hwsearch.measure(files, rounds=20)]
-    keys = [(part, share) for part in PARTS for share in options.limits]
     rows = [done[key] | {"latency_ms": each} for key, each in zip(keys, measured[1:], strict=True)]
+    rows += [done[part, share] for part in PARTS for share in options.limits if "infeasible" in done[part, share]]
     dense = {"latency_ms": measured[0], "limited": whole, "accuracy": subject.judge(subject.module)}
     found = {
         "way": way,

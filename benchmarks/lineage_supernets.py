@@ -26,8 +26,8 @@ The protocol, written down before its first run:
 
 Changed when the first two seeds of *proxyless* and *sandwich* were known: the sandwich, which adds up the gradients of four networks,
 ended at chance at this rate; its gradients, and those of *single* and *meta*, are clipped to a length of 1. *free*, *rank* and the searches
-without a limit were added, since *proxyless* ended far below the target of its cost. *free* was trained for 12 epochs as well when its answers
-after 4 were known.
+without a limit were added, since *proxyless* ended far below the target of its cost. *free* was trained for 12 epochs as well when its
+answers after 4 were known.
 
 Trainings go on where they were stopped, and their seconds add up; what has ended is in DIR/lineage-supernets.jsonl.
 """

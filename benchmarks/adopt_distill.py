@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import torch
 from adopt_cifar import REPAIRED, cifar, drawn, moved, scores_of, subject
+from spent import counted
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
@@ -45,8 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     name = f"adopt-distill-{options.depth}-{options.share:g}-{options.epochs}-{options.precision}"
-    folder, seconds = options.out / name, options.out / name / "seconds.json"
-    before = json.loads(seconds.read_text()) if seconds.exists() else 0.0
+    folder = options.out / name
     data = cifar(options.data)
     _, adopted = subject(options.weights, options.depth)
     cut = folder / "repaired.safetensors"
@@ -56,14 +55,12 @@ def main() -> None:
         save_network(adopted.extract(keep, images=moved(drawn(data, 0)[0][:REPAIRED], 0)), cut)
     recipe = {"epochs": options.epochs, "batch": 128, "learning_rate": options.rate, "amp": options.amp, "keep": "last"}
     recipe["teacher"] = adopted.network
-    start = time.process_time()
-    try:
+    with counted(folder / "seconds.json") as spent:
         done = hwsearch.finish(cut, data=data, out=folder, recipe=recipe, deployment=Deployment(precision=options.precision))
-    finally:
-        write_atomic(seconds, json.dumps(before + time.process_time() - start).encode())
+        seconds = round(spent())
     facts = load_network(folder / "float.safetensors").meta["facts"]
     found = {"accuracy": done.accuracy, "in float": done.float_accuracy, "teacher": done.teacher_accuracy, "macs": done.macs}
-    found |= {"epochs": options.epochs, "seconds": round(before + time.process_time() - start), "curve": facts["happened"]["curve"]}
+    found |= {"epochs": options.epochs, "seconds": seconds, "curve": facts["happened"]["curve"]}
     write_atomic(options.out / f"{name}.json", json.dumps(found, indent=1).encode())
     print(found)
 

@@ -159,11 +159,13 @@ def search(data: ArrayData, out: Path, shares: list[float], taught: ArrayData | 
             hwsearch.export(small, out=path, data=data)
         note(name, cut, path)
         if taught is not None and not name.startswith("whole"):
-            folder, start = out / path.stem, time.process_time()
-            if not (folder / "finished.json").exists():
-                hwsearch.finish(cut, data=taught, out=folder, recipe=recipe, deployment=Deployment(tuning=1))
+            folder = out / path.stem
+            with counted(folder / "seconds.json") as spent:
+                if not (folder / "finished.json").exists():
+                    hwsearch.finish(cut, data=taught, out=folder, recipe=recipe, deployment=Deployment(tuning=1))
+                seconds = round(spent())
             curves = [load_network(folder / f"{stage}.safetensors").meta["facts"]["happened"]["curve"] for stage in ("float", "tuned")]
-            note(f"{name}, taught", cut, folder / "best.onnx", curves=curves, seconds=round(time.process_time() - start))
+            note(f"{name}, taught", cut, folder / "best.onnx", curves=curves, seconds=seconds)
     for row, each in zip(rows, hwsearch.measure(files, rounds=10), strict=True):
         row |= {"latency_ms": each.latency_ms, "spread_ms": each.spread_ms}
     facts = {"device": table.device.name, "table": table.error(), "rows": rows}

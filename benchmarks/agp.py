@@ -26,13 +26,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from adopt_cifar import REPAIRED, accuracy, cifar, drawn, inner, moved, subject
+from spent import counted
 
 import hwsearch
 from hwsearch._files._writing import write_atomic
@@ -133,14 +133,10 @@ def main() -> None:
         data = cifar(options.data)
         found["dense"] = {"accuracy": accuracy(module, torch.as_tensor(data.test_x), torch.as_tensor(data.test_y))}
     for name, (run, *arguments) in runs.items():
-        seconds = folder / f"{name}.seconds"
-        spent, start = float(seconds.read_text()) if seconds.exists() else 0.0, time.process_time()
         if name not in found:
-            try:
+            with counted(folder / f"{name}.seconds") as spent:
                 found[name] = run(adopted, whole, folder / name, options, *arguments)
-            finally:
-                write_atomic(seconds, str(spent + time.process_time() - start).encode())
-            found[name]["seconds"] = round(float(seconds.read_text()))
+                found[name]["seconds"] = round(spent())
         write_atomic(file, json.dumps(found, indent=1).encode())
         print(name, found[name], flush=True)
 

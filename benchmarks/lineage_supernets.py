@@ -35,7 +35,6 @@ Trainings go on where they were stopped, and their seconds add up; what has ende
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -44,10 +43,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import kendalltau
+from spent import counted
 
 import hwsearch
 from hwsearch import interop, metric
-from hwsearch._files._writing import Journal, write_atomic
+from hwsearch._files._writing import Journal
 from hwsearch.algorithms import Evolution
 from hwsearch.nn import ArrayData, Supernet, SupernetScore, Tradeoff, load_data, proxyless, train
 
@@ -83,18 +83,15 @@ class Bench:
         """Train one way with one seed, search, and judge."""
         name = f"{way}-{epochs}-{seed}"
         recipe = {"epochs": epochs, "batch": 128, "learning_rate": 0.1, "amp": self.options.amp, **RECIPES[way]}
-        file, seconds = self.out / f"{name}.safetensors", self.out / f"{name}.seconds.json"
-        spent, start = (json.loads(seconds.read_text()) if seconds.exists() else 0.0), time.process_time()
-        try:
+        file = self.out / f"{name}.safetensors"
+        with counted(self.out / f"{name}.seconds.json") as spent:
             if way in ("proxyless", "free"):
                 tradeoff = Tradeoff(target=float(np.median(self.macs))) if way == "proxyless" else Tradeoff(factor=0.0)
                 found = proxyless(self.space, data=self.data, out=file, cost=self.cost, recipe=recipe, tradeoff=tradeoff, seed=seed)
                 rows, supernet = [found.best.genes], found.supernet
             else:
                 supernet = train(self.space, data=self.data, out=file, recipe=recipe, seed=seed)
-        finally:
-            training = spent + time.process_time() - start
-            write_atomic(seconds, json.dumps(training).encode())
+            training = spent()
         start = time.process_time()
         if way not in ("proxyless", "free"):
             limit = float(self.cost(self.answer(seed)[None])[0])

@@ -9,20 +9,20 @@ Protocol, written down before its run. The network is repaired as ``lineage.py``
 half an hour. The last weights are kept. The accuracy is that of the ONNX file, run on the test images that no choice looked at
 (all but the UNSEEN ones that judged the search), and the whole network has its own on the same images.
 
-It goes on where it was stopped; seconds before a stop are counted, but not those of a process that was killed.
+It goes on where it was stopped; seconds before a stop are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from adopt_cifar import cifar
 from lineage import unseen, whole_cost, widths56
+from spent import counted
 
 import hwsearch
 from hwsearch import metric
@@ -44,8 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
     options = parser.parse_args()
     name = f"lineage-taught-{options.method}-{options.seed}-{options.epochs}"
-    folder, kept = options.out / name, options.out / name / "seconds.json"
-    before = json.loads(kept.read_text()) if kept.exists() else 0.0
+    folder = options.out / name
     space, _, _, mending = widths56(options.data, options.cifar)
     line = next(each for each in Journal(options.found) if (each["method"], each["seed"]) == (options.method, options.seed))
     row, cut = np.array(line["row"], dtype=np.uint8), folder / "repaired.safetensors"
@@ -55,19 +54,16 @@ def main() -> None:
     _, others = unseen(len(data.test_x))
     data = replace(data, test_x=data.test_x[others], test_y=data.test_y[others])
     recipe = {"epochs": options.epochs, "batch": 128, "learning_rate": options.rate, "amp": options.amp, "keep": "last"}
-    start = time.process_time()
-    try:
+    with counted(folder / "seconds.json") as spent:
         done = hwsearch.finish(cut, data=data, out=folder, recipe=recipe | {"teacher": space.network})
-    finally:
-        seconds = before + time.process_time() - start
-        write_atomic(kept, json.dumps(seconds).encode())
+        seconds = round(spent())
     left = {f"{each} left": round(float(metric(each, space)(row[None])[0]) / whole_cost(space, each), 4) for each in ("params", "macs")}
     found = {
         "before training": line["test"],
         "accuracy": done.accuracy,
         "teacher": done.teacher_accuracy,
         **left,
-        "seconds": round(seconds),
+        "seconds": seconds,
     }
     found["curve"] = load_network(folder / "float.safetensors").meta["facts"]["happened"]["curve"]
     write_atomic(options.out / f"{name}.json", json.dumps(found, indent=1).encode())

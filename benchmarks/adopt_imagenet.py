@@ -48,6 +48,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 from PIL import Image
+from spent import counted
 from torch import nn
 
 import hwsearch
@@ -136,8 +137,8 @@ def search(data: ArrayData, out: Path, shares: list[float], taught: ArrayData | 
         chosen[f"searched, {share:g}"] = found.best
         chosen[f"uniform, {share:g}"] = hwsearch.searching.uniform(problem)
         eight_bits = score.space.restrict({"precision": ["int8"]})
-        counted = hwsearch.Problem.of(eight_bits, predictor=score, device=table, limits={"latency_ms": share * dense_ms})
-        chosen[f"by MACs, {share:g}"] = hwsearch.searching.by_macs(counted, "exact")
+        at_eight = hwsearch.Problem.of(eight_bits, predictor=score, device=table, limits={"latency_ms": share * dense_ms})
+        chosen[f"by MACs, {share:g}"] = hwsearch.searching.by_macs(at_eight, "exact")
         print(share, found.status.name, found.best, flush=True)
     rows: list[dict[str, object]] = []
     files = []

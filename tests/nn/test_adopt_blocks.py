@@ -248,3 +248,34 @@ def test_with_bits_as_genes_a_block_is_given_the_precision_that_it_makes(tmp_pat
     assert blocks(space) == {"second.0.depth": "", "deep.0.depth": "", "b2": other}
     for row in (space.row(branches=space.places.branches), *space.sample(4, np.random.default_rng(0))):
         assert_kernels(space, row, tmp_path / "network.onnx")
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions beside another one, as where ResNet-50 begins: the middle one keeps the shape of what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 32, 1)
+        self.beside = nn.Conv2d(16, 32, 1)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        y = self.conv3(self.conv2(self.conv1(x).relu()).relu())
+        head: torch.Tensor = self.head((y + self.beside(x)).relu().mean((2, 3)))
+        return head
+
+
+def test_a_block_takes_its_layers_out_of_the_region_that_they_are_in(tmp_path: Path) -> None:
+    """The region lives on in int8 without them: its file is written, and so is that of the network that is extracted."""
+    space = hwsearch.adopt(enliven(Bottleneck()), torch.randn(IMAGE), precisions=("fp32", "int8"))
+    gone = next(gene for gene in space.places.branches.values() if gene.startswith("conv2"))
+    low = {choice.name: "int8" for choice in space.choices if choice.is_precision}
+    largest = {choice.name: choice.values[-1] for choice in space.choices}
+    whole, row = (space.canonical(space.encode(largest | low | each)[None])[0] for each in ({}, {gone: 0}))
+    assert space.bits(whole).keys() - space.bits(row).keys() == {"conv2.weight"}
+    assert_kernels(space, row, tmp_path / "kernels.onnx")
+    small = hwsearch.extract(space.architecture(row), data=torch.randn(20, *IMAGE[1:]))
+    hwsearch.export(small, data=torch.randn(20, *IMAGE[1:]), out=tmp_path / "small.onnx")
+    assert set(small.meta["plan"]["precisions"]) == space.bits(row).keys() <= set(dict(small.named_parameters()))

@@ -72,9 +72,17 @@ class Places:
         return {weight: gene for gene, region in self.regions.items() for weight in region.weights}
 
     def precisions(self, values: Mapping[str, Value]) -> dict[str, str]:
-        """The precisions of kernels where active genes have these values, by the names of weights; those in fp32 are left out."""
-        chosen = {weight: str(values.get(gene, "fp32")) for weight, gene in self.bits.items()}
-        return {weight: precision for weight, precision in chosen.items() if precision != "fp32"}
+        """The precisions of kernels where active genes have these values, by the names of weights.
+
+        Those in fp32 are left out, and so are those that are gone with a branch or a block.
+        """
+        there = [
+            (weight, str(values.get(gene, "fp32")))
+            for gene, region in self.regions.items()
+            for node, weight in region.kernels
+            if all(values.get(each, 1) for each in self.around.get(node, ()))
+        ]
+        return {weight: precision for weight, precision in there if precision != "fp32"}
 
 
 def find_genes(

@@ -90,14 +90,7 @@ def photographed(folder: Path) -> Subject:
     imagenet: Any = import_module("adopt_imagenet")
     data = imagenet.photographs(folder)
     images, labels = (torch.as_tensor(each) for each in (data.normalize(data.train_x), data.train_y))
-    judged, wanted = torch.as_tensor(data.normalize(data.test_x)), torch.as_tensor(data.test_y)
-
-    def judge(network: nn.Module) -> float:
-        with torch.no_grad():
-            right = [network(judged[k : k + 50]).argmax(1) == wanted[k : k + 50] for k in range(0, len(judged), 50)]
-        return round(100 * float(torch.cat(right).double().mean()), 2)
-
-    return Subject("EfficientNet-Lite0", imagenet.lite0(), images, labels, judge, ("_fc",), fitted=False)
+    return Subject("EfficientNet-Lite0", imagenet.lite0(), images, labels, imagenet.judge_of(data), ("_fc",), fitted=False)
 
 
 # -- the two tools -----------------------------------------------------------------------------------------------------

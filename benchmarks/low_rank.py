@@ -54,12 +54,13 @@ PARTS: dict[str, tuple[str, ...]] = {"channels": ("depth", "rank"), "ranks": ("d
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, training images, what judges, the layers that become products, and whether sums keep their channels."""
+    """A trained network, training images, what judges, layers that become products, images for the score, whether sums keep channels."""
 
     module: nn.Module
     images: torch.Tensor
     judge: Callable[[nn.Module], float]
     layers: tuple[str, ...]
+    scored: int = SCORED
     sums_stay: bool = False
 
 
@@ -102,14 +103,7 @@ def photographed(_: Path, folder: Path) -> Subject:
     """EfficientNet-Lite0 and photographs of ten classes."""
     imagenet: Any = import_module("adopt_imagenet")
     data = imagenet.photographs(folder, 200)
-    judged, wanted = torch.as_tensor(data.normalize(data.test_x)), torch.as_tensor(data.test_y)
-
-    def judge(network: nn.Module) -> float:
-        with torch.no_grad():
-            right = [network(judged[k : k + 50]).argmax(1) == wanted[k : k + 50] for k in range(0, len(judged), 50)]
-        return round(100 * float(torch.cat(right).double().mean()), 2)
-
-    return Subject(imagenet.lite0(), torch.as_tensor(data.normalize(data.train_x)), judge, ("*",))
+    return Subject(imagenet.lite0(), torch.as_tensor(data.normalize(data.train_x)), imagenet.judge_of(data), ("*",), scored=128)
 
 
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {
@@ -149,10 +143,11 @@ def run(subject: Subject, way: str, options: argparse.Namespace) -> dict[str, An
     table = None
     if options.by == "latency_ms":
         table = hwsearch.profile(space, out=options.out / f"{stem}.table.json", effort=Effort(budget=options.budget), progress=False)
-    order = importance(space, "reconstruction", images[: SCORED if len(images) > REPAIRED else 128])
+    order = importance(space, "reconstruction", images[: subject.scored])
     score = additive(space, order)
     whole = float(metric(options.by, space, table)(space.row()[None])[0])
-    sums = {space.places.groups[each.id] for each in space.groups if subject.sums_stay and each.searchable and len(each.opened) > 1}
+    within = import_module("adopt_cifar").inner(space) if subject.sums_stay else space.places.groups
+    sums = {gene for group, gene in space.places.groups.items() if group not in within}
     files = [hwsearch.export(space.whole, data=images[:2], out=options.out / f"{stem}.onnx")]
     for part, fixed in PARTS.items():
         narrow = space.restrict(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from adopt_cifar import cifar
-from lineage import unseen, whole_cost, widths56
+from lineage_benches import unseen, whole_cost, widths56
 from spent import counted
 
 import hwsearch

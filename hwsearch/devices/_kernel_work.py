@@ -16,7 +16,8 @@ import numpy.typing as npt
 from ..networks._fused import CONVOLUTIONS, LINEAR, PRODUCTS, Fused
 
 Floats = npt.NDArray[np.float64]
-_ROLES = ("pointwise", "spatial", "depthwise", "linear", "product", "other")
+_SKIPPING = "skipping"
+_ROLES = ("pointwise", _SKIPPING, "spatial", "depthwise", "linear", "product", "other")
 _TILES = (8, 16, 32)
 _ALIGNED = (4, 8, 16)
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -43,7 +44,7 @@ def kernel_work(kernels: Sequence[Fused]) -> Floats:
     cin, cout, groups, inputs, outputs, weights, positions = np.array(
         [(k.cin, k.cout, k.groups, k.inputs, k.outputs, k.weights, prod(k.taps) * prod(k.onto)) for k in kernels], dtype=np.float64
     ).T
-    role = np.array([_ROLES.index(kernel.role) for kernel in kernels])
+    role = np.array([_role(kernel) for kernel in kernels])
     one = np.ones(len(kernels))
     within, made = cin / groups, np.where(groups > 1, cout / groups, cout)
     deep = groups > 1
@@ -61,6 +62,15 @@ def kernel_work(kernels: Sequence[Fused]) -> Floats:
     multiplies = role < len(_ROLES) - 1
     work[multiplies, role[multiplies]] = own[multiplies]
     return np.hstack([work.reshape(len(kernels), -1), _along(kernels)])
+
+
+def _role(kernel: Fused) -> int:
+    """What multiplies in a kernel. A convolution that skips pixels of what it converts first has a role of its own.
+
+    OpenVINO skips the pixels of such a 1x1 convolution before it converts them, and then computes in floats.
+    """
+    skipping = kernel.role == "pointwise" and kernel.ops[0] == "quantize" and prod(kernel.onto) < prod(kernel.into)
+    return _ROLES.index(_SKIPPING if skipping else kernel.role)
 
 
 def _along(kernels: Sequence[Fused]) -> Floats:
@@ -107,7 +117,7 @@ def kernel_coordinates(kernels: Sequence[Fused]) -> Floats:
     shape = np.array([(prod(k.into), prod(k.taps), k.groups) for k in kernels], dtype=np.float64)
     kind = np.array(
         [
-            (3.0 * _ROLES.index(k.role), float(prod(k.onto) < prod(k.into)), 2.0 * float(k.cin % 4 > 0), 2.0 * float(k.cout % 4 > 0))
+            (3.0 * _role(k), float(prod(k.onto) < prod(k.into)), 2.0 * float(k.cin % 4 > 0), 2.0 * float(k.cout % 4 > 0))
             for k in kernels
         ]
     )

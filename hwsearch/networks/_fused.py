@@ -34,13 +34,15 @@ def labelled(operation: str, kernel: str) -> str:
 def kernel_of(name: str) -> str | None:
     """The kernel that an operation of a model file belongs to, from whatever a runtime made of its name; ``None`` where it does not say.
 
+    What a runtime puts between two operations and names after both belongs to the latter.
+
     Example:
         >>> from hwsearch.networks import kernel_of, labelled
         >>> kernel_of("fused_" + labelled("Conv_12", "kernel7") + "/relu"), kernel_of("reorder")  # names as runtimes make them
         ('kernel7', None)
     """
-    found = re.search(rf"{_MARK}(\w+?)(?:/|\.|$)", name)
-    return found[1] if found else None
+    found = re.findall(rf"{_MARK}(\w+?)(?:/|\.|$)", name)
+    return found[-1] if found else None
 
 
 _KEY = re.compile(

@@ -9,7 +9,7 @@ rate of RATE that falls to zero as a cosine, towards the outputs of the network 
 share of zeros rises as a cubic for the first 60 % of the training. The last weights count; nothing is chosen on test images.
 
 - *filters, LIMIT*: filters of the first convolution of each block, the same share in every block: the least that brings the
-  multiply-accumulates to LIMIT of the whole network's. Then they are removed for good, the layers that read them are repaired by least
+  multiply-accumulates to LIMIT of the whole network's (--limits). Then they are removed for good, the layers that read them are repaired by least
   squares on REPAIRED training images (a filter of zeros still gives the shift of its batch norm), and the network is trained for
   AFTER epochs more, from a tenth of the rate.
 - *weights*: SPARSE of all weights of convolutions and of the linear layer, the smallest of all layers together but for the first and the
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--small", type=int, metavar="DEPTH", help="of a network, of as many weights as are to be left")
     parser.add_argument("--parts", nargs="+", choices=["filters", "weights", "small"], default=["filters", "weights"])
+    parser.add_argument("--limits", type=float, nargs="+", default=LIMITS, help="for filters")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--amp", default=None, help="the number format of the training, such as bf16")
     parser.add_argument("--out", type=Path, default=Path("benchmark-output"))
@@ -127,7 +128,7 @@ def main() -> None:
     whole, file = folder / "whole.safetensors", options.out / f"{stem}.json"
     save_network(adopted.network, whole)
     found = json.loads(file.read_text()) if file.exists() else {}
-    runs: dict[str, tuple[Any, ...]] = {f"filters, {limit:g}": (filters, limit) for limit in LIMITS if "filters" in options.parts}
+    runs: dict[str, tuple[Any, ...]] = {f"filters, {limit:g}": (filters, limit) for limit in options.limits if "filters" in options.parts}
     runs |= {name: (part,) for name, part in (("weights", weights), ("small", small)) if name in options.parts}
     if "dense" not in found:
         data = cifar(options.data)

@@ -9,8 +9,8 @@ rate of RATE that falls to zero as a cosine, towards the outputs of the network 
 share of zeros rises as a cubic for the first 60 % of the training. The last weights count; nothing is chosen on test images.
 
 - *filters, LIMIT*: filters of the first convolution of each block, the same share in every block: the least that brings the
-  multiply-accumulates to LIMIT of the whole network's (--limits). Then they are removed for good, the layers that read them are repaired by least
-  squares on REPAIRED training images (a filter of zeros still gives the shift of its batch norm), and the network is trained for
+  multiply-accumulates to LIMIT (--limits) of the whole network's. Then they are removed for good, the layers that read them are repaired by
+  least squares on REPAIRED training images (a filter of zeros still gives the shift of its batch norm), and the network is trained for
   AFTER epochs more, from a tenth of the rate.
 - *weights*: SPARSE of all weights of convolutions and of the linear layer, the smallest of all layers together but for the first and the
   last one, which stay dense; the share of those others is so much higher.

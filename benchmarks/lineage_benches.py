@@ -156,6 +156,7 @@ def resnet56(data: Path, cifar: Path, out: Path | None) -> Bench:
         return out / f"lineage-resnet56-{row.tobytes().hex()}.onnx"
 
     def measured(rows: list[np.ndarray]) -> list[float]:
+        assert out is not None
         largest = out / "lineage-resnet56.onnx"
         hwsearch.export(space.whole, data=mending[:2], out=largest)
         return [each.latency_ms for each in hwsearch.measure([largest, *map(file, rows)], rounds=20)]

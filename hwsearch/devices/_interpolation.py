@@ -35,6 +35,8 @@ _SURPRISING = 4.0
 """A block is an outlier if it is this many standard deviations from what is expected of it without itself."""
 _NOISE = 0.005
 """No measurement is taken to be truer than this, relatively."""
+_COUNTED_MS = 1e-3
+"""Profilers count in whole microseconds: what they say of a kernel is no truer, so that kernels of almost none do not speak for all."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class Interpolator:
         if name not in self._families:
             members = self._members[name]
             blocks = [block for block, *_ in members]
-            noise = np.array([error for _, _, error, _ in members])
-            latency = Process.fit(blocks, np.array([ms for _, ms, _, _ in members]), noise)
+            took, noise = np.array([(ms, error) for _, ms, error, _ in members]).T
+            latency = Process.fit(blocks, took, np.hypot(noise, _COUNTED_MS / took) if _kernels(blocks) else noise)
             metered = [(block, mj, error) for block, _, error, mj in members if mj is not None]
             energy = None
             if metered:
@@ -147,7 +149,7 @@ class Process:
         mean = float(left.mean())
         raw = coordinates(blocks)
         for _ in range(2):
-            lengths, height, extra = _scales(raw, left - mean, noise)
+            lengths, height, extra = _scales(raw, _alike(blocks, raw.shape[1]), left - mean, noise)
             process = cls(tuple(blocks), rates, raw / lengths, lengths, height, np.hypot(noise, extra), left, mean)
             outliers = process._outliers
             if not outliers.any():
@@ -308,12 +310,16 @@ def _similarity(a: Floats, b: Floats) -> Floats:
     return result
 
 
-def _scales(raw: Floats, left: Floats, noise: Floats) -> tuple[Floats, float, float]:
+def _alike(blocks: Sequence[Block], coordinates: int) -> npt.NDArray[np.intp]:
+    """Which coordinates share a length: widths, sizes, what a block is, and padding; shape ``(coordinates,)``."""
+    widths = 2 if _kernels(blocks) else 2 + len(blocks[0].mids)
+    return np.repeat(np.arange(4), (widths, 3, coordinates - 2 * widths - 3, widths))
+
+
+def _scales(raw: Floats, groups: npt.NDArray[np.intp], left: Floats, noise: Floats) -> tuple[Floats, float, float]:
     """Lengths of the coordinates, height and further noise of the process: those under which the data are most likely."""
     from scipy.optimize import minimize
 
-    widths = (raw.shape[1] - 7) // 2
-    groups = np.array([0] * widths + [1, 1, 1] + [2, 2, 2, 2] + [3] * widths)
     start = np.log([2.0, 1.0, 1.0, 0.5, max(float(left.std()), 0.01), 0.01])
     if len(left) < 12:
         return np.exp(start[groups]), float(np.exp(start[4])), 0.0

@@ -112,12 +112,21 @@ def _kind(op: str) -> int:
 
 
 def kernel_coordinates(kernels: Sequence[Fused]) -> Floats:
-    """Where a kernel stands among others: logarithms of channels, sizes, groups, what it is, and padding, shape ``(n, d)``."""
+    """Where a kernel stands among others: logarithms of channels, sizes, groups, what it is, and padding, shape ``(n, d)``.
+
+    What it is: what multiplies, whether it makes fewer positions, whether it converts its input first, and whether its channels are odd.
+    """
     widths = np.array([(k.cin, k.cout) for k in kernels], dtype=np.float64)
     shape = np.array([(prod(k.into), prod(k.taps), k.groups) for k in kernels], dtype=np.float64)
     kind = np.array(
         [
-            (3.0 * _role(k), float(prod(k.onto) < prod(k.into)), 2.0 * float(k.cin % 4 > 0), 2.0 * float(k.cout % 4 > 0))
+            (
+                3.0 * _role(k),
+                float(prod(k.onto) < prod(k.into)),
+                2.0 * float(k.ops[0] in _KINDS["convert"]),
+                2.0 * float(k.cin % 4 > 0),
+                2.0 * float(k.cout % 4 > 0),
+            )
             for k in kernels
         ]
     )

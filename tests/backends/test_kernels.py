@@ -17,6 +17,13 @@ def test_the_kernel_of_an_operation_is_told_from_what_runtimes_make_of_its_name(
     assert kernel_of("ReorderOutput_token_17") is None
 
 
+def test_what_a_runtime_names_after_two_operations_belongs_to_the_latter() -> None:
+    """OpenVINO names so what changes a format or a layout between two operations, such as the conversion of what an int8 kernel reads."""
+    made = f"/{labelled('conv', 'a')}/Conv/WithoutBiases_f32_u8_/{labelled('conv', 'b')}/Conv/WithoutBiases"
+    assert kernel_of(made) == "b"
+    assert kernel_of(f"onnx::Conv_0_abcd_acdb_/{labelled('conv', 'a')}/Conv") == "a"
+
+
 def test_what_a_profiler_adds_to_each_operation_is_taken_off_and_what_a_runtime_inserts_goes_to_the_next_kernel() -> None:
     """Five operations of 10, 30, 5, 40 and 2 microseconds, to each of which the profiler adds 6; the last one comes after all kernels."""
     names = [

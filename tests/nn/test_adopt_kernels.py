@@ -148,6 +148,22 @@ def test_a_runtime_tells_the_kernels_of_a_file_apart(adopted: hwsearch.nn.adopti
     assert runtime.runner(str(path))(images.numpy()) == pytest.approx(wanted, abs=1e-4)
 
 
+def test_openvino_tells_the_kernel_that_makes_the_output(tmp_path: Path) -> None:
+    """OpenVINO calls the last operation by the output; what it takes is no part of the kernel before."""
+    pytest.importorskip("openvino")
+    runtime = load_backend("openvino")
+    torch.manual_seed(0)
+    layers = nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 4096)
+    space = hwsearch.adopt(nn.Sequential(*layers), torch.randn(1, 512))
+    path = tmp_path / "network.onnx"
+    path.write_bytes(space.model_file(space.row()))
+    with runtime.profiled(path) as session:
+        session.times(20)
+        told = session.kernels_ms
+    first, last = [slot.name for slot, blocks in space.placed(space.row()) if blocks]
+    assert told[last] > told[first]  # it has eight times the weights
+
+
 def test_a_table_of_a_users_network_is_measured_and_searched(tmp_path: Path) -> None:
     """From a module to the row of a limit; held-out networks tell the table's error."""
     torch.manual_seed(0)

@@ -27,6 +27,8 @@ _STOLEN = 0.02
 """A machine whose host takes more than this part of its time is busy."""
 _SPARE = 0.5
 """A machine is busy if other programs leave fewer processors than those that are measured and half of one besides."""
+_LITTLE = 0.1
+"""Other programs that use less than this part of one processor are always there."""
 _LOOK_S = 0.5
 _CALM_LOOKS = 3
 """Looks in a row, a second apart, that find the machine calm before it is taken to be."""
@@ -74,7 +76,7 @@ class Machine:
 
     def busy(self, threads: int = 1) -> bool:
         """Whether it does so much else that a measurement with some threads says little."""
-        return self.stolen > _STOLEN or self.cores - self.others < min(self.cores, threads + _SPARE)
+        return self.stolen > _STOLEN or self.others > max(self.cores - threads - _SPARE, _LITTLE)
 
 
 def counts() -> Counts | None:

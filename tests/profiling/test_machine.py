@@ -79,6 +79,8 @@ def test_two_spinning_processes_beside_it_are_told() -> None:
         ({"cores": 64, "others": 3.0}, 1, False),
         ({"cores": 64, "others": 3.0}, 64, True),
         ({"cores": 2, "others": 0.0}, 2, False),
+        ({"cores": 1, "others": 0.05}, 1, False),  # something is always there
+        ({"cores": 1, "others": 0.3}, 1, True),
         ({"cores": 2, "others": 0.0, "stolen": 0.1}, 1, True),
     ],
 )

@@ -6,9 +6,11 @@ DATA and CIFAR are as for ``lineage.py``; FOUND holds the lines of its ``guarant
 
 Protocol, written down before its run. The network is repaired as ``lineage.py`` repairs the answers, and trained as in
 ``adopt_distill.py`` with the whole network as its teacher, but for fewer epochs from a lower learning rate: that many epochs fit into
-half an hour. The last weights are kept. (After 8 and 16 epochs had lost 0.57 and 0.53 points, and before a third run, the number of epochs
-and the rate of ``adopt_distill.py`` were chosen for that: 20 and 0.05.) The accuracy is that of the ONNX file, run on the test images that no choice looked at
+half an hour. The last weights are kept. The accuracy is that of the ONNX file, run on the test images that no choice looked at
 (all but the UNSEEN ones that judged the search), and the whole network has its own on the same images.
+
+After 8 and 16 epochs had lost 0.57 and 0.53 points, and before a third run, the number of epochs and the rate of ``adopt_distill.py`` were
+chosen for that: 20 and 0.05.
 
 It goes on where it was stopped; seconds before a stop are counted.
 """

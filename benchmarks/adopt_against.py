@@ -6,7 +6,8 @@
 The networks are those of tests/nn/test_adopt.py and tests/nn/test_adopt_random.py, with lively weights. Torch-Pruning takes half of
 the channels by random importance in all layers but the last, as in its own examples; ours keeps a random part of every group. A cut
 network is right where its outputs equal those of the whole module with all removed weights at zero, to 1e-5 of the largest. It is
-counted as wrong where it runs and differs, as failed where cutting or running raises, and as uncut where no weight is gone.
+counted as wrong where it runs and differs, as failed where cutting or running raises or takes more than MOST_S seconds, and as uncut where
+no weight is gone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -29,6 +31,7 @@ from torch import nn
 from hwsearch._files._writing import write_atomic
 from hwsearch.nn.adoption import adopt
 
+MOST_S = 10
 TESTS = Path(__file__).parents[1] / "tests"
 Inputs = tuple[torch.Tensor, ...]
 
@@ -81,6 +84,7 @@ def verdict(cutting: Callable[[nn.Module, Inputs], nn.Module], module: nn.Module
     masking: Any = import_module("masking")
     masking.enliven(module)
     before = sum(each.numel() for each in module.parameters())
+    signal.alarm(MOST_S)
     try:
         cut = cutting(module, inputs).eval()
         if sum(each.numel() for each in cut.parameters()) == before:
@@ -90,11 +94,18 @@ def verdict(cutting: Callable[[nn.Module, Inputs], nn.Module], module: nn.Module
     except Exception:
         # Whatever either tool or an operation raises.
         return "failed"
+    finally:
+        signal.alarm(0)
     try:
         masking.assert_equal(found, wanted)
     except AssertionError:
         return "wrong"
     return "right"
+
+
+def late(*_: Any) -> None:
+    """What ends a network that takes too long."""
+    raise TimeoutError
 
 
 def main() -> None:
@@ -106,6 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, late)
     sys.path[:0] = [str(TESTS), str(TESTS / "nn")]
     result: dict[str, Any] = {}
     for tool in options.tools:

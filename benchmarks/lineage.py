@@ -52,7 +52,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lineage_benches import BENCHES, HAND, Bench, bench_of
+from lineage_benches import BENCHES, HAND, Bench
 from lineage_ways import ways
 
 from hwsearch._files._writing import Journal, write_atomic
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     ended = Journal(options.out / f"lineage-{options.bench}-{options.scores}.jsonl")
     done = {(line["method"], line["seed"]) for line in ended}
-    bench = bench_of(options.bench, options.data, options.cifar, options.out)
+    bench = BENCHES[options.bench](options.data, options.cifar, options.out)
     known = [*ways(), *bench.hand] if options.bench == "apq" else [way for way in (*ways(), *bench.hand) if way != "staged"]
     for method in options.methods or known:
         if method not in known:

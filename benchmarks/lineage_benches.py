@@ -27,8 +27,6 @@ CALIBRATED, TELLING = 64, 500
 FASTER = 0.7
 """Share of the latency of ResNet-56 that ``resnet56-latency`` allows."""
 HAND = ("uniform", "deep", "shallow")
-RESNET20 = tuple(f"resnet20-{what}-{bits}" for what in ("bitops", "size") for bits in (4, 3))
-BENCHES = ("macro", "apq", "bits", "resnet56", "resnet56-latency", "guaranteed", "guaranteed-half", *RESNET20)
 
 
 @dataclass(frozen=True)
@@ -127,18 +125,17 @@ def repaired(space: Any, row: np.ndarray, mending: Any) -> Any:
     return Repair(space.cut(*space.plan(row)), (mending,), samples=(2000, 6), rounds=0, tuned=False).run()
 
 
-def resnet56(data: Path, cifar: Path, out: Path | None) -> Bench:
-    """ResNet-56 of CIFAR-10 within half of its multiply-accumulates, or a share of its latency by a table kept in ``out``."""
+def resnet56(data: Path, cifar: Path, out: Path, limited: str, share: float) -> Bench:
+    """ResNet-56 of CIFAR-10 within a share of a cost; for latency, ``out`` keeps the table and the files that are measured."""
     import torch
     from adopt_cifar import accuracy
 
     space, images, order, mending = widths56(data, cifar)
     held = order[-JUDGED:]
     others, labels = torch.as_tensor(images.train_x[held]), torch.as_tensor(images.train_y[held])
-    table, limited, share = None, "macs", 0.5
-    if out is not None:
-        path = out / "lineage-resnet56.table.json"
-        table, limited, share = hwsearch.profile(space, out=path, effort=Effort(budget="5m"), progress=False), "latency_ms", FASTER
+    table = None
+    if limited == "latency_ms":
+        table = hwsearch.profile(space, out=out / "lineage-resnet56.table.json", effort=Effort(budget="5m"), progress=False)
 
     def score(X: np.ndarray) -> np.ndarray:
         return np.array([accuracy(repaired(space, row, mending[:REPAIRED]), others, labels) for row in X])
@@ -146,24 +143,22 @@ def resnet56(data: Path, cifar: Path, out: Path | None) -> Bench:
     def judged(row: np.ndarray) -> dict[str, Any]:
         cut = space.extract(*space.plan(row), images=(mending,))
         right = accuracy(cut, torch.as_tensor(images.test_x), torch.as_tensor(images.test_y))
-        if out is not None:
+        if table is not None:
             hwsearch.export(cut, data=mending[:2], out=file(row))
         cost = {name: float(metric(name, space, table)(row[None])[0]) for name in dict.fromkeys(("macs", limited))}
         return {"test": right, **cost}
 
     def file(row: np.ndarray) -> Path:
-        assert out is not None
         return out / f"lineage-resnet56-{row.tobytes().hex()}.onnx"
 
     def measured(rows: list[np.ndarray]) -> list[float]:
-        assert out is not None
         largest = out / "lineage-resnet56.onnx"
         hwsearch.export(space.whole, data=mending[:2], out=largest)
         return [each.latency_ms for each in hwsearch.measure([largest, *map(file, rows)], rounds=20)]
 
     problem = Problem.of(space, predictor=score, device=table, limits={limited: share * whole_cost(space, limited, table)})
     hand = {policy: partial(by_hand, problem, policy) for policy in HAND}
-    return Bench(problem, judged, hand, None if out is None else measured)
+    return Bench(problem, judged, hand, None if table is None else measured)
 
 
 def guaranteed(data: Path, cifar: Path, share: float | None) -> Bench:
@@ -274,20 +269,17 @@ def by_hand(problem: Problem, policy: str) -> np.ndarray:
     raise SystemExit(f"The policy {policy!r} cannot meet the limits.")
 
 
-def bench_of(name: str, data: Path, cifar: Path, out: Path) -> Bench:
-    """The bench of a name."""
-    benches: dict[str, Callable[[], Bench]] = {
-        "macro": lambda: macro(data),
-        "apq": lambda: apq(data),
-        "bits": lambda: bits(data),
-        "resnet56": lambda: resnet56(data, cifar, None),
-        "resnet56-latency": lambda: resnet56(data, cifar, out),
-        "guaranteed": lambda: guaranteed(data, cifar, None),
-        "guaranteed-half": lambda: guaranteed(data, cifar, 0.5),
-        **{
-            f"resnet20-{what}-{same}": partial(resnet20, data, cifar, metric_of, same)
-            for what, metric_of in (("bitops", "bitops"), ("size", "size_mb"))
-            for same in (4, 3)
-        },
-    }
-    return benches[name]()
+BENCHES: dict[str, Callable[[Path, Path, Path], Bench]] = {
+    "macro": lambda data, cifar, out: macro(data),
+    "apq": lambda data, cifar, out: apq(data),
+    "bits": lambda data, cifar, out: bits(data),
+    "resnet56": lambda data, cifar, out: resnet56(data, cifar, out, "macs", 0.5),
+    "resnet56-latency": lambda data, cifar, out: resnet56(data, cifar, out, "latency_ms", FASTER),
+    "guaranteed": lambda data, cifar, out: guaranteed(data, cifar, None),
+    "guaranteed-half": lambda data, cifar, out: guaranteed(data, cifar, 0.5),
+    "resnet20-bitops-4": lambda data, cifar, out: resnet20(data, cifar, "bitops", 4),
+    "resnet20-bitops-3": lambda data, cifar, out: resnet20(data, cifar, "bitops", 3),
+    "resnet20-size-4": lambda data, cifar, out: resnet20(data, cifar, "size_mb", 4),
+    "resnet20-size-3": lambda data, cifar, out: resnet20(data, cifar, "size_mb", 3),
+}
+"""By name: (folder of published data, folder of CIFAR-10, folder for tables and files) -> the bench."""

@@ -45,9 +45,9 @@ class OpenVino(CpuBackend):
         Raises:
             FileError: there is no such file, or OpenVINO cannot run it.
         """
-        return ProfiledSession(self.load(path), partial(self._trace, os.fspath(path)))
+        return ProfiledSession(self.load(path), partial(self._trace, os.fspath(path), _makers(os.fspath(path))))
 
-    def _trace(self, path: str, runs: int) -> tuple[list[str], Times]:
+    def _trace(self, path: str, makers: dict[str, str], runs: int) -> tuple[list[str], Times]:
         """What OpenVINO's counters, which tell the mean of all runs so far, say of each operation; see :data:`Trace`."""
         session = OvSession(self.compile(path, PERF_COUNT=True))
         session.times(WARM)
@@ -55,15 +55,7 @@ class OpenVino(CpuBackend):
         session.times(runs)
         names, mean = session.counted()
         session.close()
-        made = self._made(path)
-        return [made.get(name, name) for name in names], ((WARM + runs) * mean - WARM * before) / runs
-
-    def _made(self, path: str) -> dict[str, str]:
-        """From the outputs of a model file to the operations that make them: OpenVINO calls these by the output."""
-        onnx = require("onnx", feature="Naming what OpenVINO runs", extra="openvino")
-        graph = onnx.load(path, load_external_data=False).graph
-        makers = {output: node.name for node in graph.node for output in node.output}
-        return {output.name: makers[output.name] for output in graph.output if output.name in makers}
+        return [makers.get(name, name) for name in names], ((WARM + runs) * mean - WARM * before) / runs
 
     def _run(self, model: ModelProto | str) -> Session:
         compiled = self.compile(model)
@@ -106,6 +98,14 @@ class OpenVino(CpuBackend):
             "ENABLE_CPU_PINNING": False,
         }
         return _core().compile_model(network, "CPU", {**settings, **options})
+
+
+def _makers(path: str) -> dict[str, str]:
+    """From the outputs of a model file to the operations that make them: OpenVINO calls these by the output."""
+    onnx = require("onnx", feature="Naming what OpenVINO runs", extra="openvino")
+    graph = onnx.load(path, load_external_data=False).graph
+    makers = {output: node.name for node in graph.node for output in node.output}
+    return {output.name: makers[output.name] for output in graph.output if output.name in makers}
 
 
 @cache

@@ -149,7 +149,7 @@ class Process:
         mean = float(left.mean())
         raw = coordinates(blocks)
         for _ in range(2):
-            lengths, height, extra = _scales(raw, _alike(blocks, raw.shape[1]), left - mean, noise)
+            lengths, height, extra = _scales(raw, _alike(2 + len(blocks[0].mids), raw.shape[1]), left - mean, noise)
             process = cls(tuple(blocks), rates, raw / lengths, lengths, height, np.hypot(noise, extra), left, mean)
             outliers = process._outliers
             if not outliers.any():
@@ -310,10 +310,9 @@ def _similarity(a: Floats, b: Floats) -> Floats:
     return result
 
 
-def _alike(blocks: Sequence[Block], coordinates: int) -> npt.NDArray[np.intp]:
-    """Which coordinates share a length: widths, sizes, what a block is, and padding; shape ``(coordinates,)``."""
-    widths = 2 if _kernels(blocks) else 2 + len(blocks[0].mids)
-    return np.repeat(np.arange(4), (widths, 3, coordinates - 2 * widths - 3, widths))
+def _alike(widths: int, count: int) -> npt.NDArray[np.intp]:
+    """Which of ``count`` coordinates share a length: widths, sizes, what a block is, and padding of widths; shape ``(count,)``."""
+    return np.repeat(np.arange(4), (widths, 3, count - 2 * widths - 3, widths))
 
 
 def _scales(raw: Floats, groups: npt.NDArray[np.intp], left: Floats, noise: Floats) -> tuple[Floats, float, float]:

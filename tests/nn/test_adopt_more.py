@@ -65,6 +65,28 @@ def test_operations_that_used_to_freeze_are_cut_right(name: str) -> None:
     assert widths(adopted) == {"a": 8, "b": 6, "out": 0}
 
 
+class Modulated(nn.Module):
+    """As in FocalNet: single channels of one layer are gates of many of its other channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.split, self.out = conv(3, 8), nn.Conv2d(8, 14, 1), nn.Linear(6, 5)
+        self.alone = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, around, gates = self.split(self.first(x)).split([6, 6, 2], 1)
+        total = around * gates[:, :1]
+        around = F.gelu(self.alone(around))
+        total = query * (total + around.mean((2, 3), keepdim=True) * gates[:, 1:])
+        return self.out(total.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_channel_that_gates_many_stays_and_they_are_searchable() -> None:
+    adopted = assert_cuts(Modulated(), torch.randn(IMAGE, generator=torch.Generator().manual_seed(0)))
+    assert widths(adopted) == {"first": 8, "split": 6, "alone": 6, "out": 0}
+    assert "a single channel, which all of another meet" in str(adopted.report)
+
+
 def test_a_mean_over_channels_is_one_of_those_that_are_kept() -> None:
     module = enliven(Chain(response_norm))
     image = torch.randn(IMAGE)

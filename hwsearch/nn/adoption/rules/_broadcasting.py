@@ -8,6 +8,7 @@ from .._axes import Axes, Factor, on, tie_along
 from .base import Flow, shape_of, where
 
 _FIXED = "it meets values of fixed size"
+_SPREAD = "a single channel, which all of another meet"
 
 
 def merge(flow: Flow, node: fx.Node, inputs: list[fx.Node]) -> Axes:
@@ -45,13 +46,14 @@ def broadcast(flow: Flow, node: fx.Node, first: tuple[Axes, list[int]], second: 
 
 
 def _settle(flow: Flow, node: fx.Node, mine: tuple[Axes, list[int]], other: tuple[Axes, list[int]]) -> Axes:
-    """Tie over the axes along which the other side has values of fixed size."""
+    """Tie over the axes along which the other side has values of fixed size, and leave out those along which one place meets many."""
     kept = []
     for factor in mine[0]:
+        spread = [dim for dim in factor.dims if mine[1][dim] == 1 < other[1][dim]]
         fixed = [dim for dim in factor.dims if other[1][dim] > 1 and on(other[0], dim) is None]
-        reduced = tie_along(flow.atoms, factor, fixed) if fixed else factor
+        reduced = tie_along(flow.atoms, factor, {*fixed, *spread}) if fixed or spread else factor
         if reduced is None:
-            flow.atoms.freeze(factor.labels, f"{_FIXED} ({where(node)})")
+            flow.atoms.freeze(factor.labels, f"{_SPREAD if spread else _FIXED} ({where(node)})")
         else:
             kept.append(reduced)
     return tuple(kept)

@@ -315,6 +315,25 @@ def test_proofs_run_no_more_of_the_network_than_they_have_to(monkeypatch: pytest
     assert sum(runs) <= sum(2 * (5 - k) + 1 for k in range(6))
 
 
+class NamesSingle(nn.Module):
+    """Makes a tensor in single precision by name, as recurrent layers do, and joins it to what it computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(6, 64), nn.Linear(64, 32), nn.Linear(32, 4)
+        self.again = nn.LSTM(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.out(torch.relu(self.second(torch.relu(self.first(x)))))
+        return self.again(x[None])[0]  # type: ignore[no-any-return]
+
+
+def test_what_names_single_precision_is_proven_where_rounding_needs_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_proof, "TOLERANCE", 1e-12)
+    adopted = hwsearch.adopt(NamesSingle(), torch.randn(3, 6, generator=torch.Generator().manual_seed(0)))
+    assert widths(adopted) == {"first": 64, "second": 32, "out": 0}
+
+
 class ReadsLength(nn.Module):
     """Takes its batch from ``len``."""
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ._axes import Labels
 from ._branches import Branch, pass_on
@@ -93,7 +95,8 @@ class Prover:
         try:
             found = self.difference(self.cut(kept, branches), self.shown)
             if TOLERANCE < found < float("inf"):
-                found = self.difference(self.cut(kept, branches, double=True), tuple(map(_double, self.shown)))
+                with _InDouble():  # type: ignore[no-untyped-call]
+                    found = self.difference(self.cut(kept, branches, double=True), tuple(map(_double, self.shown)))
         except Exception as error:
             # Whatever an operation says of arguments that do not fit each other.
             return f"the cut network does not run ({type(error).__name__}: {_first_line(error)})"
@@ -279,6 +282,15 @@ def _in_place(node: fx.Node) -> bool:
 
 def _double(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+class _InDouble(TorchDispatchMode):
+    """Operations that name single precision, for a tensor that they make or convert to, do so in double precision."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call the operation with the other type."""
+        args, kwargs = pytree.tree_map(lambda each: torch.float64 if each is torch.float32 else each, (args, kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _first_line(error: Exception) -> str:

@@ -268,6 +268,14 @@ def test_compiled_modules_adopt_and_quantised_ones_are_refused_in_words() -> Non
         hwsearch.adopt(quantised, image)
 
 
+def test_a_part_whose_name_is_taken_is_named_with_a_way_out() -> None:
+    module = Chain()
+    module.add_module("graph", conv(3, 3))
+    with pytest.raises(Unsupported, match=r"graph\.weight cannot be captured.*Sequential"):
+        hwsearch.adopt(module, torch.randn(IMAGE))
+    assert widths(hwsearch.adopt(nn.Sequential(module), torch.randn(IMAGE)))["0.a"] == 8
+
+
 class Residual(nn.Module):
     def __init__(self, blocks: int) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ class _Search:
 
     def _nodes(self, block: Branch) -> list[fx.Node]:
         end = self.by[block.node]
-        return between(self.by[block.stays], end, end)
+        return between(self.by[block.stays], end)
 
     def _around(self, piece: Piece, after: dict[fx.Node, fx.Node]) -> Iterator[Branch]:
         """The blocks that hold a kernel, from those that begin earliest, each as short as can be."""
@@ -110,7 +110,7 @@ class _Search:
 
     def _block(self, start: fx.Node, end: fx.Node) -> Branch | None:
         """The block between two values of equal shape, if it is one."""
-        nodes = between(start, end, end)
+        nodes = between(start, end)
         inside = set(nodes)
         pieces = {id(piece): piece for node in nodes if (piece := self.owner.get(node)) is not None}
         if not nodes or not all(inside.issuperset(piece.nodes) for piece in pieces.values()):

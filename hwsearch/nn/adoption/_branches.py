@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,10 @@ class Branch:
 
 
 def find_branches(network: fx.GraphModule) -> tuple[Branch, ...]:
-    """All additions ``x + f(x)`` of equal shapes, where nothing within ``f`` is used elsewhere and ``f`` sees nothing but ``x``."""
+    """All additions ``x + f(x, ...)`` of equal shapes, where nothing that ``f`` makes of ``x`` is used elsewhere.
+
+    What else ``f`` sees, such as a mask, positions or the tokens of an encoder, stays if it is used elsewhere, too.
+    """
     found: list[Branch] = []
     for node in network.graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload) or base_name(node.target) != "add":
@@ -80,7 +83,7 @@ def find_branches(network: fx.GraphModule) -> tuple[Branch, ...]:
         if len(sides) < 2 or sides[0] is sides[1] or shape_of(sides[0]) != shape_of(sides[1]) or len(shape_of(node)) < 2:
             continue
         for stays, other in (sides, sides[::-1]):
-            inside = between(stays, other, node)
+            inside = _gone(stays, other, node)
             if any("conv" in str(each.target) or "linear" in str(each.target) or "mm" in str(each.target) for each in inside):
                 found.append(made_of(f"b{len(found)}", node, stays, inside))
                 break
@@ -111,35 +114,48 @@ def pass_on(branches: Iterable[Branch], kept: Mapping[str, Labels]) -> dict[str,
     return left
 
 
-def between(stays: fx.Node, other: fx.Node, end: fx.Node) -> list[fx.Node]:
-    """The nodes between ``stays`` and ``other``, that one included; none where anything but ``end`` reads them from outside."""
-    inside: list[fx.Node] = []
-    reached = False
-    for node in _before(other, stays):
-        if node is stays:
-            reached = True
-        elif node.op == "placeholder":
+def between(stays: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """The nodes between ``stays`` and ``end``, that one included; none where others see what they make, or they see anything else."""
+    inside = _gone(stays, end, end)
+    seen = {source for node in inside for source in _sources(node)}
+    return inside if seen <= {stays, *inside} else []
+
+
+def _gone(stays: fx.Node, other: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """What only ``end`` needs beside ``stays`` to compute ``other``; nothing where more than that sees what is made of ``stays``."""
+    walked = sorted(_before(other, stays))
+    if stays not in walked:
+        return []
+    made = {stays}
+    for node in walked:
+        if not made.isdisjoint(_sources(node)):
+            made.add(node)
+    gone: dict[fx.Node, None] = {end: None}
+    for node in reversed(walked):
+        users = [user in gone for user in node.users]
+        if node in made and node not in (stays, end) and not all(users):
             return []
-        else:
-            inside.append(node)
-    within = {*inside, end}
-    closed = all(user in within for node in inside if node is not end and node.op != "get_attr" for user in node.users)
-    return inside if reached and closed else []
+        if node is not stays and node.op != "placeholder" and (any(users) if node.op == "get_attr" else all(users)):
+            gone[node] = None
+    return [node for node in gone if node is not end or node is other]
 
 
-def _before(node: fx.Node, stop: fx.Node) -> Iterator[fx.Node]:
-    """A node and all that it depends on, not going past ``stop``; numbers such as sizes are left out."""
+def _before(node: fx.Node, stop: fx.Node) -> set[fx.Node]:
+    """A node and all that it depends on, not going past ``stop``."""
     seen, waiting = {node}, [node]
     while waiting:
         each = waiting.pop()
-        yield each
-        if each is stop:
-            continue
-        for source in each.all_input_nodes:
-            if (
-                source not in seen
-                and "number" not in source.meta
-                and (source.op == "get_attr" or shape_of(source) or "shape" in source.meta)
-            ):
-                seen.add(source)
-                waiting.append(source)
+        if each is not stop:
+            fresh = [source for source in _sources(each) if source not in seen]
+            seen.update(fresh)
+            waiting += fresh
+    return seen
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """What a node is given; numbers such as sizes are left out."""
+    return [
+        source
+        for source in node.all_input_nodes
+        if "number" not in source.meta and (source.op == "get_attr" or shape_of(source) or "shape" in source.meta)
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import logging
 import operator
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -135,6 +136,7 @@ def _run(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> A
         raise InvalidInput(f"{type(module).__name__} does not run on the example inputs, at {failing_line(error)}: {error}") from error
 
 
+_TAKEN = frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph()))) - frozenset(dir(nn.Module()))
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torchao.")
 
 
@@ -146,6 +148,12 @@ def _check_tensors(module: nn.Module) -> None:
                 f"Pass it as it was before, and quantise what is cut from it."
             )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        part = name.split(".")[0]
+        if part in _TAKEN:
+            raise Unsupported(
+                f"{name} cannot be captured, since {part!r} is the name of something else in a torch.fx.GraphModule. Call it otherwise, or "
+                f"pass torch.nn.Sequential(module), of which it is a part of a part."
+            )
         if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)):
             if tensor.device.type == "meta":
                 raise Unsupported(
@@ -200,7 +208,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ax
         return dict.fromkeys((axis for axis in axes if axis == 0 or each.ndim == 4), torch.export.Dim.AUTO)
 
     shapes = pytree.tree_map(shape, dict(given)) if axes else None
-    with _open_lengths():
+    with _open_lengths(), _unheard("torch.fx.experimental.symbolic_shapes"):
         network = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False).module(check_guards=False)
     assert isinstance(network, fx.GraphModule)
     return network
@@ -283,6 +291,18 @@ def _open_lengths() -> Iterator[None]:
         yield
     finally:
         builtins.len = plain
+
+
+@contextmanager
+def _unheard(name: str) -> Iterator[None]:
+    """Within this, a logger says errors alone: what an export cannot prove of sizes is tried on images, and is no fault of the user's."""
+    log = logging.getLogger(name)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _tensors(inputs: Any) -> tuple[torch.Tensor, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
+
 from ._branches import Branch
 from ._groups import Analysis, Extent, Group, Kernel
 
@@ -118,8 +120,15 @@ def make_report(analysis: Analysis, branches: tuple[Branch, ...], bits: Mapping[
         rows.append(Row(branch.module or branch.node, kind, 0, branch.id, 0.0, branch.searchable, branch.reason))
     total = sum(kernel.macs(widths) for kernel in analysis.kernels)
     free_macs = sum(kernel.macs(widths) for kernel in analysis.kernels if _free(kernel, by))
-    unknown = tuple(dict.fromkeys(analysis.flow.unknown.values()))
-    return Report(tuple(rows), total, free_macs / total if total else 0.0, unknown)
+    return Report(tuple(rows), total, free_macs / total if total else 0.0, _unknown(analysis))
+
+
+def _unknown(analysis: Analysis) -> tuple[str, ...]:
+    """What no rule covers, where that froze channels of a layer, and not a mask or positions alone."""
+    units = np.concatenate([np.empty(0, dtype=np.int64), *(group.units for group in analysis.groups)])
+    atoms = analysis.flow.atoms
+    froze = {reason for labels, reason in atoms.frozen if np.isin(atoms.find(labels), units).any()}
+    return tuple(dict.fromkeys(reason for reason in analysis.flow.unknown.values() if reason in froze))
 
 
 def _free(kernel: Kernel, by: dict[str, Group]) -> bool:

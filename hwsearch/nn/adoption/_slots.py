@@ -138,7 +138,7 @@ class _Sizes:
         source = self._largest(main if first is main else first)
         read = source if main is None or first is main else _tensor(main)
         made = main if main is not None else last if shape_of(last) else source
-        if not shape_of(read) or not shape_of(made):  # numbers, or lists of tensors, that no gene changes
+        if not all(prod(shape_of(each) or (0,)) for each in (read, made)):  # numbers, lists, or no values at all, that no gene changes
             return KernelHere(Fused.of(piece.ops, 1, 1), (Size(1),), (Size(1),), tuple(range(len(around))))
         cout = self._channels(made, name)
         onto = _rest(shape_of(made), cout)

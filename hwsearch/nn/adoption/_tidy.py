@@ -27,6 +27,7 @@ def tidy(network: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> fx.GraphM
     _out_of_place(network)
     _fold(network)
     _note(network, inputs)
+    _joins(network)
     _paddings(network)
     _shuffles(network)
     _compute_weights(network)
@@ -69,9 +70,17 @@ def _drop(network: fx.GraphModule) -> None:
         if node.op == "call_module" or (node.op == "call_function" and "assert" in str(node.target)):
             node.replace_all_uses_with(None)
             network.graph.erase_node(node)
-        elif isinstance(node.target, torch._ops.OpOverload) and base_name(node.target) in _DROPOUT and not bound(node)["train"]:
+        elif (_name(node) in _DROPOUT and not bound(node)["train"]) or _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    """Whether a tensor is made one of the type that it has already, and is no copy."""
+    if _name(node) != "to" or bound(node).get("copy"):
+        return False
+    before, after = (getattr(each.meta.get("val"), "dtype", None) for each in (node.all_input_nodes[0], node))
+    return before is not None and before == after
 
 
 def _convolutions(network: fx.GraphModule) -> None:
@@ -91,6 +100,18 @@ def _convolutions(network: fx.GraphModule) -> None:
                 given.pop()
         node.args = tuple(given)
         node.kwargs = {}
+
+
+def _joins(network: fx.GraphModule) -> None:
+    """Leave out what has no values where tensors are joined."""
+    for node in network.graph.nodes:
+        if _name(node) == "cat":
+            tensors = bound(node)["tensors"]
+            held = [each for each in tensors if 0 not in shape_of(each)]
+            if len(held) == 1:
+                node.replace_all_uses_with(held[0])
+            elif held and len(held) < len(tensors):
+                node.args = (held, *node.args[1:])
 
 
 def _paddings(network: fx.GraphModule) -> None:
@@ -145,21 +166,33 @@ def _out_of_place(network: fx.GraphModule) -> None:
 def _fold(network: fx.GraphModule) -> None:
     """Compute once what depends neither on inputs nor on weights."""
     constant: set[fx.Node] = set()
-    for node in network.graph.nodes:
+    whose: dict[fx.Node, fx.Node] = {}  # the first node with the memory of a result
+    written: dict[fx.Node, int] = {}  # where something was last written into it
+    places = {node: place for place, node in enumerate(network.graph.nodes)}
+    for node, place in places.items():
         if node.op == "get_attr":
-            if str(node.target).startswith(("lifted_tensor", "_tensor_constant")):
+            if str(node.target).rpartition(".")[2].startswith(("lifted_tensor", "_tensor_constant")):
                 constant.add(node)
         elif node.op == "call_function":
             tensors = [each for each in node.all_input_nodes if not _is_made(node, each)]
+            writes = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
             if all(each in constant for each in tensors) and (tensors or _is_made(node)):
                 constant.add(node)
-            elif isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and node.args[0] in constant:
+                if tensors and (writes or _aliases(node)):
+                    whose[node] = whose.get(tensors[0], tensors[0])
+                if writes:
+                    written[whose[node]] = place
+            elif writes and node.args[0] in constant:
                 return
-    made: dict[fx.Node, torch.Tensor] = {}
-    wanted = [node for node in constant if node.op != "get_attr" and any(user not in constant for user in node.users)]
+    readers = [(node, user) for node in constant if node.op != "get_attr" for user in node.users if user not in constant]
+    if any(written.get(whose.get(node, node), -1) > places[user] for node, user in readers):
+        return
+    read = {node for node, _ in readers}
+    wanted = [node for node in places if node in read]
     if not wanted:
         return
     values = _values(network, constant)
+    made: dict[fx.Node, torch.Tensor] = {}
     for node in wanted:
         value = values[node]
         if isinstance(value, torch.Tensor):

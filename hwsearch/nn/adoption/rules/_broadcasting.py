@@ -17,13 +17,18 @@ def merge(flow: Flow, node: fx.Node, inputs: list[fx.Node]) -> Axes:
     result: Axes = ()
     sizes = [1] * rank
     for each in inputs:
-        shape = shape_of(each)
-        shift = rank - len(shape)
-        moved = tuple(Factor(tuple(dim + shift for dim in factor.dims), factor.labels) for factor in flow.factors(each))
-        padded = [1] * shift + list(shape)
-        result = broadcast(flow, node, (result, sizes), (moved, padded))
-        sizes = [max(a, b) for a, b in zip(sizes, padded, strict=True)]
+        moved = aligned(flow, each, rank)
+        result = broadcast(flow, node, (result, sizes), moved)
+        sizes = [max(a, b) for a, b in zip(sizes, moved[1], strict=True)]
     return result
+
+
+def aligned(flow: Flow, node: fx.Node, rank: int) -> tuple[Axes, list[int]]:
+    """What lies on the axes of a tensor, and its sizes, with axes of size one before it up to a rank."""
+    shape = shape_of(node)
+    shift = rank - len(shape)
+    moved = tuple(Factor(tuple(dim + shift for dim in factor.dims), factor.labels) for factor in flow.factors(node))
+    return moved, [1] * shift + list(shape)
 
 
 def broadcast(flow: Flow, node: fx.Node, first: tuple[Axes, list[int]], second: tuple[Axes, list[int]]) -> Axes:

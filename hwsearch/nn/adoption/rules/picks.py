@@ -161,13 +161,12 @@ def channel_shuffle(call: Call) -> Axes:
 @rule("repeat", "tile")
 def repeat(call: Call) -> Axes:
     """An axis several times over."""
-    times = list(call.args["repeats"] if "repeats" in call.args else call.args["dims"])
-    shift = len(times) - len(call.shape_of("self"))
-    found = []
-    for factor in call.axes("self"):
-        dims = tuple(dim + shift for dim in factor.dims)
-        found.append(Factor(dims, np.tile(factor.labels, [times[dim] if isinstance(times[dim], int) else 1 for dim in dims])))
-    return tuple(found)
+    shift = len(call.shape) - len(call.shape_of("self"))
+    times = [after // before for before, after in zip(call.shape_of("self"), call.shape[shift:], strict=True)]
+    return tuple(
+        Factor(tuple(dim + shift for dim in factor.dims), np.tile(factor.labels, [times[dim] for dim in factor.dims]))
+        for factor in call.axes("self")
+    )
 
 
 @rule("im2col")

@@ -16,7 +16,7 @@ _FIXED = "it meets values of fixed size"
     # Value by value too, though torch does not tag them so.
     *("hardswish", "hardsigmoid", "hardtanh", "relu6", "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "logsigmoid", "threshold"),
     *("softshrink", "hardshrink", "rrelu", "clamp", "clip", "where", "masked_fill", "fill", "lerp", "copy"),
-    *("dropout", "feature_dropout", "alpha_dropout"),
+    *("dropout", "feature_dropout", "alpha_dropout", "__and__", "__or__", "__xor__"),
 )
 def value_by_value(call: Call) -> Axes:
     """Channels at the same place are tied."""

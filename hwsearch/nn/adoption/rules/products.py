@@ -8,7 +8,7 @@ from string import ascii_letters
 from torch import fx
 
 from .._axes import Axes, Factor, Labels, tie_along
-from ._broadcasting import merge
+from ._broadcasting import aligned, broadcast, merge
 from .base import Call, Multiplications, rule, shape_of
 
 _FIXED = "it meets values of fixed size in a product"
@@ -126,10 +126,12 @@ def attention(call: Call) -> Axes:
         for node in nodes[:2]:
             # The scores are divided by the root of a head's size, which therefore stays.
             call.freeze(tuple(factor for factor in call.flow.factors(node) if factor.dims == (rank - 1,)), "the size of a head")
+    scores = product(call, nodes[:2], [batch + "XS", batch + "YS"], batch + "XY")
     mask = call.args["attn_mask"]
     if isinstance(mask, fx.Node):
-        call.freeze(call.flow.factors(mask), "a mask of attention")
-    scores = product(call, nodes[:2], [batch + "XS", batch + "YS"], batch + "XY")
+        # It is added to the scores: heads are tied to what it holds for each of them, such as learned biases of positions.
+        sizes = [*map(max, shape_of(nodes[0])[:-2], shape_of(nodes[1])[:-2]), shape_of(nodes[0])[-2], shape_of(nodes[1])[-2]]
+        scores = broadcast(call.flow, call.node, (scores, sizes), aligned(call.flow, mask, rank))
     call.flow.axes[call.node] = scores
     values = product(call, nodes[2:], [batch + "YZ"], batch + "Z")
     call.flow.multiplications.pop()

@@ -3,7 +3,8 @@
     python benchmarks/adopt_coverage.py --out benchmark-output
     python benchmarks/adopt_coverage.py --out benchmark-output/timm --networks timm:resnet26d timm:vit_tiny_patch16_224
 
-Names that begin with ``timm:`` are networks of timm, which has to be installed. Weights are random (seed 0). Of each network stand
+Names that begin with ``timm:``, ``transformers:`` or ``segmentation_models_pytorch:`` are networks of these libraries, which have to be
+installed (``transformers:`` alone: all that other_libraries.py lists). Weights are random (seed 0). Of each network stand
 there: the share of multiply-accumulates in kernels whose widths are searchable, the groups and residual branches that are searchable
 and all of them, CPU-seconds of one thread for capture, groups and proofs, and the reasons of what is frozen. One random cut of each
 (seed 0) is run, too. Images are as small as the network allows, since convolutional networks have the same groups at any size. It goes
@@ -16,11 +17,11 @@ import argparse
 import json
 import statistics
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import other_libraries
 import torch
 
 from hwsearch._files._writing import Journal, write_atomic
@@ -31,23 +32,16 @@ from hwsearch.nn.data._vision import import_torchvision
 PIXELS = {"vit_h": 224, "vit": 224, "maxvit": 224, "swin": 224, "inception": 96, "deeplab": 96, "fcn": 96}
 
 
-def size_of(name: str, module: Any) -> int:
-    """The side of the images that a network is adopted with."""
-    if name.startswith("timm:") and module.default_cfg.get("fixed_input_size"):
-        return int(module.default_cfg["input_size"][-1])
-    return next((pixels for start, pixels in PIXELS.items() if name.removeprefix("timm:").startswith(start)), 64)
-
-
-def build(models: Any, name: str) -> torch.nn.Module:
-    """A network with random weights."""
+def build(models: Any, name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor], int]:
+    """A network with random weights, its inputs by keyword if it takes such, and the side of its images."""
+    side = next((pixels for start, pixels in PIXELS.items() if name.rpartition(":")[2].startswith(start)), 64)
+    if ":" in name:
+        module, given, fixed = other_libraries.build(name)
+        return module, given, fixed or side
     torch.manual_seed(0)
-    if name.startswith("timm:"):
-        made: torch.nn.Module = import_module("timm").create_model(name.removeprefix("timm:"), pretrained=False)
-        return made
     kind = models.get_model_builder(name)
     backbone = {"weights_backbone": None} if "segmentation" in kind.__module__ else {}
-    module: torch.nn.Module = kind(weights=None, **backbone)
-    return module
+    return kind(weights=None, **backbone), {}, side
 
 
 def cut_once(adopted: Adopted) -> float:
@@ -65,18 +59,18 @@ def cut_once(adopted: Adopted) -> float:
 
 def measure(models: Any, name: str) -> dict[str, Any]:
     """All that is written down of one network."""
-    module = build(models, name)
-    pixels = size_of(name, module)
+    module, given, pixels = build(models, name)
+    images = () if given else (torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)),)
     start = time.process_time()
     try:
-        adopted = adopt(module, torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)))
+        adopted = adopt(module, images, keywords=given)
     except Unsupported as error:
-        return {"network": name, "pixels": pixels, "refused": str(error), "share": 0.0}
+        return {"network": name, "refused": str(error), "share": 0.0}
     seconds = time.process_time() - start
     report = adopted.report
     return {
         "network": name,
-        "pixels": pixels,
+        "input": list(adopted.inputs[0].shape),
         "parameters": sum(each.numel() for each in module.parameters()),
         "share": round(report.share, 4),
         "groups": [sum(group.searchable for group in adopted.groups), len(adopted.groups)],
@@ -102,6 +96,9 @@ def main() -> None:
     journal = Journal(options.out / "adopt-coverage.partial.jsonl")
     done = {line["network"]: line for line in journal}
     names = options.networks or names
+    names = [
+        each for name in names for each in ([f"{name}{kind}" for kind in other_libraries.KINDS] if name == "transformers:" else [name])
+    ]
     sizes = {} if options.networks else {name: next(iter(models.get_model_weights(name))).meta["num_params"] for name in names}
     for name in sorted(names, key=lambda name: sizes.get(name, 0)):
         if name not in done and sizes.get(name, 0) <= options.largest:

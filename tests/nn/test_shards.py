@@ -59,6 +59,7 @@ def both(root: Path, counts: dict[str, int]) -> tuple[Path, Path]:
     return root / "folder", root / "shards"
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a machine of a single processor
 @pytest.mark.parametrize(
     ("counts", "workers"),
     [({"train": 40, "val": 10}, 0), ({"train": 40, "val": 10, "test": 10}, 0), ({"": 40}, 0), ({"": 40}, 2)],

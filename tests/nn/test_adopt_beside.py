@@ -1,4 +1,4 @@
-"""Branches that see more than what they are added to: masks, positions that all layers share, a code of time, the tokens of an encoder."""
+"""Networks of tokens: branches that see more than what they are added to, and values whose first axis is not that of the images."""
 
 from __future__ import annotations
 
@@ -224,3 +224,58 @@ def test_a_connection_without_channels_is_left_out() -> None:
     adopted = assert_cuts(Skipping(), images)
     assert widths(adopted) == {"first": 12, "last": 0}
     assert "Concat" not in str(onnx.load_from_string(adopted.model_file(adopted.row())).graph)
+
+
+class Tokens(nn.Module):
+    """Attention of PyTorch, which puts tokens before images, and images and heads on one axis if it is to tell its weights."""
+
+    def __init__(self, told: bool) -> None:
+        super().__init__()
+        self.told = told
+        self.first, self.attention, self.last = nn.Linear(6, 24), nn.MultiheadAttention(24, 4, batch_first=True), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        out: torch.Tensor = self.last(self.attention(x, x, x, need_weights=self.told)[0].mean(1))
+        return out
+
+
+class TokensFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(6, 24), nn.TransformerEncoderLayer(24, 4, 32), nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.layer(self.first(x).transpose(0, 1)).mean(0))
+        return out
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_attention_of_pytorch_loses_heads(told: bool) -> None:
+    adopted = assert_cuts(Tokens(told), torch.randn(2, 9, 6))
+    assert widths(adopted) == {"first": 24, "attention.in_proj_weight": 4, "attention.out_proj": 24, "last": 0}
+
+
+@pytest.mark.parametrize("module", [Tokens(False), Tokens(True), TokensFirst()], ids=["attention", "told", "tokens first"])
+def test_importances_tell_the_images_of_a_batch_apart_wherever_they_lie(module: nn.Module) -> None:
+    """Squares are summed image by image: they would be others if two images were taken for one, or an image was left out."""
+    enliven(module)
+    adopted = hwsearch.adopt(module, torch.randn(1, 9, 6))
+    images, labels = torch.randn(6, 9, 6), torch.tensor([0, 1, 2, 3, 4, 0])
+    for name in ("fisher", "taylor"):
+        together = hwsearch.nn.adoption.importance(adopted, name, images, labels)
+        alone = [hwsearch.nn.adoption.importance(adopted, name, images[k : k + 1], labels[k : k + 1]) for k in range(6)]
+        assert len(together) >= 3
+        for group, scores in together.items():
+            assert (scores > 0).all()
+            summed = np.sum([each[group] for each in alone], axis=0)
+            np.testing.assert_allclose(scores / scores.sum(), summed / summed.sum(), rtol=1e-3)
+
+
+def test_importances_do_not_depend_on_how_attention_is_computed() -> None:
+    plain, told = enliven(Tokens(False)), enliven(Tokens(True))
+    images, labels = torch.randn(6, 9, 6), torch.tensor([0, 1, 2, 3, 4, 0])
+    one, other = (hwsearch.nn.adoption.importance(hwsearch.adopt(each, images[:1]), "fisher", images, labels) for each in (plain, told))
+    np.testing.assert_allclose(one["g0"], other["g0"], rtol=1e-3)
+    hessian = hwsearch.nn.adoption.importance(hwsearch.adopt(told, images[:1]), "hessian", images, labels)
+    assert all(np.isfinite(each).all() and each.any() for each in hessian.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ...errors import InvalidInput
 from ._axes import Labels
 from ._groups import Group
 from ._run import execute
+from ._spans import Span, find_spans
 from ._state import get
 from .rules import find_rule
 
@@ -138,7 +140,9 @@ class Evidence:
             def scale(_: fx.Node, node: fx.Node, value: torch.Tensor, factor: torch.Tensor = factor) -> torch.Tensor:
                 for dim, found in self.units(node):
                     sizes = [-1 if each == dim else 1 for each in range(value.ndim)]
-                    value = value * factor[torch.from_numpy(numbers[found])].reshape(sizes).to(value.dtype)
+                    along, span = torch.from_numpy(numbers[found]), self.spans.get(node, Span())
+                    along = span.of_all(along, value.shape[dim] // len(along)) if dim == span.axis else along
+                    value = value * factor[along].reshape(sizes).to(value.dtype)
                 return value
 
             with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -194,23 +198,32 @@ class Evidence:
 
         total = self._loss(images, targets, watch)
         slopes: Sequence[torch.Tensor | None] = torch.autograd.grad(total, [value for *_, value in seen], allow_unused=True)
-        return [
-            Read(reader.name, node.name, value.detach(), slope, dim, units)
-            for (reader, node, value), slope in zip(seen, slopes, strict=True)
-            if slope is not None and value.shape[0] == len(targets)
-            for dim, units in self.units(node)
-        ]
+        found = []
+        for (reader, node, value), slope in zip(seen, slopes, strict=True):
+            span = self.spans.get(node)
+            if slope is None or span is None:
+                continue
+            value, slope = (each if span.usual else span.first(each, len(targets)) for each in (value.detach(), slope))
+            if len(value) == len(targets):
+                found += [Read(reader.name, node.name, value, slope, dim + (not span.usual), units) for dim, units in self.units(node)]
+        return found
+
+    @cached_property
+    def spans(self) -> dict[fx.Node, Span]:
+        """The place of the images in each value of the whole network."""
+        return find_spans(self.adopted)
 
     def units(self, node: fx.Node) -> Iterator[tuple[int, Labels]]:
-        """The axes of a tensor on which units lie, but for the first, with the unit of each channel that is there."""
-        flow = self.adopted.analysis.flow
+        """The axes of a tensor on which units lie, but for that of images alone, with the unit of each channel that one image has there."""
+        flow, span = self.adopted.analysis.flow, self.spans.get(node, Span())
         for factor in flow.factors(node):
             varies = factor.varies(flow.atoms)
-            if len(varies) == 1 and varies[0] > 0:
+            if len(varies) == 1 and (varies[0] != span.axis or span.per > 1):
                 place = factor.dims.index(varies[0])
                 labels = np.moveaxis(factor.labels, place, -1).reshape(-1, factor.labels.shape[place])[0]
                 kept = None if self.cut is None else self.cut[0].index(node, varies[0])
-                yield varies[0], flow.atoms.find(labels if kept is None else labels[kept])
+                labels = labels if kept is None else labels[kept]
+                yield varies[0], flow.atoms.find(span.of_one(labels, flow.batch) if varies[0] == span.axis else labels)
 
     def _loss(self, images: tuple[torch.Tensor, ...], targets: torch.Tensor, see: See) -> torch.Tensor:
         """The loss of some images, where everything that is read goes through a function of the reader and of what made it."""
@@ -242,7 +255,7 @@ class Read:
     Attributes:
         reader: name of the operation in the whole network.
         node: name of the operation that made the tensor.
-        value: the tensor.
+        value: the tensor, images first; where they were elsewhere, all its axes stand behind a new first one.
         slope: derivatives of the loss by it, of the same shape.
         dim: the axis of the channels.
         units: the unit of each channel.

@@ -40,7 +40,15 @@ def run_masked(cut: Cut, inputs: tuple[torch.Tensor, ...], tensors: Mapping[str,
         if not isinstance(node, fx.Node) or not isinstance(value, torch.Tensor):
             return value
         hidden = mask(cut.factors(node), value.ndim)
-        return value if hidden is None else torch.where(hidden, value, torch.zeros((), dtype=value.dtype))
+        if hidden is None:
+            return value
+        for dim, size in enumerate(value.shape):
+            if hidden.shape[dim] not in (
+                1,
+                size,
+            ):  # an axis of all heads of all images, of which there are fewer or more than were captured
+                hidden = hidden.index_select(dim, torch.arange(size) % hidden.shape[dim])
+        return torch.where(hidden, value, torch.zeros((), dtype=value.dtype))
 
     def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = find_rule(node.target)

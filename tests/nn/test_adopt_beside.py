@@ -96,16 +96,18 @@ def test_heads_go_together_with_what_is_learned_for_each_of_them() -> None:
     assert not adopted.report.unknown  # places and kinds of tokens are looked up in ways that no rule covers, but are no channels
 
 
-@pytest.mark.parametrize("name", ["own", "cross", "mlp"])
-def test_branches_are_found_beside_what_all_layers_share(module: nn.Module, space: hwsearch.nn.adoption.Adopted, name: str) -> None:
+@pytest.mark.parametrize(("name", "layer"), [("own", "own.q"), ("cross", "cross.q"), ("mlp", "wide")])
+def test_branches_are_found_beside_what_all_layers_share(
+    module: nn.Module, space: hwsearch.nn.adoption.Adopted, name: str, layer: str
+) -> None:
     found = [branch for branch in space.branches if branch.searchable]
     assert len(found) == 6  # of two layers: attention, attention to the encoder, and a perceptron each
-    (gone,) = [branch.id for branch in found if any(f"layers.1.{ {'mlp': 'wide'}.get(name, name) }" in each for each in branch.weights)]
+    (gone,) = [branch.id for branch in found if any(f"layers.1.{layer}" in each for each in branch.weights)]
     cut = space.extract({}, branches=(gone,))
     held = {each.rpartition(".")[0] for each in cut.state_dict()}
     assert "encoder" in held
-    assert f"layers.0.{ {'mlp': 'wide'}.get(name, f'{name}.q') }" in held
-    assert f"layers.1.{ {'mlp': 'wide'}.get(name, f'{name}.q') }" not in held
+    assert f"layers.0.{layer}" in held
+    assert f"layers.1.{layer}" not in held
     with torch.no_grad():
         assert_equal(cut(IDS, SEEN), module(IDS, SEEN, without=(name,)))
 

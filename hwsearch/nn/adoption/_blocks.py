@@ -78,8 +78,7 @@ class _Search:
         return made_of(f"b{number}", self.by[block.node], self.by[block.stays], self._nodes(block), block.passing)
 
     def _nodes(self, block: Branch) -> list[fx.Node]:
-        end = self.by[block.node]
-        return between(self.by[block.stays], end)
+        return between(self.by[block.stays], self.by[block.node])
 
     def _around(self, piece: Piece, after: dict[fx.Node, fx.Node]) -> Iterator[Branch]:
         """The blocks that hold a kernel, from those that begin earliest, each as short as can be."""

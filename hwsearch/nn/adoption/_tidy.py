@@ -184,19 +184,11 @@ def _fold(network: fx.GraphModule) -> None:
                     written[whose[node]] = place
             elif writes and node.args[0] in constant:
                 return
-    readers = [(node, user) for node in constant if node.op != "get_attr" for user in node.users if user not in constant]
-    if any(written.get(whose.get(node, node), -1) > places[user] for node, user in readers):
-        return
-    read = {node for node, _ in readers}
-    wanted = [node for node in places if node in read]
-    if not wanted:
+    readers = [(node, user) for node in places if node in constant and node.op != "get_attr" for user in node.users if user not in constant]
+    if not readers or any(written.get(whose.get(node, node), -1) > places[user] for node, user in readers):
         return
     values = _values(network, constant)
-    made: dict[fx.Node, torch.Tensor] = {}
-    for node in wanted:
-        value = values[node]
-        if isinstance(value, torch.Tensor):
-            made[node] = value
+    made = {node: values[node] for node, _ in readers if isinstance(values[node], torch.Tensor)}
     for number, (node, value) in enumerate(made.items()):
         name = f"_constant_{number}"
         network.register_buffer(name, value.clone())

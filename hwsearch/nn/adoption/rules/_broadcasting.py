@@ -7,7 +7,7 @@ from torch import fx
 from .._axes import Axes, Factor, on, tie_along
 from .base import Flow, shape_of, where
 
-_FIXED = "it meets values of fixed size"
+FIXED = "it meets values of fixed size"
 _SPREAD = "a single channel, which all of another meet"
 
 
@@ -58,7 +58,7 @@ def _settle(flow: Flow, node: fx.Node, mine: tuple[Axes, list[int]], other: tupl
         fixed = [dim for dim in factor.dims if other[1][dim] > 1 and on(other[0], dim) is None]
         reduced = tie_along(flow.atoms, factor, {*fixed, *spread}) if fixed or spread else factor
         if reduced is None:
-            flow.atoms.freeze(factor.labels, f"{_SPREAD if spread else _FIXED} ({where(node)})")
+            flow.atoms.freeze(factor.labels, f"{_SPREAD if spread else FIXED} ({where(node)})")
         else:
             kept.append(reduced)
     return tuple(kept)

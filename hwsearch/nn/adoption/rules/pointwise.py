@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import fx
 
 from .._axes import Axes, Factor
-from ._broadcasting import merge
+from ._broadcasting import FIXED, merge
 from .base import Call, rule
-
-_FIXED = "it meets values of fixed size"
 
 
 @rule(
@@ -36,7 +34,7 @@ def unchanged(call: Call) -> Axes:
 def prelu(call: Call) -> Axes:
     """One slope for all channels, or one for each."""
     if call.shape_of("weight")[0] > 1:
-        call.match(call.along("self", 1), call.along("weight", 0), _FIXED)
+        call.match(call.along("self", 1), call.along("weight", 0), FIXED)
     return call.axes("self")
 
 
